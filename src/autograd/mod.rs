@@ -1,0 +1,1 @@
+//! Forward graph to joint graph.

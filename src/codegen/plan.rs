@@ -1,0 +1,61 @@
+//! A plan: a program with WGSL for each kernel.
+
+use crate::config::Target;
+use crate::schedule::Program;
+use crate::types::Dim;
+use serde::{Deserialize, Serialize};
+
+/// How a shader sees one binding. Binding `k` of group 0 is entry `k` of [`Variant::bindings`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Binding {
+    /// The dispatch's buffer `k`, read only: `var<storage, read>`.
+    Read(u32),
+    /// The dispatch's buffer `k`, written and perhaps read: `var<storage, read_write>`. When two buffers of a dispatch share
+    /// a slot (in-place update), they share this binding.
+    ReadWrite(u32),
+    /// The status word, one u32: `var<storage, read_write> status: atomic<u32>` in kernels that may set it.
+    StatusWrite,
+    /// The status word of guarded kernels: `var<storage, read> status: u32`.
+    StatusRead,
+    /// Values of the program's symbols, `array<vec4<u32>, ceil(n / 4)>` in a uniform buffer, in the order of
+    /// `Program::symbols`. Absent when there are none.
+    Symbols,
+    /// Scratch of this many bytes, private to the dispatch.
+    Scratch(u32),
+}
+
+/// One way to run a kernel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Variant {
+    /// What it is, as `row-per-workgroup-256`.
+    pub name: String,
+    /// The shader, entry point `main`.
+    pub wgsl: String,
+    /// Invocations of a workgroup.
+    pub workgroup: [u32; 3],
+    /// Number of workgroups. The runtime folds it into x and y when it exceeds the limit per dimension; the shader computes
+    /// `workgroup_id.x + workgroup_id.y * num_workgroups.x` and returns (uniformly) when that is not below the count.
+    pub groups: Dim,
+    /// Bindings of group 0.
+    pub bindings: Vec<Binding>,
+}
+
+/// WGSL of one kernel, best variant first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KernelCode {
+    /// Variants for the same dispatches; `Dispatch::guarded` ones have their own entry.
+    pub variants: Vec<Variant>,
+}
+
+/// A program with its code for one target. Prints, serializes and replays.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The program.
+    pub program: Program,
+    /// What it was compiled for.
+    pub target: Target,
+    /// Distinct shaders.
+    pub code: Vec<KernelCode>,
+    /// For each command of the program, its entry in `code`. Empty for the interpreter.
+    pub dispatch_code: Vec<u32>,
+}

@@ -1,0 +1,169 @@
+//! Options, and the only place that reads the environment.
+
+use crate::types::{DeviceCaps, DeviceModel};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What is compiled from a forward graph.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub enum Mode {
+    /// The forward alone.
+    #[default]
+    Inference,
+    /// Forward, backward and the update of every parameter: one step of training.
+    Train(Optimizer),
+    /// Forward, and gradients of given cotangents (a scalar single output takes 1).
+    Vjp,
+}
+
+/// Optimizers and their hyperparameters. The learning rate is a host scalar named `lr`, given per step, with `lr` here as
+/// its default; `step` counts from 1 as a host scalar of that name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Optimizer {
+    /// Which algorithm.
+    pub kind: OptimizerKind,
+    /// Default learning rate.
+    pub lr: f64,
+    /// Decoupled (AdamW) or L2 (others) weight decay; applied to parameters of rank two and more.
+    pub weight_decay: f64,
+    /// Gradients are scaled down so that their global norm is at most this.
+    pub clip_norm: Option<f64>,
+}
+
+/// The algorithm of an [`Optimizer`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum OptimizerKind {
+    /// Stochastic gradient descent, `v = momentum * v + g; p -= lr * v` (PyTorch's form).
+    Sgd {
+        /// 0 keeps no state.
+        momentum: f64,
+    },
+    /// Adam (Kingma and Ba, 2015) with bias correction; weight decay is L2.
+    Adam {
+        /// Decay of the first moment.
+        beta1: f64,
+        /// Decay of the second moment.
+        beta2: f64,
+        /// Added to the denominator.
+        eps: f64,
+    },
+    /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
+    AdamW {
+        /// Decay of the first moment.
+        beta1: f64,
+        /// Decay of the second moment.
+        beta2: f64,
+        /// Added to the denominator.
+        eps: f64,
+    },
+}
+
+/// What `verify` compares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verify {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Each kernel on the GPU with the program interpreter on the same inputs; a difference blames codegen or the driver.
+    Kernels,
+    /// That, and every stored value of the program interpreter with the graph evaluation; a difference blames lowering,
+    /// fusion or aliasing.
+    Full,
+}
+
+/// What the partitioner saves between forward and backward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Saving {
+    /// The minimum cut with rematerialization.
+    #[default]
+    MinCut,
+    /// Every value that crosses, nothing recomputed.
+    Everything,
+}
+
+/// Options of a compilation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// What is compiled.
+    pub mode: Mode,
+    /// What is compared while running.
+    pub verify: Verify,
+    /// What crosses from forward to backward.
+    pub saving: Saving,
+    /// Fuse nests into kernels; off gives one kernel per node.
+    pub fuse: bool,
+    /// Let buffers whose lifetimes do not meet share a slot.
+    pub reuse: bool,
+    /// Let new values of state overwrite the old ones in place.
+    pub donate: bool,
+    /// Refuse steps whose gradients are not finite; state stays as it was.
+    pub check_gradients: bool,
+    /// Accept NaN and infinities in float inputs of training.
+    pub allow_non_finite: bool,
+    /// Accept batches without elements in training.
+    pub allow_empty: bool,
+    /// Write graphs, nests and WGSL of every stage into this folder.
+    pub dump: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            mode: Mode::Inference,
+            verify: Verify::Off,
+            saving: Saving::MinCut,
+            fuse: true,
+            reuse: true,
+            donate: true,
+            check_gradients: false,
+            allow_non_finite: false,
+            allow_empty: false,
+            dump: None,
+        }
+    }
+}
+
+/// What is compiled for: capabilities and a speed model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    /// Capabilities and limits.
+    pub caps: DeviceCaps,
+    /// Coarse speeds.
+    pub model: DeviceModel,
+}
+
+impl Target {
+    /// The CPU interpreter.
+    pub fn cpu() -> Target {
+        Target { caps: DeviceCaps::cpu(), model: DeviceModel::cpu() }
+    }
+
+    /// Any WebGPU implementation.
+    pub fn webgpu_default() -> Target {
+        Target { caps: DeviceCaps::webgpu_default(), model: DeviceModel::small_gpu() }
+    }
+}
+
+/// What the environment asks for. Read once, when a device is first looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `WGPU_ADAPTER_NAME`: a part of the adapter's name, any case.
+    pub adapter_name: Option<String>,
+    /// `WGPU_BACKEND`: `vulkan`, `metal`, `dx12`, comma separated.
+    pub backend: Option<String>,
+    /// `INDUCTOR_CACHE_DIR`, or the user's cache folder.
+    pub cache_dir: Option<PathBuf>,
+}
+
+impl Environment {
+    /// Reads the process environment.
+    pub fn read() -> Environment {
+        let text = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let user = || directories::ProjectDirs::from("", "", "inductor").map(|d| d.cache_dir().to_path_buf());
+        Environment {
+            adapter_name: text("WGPU_ADAPTER_NAME"),
+            backend: text("WGPU_BACKEND"),
+            cache_dir: text("INDUCTOR_CACHE_DIR").map(PathBuf::from).or_else(user),
+        }
+    }
+}

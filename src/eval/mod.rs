@@ -1,0 +1,1 @@
+//! Graph interpreter in f32 and f64: the oracle.

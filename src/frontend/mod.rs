@@ -1,0 +1,1 @@
+//! `Tensor` handles that record a graph; `nn`; `optim`; `torch_export`.

@@ -1,0 +1,1 @@
+//! May these nests be one kernel, and what does it cost.

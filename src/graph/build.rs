@@ -1,0 +1,312 @@
+//! The one door into a graph: checks types, shares equal nodes, records provenance.
+
+use super::{Graph, Input, InputRole, Node, NodeId, Output, OutputRole, Region, Value};
+use crate::ops::{self, InputOp, Op, OpDef};
+use crate::scalar::{Expr, ScalarFn};
+use crate::types::{DType, Dim, IntoShape, Provenance, Shape, TensorType, broadcast_shapes};
+use std::collections::HashMap;
+
+/// Builds a graph node by node. Every method infers types and returns an error message naming the op and the operands'
+/// types; equal nodes of one region are built once.
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    graph: Graph,
+    known: HashMap<(Op, Vec<Value>, Option<Region>), NodeId>,
+    /// Attached to nodes built from now on.
+    pub provenance: Provenance,
+    /// Region of nodes built from now on.
+    pub region: Option<Region>,
+}
+
+/// Results of building.
+pub type Built<T = Value> = Result<T, String>;
+
+impl Builder {
+    /// An empty graph of that name.
+    pub fn new(name: &str) -> Builder {
+        Builder { graph: Graph { name: name.into(), ..Graph::default() }, ..Builder::default() }
+    }
+
+    /// The graph so far.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The type of a value.
+    pub fn ty(&self, value: Value) -> &TensorType {
+        self.graph.ty(value)
+    }
+
+    /// The shape of a value.
+    pub fn shape(&self, value: Value) -> &Shape {
+        &self.ty(value).shape
+    }
+
+    /// The dtype of a value.
+    pub fn dtype(&self, value: Value) -> DType {
+        self.ty(value).dtype
+    }
+
+    /// Adds an input; names must be unique.
+    pub fn input(&mut self, name: &str, role: InputRole, ty: TensorType) -> Built {
+        if self.graph.input(name).is_some() {
+            return Err(format!("there are two inputs named {name}"));
+        }
+        let op = Op::from(InputOp { index: self.graph.inputs.len() as u32, ty: ty.clone() });
+        let node = self.push(op, vec![], vec![ty]);
+        let value = Value::first(node);
+        self.graph.inputs.push(Input { name: name.into(), role, value });
+        Ok(value)
+    }
+
+    /// Adds an output.
+    pub fn output(&mut self, name: &str, role: OutputRole, value: Value) {
+        self.graph.outputs.push(Output { name: name.into(), role, value });
+    }
+
+    /// Adds `op` applied to `operands`, or finds it; all results.
+    pub fn node(&mut self, op: impl Into<Op>, operands: &[Value]) -> Built<Vec<Value>> {
+        let op = op.into();
+        let key = (op, operands.to_vec(), self.region);
+        if let Some(&node) = self.known.get(&key) {
+            let provenance = self.provenance.clone();
+            self.graph.provenance[node.0 as usize].merge(&provenance);
+            return Ok(self.results(node));
+        }
+        let (op, operands, _) = key.clone();
+        let types: Vec<TensorType> = operands.iter().map(|&v| self.ty(v).clone()).collect();
+        let inferred = op.infer(&types).map_err(|message| {
+            let shown: Vec<String> = types.iter().map(|t| t.to_string()).collect();
+            format!("{}: {message}: {}", op.name(), shown.join(" x "))
+        })?;
+        let node = self.push(op, operands, inferred);
+        self.known.insert(key, node);
+        Ok(self.results(node))
+    }
+
+    /// Adds an op with one result.
+    pub fn op(&mut self, op: impl Into<Op>, operands: &[Value]) -> Built {
+        let results = self.node(op, operands)?;
+        debug_assert_eq!(results.len(), 1, "use Builder::node for ops with several results");
+        Ok(results[0])
+    }
+
+    /// Finishes. Nodes that nothing needs are dropped.
+    pub fn finish(self) -> Graph {
+        let live = self.graph.live();
+        let mut renumber = vec![u32::MAX; live.len()];
+        let mut out = Graph { name: self.graph.name, ..Graph::default() };
+        let map = |v: Value, renumber: &[u32]| Value { node: NodeId(renumber[v.node.0 as usize]), result: v.result };
+        for (i, (mut node, provenance)) in self.graph.nodes.into_iter().zip(self.graph.provenance).enumerate() {
+            if live[i] {
+                renumber[i] = out.nodes.len() as u32;
+                for v in &mut node.operands {
+                    *v = map(*v, &renumber);
+                }
+                out.nodes.push(node);
+                out.provenance.push(provenance);
+            }
+        }
+        out.inputs = self.graph.inputs.into_iter().map(|i| Input { value: map(i.value, &renumber), ..i }).collect();
+        out.outputs = self.graph.outputs.into_iter().map(|o| Output { value: map(o.value, &renumber), ..o }).collect();
+        out
+    }
+
+    /// Copies every node of `graph` but its inputs, which are given; returns the value of each old value's node results.
+    pub fn inline(&mut self, graph: &Graph, inputs: &[Value]) -> Built<Vec<Value>> {
+        let mut map: HashMap<Value, Value> = graph.inputs.iter().zip(inputs).map(|(i, &v)| (i.value, v)).collect();
+        for id in graph.ids() {
+            self.copy_node(graph, id, &mut map)?;
+        }
+        Ok(graph.outputs.iter().map(|o| map[&o.value]).collect())
+    }
+
+    /// Copies one node under a value map, unless its results are mapped already; keeps region and provenance.
+    pub fn copy_node(&mut self, graph: &Graph, id: NodeId, map: &mut HashMap<Value, Value>) -> Built<()> {
+        if map.contains_key(&Value::first(id)) {
+            return Ok(());
+        }
+        let node = graph.node(id);
+        let operands: Vec<Value> = node.operands.iter().map(|v| map[v]).collect();
+        let (provenance, region) = (self.provenance.clone(), self.region);
+        self.provenance = graph.provenance(id).clone();
+        self.provenance.merge(&provenance);
+        self.region = node.region.or(region);
+        let results = self.node(node.op.clone(), &operands);
+        (self.provenance, self.region) = (provenance, region);
+        for (result, value) in results?.into_iter().enumerate() {
+            map.insert(Value { node: id, result: result as u32 }, value);
+        }
+        Ok(())
+    }
+
+    /// Declares the same inputs as `graph`, and maps them.
+    pub fn copy_inputs(&mut self, graph: &Graph, map: &mut HashMap<Value, Value>) -> Built<()> {
+        for input in &graph.inputs {
+            let value = self.input(&input.name, input.role.clone(), graph.ty(input.value).clone())?;
+            let provenance = graph.provenance(input.value.node).clone();
+            self.graph.provenance[value.node.0 as usize] = provenance;
+            map.insert(input.value, value);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, op: Op, operands: Vec<Value>, types: Vec<TensorType>) -> NodeId {
+        let id = NodeId(self.graph.nodes.len() as u32);
+        self.graph.nodes.push(Node { op, operands, types, region: self.region });
+        self.graph.provenance.push(self.provenance.clone());
+        id
+    }
+
+    fn results(&self, node: NodeId) -> Vec<Value> {
+        (0..self.graph.node(node).types.len() as u32).map(|result| Value { node, result }).collect()
+    }
+}
+
+/// Shorthands that keep VJPs and decompositions readable. Binary functions broadcast.
+impl Builder {
+    /// A scalar function of operands that broadcast against each other.
+    pub fn scalar(&mut self, f: ScalarFn, operands: &[Value]) -> Built {
+        let mut shape = Shape::scalar();
+        for &v in operands {
+            shape = broadcast_shapes(&shape, self.shape(v)).map_err(|e| {
+                let shown: Vec<String> = operands.iter().map(|&v| self.ty(v).to_string()).collect();
+                format!("{}: {e}: {}", f.name(), shown.join(" x "))
+            })?;
+        }
+        let mut expanded = Vec::with_capacity(operands.len());
+        for &v in operands {
+            expanded.push(self.broadcast_to(v, &shape)?);
+        }
+        self.op(ops::Pointwise { f }, &expanded)
+    }
+
+    /// `-x`.
+    pub fn neg(&mut self, x: Value) -> Built {
+        self.scalar(ScalarFn::Neg, &[x])
+    }
+    /// `x + y`.
+    pub fn add(&mut self, x: Value, y: Value) -> Built {
+        self.scalar(ScalarFn::Add, &[x, y])
+    }
+    /// `x - y`.
+    pub fn sub(&mut self, x: Value, y: Value) -> Built {
+        self.scalar(ScalarFn::Sub, &[x, y])
+    }
+    /// `x * y`.
+    pub fn mul(&mut self, x: Value, y: Value) -> Built {
+        self.scalar(ScalarFn::Mul, &[x, y])
+    }
+    /// `x / y`.
+    pub fn div(&mut self, x: Value, y: Value) -> Built {
+        self.scalar(ScalarFn::Div, &[x, y])
+    }
+    /// `if cond { x } else { y }`.
+    pub fn where_(&mut self, cond: Value, x: Value, y: Value) -> Built {
+        self.scalar(ScalarFn::Where, &[cond, x, y])
+    }
+
+    /// A 0-d constant of that dtype.
+    pub fn constant(&mut self, dtype: DType, x: f64) -> Built {
+        self.full(dtype, x, Shape::scalar())
+    }
+
+    /// A tensor filled with one number.
+    pub fn full(&mut self, dtype: DType, x: f64, shape: impl IntoShape) -> Built {
+        self.op(ops::Full::new(x, dtype, shape.into_shape()), &[])
+    }
+
+    /// The tensor's value times a number of its own dtype.
+    pub fn scale(&mut self, x: Value, factor: f64) -> Built {
+        let k = self.constant(self.dtype(x), factor)?;
+        self.mul(x, k)
+    }
+
+    /// `0, 1, 2, ...` along `dim` of `shape`.
+    pub fn iota(&mut self, dtype: DType, shape: impl IntoShape, dim: usize) -> Built {
+        self.op(ops::Iota { dtype, shape: shape.into_shape(), dim: dim as u32 }, &[])
+    }
+
+    /// Converts the dtype; nothing when it is that dtype already.
+    pub fn cast(&mut self, x: Value, dtype: DType) -> Built {
+        if self.dtype(x) == dtype { Ok(x) } else { self.op(ops::Cast { dtype }, &[x]) }
+    }
+
+    /// Reshapes; nothing when it is that shape already.
+    pub fn reshape(&mut self, x: Value, shape: impl IntoShape) -> Built {
+        let shape = shape.into_shape();
+        if *self.shape(x) == shape { Ok(x) } else { self.op(ops::Reshape { shape }, &[x]) }
+    }
+
+    /// Permutes dimensions; nothing when the order stays.
+    pub fn permute(&mut self, x: Value, order: &[usize]) -> Built {
+        if order.iter().enumerate().all(|(i, &o)| i == o) {
+            return Ok(x);
+        }
+        self.op(ops::Permute { order: order.iter().map(|&o| o as u32).collect() }, &[x])
+    }
+
+    /// Exchanges the last two dimensions.
+    pub fn transpose(&mut self, x: Value) -> Built {
+        let rank = self.shape(x).rank();
+        let mut order: Vec<usize> = (0..rank).collect();
+        order.swap(rank - 2, rank - 1);
+        self.permute(x, &order)
+    }
+
+    /// Broadcasts to `shape`, aligning trailing dimensions.
+    pub fn broadcast_to(&mut self, x: Value, shape: &Shape) -> Built {
+        if self.shape(x) == shape {
+            return Ok(x);
+        }
+        let missing = shape.rank().checked_sub(self.shape(x).rank()).ok_or_else(|| format!("{} does not broadcast to {shape}", self.ty(x)))?;
+        let mut dims = vec![Dim::int(1); missing];
+        dims.extend(self.shape(x).0.iter().cloned());
+        let x = self.reshape(x, Shape(dims))?;
+        if self.shape(x) == shape { Ok(x) } else { self.op(ops::Expand { shape: shape.clone() }, &[x]) }
+    }
+
+    /// Sums `x` down to `shape`: the transpose of [`Builder::broadcast_to`].
+    pub fn sum_to(&mut self, x: Value, shape: &Shape) -> Built {
+        if self.shape(x) == shape {
+            return Ok(x);
+        }
+        let from = self.shape(x).clone();
+        let missing = from.rank() - shape.rank();
+        let dims: Vec<usize> = (0..from.rank()).filter(|&i| i < missing || (shape[i - missing].is(1) && !from[i].is(1))).collect();
+        let summed = if dims.is_empty() { x } else { self.reduce(ops::ReduceKind::Sum, x, &dims, false)? };
+        self.reshape(summed, shape.clone())
+    }
+
+    /// Reduces over `dims`.
+    pub fn reduce(&mut self, kind: ops::ReduceKind, x: Value, dims: &[usize], keepdim: bool) -> Built {
+        let mut sorted: Vec<u32> = dims.iter().map(|&d| d as u32).collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        self.op(ops::Reduce { kind, dims: sorted, keepdim }, &[x])
+    }
+
+    /// Batched matrix product of `[..., m, k]` and `[..., k, n]`; equal batch dimensions.
+    pub fn matmul(&mut self, a: Value, b: Value) -> Built {
+        self.op(ops::Matmul { transpose_a: false, transpose_b: false }, &[a, b])
+    }
+
+    /// Instantiates a scalar expression over tensors of one shape; constants take the dtype of the operand they meet.
+    pub fn expr(&mut self, e: &Expr, args: &[Value], out: Value) -> Built {
+        match e {
+            Expr::Arg(k) => Ok(args[*k]),
+            Expr::Out => Ok(out),
+            Expr::Const(x) => {
+                let dtype = args.iter().map(|&v| self.dtype(v)).find(|d| *d != DType::Bool).unwrap_or(DType::F32);
+                self.constant(dtype, *x)
+            }
+            Expr::Call(f, children) => {
+                let mut values = Vec::with_capacity(children.len());
+                for child in children {
+                    values.push(self.expr(child, args, out)?);
+                }
+                self.scalar(*f, &values)
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Kernel IR: explicit buffers, iteration domains, index maps and scalar bodies.
+//!
+//! * Comes in: nests built by op lowering; merged by `schedule`.
+//! * Goes out: [`Nest`], executed by `interp` and spelled in WGSL by `codegen`. The unfused nest of one node and a fused
+//!   kernel of fifty are the same type.
+//! * Semantics: a nest iterates over rows x columns. A value of the body is *row-level* when it depends on no column axis,
+//!   else *element-level*. [`Instr::Reduce`] turns an element-level value into a row-level one by combining over all
+//!   columns; [`Instr::Scan`] and [`Instr::Sort`] work along the flat column index. Writes happen after all reads of the
+//!   same point; a row-level write happens once per row, an element-level write once per element. An empty column domain
+//!   (no column axes) has one column.
+//! * Invariants ([`verify`]): SSA order; dtypes agree; axes are numbered rows first and carry their sizes; every element of
+//!   a written buffer is written exactly once by the nests that write it.
+//! * A [`Tag`] never changes meaning: it says that the body has a shape for which a faster execution exists.
+//! * Must not know: graphs, ops, devices.
+
+mod index;
+mod text;
+mod verify;
+
+pub use index::{Axis, IndexExpr, Term, axes, flatten, unflatten};
+pub use verify::verify;
+
+use crate::scalar::ScalarFn;
+use crate::types::{DType, Dim, Provenance};
+use serde::{Deserialize, Serialize};
+
+/// A logical buffer: one value of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BufferId(pub u32);
+
+/// What a buffer holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Name for people: the input's or the defining op's.
+    pub name: String,
+    /// Element type and logical shape; elements are stored row-major.
+    pub ty: crate::types::TensorType,
+}
+
+/// An SSA value of a nest's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Val(pub u32);
+
+/// A number with bitwise equality, so that NaN and both zeros keep their identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Number {
+    /// Bits of an f64 that holds the constant exactly.
+    Float(u64),
+    /// An integer or bool.
+    Int(i64),
+}
+
+impl Number {
+    /// The number as a constant of `dtype`, rounded or wrapped to it.
+    pub fn new(dtype: DType, x: f64) -> Number {
+        if dtype.is_float() { Number::Float(dtype.round(x).to_bits()) } else { Number::Int(dtype.wrap(x as i64)) }
+    }
+
+    /// As f64.
+    pub fn as_f64(self) -> f64 {
+        match self {
+            Number::Float(bits) => f64::from_bits(bits),
+            Number::Int(n) => n as f64,
+        }
+    }
+
+    /// As i64.
+    pub fn as_i64(self) -> i64 {
+        match self {
+            Number::Float(bits) => f64::from_bits(bits) as i64,
+            Number::Int(n) => n,
+        }
+    }
+}
+
+/// How a reduction or scan combines. Every combiner is associative with an identity; results for no column are the identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Combiner {
+    /// Sum; identity 0.
+    Sum,
+    /// Product; identity 1.
+    Prod,
+    /// Largest; NaN wins; identity -infinity or the smallest integer.
+    Max,
+    /// Smallest; NaN wins; identity infinity or the largest integer.
+    Min,
+    /// Logical or; identity false.
+    Any,
+    /// Logical and; identity true.
+    All,
+    /// Two results: largest value and its flat column index, lowest index among ties, NaN first.
+    ArgMax,
+    /// Two results: smallest value and its flat column index, lowest index among ties, NaN first.
+    ArgMin,
+    /// Three results: mean, sum of squared deviations, count (Welford; Chan's parallel combination).
+    Welford,
+    /// Two results: row maximum m and sum of exp(x - m) (Milakov and Gimelshein, "Online normalizer calculation").
+    OnlineSoftmax,
+}
+
+impl Combiner {
+    /// Number of results.
+    pub fn results(self) -> usize {
+        match self {
+            Combiner::ArgMax | Combiner::ArgMin | Combiner::OnlineSoftmax => 2,
+            Combiner::Welford => 3,
+            _ => 1,
+        }
+    }
+
+    /// Dtype of result `k` for an argument of `dtype`.
+    pub fn result_dtype(self, k: usize, dtype: DType) -> DType {
+        match (self, k) {
+            (Combiner::ArgMax | Combiner::ArgMin, 1) => DType::I32,
+            _ => dtype,
+        }
+    }
+}
+
+/// One operation of a body.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Instr {
+    /// A constant.
+    Const(Number),
+    /// The value of an index expression, as a number of the statement's dtype.
+    Index(IndexExpr),
+    /// `buffer[index]`; where `mask` is false nothing is read and the value is zero.
+    Load {
+        /// Buffer read.
+        buffer: BufferId,
+        /// Flat element index.
+        index: IndexExpr,
+        /// Bool value that guards the read.
+        mask: Option<Val>,
+    },
+    /// A scalar function; operands share a dtype (but for the condition of `where`).
+    Call(ScalarFn, Vec<Val>),
+    /// Conversion to the statement's dtype: floats to integers truncate and saturate, anything to bool is `!= 0`.
+    Cast(Val),
+    /// An integer clamped to `0..size`; when it was outside, the status word is set to `code`.
+    Bound {
+        /// The index.
+        index: Val,
+        /// Exclusive bound.
+        size: Dim,
+        /// What the status word says: 1 + number of the message in the program's table.
+        code: u32,
+    },
+    /// Combines an element-level value over all columns. Result 0; further results through `Proj`.
+    Reduce(Combiner, Val),
+    /// Inclusive prefix combination along the flat column index (single-result combiners).
+    Scan(Combiner, Val),
+    /// Stable sort along the flat column index, ascending or descending, NaN last (first when descending). Result 0 is the
+    /// value that ends up in this column; `Proj` 1 is the column it came from, i32.
+    Sort {
+        /// Sorted value.
+        key: Val,
+        /// Largest first.
+        descending: bool,
+    },
+    /// Result `1..` of a statement with several results.
+    Proj(Val, u32),
+}
+
+/// An operation with its result dtype.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stmt {
+    /// The operation.
+    pub instr: Instr,
+    /// Dtype of its (first) result. f16 and bf16 are computed in f32 and rounded where they are stored or cast.
+    pub dtype: DType,
+}
+
+/// A store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Write {
+    /// Buffer written.
+    pub buffer: BufferId,
+    /// Flat element index.
+    pub index: IndexExpr,
+    /// The value.
+    pub value: Val,
+}
+
+/// A known shape of the body, for which executors have something faster than running it as it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Tag {
+    /// Nothing special.
+    Loop,
+    /// `dot = sum over the columns (k) of a * b`; rows are batch axes, then m, then n; `a` does not depend on n, `b` not on m.
+    /// Statements after `dot` that depend on it are the epilogue.
+    Matmul {
+        /// Left operand, element-level.
+        a: Val,
+        /// Right operand, element-level.
+        b: Val,
+        /// The reduction.
+        dot: Val,
+        /// Number of batch axes; rows are `batch + 2` axes.
+        batch: u32,
+    },
+    /// `sum = sum over columns of where(index == row axis, source, 0)`; `index` and `source` do not depend on that axis.
+    ScatterSum {
+        /// Integer value compared.
+        index: Val,
+        /// Row axis it is compared with.
+        axis: u32,
+        /// What is summed.
+        source: Val,
+        /// The reduction.
+        sum: Val,
+    },
+}
+
+/// A loop nest over rows x columns with an SSA body.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Nest {
+    /// Names of the ops in it, for people.
+    pub label: String,
+    /// Sizes of the row axes, numbered from 0.
+    pub rows: Vec<Dim>,
+    /// Sizes of the column axes, numbered after the rows.
+    pub cols: Vec<Dim>,
+    /// SSA body.
+    pub body: Vec<Stmt>,
+    /// Stores.
+    pub writes: Vec<Write>,
+    /// Known shape.
+    pub tag: Tag,
+    /// Where it came from; not part of kernel identity.
+    pub provenance: Provenance,
+}
+
+impl Nest {
+    /// The statement that defines a value.
+    pub fn stmt(&self, v: Val) -> &Stmt {
+        &self.body[v.0 as usize]
+    }
+
+    /// The dtype of a value.
+    pub fn dtype(&self, v: Val) -> DType {
+        match &self.stmt(v).instr {
+            Instr::Proj(t, k) => match &self.stmt(*t).instr {
+                Instr::Reduce(c, _) => c.result_dtype(*k as usize, self.stmt(*t).dtype),
+                _ => DType::I32,
+            },
+            _ => self.stmt(v).dtype,
+        }
+    }
+
+    /// Number of rows.
+    pub fn row_count(&self) -> Dim {
+        self.rows.iter().fold(Dim::int(1), |n, d| n * d)
+    }
+
+    /// Number of columns; one when there are no column axes.
+    pub fn col_count(&self) -> Dim {
+        self.cols.iter().fold(Dim::int(1), |n, d| n * d)
+    }
+
+    /// Row axes as coordinates.
+    pub fn row_axes(&self) -> Vec<IndexExpr> {
+        axes(&self.rows, 0)
+    }
+
+    /// Column axes as coordinates.
+    pub fn col_axes(&self) -> Vec<IndexExpr> {
+        axes(&self.cols, self.rows.len() as u32)
+    }
+
+    /// For each value, whether it is element-level.
+    pub fn element_level(&self) -> Vec<bool> {
+        let first_col = self.rows.len() as u32;
+        let mut level = vec![false; self.body.len()];
+        for (i, stmt) in self.body.iter().enumerate() {
+            let index = |e: &IndexExpr| e.uses_axis(|a| a >= first_col) || e.values().iter().any(|&v| level[v as usize]);
+            level[i] = match &stmt.instr {
+                Instr::Const(_) => false,
+                Instr::Index(e) => index(e),
+                Instr::Load { index: e, mask, .. } => index(e) || mask.is_some_and(|m| level[m.0 as usize]),
+                Instr::Call(_, args) => args.iter().any(|v| level[v.0 as usize]),
+                Instr::Cast(v) | Instr::Bound { index: v, .. } => level[v.0 as usize],
+                Instr::Proj(v, _) => level[v.0 as usize],
+                Instr::Reduce(..) => false,
+                Instr::Scan(..) | Instr::Sort { .. } => true,
+            };
+        }
+        level
+    }
+
+    /// Whether a write happens once per element.
+    pub fn is_element_write(&self, write: &Write, level: &[bool]) -> bool {
+        let first_col = self.rows.len() as u32;
+        level[write.value.0 as usize] || write.index.uses_axis(|a| a >= first_col) || write.index.values().iter().any(|&v| level[v as usize])
+    }
+
+    /// Buffers loaded, without repeats, in order of first use.
+    pub fn reads(&self) -> Vec<BufferId> {
+        let mut out = vec![];
+        for stmt in &self.body {
+            if let Instr::Load { buffer, .. } = &stmt.instr
+                && !out.contains(buffer)
+            {
+                out.push(*buffer);
+            }
+        }
+        out
+    }
+
+    /// Whether any statement is a reduction, scan or sort.
+    pub fn has_column_work(&self) -> bool {
+        self.body.iter().any(|s| matches!(s.instr, Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. }))
+    }
+}
+
+impl Instr {
+    /// SSA values it reads, index values included.
+    pub fn operands(&self) -> Vec<Val> {
+        let index = |e: &IndexExpr| e.values().into_iter().map(Val).collect::<Vec<_>>();
+        match self {
+            Instr::Const(_) => vec![],
+            Instr::Index(e) => index(e),
+            Instr::Load { index: e, mask, .. } => index(e).into_iter().chain(*mask).collect(),
+            Instr::Call(_, args) => args.clone(),
+            Instr::Cast(v) | Instr::Bound { index: v, .. } | Instr::Reduce(_, v) | Instr::Scan(_, v) | Instr::Proj(v, _) => vec![*v],
+            Instr::Sort { key, .. } => vec![*key],
+        }
+    }
+
+    /// The same operation with every value renamed and every index expression rewritten.
+    pub fn map(&self, value: &dyn Fn(Val) -> Val, index: &dyn Fn(&IndexExpr) -> IndexExpr) -> Instr {
+        match self {
+            Instr::Const(n) => Instr::Const(*n),
+            Instr::Index(e) => Instr::Index(index(e)),
+            Instr::Load { buffer, index: e, mask } => Instr::Load { buffer: *buffer, index: index(e), mask: mask.map(value) },
+            Instr::Call(f, args) => Instr::Call(*f, args.iter().map(|&v| value(v)).collect()),
+            Instr::Cast(v) => Instr::Cast(value(*v)),
+            Instr::Bound { index: v, size, code } => Instr::Bound { index: value(*v), size: size.clone(), code: *code },
+            Instr::Reduce(c, v) => Instr::Reduce(*c, value(*v)),
+            Instr::Scan(c, v) => Instr::Scan(*c, value(*v)),
+            Instr::Sort { key, descending } => Instr::Sort { key: value(*key), descending: *descending },
+            Instr::Proj(v, k) => Instr::Proj(value(*v), *k),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Collects every fault of a nest.
+
+use super::{IndexExpr, Instr, Nest, Tag, Term, Val};
+use crate::types::DType;
+
+/// Every broken invariant of `nest`, in order; empty when it is sound.
+pub fn verify(nest: &Nest) -> Vec<String> {
+    let mut faults = vec![];
+    for (i, stmt) in nest.body.iter().enumerate() {
+        let mut fault = |message: String| faults.push(format!("%{i}: {}: {message}", stmt.instr));
+        if stmt.instr.operands().iter().any(|v| v.0 as usize >= i) {
+            fault("reads a value that is not defined before it".into());
+            continue;
+        }
+        match &stmt.instr {
+            Instr::Index(e) => check_axes(nest, e, &mut fault),
+            Instr::Load { index, mask, .. } => {
+                check_axes(nest, index, &mut fault);
+                if mask.is_some_and(|m| nest.dtype(m) != DType::Bool) {
+                    fault("the mask is not bool".into());
+                }
+            }
+            Instr::Call(f, args) => {
+                let data = if *f == crate::scalar::ScalarFn::Where { &args[1..] } else { &args[..] };
+                let dtype = data.first().map(|&v| nest.dtype(v)).unwrap_or(stmt.dtype);
+                if args.len() != f.row().arity {
+                    fault(format!("takes {} operands", f.row().arity));
+                } else if data.iter().any(|&v| nest.dtype(v) != dtype) || stmt.dtype != f.result(dtype) {
+                    fault(format!("dtypes disagree: {:?} gives {}", args.iter().map(|&v| nest.dtype(v).name()).collect::<Vec<_>>(), stmt.dtype));
+                }
+            }
+            Instr::Proj(t, k) => {
+                let results = match &nest.stmt(*t).instr {
+                    Instr::Reduce(c, _) => c.results(),
+                    Instr::Sort { .. } => 2,
+                    _ => 1,
+                };
+                if *k as usize >= results {
+                    fault(format!("%{} has {results} results", t.0));
+                }
+            }
+            _ => {}
+        }
+    }
+    for w in &nest.writes {
+        let mut fault = |message: String| faults.push(format!("write to b{}: {message}", w.buffer.0));
+        if w.value.0 as usize >= nest.body.len() {
+            fault("stores a value that does not exist".into());
+        }
+        check_axes(nest, &w.index, &mut fault);
+    }
+    check_tag(nest, &mut faults);
+    faults
+}
+
+fn check_axes(nest: &Nest, e: &IndexExpr, fault: &mut dyn FnMut(String)) {
+    e.visit(&mut |t| {
+        if let Term::Axis(a) = t {
+            let size = nest.rows.iter().chain(&nest.cols).nth(a.id as usize);
+            if size != Some(&a.size) {
+                fault(format!("axis i{} of size {} is not in the domain", a.id, a.size));
+            }
+        }
+    });
+}
+
+fn check_tag(nest: &Nest, faults: &mut Vec<String>) {
+    let is_reduce = |v: Val| nest.body.get(v.0 as usize).is_some_and(|s| matches!(s.instr, Instr::Reduce(super::Combiner::Sum, _)));
+    match nest.tag {
+        Tag::Matmul { dot, batch, .. } if !is_reduce(dot) || nest.rows.len() != batch as usize + 2 => {
+            faults.push("the matmul tag does not fit the body".into());
+        }
+        Tag::ScatterSum { sum, axis, .. } if !is_reduce(sum) || axis as usize >= nest.rows.len() => {
+            faults.push("the scatter tag does not fit the body".into());
+        }
+        _ => {}
+    }
+}

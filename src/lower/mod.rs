@@ -1,0 +1,1 @@
+//! One unfused loop nest per node.

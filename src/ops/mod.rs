@@ -1,0 +1,213 @@
+//! Every operator, each in one file: attributes, inference, reference evaluation, derivative, decomposition or lowering,
+//! samples, docs. The only place that lists ops.
+//!
+//! * Comes in: operand types, operand values, cotangents, the lowering context.
+//! * Goes out: [`Op`], a closed enum over attribute structs, and [`OpDef`], the questions other rooms may ask.
+//! * Invariants: `infer` accepts exactly the operand types that `eval` and `lower` handle; `vjp` returns one gradient per
+//!   operand or says in words that there is none; exactly one of `decompose` and `lower` is implemented (views implement
+//!   `view` instead of `lower`).
+//! * Must not know: passes, partition, schedule, devices.
+//! * Add here: one file `ops/<name>.rs` and one line in the table below.
+
+mod array;
+mod lowering;
+mod table;
+
+// One line per file of operators.
+mod border;
+mod cast;
+mod matmul;
+mod pointwise;
+mod reduce;
+mod views;
+
+pub use array::{Array, Data, Precision};
+pub use border::{Constant, Full, InputOp, Iota, Real};
+pub use cast::Cast;
+pub use lowering::{Body, NestBuilder, OperandView};
+pub use matmul::Matmul;
+pub use pointwise::Pointwise;
+pub use reduce::{Reduce, ReduceKind};
+pub use table::Op;
+pub use views::{Expand, Permute, Reshape, Slice};
+
+use crate::graph::{Builder, Graph, Value};
+use crate::loop_ir::IndexExpr;
+use crate::types::{Shape, TensorType};
+use std::sync::Arc;
+
+/// What kind of work an op is. Passes, partition and fusion decide by class and by the questions of [`OpDef`], never by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// A graph input.
+    Input,
+    /// Produces values from attributes alone (constants, iota).
+    Source,
+    /// Renames elements; costs nothing.
+    View,
+    /// One scalar function per element.
+    Pointwise,
+    /// Reads at computed indices.
+    Gather,
+    /// Accumulates at computed indices.
+    Scatter,
+    /// Combines along dimensions.
+    Reduction,
+    /// Prefix combination along a dimension.
+    Scan,
+    /// Reorders along a dimension.
+    Sort,
+    /// Matrix product and other kernels from templates.
+    Template,
+    /// Random bits from a key.
+    Random,
+    /// Has its own derivative and a decomposition into other ops.
+    Composite,
+    /// Holds closed subgraphs.
+    Subgraph,
+}
+
+/// How expensive recomputing a value is, for the partitioner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecomputeCost {
+    /// Nothing at all: views and sources.
+    Free,
+    /// Pointwise arithmetic and random bits: fuses into whatever reads it.
+    Cheap,
+    /// A reduction, scan or gather: another pass over its operands.
+    Pass,
+    /// A matrix product, sort or scatter: never recomputed unless a region demands it.
+    Heavy,
+}
+
+/// Result of building values.
+pub type Built<T = Value> = Result<T, String>;
+
+/// Gradients of operands: `None` where the operand takes no gradient (an integer index, or an exact zero).
+pub type Grads = Vec<Option<Value>>;
+
+/// A node as its derivative sees it, inside the joint graph.
+pub struct VjpContext<'a> {
+    /// The joint graph under construction.
+    pub b: &'a mut Builder,
+    /// Operands of the forward node.
+    pub operands: &'a [Value],
+    /// Results of the forward node.
+    pub results: &'a [Value],
+    /// Cotangent of each result; `None` where nothing flows.
+    pub cotangents: &'a [Option<Value>],
+}
+
+/// A program with operands that tests generated from the table run through every layer.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The op with attributes.
+    pub op: Op,
+    /// Operand types, constant sizes. Test values are drawn by dtype from a seed: floats in (-2, 2) unless `positive`,
+    /// integers in `0..index_below`.
+    pub operands: Vec<TensorType>,
+    /// Draw floats in (0.1, 2) instead.
+    pub positive: bool,
+    /// Integers are drawn below this (a valid index range).
+    pub index_below: i64,
+}
+
+impl Sample {
+    /// A sample with operands of these types.
+    pub fn new(op: impl Into<Op>, operands: Vec<TensorType>) -> Sample {
+        Sample { op: op.into(), operands, positive: false, index_below: 4 }
+    }
+
+    /// Draw positive floats.
+    pub fn positive(mut self) -> Sample {
+        self.positive = true;
+        self
+    }
+
+    /// Draw integers below `n`.
+    pub fn index_below(mut self, n: i64) -> Sample {
+        self.index_below = n;
+        self
+    }
+}
+
+/// What an operator is. Implemented by each attribute struct; [`Op`] dispatches.
+pub trait OpDef {
+    /// Name in graph text: ATen's core name where one exists.
+    fn name(&self) -> &'static str;
+
+    /// Its class.
+    fn class(&self) -> Class;
+
+    /// Result types, or what is wrong with the operands (the builder adds op name and types).
+    fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String>;
+
+    /// The definition, on host arrays: obvious, never optimized. `types` are the result types with constant sizes.
+    fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String>;
+
+    /// The vector-Jacobian product. "Not differentiable" is an error that says so.
+    fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads>;
+
+    /// For composites: the same value in simpler ops.
+    fn decompose(&self, _b: &mut Builder, _operands: &[Value]) -> Option<Built<Vec<Value>>> {
+        None
+    }
+
+    /// For views: coordinates in the operand of the element at `out` coordinates of the result.
+    fn view(&self, _operand: &Shape, _result: &Shape, _out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
+        None
+    }
+
+    /// For everything but views and composites: appends loop nests. The default says that the op cannot be lowered.
+    fn lower(&self, _cx: &mut NestBuilder<'_>) -> Result<(), String> {
+        Err(format!("{} has no lowering", self.name()))
+    }
+
+    /// For sources that carry their elements: the tensor, which becomes a constant slot instead of a nest.
+    fn constant(&self) -> Option<crate::types::HostTensor> {
+        None
+    }
+
+    /// How expensive recomputing it is; by class unless the op knows better.
+    fn recompute_cost(&self) -> RecomputeCost {
+        match self.class() {
+            Class::Input | Class::Source | Class::View => RecomputeCost::Free,
+            Class::Pointwise | Class::Random => RecomputeCost::Cheap,
+            Class::Gather | Class::Reduction | Class::Composite => RecomputeCost::Pass,
+            Class::Scan | Class::Scatter | Class::Sort | Class::Template | Class::Subgraph => RecomputeCost::Heavy,
+        }
+    }
+
+    /// Whether it renames elements.
+    fn is_view(&self) -> bool {
+        self.class() == Class::View
+    }
+
+    /// Whether it draws random bits.
+    fn is_random(&self) -> bool {
+        self.class() == Class::Random
+    }
+
+    /// Whether a kernel may compute it without storing it, for a consumer in the same kernel.
+    fn fusible_as_producer(&self) -> bool {
+        !matches!(self.class(), Class::Scatter | Class::Scan | Class::Sort | Class::Subgraph | Class::Input)
+    }
+
+    /// Whether a kernel that holds its producer may hold it too.
+    fn fusible_as_consumer(&self) -> bool {
+        !matches!(self.class(), Class::Scatter | Class::Sort | Class::Subgraph | Class::Template | Class::Input)
+    }
+
+    /// Closed subgraphs it holds, in attribute order.
+    fn subgraphs(&self) -> Vec<Arc<Graph>> {
+        vec![]
+    }
+
+    /// The same op holding other subgraphs, as many as [`OpDef::subgraphs`] gives.
+    fn set_subgraphs(&mut self, _graphs: Vec<Arc<Graph>>) {}
+
+    /// Programs for the tests generated from the table; at least one per attribute that changes the result.
+    fn samples(&self) -> Vec<Sample> {
+        vec![]
+    }
+}

@@ -1,0 +1,119 @@
+//! The table of operators: one line each. The macro expands to the enum [`Op`], `From` for each attribute struct, dispatch
+//! of [`OpDef`], and the text form of attributes.
+
+use super::*;
+use crate::graph::Builder;
+use serde::de::Error as _;
+
+macro_rules! operators {
+    ($($variant:ident = $text:literal),+ $(,)?) => {
+        /// An operator with its attributes.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        #[allow(missing_docs)]
+        pub enum Op { $($variant(super::$variant)),+ }
+
+        $(impl From<super::$variant> for Op {
+            fn from(op: super::$variant) -> Op { Op::$variant(op) }
+        })+
+
+        impl Op {
+            /// Names of all operators in graph text.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+
+            fn def(&self) -> &dyn OpDef {
+                match self { $(Op::$variant(op) => op),+ }
+            }
+
+            fn def_mut(&mut self) -> &mut dyn OpDef {
+                match self { $(Op::$variant(op) => op),+ }
+            }
+
+            /// Name in graph text.
+            pub fn text_name(&self) -> &'static str {
+                match self { $(Op::$variant(_) => $text),+ }
+            }
+
+            /// Attributes as a JSON object, in declaration order.
+            pub fn attributes(&self) -> serde_json::Value {
+                match self { $(Op::$variant(op) => serde_json::to_value(op).expect("attributes are plain data")),+ }
+            }
+
+            /// The operator of that text name with those attributes.
+            pub fn from_text(name: &str, attributes: serde_json::Value) -> Result<Op, serde_json::Error> {
+                match name {
+                    $($text => serde_json::from_value::<super::$variant>(attributes).map(Op::$variant),)+
+                    _ => Err(serde_json::Error::custom(format!("there is no operator named {name}"))),
+                }
+            }
+        }
+    };
+}
+
+operators! {
+    InputOp = "input",
+    Constant = "constant",
+    Full = "full",
+    Iota = "iota",
+    Pointwise = "pointwise",
+    Cast = "cast",
+    Reshape = "reshape",
+    Permute = "permute",
+    Expand = "expand",
+    Slice = "slice",
+    Reduce = "reduce",
+    Matmul = "matmul",
+}
+
+impl OpDef for Op {
+    fn name(&self) -> &'static str {
+        self.def().name()
+    }
+    fn class(&self) -> Class {
+        self.def().class()
+    }
+    fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
+        self.def().infer(operands)
+    }
+    fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
+        self.def().eval(operands, types, precision)
+    }
+    fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
+        self.def().vjp(cx)
+    }
+    fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
+        self.def().decompose(b, operands)
+    }
+    fn view(&self, operand: &Shape, result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
+        self.def().view(operand, result, out)
+    }
+    fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
+        self.def().lower(cx)
+    }
+    fn constant(&self) -> Option<crate::types::HostTensor> {
+        self.def().constant()
+    }
+    fn recompute_cost(&self) -> RecomputeCost {
+        self.def().recompute_cost()
+    }
+    fn is_view(&self) -> bool {
+        self.def().is_view()
+    }
+    fn is_random(&self) -> bool {
+        self.def().is_random()
+    }
+    fn fusible_as_producer(&self) -> bool {
+        self.def().fusible_as_producer()
+    }
+    fn fusible_as_consumer(&self) -> bool {
+        self.def().fusible_as_consumer()
+    }
+    fn subgraphs(&self) -> Vec<Arc<Graph>> {
+        self.def().subgraphs()
+    }
+    fn set_subgraphs(&mut self, graphs: Vec<Arc<Graph>>) {
+        self.def_mut().set_subgraphs(graphs)
+    }
+    fn samples(&self) -> Vec<Sample> {
+        self.def().samples()
+    }
+}

@@ -1,0 +1,208 @@
+//! Views: ops that rename elements and cost nothing.
+
+use super::array::{coordinates, flat_index, sizes};
+use super::{Array, Built, Class, Grads, OpDef, Precision, Sample, VjpContext};
+use crate::loop_ir::{IndexExpr, flatten, unflatten};
+use crate::types::{DType, Dim, Shape, TensorType};
+use serde::{Deserialize, Serialize};
+
+/// The same elements in row-major order under another shape. The gradient reshapes back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Reshape {
+    /// New sizes; as many elements as before.
+    pub shape: Shape,
+}
+
+impl OpDef for Reshape {
+    fn name(&self) -> &'static str {
+        "reshape"
+    }
+    fn class(&self) -> Class {
+        Class::View
+    }
+    fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x] = operands else { return Err("takes one operand".into()) };
+        if x.numel() != self.shape.numel() {
+            return Err(format!("{} elements do not reshape to {}", x.numel(), self.shape));
+        }
+        Ok(vec![TensorType { dtype: x.dtype, shape: self.shape.clone() }])
+    }
+    fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
+        Ok(vec![Array { shape: sizes(&types[0]), ..operands[0].clone() }])
+    }
+    fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
+        let Some(g) = cx.cotangents[0] else { return Ok(vec![None]) };
+        let shape = cx.b.shape(cx.operands[0]).clone();
+        Ok(vec![Some(cx.b.reshape(g, shape)?)])
+    }
+    fn view(&self, operand: &Shape, result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
+        Some(unflatten(&flatten(out, &result.0), &operand.0))
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let of = |from: &[i64], to: &[i64]| {
+            Sample::new(Reshape { shape: Shape(to.iter().map(|&d| d.into()).collect()) }, vec![TensorType::new(DType::F32, from)])
+        };
+        vec![of(&[6, 5], &[2, 15]), of(&[2, 3, 5], &[30]), of(&[1], &[]), of(&[3, 0], &[0, 7])]
+    }
+}
+
+/// Reorders dimensions: result dimension `i` is operand dimension `order[i]`. The gradient permutes back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Permute {
+    /// A permutation of `0..rank`.
+    pub order: Vec<u32>,
+}
+
+impl OpDef for Permute {
+    fn name(&self) -> &'static str {
+        "permute"
+    }
+    fn class(&self) -> Class {
+        Class::View
+    }
+    fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x] = operands else { return Err("takes one operand".into()) };
+        let mut sorted = self.order.clone();
+        sorted.sort_unstable();
+        if sorted != (0..x.shape.rank() as u32).collect::<Vec<_>>() {
+            return Err(format!("{:?} does not permute the dimensions of {x}", self.order));
+        }
+        Ok(vec![TensorType { dtype: x.dtype, shape: Shape(self.order.iter().map(|&o| x.shape[o as usize].clone()).collect()) }])
+    }
+    fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
+        let (x, shape) = (&operands[0], sizes(&types[0]));
+        let mut from = vec![0; shape.len()];
+        let index = coordinates(&shape).map(|at| {
+            for (i, &o) in self.order.iter().enumerate() {
+                from[o as usize] = at[i];
+            }
+            flat_index(&from, &x.shape)
+        });
+        Ok(vec![x.gather(shape.clone(), index)])
+    }
+    fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
+        let Some(g) = cx.cotangents[0] else { return Ok(vec![None]) };
+        let mut back = vec![0; self.order.len()];
+        for (i, &o) in self.order.iter().enumerate() {
+            back[o as usize] = i;
+        }
+        Ok(vec![Some(cx.b.permute(g, &back)?)])
+    }
+    fn view(&self, _operand: &Shape, _result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
+        let mut at = vec![IndexExpr::zero(); out.len()];
+        for (i, &o) in self.order.iter().enumerate() {
+            at[o as usize] = out[i].clone();
+        }
+        Some(at)
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let of = |from: &[i64], order: &[u32]| Sample::new(Permute { order: order.to_vec() }, vec![TensorType::new(DType::F32, from)]);
+        vec![of(&[3, 5], &[1, 0]), of(&[2, 3, 4], &[2, 0, 1])]
+    }
+}
+
+/// Repeats dimensions of size one: NumPy's broadcast at equal rank. The gradient sums over the repeated dimensions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Expand {
+    /// Result sizes; equal to the operand's wherever those are not one.
+    pub shape: Shape,
+}
+
+impl OpDef for Expand {
+    fn name(&self) -> &'static str {
+        "expand"
+    }
+    fn class(&self) -> Class {
+        Class::View
+    }
+    fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x] = operands else { return Err("takes one operand".into()) };
+        let fits = x.shape.rank() == self.shape.rank() && x.shape.0.iter().zip(&self.shape.0).all(|(a, b)| a == b || a.is(1));
+        if !fits {
+            return Err(format!("does not expand to {}", self.shape));
+        }
+        Ok(vec![TensorType { dtype: x.dtype, shape: self.shape.clone() }])
+    }
+    fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
+        let (x, shape) = (&operands[0], sizes(&types[0]));
+        let index = coordinates(&shape).map(|mut at| {
+            for (i, &n) in x.shape.iter().enumerate() {
+                at[i] = if n == 1 { 0 } else { at[i] };
+            }
+            flat_index(&at, &x.shape)
+        });
+        Ok(vec![x.gather(shape.clone(), index)])
+    }
+    fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
+        let Some(g) = cx.cotangents[0] else { return Ok(vec![None]) };
+        let shape = cx.b.shape(cx.operands[0]).clone();
+        Ok(vec![Some(cx.b.sum_to(g, &shape)?)])
+    }
+    fn view(&self, operand: &Shape, _result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
+        Some(out.iter().zip(&operand.0).map(|(e, n)| if n.is(1) { IndexExpr::zero() } else { e.clone() }).collect())
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let of = |from: &[i64], to: &[i64]| {
+            Sample::new(Expand { shape: Shape(to.iter().map(|&d| d.into()).collect()) }, vec![TensorType::new(DType::F32, from)])
+        };
+        vec![of(&[3, 1], &[3, 5]), of(&[1, 4, 1], &[2, 4, 3])]
+    }
+}
+
+/// Elements `start, start + step, ...` below `end` of one dimension, `0 <= start <= end <= size`, `step >= 1`. The gradient
+/// pads with zeros.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Slice {
+    /// The dimension sliced.
+    pub dim: u32,
+    /// First index.
+    pub start: Dim,
+    /// Exclusive end.
+    pub end: Dim,
+    /// Distance between elements taken.
+    pub step: i64,
+}
+
+impl OpDef for Slice {
+    fn name(&self) -> &'static str {
+        "slice"
+    }
+    fn class(&self) -> Class {
+        Class::View
+    }
+    fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x] = operands else { return Err("takes one operand".into()) };
+        let size = x.shape.0.get(self.dim as usize).ok_or_else(|| format!("dimension {} is out of range", self.dim))?;
+        let inside = Dim::int(0).known_le(&self.start) && self.start.known_le(&self.end) && self.end.known_le(size);
+        if !inside || self.step < 1 {
+            return Err(format!("{}..{} step {} is not inside dimension {} of size {size}", self.start, self.end, self.step, self.dim));
+        }
+        let mut shape = x.shape.clone();
+        shape.0[self.dim as usize] = (self.end.clone() - &self.start).ceil_div(&Dim::int(self.step));
+        Ok(vec![TensorType { dtype: x.dtype, shape }])
+    }
+    fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
+        let (x, shape) = (&operands[0], sizes(&types[0]));
+        let start = self.start.as_int().ok_or("symbolic start")? as usize;
+        let index = coordinates(&shape).map(|mut at| {
+            at[self.dim as usize] = start + at[self.dim as usize] * self.step as usize;
+            flat_index(&at, &x.shape)
+        });
+        Ok(vec![x.gather(shape.clone(), index)])
+    }
+    fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
+        Err("slice: gradient is built by pad".into())
+    }
+    fn view(&self, _operand: &Shape, _result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
+        let mut at = out.to_vec();
+        let dim = self.dim as usize;
+        at[dim] = at[dim].times(&Dim::int(self.step)).plus(&self.start);
+        Some(at)
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let of = |start: i64, end: i64, step: i64| {
+            Sample::new(Slice { dim: 1, start: start.into(), end: end.into(), step }, vec![TensorType::new(DType::F32, (3, 7))])
+        };
+        vec![of(0, 7, 2), of(2, 6, 1), of(3, 3, 1)]
+    }
+}

@@ -1,0 +1,1 @@
+//! Joint graph to forward and backward.

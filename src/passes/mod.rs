@@ -1,0 +1,1 @@
+//! Passes over graphs: pre-grad, joint, post-grad.

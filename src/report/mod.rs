@@ -1,0 +1,1 @@
+//! Formats what `explain` returns.

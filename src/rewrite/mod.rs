@@ -1,0 +1,1 @@
+//! Patterns, rules, fixpoint driver with fuel.

@@ -1,0 +1,1 @@
+//! Adapters, buffers, pipelines, running a plan. The only room that names `wgpu`.

@@ -1,0 +1,150 @@
+//! The compiled program as data: kernels, commands, slots, border. Executed by `interp`, spelled in WGSL by `codegen`.
+
+use crate::graph::{InputRole, OutputRole};
+use crate::loop_ir::{BufferId, Nest};
+use crate::types::{Dim, HostTensor, Symbol, TensorType};
+use serde::{Deserialize, Serialize};
+
+/// How elements lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Storage {
+    /// As WGSL has it: f32, i32, u32; f16, i64 and f64 where the device has them.
+    Native,
+    /// One 32-bit word an element: bool and small integers as i32 or u32, half floats as f32.
+    Word,
+    /// Bool and 8-bit integers four, half floats and i16 two to a 32-bit word, little-endian, the last word zero-filled. A
+    /// kernel that writes packed elements owns whole words.
+    Packed,
+    /// i64 in an i32 word, with values proven or checked to fit.
+    Narrow,
+}
+
+/// A physical piece of memory. Several buffers share a slot when their lifetimes do not meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SlotId(pub u32);
+
+/// What a slot is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SlotKind {
+    /// Written by the host before each step.
+    Input,
+    /// Parameters, buffers and optimizer state: live across steps.
+    State,
+    /// Written once, when the program is loaded.
+    Constant,
+    /// Lives within a step.
+    Temporary,
+    /// Read by the host after a step.
+    Output,
+}
+
+/// A slot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Bytes needed, a multiple of four for every binding of the symbols.
+    pub bytes: Dim,
+    /// What it is for.
+    pub kind: SlotKind,
+}
+
+/// A logical buffer and where it lives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlacedBuffer {
+    /// Name for people.
+    pub name: String,
+    /// Element type and logical shape, row-major.
+    pub ty: TensorType,
+    /// Element format.
+    pub storage: Storage,
+    /// Its slot; it starts at the slot's first byte.
+    pub slot: SlotId,
+}
+
+/// Which graph a command belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Forward, or the whole of inference.
+    Forward,
+    /// Backward.
+    Backward,
+    /// Optimizer.
+    Update,
+}
+
+/// Runs a kernel once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dispatch {
+    /// Which kernel of the program.
+    pub kernel: u32,
+    /// The buffer behind each `BufferId` of the kernel's nest: the nest's `BufferId(k)` is `buffers[k]`.
+    pub buffers: Vec<BufferId>,
+    /// The graph it belongs to.
+    pub phase: Phase,
+    /// Skipped when the status word is set: everything that writes state.
+    pub guarded: bool,
+    /// Label and source lines, for people.
+    pub label: String,
+}
+
+/// An input of the program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProgramInput {
+    /// Unique name.
+    pub name: String,
+    /// What it is for.
+    pub role: InputRole,
+    /// Its buffer.
+    pub buffer: BufferId,
+}
+
+/// An output of the program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProgramOutput {
+    /// Unique name.
+    pub name: String,
+    /// What it is for. New values of state are not listed: they are in the state's own slot after the step.
+    pub role: OutputRole,
+    /// Its buffer.
+    pub buffer: BufferId,
+}
+
+/// A scheduled program. Everything in it is data: it prints, serializes, compares and replays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// Name of the traced graph.
+    pub name: String,
+    /// Symbols whose values each run gives (taken from the shapes of its inputs).
+    pub symbols: Vec<Symbol>,
+    /// Logical buffers.
+    pub buffers: Vec<PlacedBuffer>,
+    /// Physical slots.
+    pub slots: Vec<Slot>,
+    /// Distinct kernels: nests whose buffers are numbered from 0 in order of first occurrence (reads, then writes).
+    pub kernels: Vec<Nest>,
+    /// Dispatches in order.
+    pub commands: Vec<Dispatch>,
+    /// Inputs of the border.
+    pub inputs: Vec<ProgramInput>,
+    /// Outputs of the border.
+    pub outputs: Vec<ProgramOutput>,
+    /// Contents of constant buffers.
+    pub constants: Vec<(BufferId, HostTensor)>,
+    /// Messages of the status word: code `k` means `checks[k - 1]`.
+    pub checks: Vec<String>,
+    /// What was decided, and why.
+    pub decisions: Vec<Decision>,
+}
+
+/// A decision with its reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Stage: `fusion`, `partition`, `memory`, `layout`.
+    pub stage: String,
+    /// What it is about.
+    pub subject: String,
+    /// What was decided: `fused`, `refused`, `saved`, `recomputed`, ...
+    pub verdict: String,
+    /// Why.
+    pub reason: String,
+}

@@ -1,0 +1,122 @@
+//! What a device can do, and how fast it is. Written by hand in tests, read from an adapter by `runtime`.
+
+use serde::{Deserialize, Serialize};
+
+/// Capabilities and limits that decide which kernels are legal. Each optional capability names what it unlocks and what
+/// is done without it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceCaps {
+    /// Adapter name, for messages and cache keys.
+    pub name: String,
+    /// `cpu` for the interpreter, else `vulkan`, `metal`, `dx12`, `webgpu`.
+    pub backend: String,
+    /// Storage buffers that one dispatch may bind.
+    pub max_storage_buffers: u32,
+    /// Bytes of one storage binding.
+    pub max_binding_bytes: u64,
+    /// Bytes of one buffer.
+    pub max_buffer_bytes: u64,
+    /// Bytes of workgroup memory.
+    pub max_workgroup_bytes: u32,
+    /// Invocations of one workgroup.
+    pub max_invocations: u32,
+    /// Invocations of one workgroup along x and y.
+    pub max_workgroup_size: u32,
+    /// Workgroups along one dimension of a grid.
+    pub max_groups: u32,
+    /// Smallest and largest subgroup size, when subgroup operations may be used. Unlocks subgroup reductions;
+    /// without it reductions combine through workgroup memory.
+    pub subgroups: Option<(u32, u32)>,
+    /// `array<f16>` storage and f16 arithmetic. Without it f16 is packed two to a word and computed in f32.
+    pub f16: bool,
+    /// 64-bit integers in shaders. Without it i64 is narrowed under a range proof or a checked upload.
+    pub i64: bool,
+    /// 64-bit floats in shaders. Without it f64 programs are refused on the GPU.
+    pub f64: bool,
+    /// 16x16x16 cooperative matrices, f16 operands and f32 accumulator. Unlocks the matrix templates of later work;
+    /// without it matmuls use the f32 tile template.
+    pub coop_f16_f32: bool,
+    /// Timestamp queries around a dispatch. Unlocks per-kernel times; without it only wall clock is reported.
+    pub timestamps: bool,
+}
+
+impl DeviceCaps {
+    /// The CPU interpreter: every dtype, no limits that matter.
+    pub fn cpu() -> DeviceCaps {
+        DeviceCaps {
+            name: "cpu interpreter".into(),
+            backend: "cpu".into(),
+            max_storage_buffers: 1 << 20,
+            max_binding_bytes: 1 << 46,
+            max_buffer_bytes: 1 << 46,
+            max_workgroup_bytes: 32768,
+            max_invocations: 1024,
+            max_workgroup_size: 1024,
+            max_groups: u32::MAX,
+            subgroups: None,
+            f16: true,
+            i64: true,
+            f64: true,
+            coop_f16_f32: false,
+            timestamps: false,
+        }
+    }
+
+    /// The limits every WebGPU implementation guarantees, with no optional feature.
+    pub fn webgpu_default() -> DeviceCaps {
+        DeviceCaps {
+            name: "webgpu-default".into(),
+            backend: "webgpu".into(),
+            max_storage_buffers: 8,
+            max_binding_bytes: 128 << 20,
+            max_buffer_bytes: 256 << 20,
+            max_workgroup_bytes: 16384,
+            max_invocations: 256,
+            max_workgroup_size: 256,
+            max_groups: 65535,
+            subgroups: None,
+            f16: false,
+            i64: false,
+            f64: false,
+            coop_f16_f32: false,
+            timestamps: false,
+        }
+    }
+
+    /// True for the interpreter.
+    pub fn is_cpu(&self) -> bool {
+        self.backend == "cpu"
+    }
+}
+
+/// Coarse speed figures, an input of compilation so that it stays deterministic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceModel {
+    /// Name of the model, recorded in the plan.
+    pub name: String,
+    /// Memory bandwidth, GB/s counted as bytes read plus bytes written.
+    pub bandwidth_gbps: u32,
+    /// Cost of one dispatch, nanoseconds.
+    pub launch_ns: u32,
+    /// f32 arithmetic, GFLOP/s.
+    pub gflops: u32,
+    /// Invocations needed to fill the device.
+    pub parallel_lanes: u32,
+}
+
+impl DeviceModel {
+    /// A data-center GPU.
+    pub fn large_gpu() -> DeviceModel {
+        DeviceModel { name: "large-gpu".into(), bandwidth_gbps: 3000, launch_ns: 4000, gflops: 60000, parallel_lanes: 1 << 18 }
+    }
+
+    /// An integrated or small discrete GPU.
+    pub fn small_gpu() -> DeviceModel {
+        DeviceModel { name: "small-gpu".into(), bandwidth_gbps: 100, launch_ns: 8000, gflops: 2000, parallel_lanes: 1 << 14 }
+    }
+
+    /// A software adapter or the interpreter.
+    pub fn cpu() -> DeviceModel {
+        DeviceModel { name: "cpu".into(), bandwidth_gbps: 10, launch_ns: 20000, gflops: 50, parallel_lanes: 1 << 6 }
+    }
+}

@@ -1,0 +1,22 @@
+//! Plain data that every room speaks: dtypes, symbolic sizes, shapes, host tensors, device capabilities, provenance.
+//!
+//! * Comes in: nothing; this is the bottom of the dependency order.
+//! * Goes out: value types that compare, hash, print and serialize.
+//! * Invariants: a [`Dim`] is canonical (equal sizes compare equal); a [`HostTensor`] holds exactly
+//!   `numel * size_of(dtype)` little-endian bytes in row-major order.
+//! * Must not know: graphs, kernels, devices, policy of any kind.
+//! * Add here: a device capability is one documented field of [`DeviceCaps`].
+
+mod caps;
+mod dim;
+mod dtype;
+mod provenance;
+mod shape;
+mod tensor;
+
+pub use caps::{DeviceCaps, DeviceModel};
+pub use dim::{Bindings, Dim, Symbol};
+pub use dtype::DType;
+pub use provenance::{Location, Provenance};
+pub use shape::{IntoShape, Shape, TensorType, broadcast_shapes, contiguous_strides};
+pub use tensor::{HostTensor, StringError};

@@ -1,0 +1,176 @@
+//! Shapes and tensor types.
+
+use super::{DType, Dim};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The sizes of a tensor, outermost first. Row-major order is implied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Shape(pub Vec<Dim>);
+
+impl Shape {
+    /// The shape of a 0-d tensor.
+    pub fn scalar() -> Shape {
+        Shape(vec![])
+    }
+
+    /// Number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> Dim {
+        self.0.iter().fold(Dim::int(1), |n, d| n * d)
+    }
+
+    /// All sizes as integers, when none is symbolic.
+    pub fn as_ints(&self) -> Option<Vec<usize>> {
+        self.0.iter().map(|d| d.as_int().map(|n| n as usize)).collect()
+    }
+
+    /// Resolves a possibly negative dimension number.
+    pub fn dim_index(&self, dim: i64) -> Result<usize, String> {
+        let rank = self.rank() as i64;
+        let at = if dim < 0 { dim + rank } else { dim };
+        if (0..rank).contains(&at) { Ok(at as usize) } else { Err(format!("dimension {dim} is out of range for {self}")) }
+    }
+}
+
+impl std::ops::Index<usize> for Shape {
+    type Output = Dim;
+    fn index(&self, i: usize) -> &Dim {
+        &self.0[i]
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        for (i, d) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(", ")?;
+            }
+            write!(f, "{d}")?;
+        }
+        f.write_str("]")
+    }
+}
+
+/// Anything that names a shape: integers, `Dim`s, tuples and slices of them.
+pub trait IntoShape {
+    /// The shape.
+    fn into_shape(self) -> Shape;
+}
+
+impl IntoShape for Shape {
+    fn into_shape(self) -> Shape {
+        self
+    }
+}
+impl IntoShape for &Shape {
+    fn into_shape(self) -> Shape {
+        self.clone()
+    }
+}
+impl<T: Into<Dim>> IntoShape for T {
+    fn into_shape(self) -> Shape {
+        Shape(vec![self.into()])
+    }
+}
+impl IntoShape for () {
+    fn into_shape(self) -> Shape {
+        Shape::scalar()
+    }
+}
+impl<T: Into<Dim> + Clone> IntoShape for &[T] {
+    fn into_shape(self) -> Shape {
+        Shape(self.iter().cloned().map(Into::into).collect())
+    }
+}
+impl<T: Into<Dim>> IntoShape for Vec<T> {
+    fn into_shape(self) -> Shape {
+        Shape(self.into_iter().map(Into::into).collect())
+    }
+}
+impl<T: Into<Dim>, const N: usize> IntoShape for [T; N] {
+    fn into_shape(self) -> Shape {
+        Shape(self.into_iter().map(Into::into).collect())
+    }
+}
+macro_rules! tuple_shape {
+    ($($name:ident $var:ident),+) => {
+        impl<$($name: Into<Dim>),+> IntoShape for ($($name,)+) {
+            fn into_shape(self) -> Shape {
+                let ($($var,)+) = self;
+                Shape(vec![$($var.into()),+])
+            }
+        }
+    };
+}
+tuple_shape!(A a);
+tuple_shape!(A a, B b);
+tuple_shape!(A a, B b, C c);
+tuple_shape!(A a, B b, C c, D d);
+tuple_shape!(A a, B b, C c, D d, E e);
+tuple_shape!(A a, B b, C c, D d, E e, F f);
+
+/// Element type and shape of a value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TensorType {
+    /// Element type.
+    pub dtype: DType,
+    /// Sizes.
+    pub shape: Shape,
+}
+
+impl TensorType {
+    /// A type of that dtype and shape.
+    pub fn new(dtype: DType, shape: impl IntoShape) -> TensorType {
+        TensorType { dtype, shape: shape.into_shape() }
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> Dim {
+        self.shape.numel()
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.dtype, self.shape)
+    }
+}
+
+/// The NumPy broadcast of two shapes; the error names both.
+pub fn broadcast_shapes(a: &Shape, b: &Shape) -> Result<Shape, String> {
+    let rank = a.rank().max(b.rank());
+    let one = Dim::int(1);
+    let at = |s: &Shape, i: usize| -> Dim {
+        let skip = rank - s.rank();
+        if i < skip { one.clone() } else { s.0[i - skip].clone() }
+    };
+    (0..rank)
+        .map(|i| {
+            let (x, y) = (at(a, i), at(b, i));
+            if x == y || y == one {
+                Ok(x)
+            } else if x == one {
+                Ok(y)
+            } else {
+                Err(format!("shapes do not broadcast: {a} and {b}"))
+            }
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map(Shape)
+}
+
+/// Row-major strides, in elements.
+pub fn contiguous_strides(shape: &Shape) -> Vec<Dim> {
+    let mut strides = vec![Dim::int(1); shape.rank()];
+    for i in (0..shape.rank().saturating_sub(1)).rev() {
+        strides[i] = strides[i + 1].clone() * &shape.0[i + 1];
+    }
+    strides
+}

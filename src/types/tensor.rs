@@ -1,0 +1,147 @@
+//! Tensors in host memory.
+
+use super::{DType, Shape, TensorType};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A message of a lower room, wrapped into `inductor::Error` by the stage that knows the node and the line.
+pub type StringError = String;
+
+/// A dense row-major tensor in host memory; cloning shares the bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostTensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    data: Arc<Vec<u8>>,
+}
+
+impl HostTensor {
+    /// From little-endian bytes; the length must fit the shape.
+    pub fn from_bytes(dtype: DType, shape: Vec<usize>, data: Vec<u8>) -> Result<HostTensor, StringError> {
+        let numel = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or("size overflows")?;
+        if numel.checked_mul(dtype.size()) != Some(data.len()) {
+            return Err(format!("{dtype}{shape:?} needs {} bytes, got {}", numel.saturating_mul(dtype.size()), data.len()));
+        }
+        Ok(HostTensor { dtype, shape, data: Arc::new(data) })
+    }
+
+    /// An f32 tensor. Panics when the length does not fit the shape (a programming error of the caller).
+    pub fn f32(shape: &[usize], data: &[f32]) -> HostTensor {
+        HostTensor::from_bytes(DType::F32, shape.to_vec(), bytemuck::cast_slice(data).to_vec()).expect("f32 tensor")
+    }
+
+    /// An i32 tensor. Panics when the length does not fit the shape.
+    pub fn i32(shape: &[usize], data: &[i32]) -> HostTensor {
+        HostTensor::from_bytes(DType::I32, shape.to_vec(), bytemuck::cast_slice(data).to_vec()).expect("i32 tensor")
+    }
+
+    /// A tensor of any dtype from numbers, rounded or wrapped to it.
+    pub fn from_f64(dtype: DType, shape: &[usize], data: &[f64]) -> HostTensor {
+        let mut bytes = Vec::with_capacity(data.len() * dtype.size());
+        for &x in data {
+            match dtype {
+                DType::F32 => bytes.extend((x as f32).to_le_bytes()),
+                DType::F16 => bytes.extend(half::f16::from_f64(x).to_le_bytes()),
+                DType::BF16 => bytes.extend(half::bf16::from_f32(x as f32).to_le_bytes()),
+                DType::F64 => bytes.extend(x.to_le_bytes()),
+                _ => push_int(&mut bytes, dtype, x as i64),
+            }
+        }
+        HostTensor::from_bytes(dtype, shape.to_vec(), bytes).expect("length fits shape")
+    }
+
+    /// A tensor of an integer or bool dtype from integers, wrapped to it (floats convert).
+    pub fn from_i64(dtype: DType, shape: &[usize], data: &[i64]) -> HostTensor {
+        if dtype.is_float() {
+            return HostTensor::from_f64(dtype, shape, &data.iter().map(|&x| x as f64).collect::<Vec<_>>());
+        }
+        let mut bytes = Vec::with_capacity(data.len() * dtype.size());
+        for &x in data {
+            push_int(&mut bytes, dtype, x);
+        }
+        HostTensor::from_bytes(dtype, shape.to_vec(), bytes).expect("length fits shape")
+    }
+
+    /// All zeros.
+    pub fn zeros(dtype: DType, shape: &[usize]) -> HostTensor {
+        let numel: usize = shape.iter().product();
+        HostTensor { dtype, shape: shape.to_vec(), data: Arc::new(vec![0; numel * dtype.size()]) }
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Sizes.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Little-endian bytes, row-major.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The type, with constant sizes.
+    pub fn ty(&self) -> TensorType {
+        TensorType { dtype: self.dtype, shape: Shape(self.shape.iter().map(|&d| (d as i64).into()).collect()) }
+    }
+
+    /// Elements as f64 (integers convert, bool is 0 or 1).
+    pub fn to_f64(&self) -> Vec<f64> {
+        let b = &self.data[..];
+        match self.dtype {
+            DType::F32 => chunks::<4>(b).map(|c| f32::from_le_bytes(c) as f64).collect(),
+            DType::F16 => chunks::<2>(b).map(|c| half::f16::from_le_bytes(c).to_f64()).collect(),
+            DType::BF16 => chunks::<2>(b).map(|c| half::bf16::from_le_bytes(c).to_f64()).collect(),
+            DType::F64 => chunks::<8>(b).map(f64::from_le_bytes).collect(),
+            _ => self.to_i64().into_iter().map(|x| x as f64).collect(),
+        }
+    }
+
+    /// Elements as f32.
+    pub fn to_f32(&self) -> Vec<f32> {
+        if self.dtype == DType::F32 {
+            return chunks::<4>(&self.data).map(f32::from_le_bytes).collect();
+        }
+        self.to_f64().into_iter().map(|x| x as f32).collect()
+    }
+
+    /// Elements as i64 (floats truncate).
+    pub fn to_i64(&self) -> Vec<i64> {
+        let b = &self.data[..];
+        match self.dtype {
+            DType::I32 => chunks::<4>(b).map(|c| i32::from_le_bytes(c) as i64).collect(),
+            DType::U32 => chunks::<4>(b).map(|c| u32::from_le_bytes(c) as i64).collect(),
+            DType::I64 => chunks::<8>(b).map(i64::from_le_bytes).collect(),
+            DType::I16 => chunks::<2>(b).map(|c| i16::from_le_bytes(c) as i64).collect(),
+            DType::I8 => b.iter().map(|&x| x as i8 as i64).collect(),
+            DType::U8 => b.iter().map(|&x| x as i64).collect(),
+            DType::Bool => b.iter().map(|&x| (x != 0) as i64).collect(),
+            _ => self.to_f64().into_iter().map(|x| x as i64).collect(),
+        }
+    }
+}
+
+fn push_int(bytes: &mut Vec<u8>, dtype: DType, x: i64) {
+    match dtype {
+        DType::I64 => bytes.extend(x.to_le_bytes()),
+        DType::I32 => bytes.extend((x as i32).to_le_bytes()),
+        DType::U32 => bytes.extend((x as u32).to_le_bytes()),
+        DType::I16 => bytes.extend((x as i16).to_le_bytes()),
+        DType::I8 => bytes.push(x as i8 as u8),
+        DType::U8 => bytes.push(x as u8),
+        DType::Bool => bytes.push((x != 0) as u8),
+        _ => unreachable!("push_int on a float dtype"),
+    }
+}
+
+fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    bytes.chunks_exact(N).map(|c| c.try_into().expect("exact chunk"))
+}
