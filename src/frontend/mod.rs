@@ -1,1 +1,14 @@
-//! `Tensor` handles that record a graph; `nn`; `optim`; `torch_export`.
+//! The front end: tracing Rust closures into graphs, and what models are made of.
+//!
+//! * Comes in: closures over `Trace` and `Tensor` handles; optimizer settings.
+//! * Goes out: [`Traced`], a graph with roles at its border and the initial values of its state; update graphs.
+//! * Invariants: building never panics, a mistake poisons the value and all of them come back at once with the user's
+//!   lines; parameters are named by path, as in safetensors files; nothing here optimizes.
+//! * Must not know: passes, partition, kernels, devices.
+//! * Add here: a method of `Tensor` for a new op in `ops.rs`; a layer as one file of `nn/`; an optimizer in `optim.rs`.
+
+mod init;
+mod traced;
+
+pub use init::Initializer;
+pub use traced::Traced;

@@ -1,0 +1,120 @@
+//! Initial values of parameters and buffers.
+
+use crate::scalar::philox;
+use crate::types::{DType, HostTensor};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// How a parameter or buffer starts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Initializer {
+    /// All zeros.
+    Zeros,
+    /// All ones.
+    Ones,
+    /// One number everywhere.
+    Constant(f64),
+    /// The normal distribution around 0.
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
+    /// The uniform distribution over `low..high`.
+    Uniform {
+        /// Inclusive lower end.
+        low: f64,
+        /// Exclusive upper end.
+        high: f64,
+    },
+}
+
+impl Initializer {
+    /// The tensor of that name for that seed. Element `i` depends on (seed, name, i) alone, so that neither the order of
+    /// parameters nor the number of threads matters. Integer and bool dtypes round toward zero.
+    pub fn sample(&self, dtype: DType, shape: &[usize], seed: u64, name: &str) -> HostTensor {
+        let numel: usize = shape.iter().product();
+        let bits = Bits::new(seed, name);
+        let draw = |f: &(dyn Fn(u64) -> f64 + Sync)| -> Vec<f64> { (0..numel as u64).into_par_iter().map(f).collect() };
+        let values = match *self {
+            Initializer::Zeros => return HostTensor::zeros(dtype, shape),
+            Initializer::Ones => vec![1.0; numel],
+            Initializer::Constant(x) => vec![x; numel],
+            Initializer::Normal { std } => draw(&|i| std * bits.normal(i)),
+            Initializer::Uniform { low, high } => draw(&|i| low + (high - low) * bits.uniform(i)),
+        };
+        HostTensor::from_f64(dtype, shape, &values)
+    }
+}
+
+/// Random bits as a pure function of (key, index).
+struct Bits {
+    key: [u32; 2],
+}
+
+impl Bits {
+    fn new(seed: u64, name: &str) -> Bits {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&seed.to_le_bytes());
+        hasher.update(name.as_bytes());
+        let hash = hasher.finalize();
+        let word = |k: usize| u32::from_le_bytes(hash.as_bytes()[4 * k..4 * k + 4].try_into().expect("four bytes"));
+        Bits { key: [word(0), word(1)] }
+    }
+
+    fn word(&self, index: u64) -> u32 {
+        // The upper half of the index goes into the key: one key serves 2^32 words.
+        philox(self.key[0], self.key[1] ^ (index >> 32) as u32, index as u32)
+    }
+
+    /// Strictly inside 0..1.
+    fn uniform(&self, index: u64) -> f64 {
+        (self.word(index) as f64 + 0.5) / 4294967296.0
+    }
+
+    /// Standard normal by Box and Muller: elements `2k` and `2k + 1` share two words.
+    fn normal(&self, index: u64) -> f64 {
+        let pair = index & !1;
+        let radius = (-2.0 * libm::log(self.uniform(pair))).sqrt();
+        let angle = std::f64::consts::TAU * self.uniform(pair + 1);
+        radius * if index & 1 == 0 { libm::cos(angle) } else { libm::sin(angle) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moments(x: &[f64]) -> (f64, f64) {
+        let mean = x.iter().sum::<f64>() / x.len() as f64;
+        (mean, (x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / x.len() as f64).sqrt())
+    }
+
+    #[test]
+    fn normal_has_its_moments() {
+        let x = Initializer::Normal { std: 0.02 }.sample(DType::F32, &[300, 400], 7, "w").to_f64();
+        let (mean, std) = moments(&x);
+        assert!(mean.abs() < 2e-4 && (std / 0.02 - 1.0).abs() < 0.01, "{mean} {std}");
+    }
+
+    #[test]
+    fn uniform_stays_inside() {
+        let x = Initializer::Uniform { low: -0.5, high: 0.25 }.sample(DType::F32, &[10_000], 7, "w").to_f64();
+        assert!(x.iter().all(|&v| (-0.5..=0.25).contains(&v)));
+        assert!((moments(&x).0 + 0.125).abs() < 0.01);
+    }
+
+    #[test]
+    fn values_depend_on_seed_and_name_alone() {
+        let of = |seed, name: &str| Initializer::Normal { std: 1.0 }.sample(DType::F32, &[8], seed, name);
+        assert_eq!(of(1, "a"), of(1, "a"));
+        assert_ne!(of(1, "a"), of(2, "a"));
+        assert_ne!(of(1, "a"), of(1, "b"));
+    }
+
+    #[test]
+    fn constants_fill_every_dtype() {
+        assert_eq!(Initializer::Ones.sample(DType::I64, &[2], 0, "n").to_i64(), [1, 1]);
+        assert_eq!(Initializer::Constant(0.5).sample(DType::F16, &[1], 0, "n").to_f64(), [0.5]);
+        assert_eq!(Initializer::Zeros.sample(DType::Bool, &[0, 3], 0, "n").numel(), 0);
+    }
+}
