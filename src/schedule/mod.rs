@@ -2,4 +2,5 @@
 
 mod program;
 
+pub use crate::loop_ir::Phase;
 pub use program::*;

@@ -1,7 +1,7 @@
 //! The compiled program as data: kernels, commands, slots, border. Executed by `interp`, spelled in WGSL by `codegen`.
 
 use crate::graph::{InputRole, OutputRole};
-use crate::loop_ir::{BufferId, Nest};
+use crate::loop_ir::{BufferId, Nest, Phase};
 use crate::types::{Dim, HostTensor, Symbol, TensorType};
 use serde::{Deserialize, Serialize};
 
@@ -58,18 +58,6 @@ pub struct PlacedBuffer {
     pub storage: Storage,
     /// Its slot; it starts at the slot's first byte.
     pub slot: SlotId,
-}
-
-/// Which graph a command belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Forward, or the whole of inference.
-    Forward,
-    /// Backward.
-    Backward,
-    /// Optimizer.
-    Update,
 }
 
 /// Runs a kernel once.
