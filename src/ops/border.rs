@@ -40,7 +40,7 @@ impl OpDef for InputOp {
 }
 
 /// A tensor of one repeated number: `full(x)[i...] = x`. Any dtype; no gradient, it has no operand.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Full {
     /// The number, exactly representable in `dtype`.
     pub value: Real,
@@ -89,7 +89,7 @@ impl OpDef for Full {
 }
 
 /// Counts along one dimension: `iota[..., i, ...] = i`. Integer and float dtypes; no gradient, it has no operand.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Iota {
     /// Element type, not bool.
     pub dtype: DType,
@@ -140,7 +140,7 @@ impl OpDef for Iota {
 
 /// A small tensor carried by the graph. Any dtype; no gradient, it has no operand. Large constants are inputs with the role
 /// `constant`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Constant {
     /// Element type.
     pub dtype: DType,
@@ -191,7 +191,7 @@ impl OpDef for Constant {
 }
 
 /// A float attribute: compares by bits, prints as a number, `"inf"`, `"-inf"` or `"nan"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Real(u64);
 
 impl Real {

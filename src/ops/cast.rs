@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// `out = x` as `dtype`. Floats to integers truncate toward zero and saturate, NaN gives 0; integers wrap; anything to bool
 /// is `x != 0`. The gradient converts back; through an integer or bool there is none.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Cast {
     /// Result dtype.
     pub dtype: DType,

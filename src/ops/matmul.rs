@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// `out[..., m, n] = sum over k of a[..., m, k] * b[..., k, n]`. Floats and integers; equal leading (batch) dimensions, rank at
 /// least two. `transpose_a` reads `a` as `[..., k, m]`, `transpose_b` reads `b` as `[..., n, k]`. Half types accumulate in f32.
 /// Gradients are matrix products with other transpositions, so that no transpose is ever copied.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Matmul {
     /// `a` holds k x m.
     pub transpose_a: bool,

@@ -211,3 +211,10 @@ pub trait OpDef {
         vec![]
     }
 }
+
+/// Samples of every operator and of every scalar function, in table order.
+pub fn samples() -> Vec<Sample> {
+    let others = Op::exemplars().into_iter().filter(|op| !matches!(op, Op::Pointwise(_)));
+    let scalar = crate::scalar::ScalarFn::ALL.iter().map(|&f| Op::from(Pointwise { f }));
+    others.chain(scalar).flat_map(|op| op.samples()).collect()
+}

@@ -15,6 +15,12 @@ pub struct Pointwise {
     pub f: ScalarFn,
 }
 
+impl Default for Pointwise {
+    fn default() -> Pointwise {
+        Pointwise { f: ScalarFn::Neg }
+    }
+}
+
 impl OpDef for Pointwise {
     fn name(&self) -> &'static str {
         self.f.name()

@@ -8,10 +8,11 @@ use crate::types::{DType, Dim, Shape, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// What a reduction computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReduceKind {
     /// Sum; 0 when empty. Half types accumulate in f32.
+    #[default]
     Sum,
     /// Product; 1 when empty.
     Prod,
@@ -50,7 +51,7 @@ impl ReduceKind {
 }
 
 /// `out = combine over dims of x`. Dimensions are dropped unless `keepdim`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reduce {
     /// What is computed.
     pub kind: ReduceKind,

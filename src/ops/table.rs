@@ -20,6 +20,11 @@ macro_rules! operators {
             /// Names of all operators in graph text.
             pub const NAMES: &'static [&'static str] = &[$($text),+];
 
+            /// One operator of each kind, with default attributes (not necessarily valid ones).
+            pub fn exemplars() -> Vec<Op> {
+                vec![$(Op::from(super::$variant::default())),+]
+            }
+
             fn def(&self) -> &dyn OpDef {
                 match self { $(Op::$variant(op) => op),+ }
             }

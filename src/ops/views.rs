@@ -7,7 +7,7 @@ use crate::types::{DType, Dim, Shape, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// The same elements in row-major order under another shape. The gradient reshapes back.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reshape {
     /// New sizes; as many elements as before.
     pub shape: Shape,
@@ -47,7 +47,7 @@ impl OpDef for Reshape {
 }
 
 /// Reorders dimensions: result dimension `i` is operand dimension `order[i]`. The gradient permutes back.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Permute {
     /// A permutation of `0..rank`.
     pub order: Vec<u32>,
@@ -102,7 +102,7 @@ impl OpDef for Permute {
 }
 
 /// Repeats dimensions of size one: NumPy's broadcast at equal rank. The gradient sums over the repeated dimensions.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Expand {
     /// Result sizes; equal to the operand's wherever those are not one.
     pub shape: Shape,
@@ -151,7 +151,7 @@ impl OpDef for Expand {
 
 /// Elements `start, start + step, ...` below `end` of one dimension, `0 <= start <= end <= size`, `step >= 1`. The gradient
 /// pads with zeros.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Slice {
     /// The dimension sliced.
     pub dim: u32,

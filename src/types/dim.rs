@@ -323,6 +323,12 @@ fn mul_range(a: (i64, i64), b: (i64, i64)) -> (i64, i64) {
     (products.into_iter().min().expect("four products"), products.into_iter().max().expect("four products"))
 }
 
+impl Default for Dim {
+    fn default() -> Dim {
+        Dim::int(0)
+    }
+}
+
 impl From<i64> for Dim {
     fn from(n: i64) -> Dim {
         Dim::int(n)
