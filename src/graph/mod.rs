@@ -11,10 +11,14 @@
 //! * Must not know: particular ops (it asks [`crate::ops::OpDef`]), passes, kernels.
 
 mod build;
+mod concretize;
+mod inline;
 mod text;
 mod verify;
 
 pub use build::Builder;
+pub use concretize::{concretize, map_dims};
+pub use inline::{Inline, inline_subgraphs};
 pub use text::{parse, print};
 pub use verify::verify;
 
@@ -37,6 +41,7 @@ pub struct Value {
 
 /// What recomputation a checkpoint region allows; left on nodes when the region is inlined after autograd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// Values of the region are recomputed in the backward, never saved.
     MustRecompute,

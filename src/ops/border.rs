@@ -3,7 +3,7 @@
 use super::array::{coordinates, sizes};
 use super::{Array, Built, Class, Data, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
 use crate::loop_ir::Number;
-use crate::types::{DType, HostTensor, Shape, TensorType};
+use crate::types::{DType, Dim, HostTensor, Shape, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// An input of the graph; the graph's input list carries its role and name.
@@ -36,6 +36,9 @@ impl OpDef for InputOp {
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Ok(vec![])
+    }
+    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        self.ty.shape = self.ty.shape.map(f);
     }
 }
 
@@ -81,6 +84,9 @@ impl OpDef for Full {
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (dtype, x) = (self.dtype, self.value.get());
         cx.pointwise(0, |b, _| Ok(b.constant(dtype, x)))
+    }
+    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        self.shape = self.shape.map(f);
     }
     fn samples(&self) -> Vec<Sample> {
         let of = |x, dtype| Sample::new(Full::new(x, dtype, Shape(vec![3.into(), 5.into()])), vec![]);
@@ -132,6 +138,9 @@ impl OpDef for Iota {
         let (dtype, dim) = (self.dtype, self.dim as usize);
         cx.pointwise(0, |b, at| Ok(b.index(&at[dim], dtype)))
     }
+    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        self.shape = self.shape.map(f);
+    }
     fn samples(&self) -> Vec<Sample> {
         let of = |dtype, dim| Sample::new(Iota { dtype, shape: Shape(vec![3.into(), 5.into()]), dim }, vec![]);
         vec![of(DType::I32, 0), of(DType::F32, 1), of(DType::U32, 1)]
@@ -171,7 +180,8 @@ impl OpDef for Constant {
         Class::Source
     }
     fn infer(&self, _operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
-        if self.shape.iter().product::<u64>() != self.data.len() as u64 {
+        let numel = self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+        if numel != Some(self.data.len() as u64) || self.shape.iter().any(|&n| n > i64::MAX as u64) {
             return Err(format!("{} elements do not fill {:?}", self.data.len(), self.shape));
         }
         Ok(vec![TensorType { dtype: self.dtype, shape: Shape(self.shape.iter().map(|&n| (n as i64).into()).collect()) }])
@@ -195,9 +205,9 @@ impl OpDef for Constant {
 pub struct Real(u64);
 
 impl Real {
-    /// Of a number.
+    /// Of a number. All NaNs are one.
     pub fn new(x: f64) -> Real {
-        Real(x.to_bits())
+        Real(if x.is_nan() { f64::NAN.to_bits() } else { x.to_bits() })
     }
     /// The number.
     pub fn get(self) -> f64 {

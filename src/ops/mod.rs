@@ -19,6 +19,8 @@ mod cast;
 mod matmul;
 mod pointwise;
 mod reduce;
+mod run;
+mod subgraph;
 mod views;
 
 pub use array::{Array, Data, Precision};
@@ -28,12 +30,15 @@ pub use lowering::{Body, NestBuilder, OperandView};
 pub use matmul::Matmul;
 pub use pointwise::Pointwise;
 pub use reduce::{Reduce, ReduceKind};
+pub use run::{Fault, run, run_all};
+pub(crate) use subgraph::fresh_region;
+pub use subgraph::{Checkpoint, Cond, InvokeSubgraph, Scan, WhileLoop};
 pub use table::Op;
 pub use views::{Expand, Permute, Reshape, Slice};
 
 use crate::graph::{Builder, Graph, Value};
 use crate::loop_ir::IndexExpr;
-use crate::types::{Shape, TensorType};
+use crate::types::{Dim, Shape, TensorType};
 use std::sync::Arc;
 
 /// What kind of work an op is. Passes, partition and fusion decide by class and by the questions of [`OpDef`], never by name.
@@ -205,6 +210,9 @@ pub trait OpDef {
 
     /// The same op holding other subgraphs, as many as [`OpDef::subgraphs`] gives.
     fn set_subgraphs(&mut self, _graphs: Vec<Arc<Graph>>) {}
+
+    /// Replaces every size held by attributes (subgraphs included). Ops that hold a `Dim`, `Shape` or type implement it.
+    fn map_dims(&mut self, _f: &dyn Fn(&Dim) -> Dim) {}
 
     /// Programs for the tests generated from the table; at least one per attribute that changes the result.
     fn samples(&self) -> Vec<Sample> {

@@ -67,6 +67,11 @@ operators! {
     Slice = "slice",
     Reduce = "reduce",
     Matmul = "matmul",
+    Checkpoint = "checkpoint",
+    InvokeSubgraph = "invoke_subgraph",
+    Cond = "cond",
+    WhileLoop = "while_loop",
+    Scan = "scan",
 }
 
 impl OpDef for Op {
@@ -117,6 +122,9 @@ impl OpDef for Op {
     }
     fn set_subgraphs(&mut self, graphs: Vec<Arc<Graph>>) {
         self.def_mut().set_subgraphs(graphs)
+    }
+    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        self.def_mut().map_dims(f)
     }
     fn samples(&self) -> Vec<Sample> {
         self.def().samples()

@@ -38,6 +38,9 @@ impl OpDef for Reshape {
     fn view(&self, operand: &Shape, result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
         Some(unflatten(&flatten(out, &result.0), &operand.0))
     }
+    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        self.shape = self.shape.map(f);
+    }
     fn samples(&self) -> Vec<Sample> {
         let of = |from: &[i64], to: &[i64]| {
             Sample::new(Reshape { shape: Shape(to.iter().map(|&d| d.into()).collect()) }, vec![TensorType::new(DType::F32, from)])
@@ -141,6 +144,9 @@ impl OpDef for Expand {
     fn view(&self, operand: &Shape, _result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
         Some(out.iter().zip(&operand.0).map(|(e, n)| if n.is(1) { IndexExpr::zero() } else { e.clone() }).collect())
     }
+    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        self.shape = self.shape.map(f);
+    }
     fn samples(&self) -> Vec<Sample> {
         let of = |from: &[i64], to: &[i64]| {
             Sample::new(Expand { shape: Shape(to.iter().map(|&d| d.into()).collect()) }, vec![TensorType::new(DType::F32, from)])
@@ -198,6 +204,9 @@ impl OpDef for Slice {
         let dim = self.dim as usize;
         at[dim] = at[dim].times(&Dim::int(self.step)).plus(&self.start);
         Some(at)
+    }
+    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        (self.start, self.end) = (f(&self.start), f(&self.end));
     }
     fn samples(&self) -> Vec<Sample> {
         let of = |start: i64, end: i64, step: i64| {

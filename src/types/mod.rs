@@ -7,6 +7,7 @@
 //! * Must not know: graphs, kernels, devices, policy of any kind.
 //! * Add here: a device capability is one documented field of [`DeviceCaps`].
 
+mod bind;
 mod caps;
 mod dim;
 mod dtype;
@@ -14,6 +15,7 @@ mod provenance;
 mod shape;
 mod tensor;
 
+pub use bind::{bind_named_symbols, bind_symbols};
 pub use caps::{DeviceCaps, DeviceModel};
 pub use dim::{Bindings, Dim, Symbol};
 pub use dtype::DType;

@@ -30,6 +30,11 @@ impl Shape {
         self.0.iter().map(|d| d.as_int().map(|n| n as usize)).collect()
     }
 
+    /// The shape with every size replaced.
+    pub fn map(&self, f: &dyn Fn(&Dim) -> Dim) -> Shape {
+        Shape(self.0.iter().map(f).collect())
+    }
+
     /// Resolves a possibly negative dimension number.
     pub fn dim_index(&self, dim: i64) -> Result<usize, String> {
         let rank = self.rank() as i64;
