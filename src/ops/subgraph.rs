@@ -27,7 +27,7 @@ pub struct Checkpoint {
 }
 
 /// `out... = body(operands...)`: a call of a shared body. Differentiated after inlining.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InvokeSubgraph {
     /// The body.
     #[serde(skip)]
@@ -37,7 +37,7 @@ pub struct InvokeSubgraph {
 /// `out... = if predicate { then_body(operands...) } else { else_body(operands...) }`. Operands: a 0-d bool, then the
 /// operands of both bodies, whose signatures are equal. A device runs both branches and selects, so a NaN or infinity of
 /// the branch not taken reaches a gradient only through a product with a zero cotangent; differentiated after decomposition.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Cond {
     /// Taken when the predicate holds.
     #[serde(skip)]
@@ -49,7 +49,7 @@ pub struct Cond {
 
 /// `while condition(values...) { values... = body(values...) }`: results are the last values. `condition` gives a 0-d bool;
 /// `body` gives the types it takes. Represented and evaluated; no device runs it, and it is not differentiable.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WhileLoop {
     /// Whether to go on.
     #[serde(skip)]
@@ -62,7 +62,7 @@ pub struct WhileLoop {
 /// `length` trips of `body(carries..., slices..., constants...) -> (carries..., slices...)`. Operands: `carries` starting values;
 /// `stacked` tensors whose dimension 0 is `length`, sliced one index a trip; constants. Results: the last carries, then
 /// the slices of all trips stacked along a new dimension 0. Differentiated after decomposition, which unrolls. JAX: `lax.scan`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scan {
     /// Trip count.
     pub length: u32,
@@ -128,12 +128,6 @@ impl OpDef for Checkpoint {
     }
 }
 
-impl Default for InvokeSubgraph {
-    fn default() -> InvokeSubgraph {
-        InvokeSubgraph { body: Arc::default() }
-    }
-}
-
 impl OpDef for InvokeSubgraph {
     fn name(&self) -> &'static str {
         "invoke_subgraph"
@@ -166,12 +160,6 @@ impl OpDef for InvokeSubgraph {
     }
     fn samples(&self) -> Vec<Sample> {
         vec![Sample::new(InvokeSubgraph { body: Arc::new(sample_body(ScalarFn::Sigmoid)) }, sample_types())]
-    }
-}
-
-impl Default for Cond {
-    fn default() -> Cond {
-        Cond { then_body: Arc::default(), else_body: Arc::default() }
     }
 }
 
@@ -223,12 +211,6 @@ impl OpDef for Cond {
         let mut operands = vec![TensorType::new(DType::Bool, ())];
         operands.extend(sample_types());
         vec![Sample::new(op, operands)]
-    }
-}
-
-impl Default for WhileLoop {
-    fn default() -> WhileLoop {
-        WhileLoop { condition: Arc::default(), body: Arc::default() }
     }
 }
 
@@ -298,12 +280,6 @@ impl OpDef for WhileLoop {
         build().expect("the sample is well typed");
         let op = WhileLoop { condition: Arc::new(c.finish()), body: Arc::new(b.finish()) };
         vec![Sample::new(op, vec![count, x])]
-    }
-}
-
-impl Default for Scan {
-    fn default() -> Scan {
-        Scan { length: 0, carries: 0, stacked: 0, body: Arc::default() }
     }
 }
 
