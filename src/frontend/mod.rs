@@ -8,6 +8,7 @@
 //! * Add here: a method of `Tensor` for a new op in `ops.rs`; a layer as one file of `nn/`; an optimizer in `optim.rs`.
 
 mod init;
+pub mod optim;
 mod traced;
 
 pub use init::Initializer;

@@ -1,0 +1,421 @@
+//! Optimizers: their settings, learning-rate schedules, and the update as a pure graph.
+
+use crate::config::{Optimizer, OptimizerKind};
+use crate::error::Error;
+use crate::graph::{Builder, Graph, InputRole, OutputRole, Value};
+use crate::ops::ReduceKind;
+use crate::scalar::ScalarFn;
+use crate::types::{DType, Provenance, TensorType};
+
+type Built<T = Value> = Result<T, String>;
+
+/// Stochastic gradient descent, with momentum where asked: `v = momentum * v + g; p -= lr * v`.
+///
+/// ```
+/// use inductor::{config::Optimizer, frontend::optim::Sgd};
+/// let optimizer: Optimizer = Sgd::new(0.1).momentum(0.9).into();
+/// assert_eq!(optimizer.lr, 0.1);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sgd {
+    settings: Settings,
+    momentum: f64,
+}
+
+/// Adam (Kingma and Ba, 2015) with bias correction; weight decay is L2.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adam {
+    settings: Settings,
+    moments: Moments,
+}
+
+/// Adam with decoupled weight decay (Loshchilov and Hutter, 2019). Defaults as in PyTorch: betas 0.9 and 0.999, eps 1e-8,
+/// weight decay 0.01; decay applies to parameters of rank two and more, so that norms and biases are left alone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdamW {
+    settings: Settings,
+    moments: Moments,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Settings {
+    lr: f64,
+    weight_decay: f64,
+    clip_norm: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Moments {
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+}
+
+impl Settings {
+    fn new(lr: f64, weight_decay: f64) -> Settings {
+        Settings { lr, weight_decay, clip_norm: None }
+    }
+
+    fn optimizer(self, kind: OptimizerKind) -> Optimizer {
+        Optimizer { kind, lr: self.lr, weight_decay: self.weight_decay, clip_norm: self.clip_norm }
+    }
+}
+
+const MOMENTS: Moments = Moments { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+
+macro_rules! common_settings {
+    ($name:ident) => {
+        impl $name {
+            /// Weight decay of parameters of rank two and more.
+            pub fn weight_decay(mut self, decay: f64) -> $name {
+                self.settings.weight_decay = decay;
+                self
+            }
+
+            /// Scales gradients down so that their global norm is at most `norm`.
+            pub fn clip_norm(mut self, norm: f64) -> $name {
+                self.settings.clip_norm = Some(norm);
+                self
+            }
+        }
+    };
+}
+common_settings!(Sgd);
+common_settings!(Adam);
+common_settings!(AdamW);
+
+macro_rules! moment_settings {
+    ($name:ident) => {
+        impl $name {
+            /// Decay of the first and second moment.
+            pub fn betas(mut self, beta1: f64, beta2: f64) -> $name {
+                (self.moments.beta1, self.moments.beta2) = (beta1, beta2);
+                self
+            }
+
+            /// Added to the denominator.
+            pub fn eps(mut self, eps: f64) -> $name {
+                self.moments.eps = eps;
+                self
+            }
+        }
+
+        impl From<$name> for Optimizer {
+            fn from(o: $name) -> Optimizer {
+                let Moments { beta1, beta2, eps } = o.moments;
+                o.settings.optimizer(OptimizerKind::$name { beta1, beta2, eps })
+            }
+        }
+    };
+}
+moment_settings!(Adam);
+moment_settings!(AdamW);
+
+impl Sgd {
+    /// Plain descent with that default learning rate.
+    pub fn new(lr: f64) -> Sgd {
+        Sgd { settings: Settings::new(lr, 0.0), momentum: 0.0 }
+    }
+
+    /// Decay of the velocity; 0 keeps no state.
+    pub fn momentum(mut self, momentum: f64) -> Sgd {
+        self.momentum = momentum;
+        self
+    }
+}
+
+impl Adam {
+    /// Adam with that default learning rate.
+    pub fn new(lr: f64) -> Adam {
+        Adam { settings: Settings::new(lr, 0.0), moments: MOMENTS }
+    }
+}
+
+impl AdamW {
+    /// AdamW with that default learning rate.
+    pub fn new(lr: f64) -> AdamW {
+        AdamW { settings: Settings::new(lr, 0.01), moments: MOMENTS }
+    }
+}
+
+impl From<Sgd> for Optimizer {
+    fn from(o: Sgd) -> Optimizer {
+        o.settings.optimizer(OptimizerKind::Sgd { momentum: o.momentum })
+    }
+}
+
+/// A learning rate as a function of the step, for the host scalar `lr`: nothing recompiles when it changes.
+///
+/// ```
+/// use inductor::frontend::optim::Schedule;
+/// let schedule = Schedule::Cosine { peak: 1.0, floor: 0.1, warmup: 10, total: 110 };
+/// assert_eq!(schedule.lr(5), 0.5);
+/// assert_eq!(schedule.lr(10), 1.0);
+/// assert!((schedule.lr(60) - 0.55).abs() < 1e-12);
+/// assert_eq!(schedule.lr(500), 0.1);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Schedule {
+    /// The same at every step.
+    Constant(f64),
+    /// Rises linearly to `peak` over `warmup` steps, then falls along half a cosine to `floor` at step `total`.
+    Cosine {
+        /// Largest rate.
+        peak: f64,
+        /// Rate from step `total` on.
+        floor: f64,
+        /// Steps of the rise.
+        warmup: u64,
+        /// Step at which the fall ends.
+        total: u64,
+    },
+}
+
+impl Schedule {
+    /// The rate of a step, counted from 1.
+    pub fn lr(&self, step: u64) -> f64 {
+        match *self {
+            Schedule::Constant(lr) => lr,
+            Schedule::Cosine { peak, warmup, .. } if step < warmup => peak * step as f64 / warmup as f64,
+            Schedule::Cosine { floor, total, .. } if step >= total => floor,
+            Schedule::Cosine { peak, floor, warmup, total } => {
+                let done = (step - warmup) as f64 / (total - warmup) as f64;
+                floor + (peak - floor) * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * done))
+            }
+        }
+    }
+}
+
+/// The update as a pure graph. Inputs: each parameter `<p>`, its gradient `grad.<p>`, its state `optimizer.<p>.exp_avg`,
+/// `.exp_avg_sq` or `.momentum_buffer` (all starting at zero), and the host scalars `lr` and `step` (f32, `step` from 1).
+/// Outputs: `new.<name>` for each parameter and state. Half-precision parameters are updated in f32, where their state lives.
+pub fn update_graph(optimizer: &Optimizer, parameters: &[(String, TensorType)]) -> Result<Graph, Error> {
+    let mut b = Builder::new("update");
+    update(&mut b, optimizer, parameters).map_err(|message| Error::compile(format!("optimizer: {message}")))?;
+    Ok(b.finish())
+}
+
+fn update(b: &mut Builder, optimizer: &Optimizer, parameters: &[(String, TensorType)]) -> Built<()> {
+    let mut slots = vec![];
+    for (name, ty) in parameters {
+        if !ty.dtype.is_float() {
+            return Err(format!("parameter {name} is {ty}; only floats are trained"));
+        }
+        let value = b.input(name, InputRole::Parameter, ty.clone())?;
+        let gradient = b.input(&format!("grad.{name}"), InputRole::Gradient, ty.clone())?;
+        slots.push(Parameter { name, ty, value, gradient });
+    }
+    let lr = b.input("lr", InputRole::HostScalar, TensorType::new(DType::F32, ()))?;
+    let step = b.input("step", InputRole::HostScalar, TensorType::new(DType::F32, ()))?;
+    let clip = match optimizer.clip_norm {
+        Some(norm) => Some(clip_factor(b, &slots, norm)?),
+        None => None,
+    };
+    for slot in &slots {
+        b.provenance = Provenance { locations: vec![], paths: vec![slot.name.to_string()] };
+        update_parameter(b, optimizer, slot, Scalars { lr, step, clip })?;
+    }
+    Ok(())
+}
+
+struct Parameter<'a> {
+    name: &'a str,
+    ty: &'a TensorType,
+    value: Value,
+    gradient: Value,
+}
+
+#[derive(Clone, Copy)]
+struct Scalars {
+    lr: Value,
+    step: Value,
+    clip: Option<Value>,
+}
+
+/// `min(1, limit / (norm + 1e-6))` with the norm over all gradients in f32, as PyTorch's `clip_grad_norm_`.
+fn clip_factor(b: &mut Builder, slots: &[Parameter<'_>], limit: f64) -> Built {
+    let mut total = b.constant(DType::F32, 0.0)?;
+    for slot in slots {
+        let g = b.cast(slot.gradient, DType::F32)?;
+        let square = b.mul(g, g)?;
+        let dims: Vec<usize> = (0..slot.ty.shape.rank()).collect();
+        let sum = if dims.is_empty() { square } else { b.reduce(ReduceKind::Sum, square, &dims, false)? };
+        total = b.add(total, sum)?;
+    }
+    let norm = b.scalar(ScalarFn::Sqrt, &[total])?;
+    let (eps, limit, one) = (b.constant(DType::F32, 1e-6)?, b.constant(DType::F32, limit)?, b.constant(DType::F32, 1.0)?);
+    let norm = b.add(norm, eps)?;
+    let factor = b.div(limit, norm)?;
+    b.scalar(ScalarFn::Minimum, &[factor, one])
+}
+
+fn update_parameter(b: &mut Builder, optimizer: &Optimizer, slot: &Parameter<'_>, scalars: Scalars) -> Built<()> {
+    let dtype = slot.ty.dtype.accumulator();
+    let (mut p, mut g) = (b.cast(slot.value, dtype)?, b.cast(slot.gradient, dtype)?);
+    let (lr, step) = (b.cast(scalars.lr, dtype)?, b.cast(scalars.step, dtype)?);
+    if let Some(clip) = scalars.clip {
+        let clip = b.cast(clip, dtype)?;
+        g = b.mul(g, clip)?;
+    }
+    let decay = if slot.ty.shape.rank() >= 2 { optimizer.weight_decay } else { 0.0 };
+    let decoupled = matches!(optimizer.kind, OptimizerKind::AdamW { .. });
+    if decay != 0.0 && decoupled {
+        let one = b.constant(dtype, 1.0)?;
+        let lost = b.scale(lr, decay)?;
+        let kept = b.sub(one, lost)?;
+        p = b.mul(p, kept)?;
+    } else if decay != 0.0 {
+        let pull = b.scale(p, decay)?;
+        g = b.add(g, pull)?;
+    }
+    let delta = match optimizer.kind {
+        OptimizerKind::Sgd { momentum } => {
+            let velocity = if momentum == 0.0 { g } else { moment(b, slot, "momentum_buffer", (momentum, 1.0), g)? };
+            b.mul(lr, velocity)?
+        }
+        OptimizerKind::Adam { beta1, beta2, eps } | OptimizerKind::AdamW { beta1, beta2, eps } => {
+            let square = b.mul(g, g)?;
+            let m = moment(b, slot, "exp_avg", (beta1, 1.0 - beta1), g)?;
+            let v = moment(b, slot, "exp_avg_sq", (beta2, 1.0 - beta2), square)?;
+            let (seen1, seen2) = (bias_correction(b, beta1, step)?, bias_correction(b, beta2, step)?);
+            let (root, scale) = (b.scalar(ScalarFn::Sqrt, &[v])?, b.scalar(ScalarFn::Sqrt, &[seen2])?);
+            let (root, eps) = (b.div(root, scale)?, b.constant(dtype, eps)?);
+            let denominator = b.add(root, eps)?;
+            let rate = b.div(lr, seen1)?;
+            let direction = b.div(m, denominator)?;
+            b.mul(rate, direction)?
+        }
+    };
+    let new = b.sub(p, delta)?;
+    let new = b.cast(new, slot.ty.dtype)?;
+    b.output(&format!("new.{}", slot.name), OutputRole::NewValue(slot.name.to_string()), new);
+    Ok(())
+}
+
+/// `keep * state + take * x`, as the new value of `optimizer.<parameter>.<kind>`.
+fn moment(b: &mut Builder, slot: &Parameter<'_>, kind: &str, (keep, take): (f64, f64), x: Value) -> Built {
+    let name = format!("optimizer.{}.{kind}", slot.name);
+    let state = b.input(&name, InputRole::Optimizer, TensorType { dtype: slot.ty.dtype.accumulator(), shape: slot.ty.shape.clone() })?;
+    let kept = b.scale(state, keep)?;
+    let taken = if take == 1.0 { x } else { b.scale(x, take)? };
+    let new = b.add(kept, taken)?;
+    b.output(&format!("new.{name}"), OutputRole::NewValue(name), new);
+    Ok(new)
+}
+
+/// `1 - beta^step`, without the cancellation that subtracting from one has at the first steps.
+fn bias_correction(b: &mut Builder, beta: f64, step: Value) -> Built {
+    let exponent = b.scale(step, beta.ln())?;
+    let lost = b.scalar(ScalarFn::Expm1, &[exponent])?;
+    b.neg(lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Value;
+    use crate::ops::{Array, Op, OpDef, Precision};
+    use crate::types::HostTensor;
+    use std::collections::BTreeMap;
+
+    /// Runs `graph` on named numbers of each input's shape `[1, 1]` or `[]`, in f64.
+    fn run(graph: &Graph, inputs: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+        let mut values: BTreeMap<Value, Array> = BTreeMap::new();
+        for input in &graph.inputs {
+            let shape = graph.ty(input.value).shape.as_ints().unwrap();
+            let x = inputs.get(&input.name).copied().unwrap_or(0.0);
+            values.insert(input.value, Array::from_host(&HostTensor::from_f64(DType::F64, &shape, &[x])));
+        }
+        for id in graph.ids() {
+            let node = graph.node(id);
+            if matches!(node.op, Op::InputOp(_)) {
+                continue;
+            }
+            let operands: Vec<Array> = node.operands.iter().map(|v| values[v].clone()).collect();
+            for (k, out) in node.op.eval(&operands, &node.types, Precision::F64).unwrap().into_iter().enumerate() {
+                values.insert(Value { node: id, result: k as u32 }, out);
+            }
+        }
+        graph.outputs.iter().map(|o| (o.name.clone(), values[&o.value].floats()[0])).collect()
+    }
+
+    fn weight() -> Vec<(String, TensorType)> {
+        vec![("w".into(), TensorType::new(DType::F64, (1, 1)))]
+    }
+
+    /// Steps `optimizer` on one weight that starts at 1, with those gradients.
+    fn descend(optimizer: impl Into<Optimizer>, gradients: &[f64]) -> f64 {
+        let optimizer = optimizer.into();
+        let graph = update_graph(&optimizer, &weight()).unwrap();
+        let mut state: BTreeMap<String, f64> = BTreeMap::from([("w".into(), 1.0), ("lr".into(), optimizer.lr)]);
+        for (i, &g) in gradients.iter().enumerate() {
+            state.insert("grad.w".into(), g);
+            state.insert("step".into(), (i + 1) as f64);
+            for (name, x) in run(&graph, &state) {
+                state.insert(name.strip_prefix("new.").unwrap().to_string(), x);
+            }
+        }
+        state["w"]
+    }
+
+    #[track_caller]
+    fn near(a: f64, b: f64) {
+        assert!((a - b).abs() < 1e-6, "{a} is not {b}");
+    }
+
+    #[test]
+    fn adamw_follows_the_hand_computed_numbers() {
+        // Step 1: 0.999 - 0.1 * 0.5 / 0.5. Step 2: m = 0.02, v = 3.1225e-4, 0.898101 - 0.1 * (0.02 / 0.19) / sqrt(v / 0.001999).
+        near(descend(AdamW::new(0.1), &[0.5]), 0.899);
+        near(descend(AdamW::new(0.1), &[0.5, -0.25]), 0.898101 - 0.1 * (0.02 / 0.19) / (3.1225e-4f64 / 0.001999).sqrt());
+    }
+
+    #[test]
+    fn adam_adds_decay_to_the_gradient() {
+        // The first step of Adam has length lr whatever the gradient is, so decay does not show.
+        near(descend(Adam::new(0.1).weight_decay(0.5), &[0.5]), 0.9);
+        near(descend(Sgd::new(0.1).weight_decay(0.5), &[0.5]), 0.9);
+    }
+
+    #[test]
+    fn sgd_gathers_momentum() {
+        near(descend(Sgd::new(0.1), &[1.0, 1.0]), 0.8);
+        near(descend(Sgd::new(0.1).momentum(0.9), &[1.0, 1.0]), 1.0 - 0.1 - 0.19);
+    }
+
+    #[test]
+    fn clipping_bounds_the_global_norm() {
+        near(descend(Sgd::new(1.0).clip_norm(0.25), &[2.0]), 0.75);
+        near(descend(Sgd::new(1.0).clip_norm(4.0), &[2.0]), -1.0);
+    }
+
+    #[test]
+    fn vectors_do_not_decay() {
+        let optimizer = AdamW::new(0.1).into();
+        let graph = update_graph(&optimizer, &[("b".into(), TensorType::new(DType::F32, 3))]).unwrap();
+        let with_rank_two = update_graph(&optimizer, &[("b".into(), TensorType::new(DType::F32, (3, 1)))]).unwrap();
+        assert_eq!(with_rank_two.nodes.len(), graph.nodes.len() + 8, "decay and its constants");
+    }
+
+    #[test]
+    fn names_and_roles_are_as_promised() {
+        let graph = update_graph(&AdamW::new(0.1).into(), &weight()).unwrap();
+        let inputs: Vec<&str> = graph.inputs.iter().map(|i| i.name.as_str()).collect();
+        assert_eq!(inputs, ["w", "grad.w", "lr", "step", "optimizer.w.exp_avg", "optimizer.w.exp_avg_sq"]);
+        let outputs: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
+        assert_eq!(outputs, ["new.optimizer.w.exp_avg", "new.optimizer.w.exp_avg_sq", "new.w"]);
+    }
+
+    #[test]
+    fn half_weights_keep_their_state_in_f32() {
+        let graph = update_graph(&AdamW::new(0.1).into(), &[("w".into(), TensorType::new(DType::BF16, (2, 2)))]).unwrap();
+        assert_eq!(graph.ty(graph.input("optimizer.w.exp_avg").unwrap().value).dtype, DType::F32);
+        assert_eq!(graph.ty(graph.output("new.w").unwrap().value).dtype, DType::BF16);
+    }
+
+    #[test]
+    fn integers_are_not_trained() {
+        let error = update_graph(&Sgd::new(0.1).into(), &[("n".into(), TensorType::new(DType::I32, 1))]).unwrap_err();
+        assert_eq!(error.to_string(), "compile: optimizer: parameter n is i32[1]; only floats are trained");
+    }
+}
