@@ -332,7 +332,7 @@ mod tests {
                 continue;
             }
             let operands: Vec<Array> = node.operands.iter().map(|v| values[v].clone()).collect();
-            for (k, out) in node.op.eval(&operands, &node.types, Precision::F64).unwrap().into_iter().enumerate() {
+            for (k, out) in node.op.eval(&operands, &node.types, Precision::Exact).unwrap().into_iter().enumerate() {
                 values.insert(Value { node: id, result: k as u32 }, out);
             }
         }
