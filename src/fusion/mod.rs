@@ -1,1 +1,98 @@
-//! May these nests be one kernel, and what does it cost.
+//! May these nests be one kernel? The one idea of fusion that the partitioner and the scheduler share.
+//!
+//! * Comes in: a producer nest, a consumer nest, which of the producer's buffers must stay stored, limits.
+//! * Goes out: the fused nest, or a [`WhyNot`] that says what stands against it.
+//! * Invariants: fusing never changes a stored value; a value read only inside its kernel is not stored; hard limits of the
+//!   device are constraints, not advice.
+//! * Must not know: the order of candidates, graphs, WGSL.
+//! * Add here: a rule is a check in `rules.rs` that returns a [`WhyNot`].
+
+mod merge;
+mod rules;
+
+pub use merge::{eliminate_dead, fuse};
+pub use rules::{is_bijective, is_pointwise, is_trivial};
+
+use crate::types::{DeviceCaps, DeviceModel, Dim};
+use std::fmt;
+
+/// Hard limits and coarse profitability bounds of a target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Storage buffers of one kernel, one to spare for the status word.
+    pub buffers: usize,
+    /// Statements of one body (shader front ends are superlinear in function length).
+    pub statements: usize,
+    /// Rows below which element-level work does not join a kernel with long columns.
+    pub rows: i64,
+}
+
+impl Limits {
+    /// Of a target.
+    pub fn of(caps: &DeviceCaps, model: &DeviceModel) -> Limits {
+        Limits {
+            buffers: caps.max_storage_buffers.saturating_sub(1).max(1) as usize,
+            statements: 300,
+            rows: (model.parallel_lanes / 512).max(1) as i64,
+        }
+    }
+}
+
+/// Why two nests are not one kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhyNot {
+    /// Iteration domains do not fit each other.
+    Domain(String),
+    /// The consumer reads the buffer at another index than the producer writes.
+    Index(String),
+    /// The producer's value must be stored, and the consumer's domain does not visit each element once.
+    NotOnce,
+    /// A template takes only this kind of neighbor.
+    Template(&'static str),
+    /// Scans and sorts take only pointwise producers.
+    Ordered,
+    /// Too many storage buffers.
+    Buffers {
+        /// Needed.
+        need: usize,
+        /// Allowed.
+        limit: usize,
+    },
+    /// The body would be too long.
+    Statements(usize),
+    /// A buffer would be read at another index than it is overwritten.
+    Overwrite(String),
+    /// Too few rows to fill the device.
+    Rows(i64),
+    /// State is written only after everything that can set the status word.
+    Status,
+    /// Another kernel between the two depends on one and is needed by the other.
+    Cycle,
+    /// They share no data.
+    Unrelated,
+}
+
+impl fmt::Display for WhyNot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WhyNot::Domain(s) => write!(f, "iteration domains differ: {s}"),
+            WhyNot::Index(s) => write!(f, "read and written at different indices: {s}"),
+            WhyNot::NotOnce => write!(f, "the stored value would be computed more than once"),
+            WhyNot::Template(s) => write!(f, "template: {s}"),
+            WhyNot::Ordered => write!(f, "scan or sort takes pointwise producers only"),
+            WhyNot::Buffers { need, limit } => write!(f, "needs {need} storage buffers, {limit} allowed"),
+            WhyNot::Statements(n) => write!(f, "body of {n} statements is too long"),
+            WhyNot::Overwrite(s) => write!(f, "would overwrite what it still reads: {s}"),
+            WhyNot::Rows(n) => write!(f, "{n} rows leave the device idle"),
+            WhyNot::Status => write!(f, "state is written after the last check"),
+            WhyNot::Cycle => write!(f, "a kernel between the two depends on both"),
+            WhyNot::Unrelated => write!(f, "no shared data"),
+        }
+    }
+}
+
+/// A number to reason with for a size: itself, or the middle of its range.
+pub fn hint(d: &Dim) -> i64 {
+    let (lo, hi) = d.range();
+    lo / 2 + hi.min(1 << 40) / 2 + ((lo & 1) + (hi & 1)) / 2
+}

@@ -1,6 +1,117 @@
 //! Grouping, layouts, order and the memory plan: loop nests in, a [`Program`] out.
+//!
+//! * Comes in: [`crate::lower::Lowered`], one nest per node over forward, backward and update.
+//! * Goes out: [`Program`]: distinct kernels, dispatches, slots, border, decisions.
+//! * Invariants: execution order respects every dependency, state is overwritten after its last other reader and after the
+//!   last kernel that can set the status word; buffers of one dispatch share a slot only where they are the same buffer;
+//!   the same input gives the same bytes.
+//! * Must not know: graphs, WGSL, wgpu.
+//! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `group.rs`.
 
+mod axes;
+mod group;
+mod place;
 mod program;
+mod split;
 
 pub use crate::loop_ir::Phase;
+pub use place::buffer_bytes;
 pub use program::*;
+
+use crate::config::{Config, Target};
+use crate::error::Error;
+use crate::fusion::Limits;
+use crate::loop_ir::{BufferId, Instr, Nest, Write};
+use crate::lower::Lowered;
+use crate::types::Symbol;
+use group::Group;
+use std::collections::HashMap;
+
+/// Schedules a lowered program for a target.
+pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Config) -> Result<Program, Error> {
+    let nests = std::mem::take(&mut lowered.nests);
+    let nests = split::split_reductions(nests, &mut lowered.buffers, &target.model);
+    let groups = nests
+        .into_iter()
+        .enumerate()
+        .map(|(position, (at, nest))| Group { nest, phase: lowered.phases[at], commit: lowered.commits[at], position })
+        .collect();
+    let limits = Limits::of(&target.caps, &target.model);
+    let (mut groups, decisions) = group::group(groups, &lowered, limits, config.fuse);
+    for group in &mut groups {
+        group.nest = axes::factor_domain(group.nest.clone());
+        let faults = if cfg!(debug_assertions) { crate::loop_ir::verify(&group.nest) } else { vec![] };
+        assert!(faults.is_empty(), "schedule made an unsound kernel:\n{}\n{}", faults.join("\n"), group.nest);
+    }
+    let (buffers, slots) = place::place(&lowered, &groups, target, config).map_err(Error::compile)?;
+    check_bindings(&buffers, target)?;
+    let checked = groups.iter().any(|g| Lowered::sets_status(&g.nest));
+    let mut program =
+        Program { name: name.into(), buffers, slots, decisions, constants: lowered.constants, checks: lowered.checks, ..Program::default() };
+    program.inputs = lowered.inputs.into_iter().map(|b| ProgramInput { name: b.name, role: b.role, buffer: b.buffer }).collect();
+    program.outputs = lowered.outputs.into_iter().map(|b| ProgramOutput { name: b.name, role: b.role, buffer: b.buffer }).collect();
+    program.symbols = symbols(&program);
+    let mut kernels: HashMap<String, u32> = HashMap::new();
+    for group in groups {
+        let (kernel, buffers) = canonical(&group.nest);
+        let formats: Vec<Storage> = buffers.iter().map(|b| program.buffers[b.0 as usize].storage).collect();
+        let text = format!("{}{formats:?}", identity(&kernel));
+        let next = program.kernels.len() as u32;
+        let id = *kernels.entry(text).or_insert(next);
+        if id == next {
+            program.kernels.push(kernel);
+        }
+        let lines: Vec<String> = group.nest.provenance.locations.iter().take(3).map(|l| l.to_string()).collect();
+        let label = if lines.is_empty() { group.nest.label.clone() } else { format!("{} ({})", group.nest.label, lines.join(", ")) };
+        program.commands.push(Dispatch { kernel: id, buffers, phase: group.phase, guarded: group.commit && checked, label });
+    }
+    Ok(program)
+}
+
+/// The kernel with buffers numbered from 0 in order of first occurrence, reads before writes, and the buffers behind them.
+fn canonical(nest: &Nest) -> (Nest, Vec<BufferId>) {
+    let mut order = nest.reads();
+    for w in &nest.writes {
+        if !order.contains(&w.buffer) {
+            order.push(w.buffer);
+        }
+    }
+    let local = |b: BufferId| BufferId(order.iter().position(|o| *o == b).expect("listed") as u32);
+    let mut kernel = nest.clone();
+    for stmt in &mut kernel.body {
+        if let Instr::Load { buffer, .. } = &mut stmt.instr {
+            *buffer = local(*buffer);
+        }
+    }
+    kernel.writes = nest.writes.iter().map(|w| Write { buffer: local(w.buffer), ..w.clone() }).collect();
+    (kernel, order)
+}
+
+/// Kernel identity: the text without label and lines.
+fn identity(kernel: &Nest) -> String {
+    Nest { label: String::new(), ..kernel.clone() }.to_string()
+}
+
+fn symbols(program: &Program) -> Vec<Symbol> {
+    let mut out = vec![];
+    for buffer in &program.buffers {
+        buffer.ty.shape.0.iter().for_each(|d| d.collect_symbols(&mut out));
+    }
+    out.sort();
+    out
+}
+
+/// No tensor may exceed what one binding holds.
+fn check_bindings(buffers: &[PlacedBuffer], target: &Target) -> Result<(), Error> {
+    for b in buffers {
+        let bytes = buffer_bytes(&b.ty, b.storage).range().0;
+        let limit = target.caps.max_binding_bytes.min(target.caps.max_buffer_bytes);
+        if bytes > 0 && bytes as u64 > limit {
+            return Err(Error::Platform(format!(
+                "{} of type {} takes {bytes} bytes, but one binding of {} holds {limit}",
+                b.name, b.ty, target.caps.name
+            )));
+        }
+    }
+    Ok(())
+}

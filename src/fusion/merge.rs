@@ -1,0 +1,352 @@
+//! Merging two nests into one.
+//!
+//! A nest is embedded into the domain of the host (the nest whose axes stay): its axes become index expressions over the
+//! host's axes. Loads of what the producer writes turn into the SSA value; everything else is copied under common
+//! subexpression elimination. Element-level and row-level follow from the axes an expression uses.
+
+use super::rules::{is_bijective, is_ordered, is_pointwise, is_trivial};
+use super::{Limits, WhyNot, hint};
+use crate::loop_ir::{BufferId, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, flatten, unflatten};
+use crate::scalar::ScalarFn;
+use crate::types::{DType, Dim};
+use std::collections::HashMap;
+
+/// One nest doing the work of `a` and then `b`. `keep` says which buffers written by `a` other kernels still read.
+/// `b` may read what `a` writes; they may also just share reads.
+pub fn fuse(a: &Nest, b: &Nest, keep: &dyn Fn(BufferId) -> bool, limits: &Limits) -> Result<Nest, WhyNot> {
+    let kept = a.writes.iter().any(|w| keep(w.buffer));
+    let mut fused = if is_pointwise(a) { fuse_pointwise(a, b, kept, limits)? } else { fuse_columns(a, b, limits)? };
+    fused.writes.retain(|w| keep(w.buffer) || b.writes.iter().any(|v| v.buffer == w.buffer));
+    eliminate_dead(&mut fused);
+    check_overwrites(&fused)?;
+    let mut buffers = fused.reads();
+    for w in &fused.writes {
+        if !buffers.contains(&w.buffer) {
+            buffers.push(w.buffer);
+        }
+    }
+    if buffers.len() > limits.buffers {
+        return Err(WhyNot::Buffers { need: buffers.len(), limit: limits.buffers });
+    }
+    if fused.body.len() > limits.statements {
+        return Err(WhyNot::Statements(fused.body.len()));
+    }
+    Ok(fused)
+}
+
+/// A pointwise producer moves into the consumer's domain: each load of its result becomes an instance of its body.
+fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nest, WhyNot> {
+    let written: Vec<BufferId> = a.writes.iter().map(|w| w.buffer).collect();
+    let level = b.element_level();
+    let mut embedding: Option<IndexExpr> = None;
+    let mut related = false;
+    for (i, stmt) in b.body.iter().enumerate() {
+        let Instr::Load { buffer, index, .. } = &stmt.instr else { continue };
+        if !written.contains(buffer) {
+            continue;
+        }
+        related = true;
+        if matches!(b.tag, Tag::Matmul { .. }) && level[i] && (kept || !is_trivial(a)) {
+            return Err(WhyNot::Template("operands of a matrix product are read from memory"));
+        }
+        let once = if level[i] || b.cols.is_empty() { all_axes(b) } else { b.rows.clone() };
+        if is_bijective(index, &once, 0) {
+            embedding = Some(index.clone());
+        }
+    }
+    if !related {
+        return fuse_siblings(a, b, limits);
+    }
+    if kept {
+        let Some(e) = &embedding else { return Err(WhyNot::NotOnce) };
+        let element = e.uses_axis(|id| id as usize >= b.rows.len());
+        check_rows(b, element, limits)?;
+        if is_ordered(b) {
+            return Err(WhyNot::Ordered);
+        }
+        if b.body.iter().any(|s| matches!(&s.instr, Instr::Load { buffer, index, .. } if written.contains(buffer) && index != e)) {
+            return Err(WhyNot::Index(format!("b{}", written[0].0)));
+        }
+    }
+    let mut merger = Merger::new(b, a);
+    let map = merger.append(b, &host_axes(b), Some(a))?;
+    if let Some(e) = embedding.filter(|_| kept) {
+        let map = merger.instance(a, &e, None);
+        merger.writes(a, &unflatten(&e, &a.rows), &map);
+    }
+    merger.writes(b, &host_axes(b), &map);
+    merger.tag = remap_tag(b.tag, &map);
+    Ok(merger.finish())
+}
+
+/// Two pointwise nests over equally many elements that read the same data.
+fn fuse_siblings(a: &Nest, b: &Nest, _limits: &Limits) -> Result<Nest, WhyNot> {
+    let shared = a.reads().iter().any(|r| b.reads().contains(r));
+    if !shared || !is_pointwise(b) {
+        return Err(WhyNot::Unrelated);
+    }
+    if a.row_count() != b.row_count() {
+        return Err(WhyNot::Domain(format!("{} against {} elements", a.row_count(), b.row_count())));
+    }
+    let axes = unflatten(&flatten(&a.row_axes(), &a.rows), &b.rows);
+    let mut merger = Merger::new(a, b);
+    let first = merger.append(a, &host_axes(a), None)?;
+    let second = merger.append(b, &axes, None)?;
+    merger.writes(a, &host_axes(a), &first);
+    merger.writes(b, &axes, &second);
+    Ok(merger.finish())
+}
+
+/// A producer with column work hosts the consumer.
+fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
+    if is_ordered(a) || is_ordered(b) {
+        return Err(WhyNot::Ordered);
+    }
+    let (rows, cols) = (a.row_count(), a.col_count());
+    let template = a.tag != Tag::Loop;
+    if b.tag != Tag::Loop || (template && b.has_column_work()) {
+        return Err(WhyNot::Template("a template takes a pointwise epilogue only"));
+    }
+    let row_flat = flatten(&a.row_axes(), &a.rows);
+    let col_flat = flatten(&a.col_axes(), &a.cols);
+    let both = row_flat.times(&cols).add(&col_flat);
+    if !b.cols.is_empty() {
+        if b.row_count() != rows || b.col_count() != cols {
+            return Err(WhyNot::Domain(format!("{rows} x {cols} against {} x {}", b.row_count(), b.col_count())));
+        }
+        let mut axes = unflatten(&row_flat, &b.rows);
+        axes.extend(unflatten(&col_flat, &b.cols));
+        return try_embedding(a, b, &axes);
+    }
+    if !is_pointwise(b) {
+        return Err(WhyNot::Template("only pointwise consumers are embedded"));
+    }
+    let numel = b.row_count();
+    if numel == rows {
+        return try_embedding(a, b, &unflatten(&row_flat, &b.rows));
+    }
+    if numel != rows.clone() * &cols || template {
+        return Err(WhyNot::Domain(format!("{rows} x {cols} against {numel} elements")));
+    }
+    check_rows(a, true, limits)?;
+    let mut candidates = vec![both];
+    let level = a.element_level();
+    for (i, stmt) in a.body.iter().enumerate() {
+        if let Instr::Load { index, .. } = &stmt.instr
+            && level[i]
+            && is_bijective(index, &all_axes(a), 0)
+            && !candidates.contains(index)
+        {
+            candidates.push(index.clone());
+        }
+    }
+    let mut refusal = WhyNot::Unrelated;
+    for e in &candidates {
+        match try_embedding(a, b, &unflatten(e, &b.rows)) {
+            Ok(nest) => return Ok(nest),
+            Err(why) => refusal = why,
+        }
+    }
+    Err(refusal)
+}
+
+fn try_embedding(a: &Nest, b: &Nest, axes: &[IndexExpr]) -> Result<Nest, WhyNot> {
+    let mut merger = Merger::new(a, b);
+    let first = merger.append(a, &host_axes(a), None)?;
+    merger.writes(a, &host_axes(a), &first);
+    let second = merger.append(b, axes, None)?;
+    merger.writes(b, axes, &second);
+    merger.tag = remap_tag(a.tag, &first);
+    Ok(merger.finish())
+}
+
+/// Element-level work in a kernel with few long rows would leave the device idle.
+fn check_rows(nest: &Nest, element: bool, limits: &Limits) -> Result<(), WhyNot> {
+    let rows = hint(&nest.row_count());
+    if element && nest.has_column_work() && rows < limits.rows && hint(&nest.col_count()) > 1024 {
+        return Err(WhyNot::Rows(rows));
+    }
+    Ok(())
+}
+
+/// A buffer may be read and overwritten by one kernel only at the same index, by the invocation that owns it.
+fn check_overwrites(nest: &Nest) -> Result<(), WhyNot> {
+    let level = nest.element_level();
+    for w in &nest.writes {
+        for (i, stmt) in nest.body.iter().enumerate() {
+            let Instr::Load { buffer, index, .. } = &stmt.instr else { continue };
+            if *buffer != w.buffer {
+                continue;
+            }
+            let operand = nest.tag != Tag::Loop && level[i];
+            if *index != w.index || operand || is_ordered(nest) {
+                return Err(WhyNot::Overwrite(format!("b{}", buffer.0)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn all_axes(nest: &Nest) -> Vec<Dim> {
+    nest.rows.iter().chain(&nest.cols).cloned().collect()
+}
+
+fn host_axes(nest: &Nest) -> Vec<IndexExpr> {
+    let mut axes = nest.row_axes();
+    axes.extend(nest.col_axes());
+    axes
+}
+
+fn remap_tag(tag: Tag, map: &[Val]) -> Tag {
+    let at = |v: Val| map[v.0 as usize];
+    match tag {
+        Tag::Loop => Tag::Loop,
+        Tag::Matmul { a, b, dot, batch } => Tag::Matmul { a: at(a), b: at(b), dot: at(dot), batch },
+        Tag::ScatterSum { index, axis, source, sum } => Tag::ScatterSum { index: at(index), axis, source: at(source), sum: at(sum) },
+    }
+}
+
+/// A nest under construction in the host's domain.
+struct Merger {
+    nest: Nest,
+    known: HashMap<Stmt, Val>,
+    /// Values of buffers written so far: buffer, index, value.
+    forwards: Vec<(BufferId, IndexExpr, Val)>,
+    tag: Tag,
+}
+
+impl Merger {
+    fn new(host: &Nest, guest: &Nest) -> Merger {
+        let label = if host.label.split(' ').any(|l| l == guest.label) { host.label.clone() } else { format!("{} {}", host.label, guest.label) };
+        let label = if label.len() > 80 { host.label.clone() } else { label };
+        let mut provenance = host.provenance.clone();
+        provenance.merge(&guest.provenance);
+        let nest = Nest { label, rows: host.rows.clone(), cols: host.cols.clone(), body: vec![], writes: vec![], tag: Tag::Loop, provenance };
+        Merger { nest, known: HashMap::new(), forwards: vec![], tag: Tag::Loop }
+    }
+
+    fn finish(mut self) -> Nest {
+        self.nest.tag = self.tag;
+        self.nest
+    }
+
+    fn push(&mut self, instr: Instr, dtype: DType) -> Val {
+        let stmt = Stmt { instr, dtype };
+        if let Some(&v) = self.known.get(&stmt) {
+            return v;
+        }
+        let v = Val(self.nest.body.len() as u32);
+        self.known.insert(stmt.clone(), v);
+        self.nest.body.push(stmt);
+        v
+    }
+
+    /// Copies a body with its axes replaced. Loads of what `inline` writes become instances of its body; loads of forwarded
+    /// buffers become their values.
+    fn append(&mut self, nest: &Nest, axes: &[IndexExpr], inline: Option<&Nest>) -> Result<Vec<Val>, WhyNot> {
+        let mut map: Vec<Val> = Vec::with_capacity(nest.body.len());
+        for stmt in &nest.body {
+            let instr = rewrite(&stmt.instr, axes, &map);
+            if let Instr::Load { buffer, index, mask } = &instr {
+                if let Some(producer) = inline.filter(|p| p.writes.iter().any(|w| w.buffer == *buffer)) {
+                    let instance = self.instance(producer, index, *mask);
+                    let write = producer.writes.iter().find(|w| w.buffer == *buffer).expect("the filter found it");
+                    let v = self.masked(instance[write.value.0 as usize], *mask, stmt.dtype);
+                    map.push(v);
+                    continue;
+                }
+                if self.forwards.iter().any(|(b, ..)| b == buffer) {
+                    let hit = self.forwards.iter().find(|(b, e, _)| b == buffer && e == index).map(|f| f.2);
+                    let Some(v) = hit else { return Err(WhyNot::Index(format!("b{}", buffer.0))) };
+                    let v = self.masked(v, *mask, stmt.dtype);
+                    map.push(v);
+                    continue;
+                }
+            }
+            let v = self.push(instr, stmt.dtype);
+            map.push(v);
+        }
+        Ok(map)
+    }
+
+    /// A pointwise body at one flat element; its loads are guarded by `mask` as well.
+    fn instance(&mut self, nest: &Nest, flat: &IndexExpr, mask: Option<Val>) -> Vec<Val> {
+        let axes = unflatten(flat, &nest.rows);
+        let mut map: Vec<Val> = Vec::with_capacity(nest.body.len());
+        for stmt in &nest.body {
+            let mut instr = rewrite(&stmt.instr, &axes, &map);
+            if let (Instr::Load { mask: own, .. }, Some(outer)) = (&mut instr, mask) {
+                *own = Some(match *own {
+                    Some(inner) => self.push(Instr::Call(ScalarFn::LogicalAnd, vec![inner, outer]), DType::Bool),
+                    None => outer,
+                });
+            }
+            let v = self.push(instr, stmt.dtype);
+            map.push(v);
+        }
+        map
+    }
+
+    /// What a masked load of a value gives: zero where the mask does not hold.
+    fn masked(&mut self, v: Val, mask: Option<Val>, dtype: DType) -> Val {
+        let Some(mask) = mask else { return v };
+        let zero = self.push(Instr::Const(Number::new(dtype, 0.0)), dtype);
+        self.push(Instr::Call(ScalarFn::Where, vec![mask, v, zero]), dtype)
+    }
+
+    fn writes(&mut self, nest: &Nest, axes: &[IndexExpr], map: &[Val]) {
+        for w in &nest.writes {
+            let index = substitute(&w.index, axes, map);
+            let value = map[w.value.0 as usize];
+            self.forwards.push((w.buffer, index.clone(), value));
+            self.nest.writes.push(Write { buffer: w.buffer, index, value });
+        }
+    }
+}
+
+fn substitute(e: &IndexExpr, axes: &[IndexExpr], map: &[Val]) -> IndexExpr {
+    e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size))
+}
+
+fn rewrite(instr: &Instr, axes: &[IndexExpr], map: &[Val]) -> Instr {
+    instr.map(&|v| map[v.0 as usize], &|e| substitute(e, axes, map))
+}
+
+/// Drops statements that no write, tag or check needs.
+pub fn eliminate_dead(nest: &mut Nest) {
+    let mut live = vec![false; nest.body.len()];
+    let mut mark = |v: Val| live[v.0 as usize] = true;
+    nest.writes.iter().for_each(|w| {
+        mark(w.value);
+        w.index.values().into_iter().for_each(|v| mark(Val(v)));
+    });
+    match nest.tag {
+        Tag::Loop => {}
+        Tag::Matmul { a, b, dot, .. } => [a, b, dot].into_iter().for_each(&mut mark),
+        Tag::ScatterSum { index, source, sum, .. } => [index, source, sum].into_iter().for_each(&mut mark),
+    }
+    for i in (0..nest.body.len()).rev() {
+        live[i] |= matches!(nest.body[i].instr, Instr::Bound { .. });
+        if live[i] {
+            nest.body[i].instr.operands().into_iter().for_each(|v| live[v.0 as usize] = true);
+        }
+    }
+    if live.iter().all(|l| *l) {
+        return;
+    }
+    let mut map = vec![Val(u32::MAX); live.len()];
+    let mut body = vec![];
+    let axes: Vec<IndexExpr> = host_axes(nest);
+    for (i, stmt) in nest.body.iter().enumerate() {
+        if live[i] {
+            map[i] = Val(body.len() as u32);
+            let instr = rewrite(&stmt.instr, &axes, &map);
+            body.push(Stmt { instr, dtype: stmt.dtype });
+        }
+    }
+    let writes =
+        nest.writes.iter().map(|w| Write { buffer: w.buffer, index: substitute(&w.index, &axes, &map), value: map[w.value.0 as usize] }).collect();
+    nest.tag = remap_tag(nest.tag, &map);
+    nest.body = body;
+    nest.writes = writes;
+}

@@ -1,0 +1,175 @@
+//! Long reductions with few results become two stages, so that the device has enough independent work.
+//!
+//! Before: `rows[P] cols[R]`, one sum. After: `rows[S, P] cols[R / S]` into a scratch buffer, then `rows[P] cols[S]`. The same
+//! transformation splits the k of a matrix product with few tiles. A chunk that does not divide R is guarded by a mask.
+
+use crate::fusion::hint;
+use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
+use crate::scalar::ScalarFn;
+use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
+
+/// Splits what is worth splitting; gives the nests in order, with their position in the input.
+pub fn split_reductions(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, model: &DeviceModel) -> Vec<(usize, Nest)> {
+    let mut out = vec![];
+    for (at, nest) in nests.into_iter().enumerate() {
+        match stages(&nest, model) {
+            Some((stages, rows_inner)) => {
+                let [first, second] = split(&nest, stages, rows_inner, buffers);
+                out.push((at, first));
+                out.push((at, second));
+            }
+            None => out.push((at, nest)),
+        }
+    }
+    out
+}
+
+/// The reduction statement, when the nest is one single-result reduction followed by casts at most.
+fn reduction(nest: &Nest) -> Option<(usize, Combiner, Val)> {
+    let mut found = None;
+    for (i, stmt) in nest.body.iter().enumerate() {
+        match &stmt.instr {
+            Instr::Reduce(c, v) if c.results() == 1 && found.is_none() => found = Some((i, *c, *v)),
+            Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. } | Instr::Bound { .. } => return None,
+            Instr::Cast(_) => {}
+            _ if found.is_some() => return None,
+            _ => {}
+        }
+    }
+    (nest.writes.len() == 1).then_some(found).flatten()
+}
+
+/// Number of stages and whether rows stay innermost (a column reduction, coalesced across rows).
+fn stages(nest: &Nest, model: &DeviceModel) -> Option<(i64, bool)> {
+    reduction(nest)?;
+    if matches!(nest.tag, Tag::ScatterSum { .. }) || model.parallel_lanes < 4096 {
+        return None;
+    }
+    let (rows, cols) = (nest.row_count().as_int()?, nest.col_count().as_int()?);
+    let lanes = model.parallel_lanes as i64;
+    let wanted = match nest.tag {
+        Tag::Matmul { batch, .. } => {
+            let [m, n] = &nest.rows[batch as usize..] else { return None };
+            let tiles = rows / (hint(m) * hint(n)).max(1) * ((hint(m) + 127) / 128) * ((hint(n) + 127) / 128);
+            (lanes / 1024 / tiles.max(1)).min(cols / 512)
+        }
+        Tag::Loop if is_column_reduction(nest) => (lanes / 4 / rows.max(1)).min(cols / 16),
+        Tag::Loop => (lanes / 512 / rows.max(1)).min(cols / 1024),
+        Tag::ScatterSum { .. } => return None,
+    };
+    if wanted < 2 {
+        return None;
+    }
+    let divisor = (wanted / 2..=wanted * 2).filter(|s| *s >= 2 && cols % s == 0).min_by_key(|s| (s - wanted).abs());
+    Some((divisor.unwrap_or(wanted), is_column_reduction(nest)))
+}
+
+/// Whether neighbors in memory are neighboring rows.
+fn is_column_reduction(nest: &Nest) -> bool {
+    let (Some(row), Some(_)) = (nest.rows.len().checked_sub(1), nest.cols.len().checked_sub(1)) else { return false };
+    let col = (nest.rows.len() + nest.cols.len() - 1) as u32;
+    nest.body.iter().any(|s| match &s.instr {
+        Instr::Load { index, .. } => {
+            index.linear_coefficient(row as u32).is_some_and(|k| k.is(1)) && !index.linear_coefficient(col).is_some_and(|k| k.is(1))
+        }
+        _ => false,
+    })
+}
+
+fn split(nest: &Nest, stages: i64, rows_inner: bool, buffers: &mut Vec<Buffer>) -> [Nest; 2] {
+    let (at, combiner, value) = reduction(nest).expect("stages found one");
+    let dtype = nest.body[at].dtype;
+    let (stage, total) = (Dim::int(stages), nest.col_count());
+    let chunk = total.ceil_div(&stage);
+    let exact = chunk.clone() * &stage == total;
+    let matmul = matches!(nest.tag, Tag::Matmul { .. });
+    let stage_first = rows_inner || matmul;
+    let mut rows = nest.rows.clone();
+    rows.insert(if stage_first { 0 } else { rows.len() }, stage.clone());
+    let stage_axis = IndexExpr::axis(if stage_first { 0 } else { nest.rows.len() as u32 }, &stage);
+    let col_axis = IndexExpr::axis(rows.len() as u32, &chunk);
+    let flat = stage_axis.times(&chunk).add(&col_axis);
+    let mut map_axes: Vec<IndexExpr> = axes(&rows, 0);
+    map_axes.remove(if stage_first { 0 } else { nest.rows.len() });
+    map_axes.extend(unflatten(&flat, &nest.cols));
+
+    let mut body: Vec<Stmt> = vec![];
+    let mut push = |instr: Instr, dtype: DType| {
+        body.push(Stmt { instr, dtype });
+        Val(body.len() as u32 - 1)
+    };
+    let inside = (!exact).then(|| {
+        let position = push(Instr::Index(flat.clone()), DType::I32);
+        let end = push(Instr::Const(Number::Int(total.as_int().unwrap_or(i64::MAX))), DType::I32);
+        push(Instr::Call(ScalarFn::Lt, vec![position, end]), DType::Bool)
+    });
+    let mut map: Vec<Val> = vec![];
+    for stmt in &nest.body[..at] {
+        let mut instr = stmt.instr.map(&|v| map[v.0 as usize], &|e| {
+            e.substitute(&|a| map_axes[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size))
+        });
+        if let (Instr::Load { mask, .. }, Some(inside)) = (&mut instr, inside) {
+            *mask = Some(match *mask {
+                Some(own) => push(Instr::Call(ScalarFn::LogicalAnd, vec![own, inside]), DType::Bool),
+                None => inside,
+            });
+        }
+        map.push(push(instr, stmt.dtype));
+    }
+    let mut operand = map[value.0 as usize];
+    if let Some(inside) = inside {
+        let identity = push(Instr::Const(identity(combiner, dtype)), dtype);
+        operand = push(Instr::Call(ScalarFn::Where, vec![inside, operand, identity]), dtype);
+    }
+    let partial = push(Instr::Reduce(combiner, operand), dtype);
+    let scratch = BufferId(buffers.len() as u32);
+    buffers.push(Buffer { name: format!("{}.partial", nest.label), ty: TensorType { dtype, shape: Shape(rows.clone()) } });
+    let tag = match nest.tag {
+        Tag::Matmul { a, b, batch, .. } if exact => Tag::Matmul { a: map[a.0 as usize], b: map[b.0 as usize], dot: partial, batch: batch + 1 },
+        _ => Tag::Loop,
+    };
+    let writes = vec![Write { buffer: scratch, index: flatten(&axes(&rows, 0), &rows), value: partial }];
+    let first = Nest { label: nest.label.clone(), rows: rows.clone(), cols: vec![chunk], body, writes, tag, provenance: nest.provenance.clone() };
+    [first, combine(nest, at, combiner, scratch, &stage, stage_first)]
+}
+
+/// The second stage: combines the partial results and does what followed the reduction.
+fn combine(nest: &Nest, at: usize, combiner: Combiner, scratch: BufferId, stage: &Dim, stage_first: bool) -> Nest {
+    let dtype = nest.body[at].dtype;
+    let row_flat = flatten(&nest.row_axes(), &nest.rows);
+    let stage_axis = IndexExpr::axis(nest.rows.len() as u32, stage);
+    let index = if stage_first { stage_axis.times(&nest.row_count()).add(&row_flat) } else { row_flat.times(stage).add(&stage_axis) };
+    let mut body =
+        vec![Stmt { instr: Instr::Load { buffer: scratch, index, mask: None }, dtype }, Stmt { instr: Instr::Reduce(combiner, Val(0)), dtype }];
+    let mut map = vec![Val(u32::MAX); nest.body.len()];
+    map[at] = Val(1);
+    for (i, stmt) in nest.body.iter().enumerate().skip(at + 1) {
+        let Instr::Cast(v) = stmt.instr else { continue };
+        if map[v.0 as usize].0 == u32::MAX {
+            continue;
+        }
+        map[i] = Val(body.len() as u32);
+        body.push(Stmt { instr: Instr::Cast(map[v.0 as usize]), dtype: stmt.dtype });
+    }
+    let write = &nest.writes[0];
+    let writes = vec![Write { buffer: write.buffer, index: write.index.clone(), value: map[write.value.0 as usize] }];
+    Nest {
+        label: format!("{}.combine", nest.label),
+        rows: nest.rows.clone(),
+        cols: vec![stage.clone()],
+        body,
+        writes,
+        tag: Tag::Loop,
+        provenance: nest.provenance.clone(),
+    }
+}
+
+fn identity(combiner: Combiner, dtype: DType) -> Number {
+    let (lo, hi) = dtype.int_range().map_or((f64::NEG_INFINITY, f64::INFINITY), |(lo, hi)| (lo as f64, hi as f64));
+    match combiner {
+        Combiner::Prod | Combiner::All => Number::new(dtype, 1.0),
+        Combiner::Max => Number::new(dtype, lo),
+        Combiner::Min => Number::new(dtype, hi),
+        _ => Number::new(dtype, 0.0),
+    }
+}
