@@ -13,6 +13,7 @@
 mod build;
 mod concretize;
 mod inline;
+mod shorthand;
 mod text;
 mod verify;
 

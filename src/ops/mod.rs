@@ -16,25 +16,33 @@ mod table;
 // One line per file of operators.
 mod border;
 mod cast;
+mod concat;
+mod gather;
 mod matmul;
+mod pad;
 mod pointwise;
 mod reduce;
 mod run;
+mod scatter;
 mod subgraph;
 mod views;
 
 pub use array::{Array, Data, Precision};
 pub use border::{Constant, Full, InputOp, Iota, Real};
 pub use cast::Cast;
+pub use concat::Concat;
+pub use gather::{Gather, IndexSelect};
 pub use lowering::{Body, NestBuilder, OperandView};
 pub use matmul::Matmul;
+pub use pad::Pad;
 pub use pointwise::Pointwise;
 pub use reduce::{Reduce, ReduceKind};
 pub use run::{Fault, run, run_all};
+pub use scatter::{IndexAdd, ScatterAdd};
 pub(crate) use subgraph::fresh_region;
 pub use subgraph::{Checkpoint, Cond, InvokeSubgraph, Scan, WhileLoop};
 pub use table::Op;
-pub use views::{Expand, Permute, Reshape, Slice};
+pub use views::{Expand, Flip, Permute, Reshape, Slice};
 
 use crate::graph::{Builder, Graph, Value};
 use crate::loop_ir::IndexExpr;

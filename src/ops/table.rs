@@ -72,6 +72,13 @@ operators! {
     Cond = "cond",
     WhileLoop = "while_loop",
     Scan = "scan",
+    Flip = "flip",
+    Pad = "pad",
+    Concat = "cat",
+    Gather = "gather",
+    IndexSelect = "index_select",
+    ScatterAdd = "scatter_add",
+    IndexAdd = "index_add",
 }
 
 impl OpDef for Op {

@@ -1,7 +1,7 @@
 //! Views: ops that rename elements and cost nothing.
 
 use super::array::{coordinates, flat_index, sizes};
-use super::{Array, Built, Class, Grads, OpDef, Precision, Sample, VjpContext};
+use super::{Array, Built, Class, Grads, OpDef, Pad, Precision, Sample, VjpContext};
 use crate::loop_ir::{IndexExpr, flatten, unflatten};
 use crate::types::{DType, Dim, Shape, TensorType};
 use serde::{Deserialize, Serialize};
@@ -196,8 +196,20 @@ impl OpDef for Slice {
         });
         Ok(vec![x.gather(shape.clone(), index)])
     }
-    fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
-        Err("slice: gradient is built by pad".into())
+    fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
+        let (Some(g), x) = (cx.cotangents[0], cx.operands[0]) else { return Ok(vec![None]) };
+        if !cx.b.dtype(x).is_float() {
+            return Ok(vec![None]);
+        }
+        let (shape, dim) = (cx.b.shape(x).clone(), self.dim as usize);
+        let taken = cx.b.shape(g)[dim].clone();
+        let mut pad =
+            Pad { low: vec![Dim::int(0); shape.rank()], high: vec![Dim::int(0); shape.rank()], interior: vec![0; shape.rank()], ..Pad::default() };
+        pad.interior[dim] = self.step as u32 - 1;
+        let covered = pad.dilated(dim, &taken);
+        pad.high[dim] = shape[dim].clone() - &self.start - &covered;
+        pad.low[dim] = self.start.clone();
+        Ok(vec![Some(cx.b.op(pad, &[g])?)])
     }
     fn view(&self, _operand: &Shape, _result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
         let mut at = out.to_vec();
@@ -213,5 +225,54 @@ impl OpDef for Slice {
             Sample::new(Slice { dim: 1, start: start.into(), end: end.into(), step }, vec![TensorType::new(DType::F32, (3, 7))])
         };
         vec![of(0, 7, 2), of(2, 6, 1), of(3, 3, 1)]
+    }
+}
+
+/// The order of some dimensions reversed: `out[..., i, ...] = x[..., size - 1 - i, ...]`. The gradient is flipped back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Flip {
+    /// The dimensions reversed.
+    pub dims: Vec<u32>,
+}
+
+impl OpDef for Flip {
+    fn name(&self) -> &'static str {
+        "flip"
+    }
+    fn class(&self) -> Class {
+        Class::View
+    }
+    fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x] = operands else { return Err("takes one operand".into()) };
+        let in_range = self.dims.iter().all(|&d| (d as usize) < x.shape.rank());
+        if !in_range || self.dims.iter().enumerate().any(|(i, d)| self.dims[..i].contains(d)) {
+            return Err(format!("dimensions {:?} are not distinct and in range", self.dims));
+        }
+        Ok(vec![x.clone()])
+    }
+    fn eval(&self, operands: &[Array], _types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
+        let x = &operands[0];
+        let index = coordinates(&x.shape).map(|mut at| {
+            for &d in &self.dims {
+                at[d as usize] = x.shape[d as usize] - 1 - at[d as usize];
+            }
+            flat_index(&at, &x.shape)
+        });
+        Ok(vec![x.gather(x.shape.clone(), index)])
+    }
+    fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
+        let Some(g) = cx.cotangents[0] else { return Ok(vec![None]) };
+        Ok(vec![Some(cx.b.op(self.clone(), &[g])?)])
+    }
+    fn view(&self, operand: &Shape, _result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
+        let mut at = out.to_vec();
+        for &d in &self.dims {
+            at[d as usize] = at[d as usize].subtract_from(&(operand[d as usize].clone() - &Dim::int(1)));
+        }
+        Some(at)
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let of = |shape: &[i64], dims: &[u32]| Sample::new(Flip { dims: dims.to_vec() }, vec![TensorType::new(DType::F32, shape)]);
+        vec![of(&[3, 5], &[1]), of(&[2, 3, 4], &[0, 2]), of(&[7], &[0]), of(&[1, 3], &[0])]
     }
 }

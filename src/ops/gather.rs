@@ -1,0 +1,180 @@
+//! Reads at computed indices.
+
+use super::array::{coordinates, flat_index, sizes};
+use super::{Array, Body, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
+use super::{IndexAdd, ScatterAdd};
+use crate::loop_ir::{IndexExpr, Val};
+use crate::types::{DType, Dim, Shape, TensorType};
+use serde::{Deserialize, Serialize};
+
+/// `out[i, j, ...] = x[i, index[i, j, ...], ...]` with the index in place of coordinate `dim`: PyTorch's `gather`.
+///
+/// * Operands `x` of any dtype and `index` of an integer dtype, of one rank; besides `dim` the index is not larger than `x`.
+///   The result has the index's shape. Nothing broadcasts.
+/// * An index outside `0..size` is an error: of the evaluation, or through the status word on a device.
+/// * Gradient: [`ScatterAdd`] of the cotangent into zeros. The index has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Gather {
+    /// The dimension indexed.
+    pub dim: u32,
+}
+
+/// `out[before..., i..., after...] = x[before..., index[i...], after...]`: slices of `x` along `dim`, chosen by an index of any
+/// rank, whose shape takes the place of that dimension. With `dim` 0 this is an embedding.
+///
+/// * Operands `x` of any dtype and rank at least one, and `index` of an integer dtype.
+/// * An index outside `0..size` is an error: of the evaluation, or through the status word on a device.
+/// * Gradient: [`IndexAdd`] of the cotangent into zeros. The index has none.
+/// * PyTorch: `index_select` for an index of rank one, `embedding` for `dim` 0; no padding index, no renormalization.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct IndexSelect {
+    /// The dimension indexed.
+    pub dim: u32,
+}
+
+/// Whether a tensor may index a dimension of `size`.
+pub(super) fn check_index(index: &TensorType, dim: u32, shape: &Shape) -> Result<(), String> {
+    if !index.dtype.is_int() {
+        return Err(format!("the index is {}, not an integer", index.dtype));
+    }
+    let size = shape.0.get(dim as usize).ok_or_else(|| format!("dimension {dim} is out of range"))?;
+    if size.is(0) && !index.numel().is(0) {
+        return Err(format!("dimension {dim} has no element to index"));
+    }
+    Ok(())
+}
+
+/// Checks indices of an evaluation.
+pub(super) fn checked_indices(op: &str, index: &Array, size: usize) -> Result<Vec<usize>, String> {
+    let inside = |i: i64| if (0..size as i64).contains(&i) { Ok(i as usize) } else { Err(format!("{op}: index {i} is outside 0..{size}")) };
+    index.ints().into_iter().map(inside).collect()
+}
+
+/// An index as an integer that devices have: i64 stays, everything else is an i32.
+pub(super) fn load_index(b: &mut Body, index: &OperandView, at: &[IndexExpr], mask: Option<Val>) -> Val {
+    let raw = match mask {
+        Some(m) => b.load_if(index, at, m),
+        None => b.load(index, at),
+    };
+    if index.ty.dtype == DType::I64 { raw } else { b.cast(raw, DType::I32) }
+}
+
+impl OpDef for Gather {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+    fn class(&self) -> Class {
+        Class::Gather
+    }
+    fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x, index] = operands else { return Err("takes a tensor and an index".into()) };
+        check_index(index, self.dim, &x.shape)?;
+        let rank = x.shape.rank();
+        let fits = index.shape.rank() == rank && (0..rank).all(|i| i == self.dim as usize || index.shape[i].known_le(&x.shape[i]));
+        if !fits {
+            return Err(format!("besides dimension {} the index is larger than the tensor", self.dim));
+        }
+        Ok(vec![TensorType { dtype: x.dtype, shape: index.shape.clone() }])
+    }
+    fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
+        let (x, shape, dim) = (&operands[0], sizes(&types[0]), self.dim as usize);
+        let index = checked_indices(self.name(), &operands[1], x.shape[dim])?;
+        let from = coordinates(&shape).zip(index).map(|(mut at, i)| {
+            at[dim] = i;
+            flat_index(&at, &x.shape)
+        });
+        Ok(vec![x.gather(shape.clone(), from)])
+    }
+    fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
+        let (Some(g), x) = (cx.cotangents[0], cx.operands[0]) else { return Ok(vec![None; 2]) };
+        if !cx.b.dtype(x).is_float() {
+            return Ok(vec![None; 2]);
+        }
+        let zeros = cx.b.full(cx.b.dtype(x), 0.0, cx.b.shape(x).clone())?;
+        let dx = cx.b.op(ScatterAdd { dim: self.dim, checked: false }, &[zeros, cx.operands[1], g])?;
+        Ok(vec![Some(dx), None])
+    }
+    fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
+        let (x, index, dim) = (cx.operand(0), cx.operand(1), self.dim as usize);
+        let size = x.ty.shape[dim].clone();
+        let code = cx.check(format!("gather: index outside 0..{size} of dimension {dim}"));
+        cx.pointwise(0, |b, at| {
+            let i = load_index(b, &index, at, None);
+            let mut from = at.to_vec();
+            from[dim] = b.bound(i, &size, code);
+            Ok(b.load(&x, &from))
+        })
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let of = |dtype: DType, index: DType, dim: u32, x: &[i64], at: &[i64]| {
+            Sample::new(Gather { dim }, vec![TensorType::new(dtype, x), TensorType::new(index, at)]).index_below(x[dim as usize])
+        };
+        vec![
+            of(DType::F32, DType::I32, 1, &[3, 5], &[3, 7]),
+            of(DType::F32, DType::I64, 0, &[4, 3], &[2, 3]),
+            of(DType::F32, DType::I32, 1, &[3, 5, 2], &[2, 1, 2]),
+            of(DType::F32, DType::U8, 0, &[1], &[3]),
+            of(DType::I32, DType::I32, 0, &[5], &[0]),
+        ]
+    }
+}
+
+impl OpDef for IndexSelect {
+    fn name(&self) -> &'static str {
+        "index_select"
+    }
+    fn class(&self) -> Class {
+        Class::Gather
+    }
+    fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x, index] = operands else { return Err("takes a tensor and an index".into()) };
+        check_index(index, self.dim, &x.shape)?;
+        let (before, after) = x.shape.0.split_at(self.dim as usize);
+        let shape: Vec<Dim> = before.iter().chain(&index.shape.0).chain(&after[1..]).cloned().collect();
+        Ok(vec![TensorType { dtype: x.dtype, shape: Shape(shape) }])
+    }
+    fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
+        let (x, at_index, shape, dim) = (&operands[0], &operands[1], sizes(&types[0]), self.dim as usize);
+        let index = checked_indices(self.name(), at_index, x.shape[dim])?;
+        let rank = at_index.shape.len();
+        let from = coordinates(&shape).map(|at| {
+            let i = index[flat_index(&at[dim..dim + rank], &at_index.shape)];
+            let source: Vec<usize> = at[..dim].iter().copied().chain([i]).chain(at[dim + rank..].iter().copied()).collect();
+            flat_index(&source, &x.shape)
+        });
+        Ok(vec![x.gather(shape.clone(), from)])
+    }
+    fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
+        let (Some(g), x) = (cx.cotangents[0], cx.operands[0]) else { return Ok(vec![None; 2]) };
+        if !cx.b.dtype(x).is_float() {
+            return Ok(vec![None; 2]);
+        }
+        let zeros = cx.b.full(cx.b.dtype(x), 0.0, cx.b.shape(x).clone())?;
+        let dx = cx.b.op(IndexAdd { dim: self.dim, checked: false }, &[zeros, cx.operands[1], g])?;
+        Ok(vec![Some(dx), None])
+    }
+    fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
+        let (x, index, dim) = (cx.operand(0), cx.operand(1), self.dim as usize);
+        let (size, rank) = (x.ty.shape[dim].clone(), index.ty.shape.rank());
+        let code = cx.check(format!("index_select: index outside 0..{size} of dimension {dim}"));
+        cx.pointwise(0, |b, at| {
+            let i = load_index(b, &index, &at[dim..dim + rank], None);
+            let mut from = at[..dim].to_vec();
+            from.push(b.bound(i, &size, code));
+            from.extend_from_slice(&at[dim + rank..]);
+            Ok(b.load(&x, &from))
+        })
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let of = |dtype: DType, index: DType, dim: u32, x: &[i64], at: &[i64]| {
+            Sample::new(IndexSelect { dim }, vec![TensorType::new(dtype, x), TensorType::new(index, at)]).index_below(x[dim as usize])
+        };
+        vec![
+            of(DType::F32, DType::I32, 0, &[7, 3], &[2, 5]),
+            of(DType::F32, DType::I64, 1, &[3, 4], &[5]),
+            of(DType::F32, DType::I32, 1, &[2, 3, 5], &[]),
+            of(DType::F32, DType::I32, 0, &[1, 2], &[3, 0]),
+            of(DType::I32, DType::U32, 0, &[5], &[3]),
+        ]
+    }
+}
