@@ -14,13 +14,15 @@ mod build;
 mod concretize;
 mod inline;
 mod shorthand;
+mod parse;
 mod text;
 mod verify;
 
 pub use build::Builder;
 pub use concretize::{concretize, map_dims};
 pub use inline::{Inline, inline_subgraphs};
-pub use text::{parse, print};
+pub use parse::parse;
+pub use text::print;
 pub use verify::verify;
 
 use crate::ops::Op;

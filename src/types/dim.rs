@@ -143,7 +143,7 @@ impl Dim {
                 let at = rest.iter().position(|a| a == atom)?;
                 rest.remove(at);
             }
-            if *divisor == 0 || factor % divisor != 0 {
+            if factor.checked_rem(*divisor) != Some(0) {
                 return None;
             }
             out.push((rest, factor / divisor));
@@ -156,7 +156,7 @@ impl Dim {
         if let (Some(a), Some(b)) = (self.as_int(), other.as_int())
             && b != 0
         {
-            return Dim::int(a.div_euclid(b));
+            return Dim::int(a.checked_div_euclid(b).unwrap_or(i64::MAX));
         }
         self.try_div(other).unwrap_or_else(|| Dim::atom(Atom::Div(self.clone(), other.clone())))
     }
@@ -171,7 +171,7 @@ impl Dim {
         if let (Some(a), Some(b)) = (self.as_int(), other.as_int())
             && b != 0
         {
-            return Dim::int(a.rem_euclid(b));
+            return Dim::int(a.checked_rem_euclid(b).unwrap_or(0));
         }
         if self.try_div(other).is_some() { Dim::int(0) } else { Dim::atom(Atom::Mod(self.clone(), other.clone())) }
     }
@@ -478,7 +478,7 @@ impl Dim {
 
     /// Parses what `Display` prints. A symbol is looked up by name, or carries its range: `t{1..64}`.
     pub fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<Symbol>) -> Result<Dim, String> {
-        let mut parser = Parser { rest: text.trim(), lookup };
+        let mut parser = Parser { rest: text.trim(), lookup, depth: 0 };
         let dim = parser.sum()?;
         if parser.rest.is_empty() { Ok(dim) } else { Err(format!("unexpected `{}` in size `{text}`", parser.rest)) }
     }
@@ -488,6 +488,7 @@ impl Dim {
 struct Parser<'a> {
     rest: &'a str,
     lookup: &'a dyn Fn(&str) -> Option<Symbol>,
+    depth: u32,
 }
 
 impl<'a> Parser<'a> {
@@ -540,9 +541,14 @@ impl<'a> Parser<'a> {
             return Err(format!("expected a size at `{}`", self.rest));
         }
         if matches!(name, "div" | "mod" | "max") && self.eat('(') {
+            self.depth += 1;
+            if self.depth > 64 {
+                return Err("a size is nested too deeply".into());
+            }
             let a = self.sum()?;
             let closed = self.eat(',');
             let b = self.sum()?;
+            self.depth -= 1;
             if !closed || !self.eat(')') {
                 return Err(format!("`{name}` takes two sizes"));
             }
