@@ -22,3 +22,8 @@ pub mod scalar;
 pub mod schedule;
 pub mod train;
 pub mod types;
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use frontend::{Initializer, Tensor, Trace, Traced, optim, trace, trace_eval};
+pub use types::{DType, Dim, HostTensor};

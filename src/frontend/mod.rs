@@ -8,8 +8,13 @@
 //! * Add here: a method of `Tensor` for a new op in `ops.rs`; a layer as one file of `nn/`; an optimizer in `optim.rs`.
 
 mod init;
+mod ops;
 pub mod optim;
+mod tensor;
+mod trace;
 mod traced;
 
 pub use init::Initializer;
+pub use tensor::{Operand, Tensor};
+pub use trace::{IntoOutputs, Scope, Trace, trace, trace_eval};
 pub use traced::Traced;

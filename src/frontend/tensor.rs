@@ -1,0 +1,278 @@
+//! Handles of values being recorded, and their operators.
+
+use super::trace::Recorder;
+use crate::graph::{Builder, Value};
+use crate::scalar::ScalarFn;
+use crate::types::{DType, Dim, Shape, TensorType};
+use std::fmt;
+use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Rem, Sub};
+use std::rc::Rc;
+
+/// A value of a program being recorded. Cheap to clone, without a lifetime, and bound to its trace. A mistake gives a poisoned
+/// handle: it was reported once, and whatever is made of it is silently poisoned too.
+///
+/// Operators take owned and borrowed operands and numbers. Operands broadcast; dtypes do not mix, but numbers take the
+/// tensor's dtype.
+#[derive(Clone)]
+pub struct Tensor {
+    pub(super) recorder: Rc<Recorder>,
+    pub(super) value: Option<Value>,
+    pub(super) ty: TensorType,
+}
+
+impl Tensor {
+    /// Element type and shape. Of a poisoned handle, a guess.
+    pub fn ty(&self) -> &TensorType {
+        &self.ty
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.ty.dtype
+    }
+
+    /// Sizes.
+    pub fn shape(&self) -> &Shape {
+        &self.ty.shape
+    }
+
+    /// Number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.ty.shape.rank()
+    }
+
+    /// The size of one dimension, counted from the end when negative; a dimension that is not there is reported, and has size 1.
+    #[track_caller]
+    pub fn size(&self, dim: i64) -> Dim {
+        match self.ty.shape.dim_index(dim) {
+            Ok(i) => self.ty.shape[i].clone(),
+            Err(message) => {
+                self.report("size", message);
+                Dim::int(1)
+            }
+        }
+    }
+
+    /// All sizes of a tensor of rank `N`; another rank is reported, and gives ones.
+    #[track_caller]
+    pub fn sizes<const N: usize>(&self) -> [Dim; N] {
+        match <[Dim; N]>::try_from(self.ty.shape.0.clone()) {
+            Ok(sizes) => sizes,
+            Err(_) => {
+                self.report("sizes", format!("expected {N} dimensions, got {}", self.ty));
+                std::array::from_fn(|_| Dim::int(1))
+            }
+        }
+    }
+
+    /// Whether a mistake was made on the way to this value.
+    pub fn is_poisoned(&self) -> bool {
+        self.value.is_none()
+    }
+
+    /// Reports a mistake about this tensor at the caller's line, unless it is poisoned already.
+    #[track_caller]
+    pub(super) fn report(&self, op: &str, message: impl fmt::Display) {
+        if self.value.is_some() {
+            self.recorder.fault(format!("{op}: {message}"));
+        }
+    }
+
+    /// Reports a mistake and poisons.
+    #[track_caller]
+    pub(super) fn fail(&self, op: &str, message: impl fmt::Display) -> Tensor {
+        self.report(op, message);
+        self.recorder.poison(self.ty.clone())
+    }
+
+    /// Records an op of this tensor alone.
+    #[track_caller]
+    pub(super) fn unary(&self, op: &str, build: impl FnOnce(&mut Builder, Value) -> Result<Value, String>) -> Tensor {
+        self.recorder.apply(op, &[self], |b, v| build(b, v[0]))
+    }
+
+    /// Records a scalar function of this tensor and others, which broadcast.
+    #[track_caller]
+    pub(super) fn pointwise(&self, f: ScalarFn, others: &[Operand]) -> Tensor {
+        combine(f, &self.recorder, std::iter::once(Operand::Tensor(self.clone())).chain(others.iter().cloned()).collect())
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.value {
+            Some(v) => write!(f, "%{}: {}", v.node.0, self.ty),
+            None => write!(f, "poison: {}", self.ty),
+        }
+    }
+}
+
+/// A tensor, or a number that takes the dtype of the tensor it meets.
+#[derive(Clone, Debug)]
+pub enum Operand {
+    /// A tensor.
+    Tensor(Tensor),
+    /// A number.
+    Number(f64),
+}
+
+impl From<Tensor> for Operand {
+    fn from(x: Tensor) -> Operand {
+        Operand::Tensor(x)
+    }
+}
+impl From<&Tensor> for Operand {
+    fn from(x: &Tensor) -> Operand {
+        Operand::Tensor(x.clone())
+    }
+}
+
+/// Records `f`; numbers become 0-d constants of the dtype of the last tensor (the first may be a condition).
+#[track_caller]
+fn combine(f: ScalarFn, recorder: &Rc<Recorder>, operands: Vec<Operand>) -> Tensor {
+    let tensors: Vec<&Tensor> = operands.iter().filter_map(|o| if let Operand::Tensor(x) = o { Some(x) } else { None }).collect();
+    let dtype = tensors.last().map_or(DType::F32, |x| x.dtype());
+    let data = if f == ScalarFn::Where { tensors.get(1..).unwrap_or_default() } else { &tensors[..] };
+    let mixed = data.iter().any(|x| x.dtype() != dtype);
+    recorder.apply(f.name(), &tensors, |b, values| {
+        if mixed {
+            // Found before broadcasting, so that the message shows the types as the user has them.
+            return Err("operand dtypes differ".into());
+        }
+        let mut values = values.iter();
+        let mut all = vec![];
+        for operand in &operands {
+            all.push(match operand {
+                Operand::Tensor(_) => *values.next().expect("one value for each tensor"),
+                Operand::Number(x) if !dtype.is_float() && x.fract() != 0.0 => return Err(format!("{x} is no {dtype}")),
+                Operand::Number(x) => b.constant(dtype, *x)?,
+            });
+        }
+        b.scalar(f, &all)
+    })
+}
+
+macro_rules! numbers {
+    ($($number:ty),+) => {
+        $(impl From<$number> for Operand {
+            fn from(x: $number) -> Operand { Operand::Number(x as f64) }
+        })+
+    };
+}
+numbers!(f32, f64, i32, i64, u32, usize);
+
+macro_rules! operator {
+    ($trait:ident $method:ident $function:ident: $($number:ty),*) => {
+        impl<T: Into<Operand>> $trait<T> for &Tensor {
+            type Output = Tensor;
+            #[track_caller]
+            fn $method(self, other: T) -> Tensor { self.pointwise(ScalarFn::$function, &[other.into()]) }
+        }
+        impl<T: Into<Operand>> $trait<T> for Tensor {
+            type Output = Tensor;
+            #[track_caller]
+            fn $method(self, other: T) -> Tensor { self.pointwise(ScalarFn::$function, &[other.into()]) }
+        }
+        $(
+            impl $trait<Tensor> for $number {
+                type Output = Tensor;
+                #[track_caller]
+                fn $method(self, other: Tensor) -> Tensor { self.$method(&other) }
+            }
+            impl $trait<&Tensor> for $number {
+                type Output = Tensor;
+                #[track_caller]
+                fn $method(self, other: &Tensor) -> Tensor {
+                    combine(ScalarFn::$function, &other.recorder, vec![self.into(), other.into()])
+                }
+            }
+        )*
+    };
+}
+operator!(Add add Add: f32, f64, i32);
+operator!(Sub sub Sub: f32, f64, i32);
+operator!(Mul mul Mul: f32, f64, i32);
+operator!(Div div Div: f32, f64, i32);
+operator!(Rem rem Remainder: f32, f64, i32);
+operator!(BitAnd bitand BitwiseAnd:);
+operator!(BitOr bitor BitwiseOr:);
+operator!(BitXor bitxor BitwiseXor:);
+
+impl Neg for &Tensor {
+    type Output = Tensor;
+    #[track_caller]
+    fn neg(self) -> Tensor {
+        self.pointwise(ScalarFn::Neg, &[])
+    }
+}
+impl Neg for Tensor {
+    type Output = Tensor;
+    #[track_caller]
+    fn neg(self) -> Tensor {
+        -&self
+    }
+}
+impl Not for &Tensor {
+    type Output = Tensor;
+    #[track_caller]
+    fn not(self) -> Tensor {
+        self.pointwise(if self.dtype() == DType::Bool { ScalarFn::LogicalNot } else { ScalarFn::BitwiseNot }, &[])
+    }
+}
+impl Not for Tensor {
+    type Output = Tensor;
+    #[track_caller]
+    fn not(self) -> Tensor {
+        !&self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::error::Error;
+    use crate::frontend::{Tensor, Trace, trace};
+    use crate::types::{DType, Dim};
+
+    /// The type of what `f` makes of an f32[3, 4] and an i32[4], or the faults.
+    fn check(f: impl FnOnce(&Trace, &Tensor, &Tensor) -> Tensor) -> String {
+        let mut ty = String::new();
+        let result = trace("t", |t| {
+            let (x, n) = (t.input("x", DType::F32, (3, 4)), t.input("n", DType::I32, 4));
+            let out = f(t, &x, &n);
+            ty = out.ty().to_string();
+            Ok(out)
+        });
+        match result {
+            Ok(_) => ty,
+            Err(Error::Trace(faults)) => faults.into_iter().map(|f| f.message).collect::<Vec<_>>().join("; "),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn operators_take_owned_borrowed_and_numbers() {
+        assert_eq!(check(|_, x, _| 2.0 * x + x.clone() - 1 / (x * x)), "f32[3, 4]");
+        assert_eq!(check(|_, _, n| (n % 3) & !(n.clone()) | n), "i32[4]");
+        assert_eq!(check(|_, x, _| -x / 3.5f32), "f32[3, 4]");
+    }
+
+    #[test]
+    fn dtypes_do_not_mix() {
+        assert_eq!(check(|_, x, n| x * n), "mul: operand dtypes differ: f32[3, 4] x i32[4]");
+        assert_eq!(check(|_, _, n| n * 0.5), "mul: 0.5 is no i32: i32[4]");
+    }
+
+    #[test]
+    fn sizes_never_panic() {
+        assert_eq!(check(|_, x, _| x.reshape([x.size(-1), x.size(0)])), "f32[4, 3]");
+        assert_eq!(check(|_, x, _| x * x.size(2).as_int().unwrap()), "size: dimension 2 is out of range for [3, 4]");
+        assert_eq!(
+            check(|_, x, _| {
+                let [a, _, _] = x.sizes();
+                assert_eq!(a, Dim::int(1));
+                x.clone()
+            }),
+            "sizes: expected 3 dimensions, got f32[3, 4]"
+        );
+    }
+}

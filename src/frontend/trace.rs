@@ -1,0 +1,433 @@
+//! Recording a closure as a graph.
+
+use super::tensor::Tensor;
+use super::{Initializer, Traced};
+use crate::error::{Error, Result, TraceFault};
+use crate::graph::{Builder, InputRole, OutputRole, Value};
+use crate::ops;
+use crate::types::{DType, HostTensor, IntoShape, Location, Provenance, Shape, TensorType};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// Records `f` as a training program: dropout is active. The first value returned is the loss when it is a 0-d float; others
+/// are outputs for the user. Mistakes poison the values they touch and come back together, each with the user's line.
+///
+/// ```
+/// use inductor::{DType, Trace, nn, trace};
+/// let traced = trace("mlp", |t: &Trace| {
+///     let x = t.input("x", DType::F32, (32, 784));
+///     let y = t.input("y", DType::F32, (32, 10));
+///     let h = nn::linear(&t.path("fc1"), &x, 256).relu();
+///     let error = nn::linear(&t.path("fc2"), &h, 10) - y;
+///     Ok((&error * &error).mean_all())
+/// })?;
+/// assert_eq!(traced.initializers[0].0, "fc1.weight");
+///
+/// let error = trace("wrong", |t: &Trace| Ok(t.input("a", DType::F32, 3) + t.input("b", DType::F32, 4))).unwrap_err();
+/// assert!(error.to_string().contains("add: shapes do not broadcast: [3] and [4]"));
+/// # Ok::<(), inductor::Error>(())
+/// ```
+pub fn trace<O: IntoOutputs>(name: &str, f: impl FnOnce(&Trace) -> Result<O>) -> Result<Traced> {
+    record(name, true, f)
+}
+
+/// Records `f` as an inference program: [`Trace::training`] is false, so that dropout records nothing.
+pub fn trace_eval<O: IntoOutputs>(name: &str, f: impl FnOnce(&Trace) -> Result<O>) -> Result<Traced> {
+    record(name, false, f)
+}
+
+fn record<O: IntoOutputs>(name: &str, training: bool, f: impl FnOnce(&Trace) -> Result<O>) -> Result<Traced> {
+    let recorder = Rc::new(Recorder::new(name, training));
+    let root = Trace { recorder: recorder.clone(), prefix: String::new() };
+    let returned = f(&root).map(IntoOutputs::into_outputs);
+    if let Ok(outputs) = &returned {
+        recorder.returned(outputs);
+    }
+    recorder.finished.set(true);
+    let faults = recorder.faults.take();
+    if !faults.is_empty() {
+        return Err(Error::Trace(faults));
+    }
+    returned?;
+    Ok(Traced { graph: recorder.builder.take().finish(), initializers: recorder.initializers.take() })
+}
+
+/// What a traced closure may return: a tensor, a tuple or a vector of tensors, or a vector of names with tensors.
+pub trait IntoOutputs {
+    /// Values with their names, where they have one.
+    fn into_outputs(self) -> Vec<(Option<String>, Tensor)>;
+}
+
+impl IntoOutputs for Tensor {
+    fn into_outputs(self) -> Vec<(Option<String>, Tensor)> {
+        vec![(None, self)]
+    }
+}
+impl IntoOutputs for Vec<Tensor> {
+    fn into_outputs(self) -> Vec<(Option<String>, Tensor)> {
+        self.into_iter().map(|x| (None, x)).collect()
+    }
+}
+impl<S: Into<String>> IntoOutputs for Vec<(S, Tensor)> {
+    fn into_outputs(self) -> Vec<(Option<String>, Tensor)> {
+        self.into_iter().map(|(name, x)| (Some(name.into()), x)).collect()
+    }
+}
+impl<const N: usize> IntoOutputs for [Tensor; N] {
+    fn into_outputs(self) -> Vec<(Option<String>, Tensor)> {
+        self.into_iter().map(|x| (None, x)).collect()
+    }
+}
+impl IntoOutputs for (Tensor, Tensor) {
+    fn into_outputs(self) -> Vec<(Option<String>, Tensor)> {
+        vec![(None, self.0), (None, self.1)]
+    }
+}
+impl IntoOutputs for (Tensor, Tensor, Tensor) {
+    fn into_outputs(self) -> Vec<(Option<String>, Tensor)> {
+        vec![(None, self.0), (None, self.1), (None, self.2)]
+    }
+}
+
+/// A program being recorded, seen from one module path. Cheap to clone.
+#[derive(Clone)]
+pub struct Trace {
+    pub(super) recorder: Rc<Recorder>,
+    prefix: String,
+}
+
+impl Trace {
+    /// The same program seen from a module below this one: names given there start with `name.`.
+    pub fn path(&self, name: impl std::fmt::Display) -> Trace {
+        Trace { recorder: self.recorder.clone(), prefix: self.name(&name.to_string()) }
+    }
+
+    /// Marks what is recorded until the guard drops as belonging to this module path.
+    pub fn enter(&self) -> Scope {
+        let previous = self.recorder.path.replace(self.prefix.clone());
+        Scope { recorder: self.recorder.clone(), previous }
+    }
+
+    /// Whether the program is recorded for training.
+    pub fn training(&self) -> bool {
+        self.recorder.training
+    }
+
+    /// User data of one step.
+    #[track_caller]
+    pub fn input(&self, name: &str, dtype: DType, shape: impl IntoShape) -> Tensor {
+        self.border(name, InputRole::Input, TensorType::new(dtype, shape))
+    }
+
+    /// A trained tensor, named by path.
+    #[track_caller]
+    pub fn parameter(&self, name: &str, dtype: DType, shape: impl IntoShape, initializer: Initializer) -> Tensor {
+        self.state(name, InputRole::Parameter, TensorType::new(dtype, shape), initializer)
+    }
+
+    /// State that is not trained, named by path; [`Trace::update_buffer`] gives it a new value.
+    #[track_caller]
+    pub fn buffer(&self, name: &str, dtype: DType, shape: impl IntoShape, initializer: Initializer) -> Tensor {
+        self.state(name, InputRole::Buffer, TensorType::new(dtype, shape), initializer)
+    }
+
+    /// A 0-d number given per step by `set_scalar`.
+    #[track_caller]
+    pub fn scalar(&self, name: &str, dtype: DType) -> Tensor {
+        self.border(name, InputRole::HostScalar, TensorType::new(dtype, ()))
+    }
+
+    /// The value a buffer has after this step.
+    #[track_caller]
+    pub fn update_buffer(&self, name: &str, value: &Tensor) {
+        let full = self.name(name);
+        let Some(new) = self.recorder.operand(value, "update_buffer") else { return };
+        let mut b = self.recorder.builder.borrow_mut();
+        let buffer = b.graph().input(&full).filter(|i| i.role == InputRole::Buffer).map(|i| b.ty(i.value).clone());
+        let fault = match buffer {
+            None => Some(format!("update_buffer: there is no buffer named {full}")),
+            Some(ty) if ty != *b.ty(new) => Some(format!("update_buffer: types differ: {ty} x {}", b.ty(new))),
+            Some(_) if b.graph().output(&format!("new.{full}")).is_some() => Some(format!("update_buffer: {full} has a new value already")),
+            Some(_) => None,
+        };
+        match fault {
+            Some(message) => self.recorder.fault(message),
+            None => b.output(&format!("new.{full}"), OutputRole::NewValue(full), new),
+        }
+    }
+
+    /// A further output for the user.
+    #[track_caller]
+    pub fn output(&self, name: &str, value: &Tensor) {
+        if let Some(value) = self.recorder.operand(value, "output") {
+            self.recorder.output(name, OutputRole::User, value);
+        }
+    }
+
+    /// A tensor of the program's text. For small tables; large ones are buffers.
+    #[track_caller]
+    pub fn constant(&self, value: &HostTensor) -> Tensor {
+        self.recorder.apply("constant", &[], |b, _| b.op(ops::Constant::from_host(value), &[]))
+    }
+
+    /// One number everywhere.
+    #[track_caller]
+    pub fn full(&self, dtype: DType, shape: impl IntoShape, x: f64) -> Tensor {
+        let shape = shape.into_shape();
+        self.recorder.apply("full", &[], |b, _| b.full(dtype, x, shape))
+    }
+
+    /// `0, 1, ...` below `n`.
+    #[track_caller]
+    pub fn iota(&self, dtype: DType, n: impl Into<crate::types::Dim>) -> Tensor {
+        let shape = Shape(vec![n.into()]);
+        self.recorder.apply("iota", &[], |b, _| b.iota(dtype, shape, 0))
+    }
+
+    fn name(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    #[track_caller]
+    fn border(&self, name: &str, role: InputRole, ty: TensorType) -> Tensor {
+        let name = self.name(name);
+        self.recorder.apply("input", &[], |b, _| b.input(&name, role, ty))
+    }
+
+    #[track_caller]
+    fn state(&self, name: &str, role: InputRole, ty: TensorType, initializer: Initializer) -> Tensor {
+        if ty.shape.as_ints().is_none() {
+            self.recorder.fault(format!("{} is {ty}; the sizes of state are constants", self.name(name)));
+        }
+        let tensor = self.border(name, role, ty);
+        self.recorder.initializers.borrow_mut().push((self.name(name), initializer));
+        tensor
+    }
+}
+
+/// See [`Trace::enter`].
+pub struct Scope {
+    recorder: Rc<Recorder>,
+    previous: String,
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        self.recorder.path.replace(std::mem::take(&mut self.previous));
+    }
+}
+
+/// The program under construction, shared by its handles.
+pub(super) struct Recorder {
+    builder: RefCell<Builder>,
+    faults: RefCell<Vec<TraceFault>>,
+    initializers: RefCell<Vec<(String, Initializer)>>,
+    path: RefCell<String>,
+    streams: Cell<u32>,
+    finished: Cell<bool>,
+    training: bool,
+}
+
+impl Recorder {
+    fn new(name: &str, training: bool) -> Recorder {
+        Recorder {
+            builder: RefCell::new(Builder::new(name)),
+            faults: RefCell::default(),
+            initializers: RefCell::default(),
+            path: RefCell::default(),
+            streams: Cell::new(0),
+            finished: Cell::new(false),
+            training,
+        }
+    }
+
+    /// Reports a mistake at the caller's line.
+    #[track_caller]
+    pub(super) fn fault(&self, message: String) {
+        self.faults.borrow_mut().push(TraceFault { location: Some(Location::caller()), message });
+    }
+
+    /// The value behind a handle; `None` when it is poisoned, or (reported) when it belongs to another trace.
+    #[track_caller]
+    fn operand(self: &Rc<Self>, x: &Tensor, op: &str) -> Option<Value> {
+        if self.finished.get() {
+            return None;
+        }
+        if !Rc::ptr_eq(self, &x.recorder) {
+            self.fault(format!("{op}: the operand {} belongs to another trace", x.ty));
+            return None;
+        }
+        x.value
+    }
+
+    /// Records one op; a mistake is reported with op and operand types, and poisons the result.
+    #[track_caller]
+    pub(super) fn apply(
+        self: &Rc<Self>,
+        op: &str,
+        operands: &[&Tensor],
+        build: impl FnOnce(&mut Builder, &[Value]) -> Result<Value, String>,
+    ) -> Tensor {
+        let guess = operands.first().map_or_else(|| TensorType::new(DType::F32, ()), |x| x.ty.clone());
+        let mut results = self.apply_many(op, operands, |b, v| Ok(vec![build(b, v)?]));
+        results.pop().unwrap_or_else(|| self.poison(guess))
+    }
+
+    /// As [`Recorder::apply`] for ops with several results; empty when poisoned.
+    #[track_caller]
+    pub(super) fn apply_many(
+        self: &Rc<Self>,
+        op: &str,
+        operands: &[&Tensor],
+        build: impl FnOnce(&mut Builder, &[Value]) -> Result<Vec<Value>, String>,
+    ) -> Vec<Tensor> {
+        let mut values = vec![];
+        for x in operands {
+            values.extend(self.operand(x, op));
+        }
+        if values.len() < operands.len() || self.finished.get() {
+            return vec![];
+        }
+        let path = self.path.borrow().clone();
+        let mut b = self.builder.borrow_mut();
+        b.provenance = Provenance { locations: vec![Location::caller()], paths: if path.is_empty() { vec![] } else { vec![path] } };
+        match build(&mut b, &values) {
+            Ok(results) => results.into_iter().map(|v| Tensor { recorder: self.clone(), value: Some(v), ty: b.ty(v).clone() }).collect(),
+            Err(message) => {
+                self.fault(complete(op, message, operands));
+                vec![]
+            }
+        }
+    }
+
+    /// A handle that stands for a mistake already reported.
+    pub(super) fn poison(self: &Rc<Self>, ty: TensorType) -> Tensor {
+        Tensor { recorder: self.clone(), value: None, ty }
+    }
+
+    #[track_caller]
+    fn output(&self, name: &str, role: OutputRole, value: Value) {
+        let mut b = self.builder.borrow_mut();
+        if b.graph().output(name).is_some() {
+            self.fault(format!("there are two outputs named {name}"));
+        } else {
+            b.output(name, role, value);
+        }
+    }
+
+    fn returned(self: &Rc<Self>, outputs: &[(Option<String>, Tensor)]) {
+        for (i, (name, x)) in outputs.iter().enumerate() {
+            let Some(value) = self.operand(x, "output") else { continue };
+            let is_loss = i == 0 && x.ty.shape.rank() == 0 && x.ty.dtype.is_float();
+            let name = match name {
+                Some(name) => name.clone(),
+                None if is_loss => "loss".into(),
+                None if outputs.len() == 1 => "output".into(),
+                None => format!("output.{i}"),
+            };
+            self.output(&name, if is_loss { OutputRole::Loss } else { OutputRole::User }, value);
+        }
+    }
+}
+
+/// The message with the op in front and the operands' types at the end, unless it has them.
+fn complete(op: &str, message: String, operands: &[&Tensor]) -> String {
+    let shown: Vec<String> = operands.iter().map(|x| x.ty.to_string()).collect();
+    let types = shown.join(" x ");
+    let message = if message.starts_with(&format!("{op}:")) { message } else { format!("{op}: {message}") };
+    if message.contains(&types) { message } else { format!("{message}: {types}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(result: Result<Traced>) -> Vec<TraceFault> {
+        match result {
+            Err(Error::Trace(faults)) => faults,
+            other => panic!("expected faults, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_mistake_comes_back_with_its_line() {
+        let line = line!();
+        let found = faults(trace("wrong", |t| {
+            let a = t.input("a", DType::F32, (32, 784));
+            let b = t.input("b", DType::F32, (10, 784));
+            let product = a.matmul(&b);
+            let poisoned = product.relu() + 1.0;
+            let mixed = &a + &t.input("n", DType::I32, (32, 784));
+            Ok(vec![poisoned, mixed])
+        }));
+        let shown: Vec<(u32, &str)> = found.iter().map(|f| (f.location.as_ref().unwrap().line - line, f.message.as_str())).collect();
+        assert_eq!(
+            shown,
+            [(4, "matmul: inner dimensions differ: f32[32, 784] x f32[10, 784]"), (6, "add: operand dtypes differ: f32[32, 784] x i32[32, 784]"),]
+        );
+        assert!(found[0].location.as_ref().unwrap().file.ends_with("trace.rs"));
+    }
+
+    #[test]
+    fn handles_of_another_trace_poison() {
+        let mut leaked = None;
+        trace("first", |t| {
+            leaked = Some(t.input("x", DType::F32, 3));
+            Ok(t.input("y", DType::F32, 3))
+        })
+        .unwrap();
+        let leaked = leaked.unwrap();
+        let after = &leaked + 1.0;
+        assert!(after.value.is_none(), "a finished trace records nothing");
+        let found = faults(trace("second", |t| Ok(t.input("x", DType::F32, 3) + &leaked)));
+        assert_eq!(found[0].message, "add: the operand f32[3] belongs to another trace");
+    }
+
+    #[test]
+    fn roles_and_names_at_the_border() {
+        let traced = trace("border", |t| {
+            let x = t.input("x", DType::F32, 3);
+            let w = t.path("blocks").path(0).parameter("weight", DType::F32, 3, Initializer::Ones);
+            let mean = t.buffer("mean", DType::F32, 3, Initializer::Zeros);
+            t.update_buffer("mean", &(&mean * 0.9 + &x));
+            t.output("extra", &w);
+            Ok(((&x * &w).sum_all(), x))
+        })
+        .unwrap();
+        let inputs: Vec<_> = traced.graph.inputs.iter().map(|i| (i.name.as_str(), &i.role)).collect();
+        assert_eq!(inputs, [("x", &InputRole::Input), ("blocks.0.weight", &InputRole::Parameter), ("mean", &InputRole::Buffer)]);
+        let outputs: Vec<_> = traced.graph.outputs.iter().map(|o| (o.name.as_str(), &o.role)).collect();
+        let new_mean = OutputRole::NewValue("mean".into());
+        assert_eq!(outputs, [("new.mean", &new_mean), ("extra", &OutputRole::User), ("loss", &OutputRole::Loss), ("output.1", &OutputRole::User)]);
+        assert_eq!(traced.initializer("blocks.0.weight"), Initializer::Ones);
+    }
+
+    #[test]
+    fn provenance_has_line_and_path() {
+        let traced = trace("where", |t| {
+            let x = t.input("x", DType::F32, 3);
+            let scope = t.path("block");
+            let _inside = scope.enter();
+            Ok(x.exp())
+        })
+        .unwrap();
+        let node = traced.graph.outputs[0].value.node;
+        assert_eq!(traced.graph.provenance(node).paths, ["block"]);
+        assert!(traced.graph.provenance(node).line().unwrap().file.ends_with("trace.rs"));
+    }
+
+    #[test]
+    fn names_clash_without_a_panic() {
+        let found = faults(trace("twice", |t| {
+            t.input("x", DType::F32, 3);
+            Ok(t.input("x", DType::F32, 3))
+        }));
+        assert_eq!(found[0].message, "input: there are two inputs named x");
+        let found = faults(trace("unknown", |t| {
+            let x = t.input("x", DType::F32, 3);
+            t.update_buffer("x", &x);
+            Ok(x)
+        }));
+        assert_eq!(found[0].message, "update_buffer: there is no buffer named x");
+    }
+}
