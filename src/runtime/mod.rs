@@ -1,1 +1,4 @@
-//! Adapters, buffers, pipelines, running a plan. The only room that names `wgpu`.
+mod counters;
+mod storage;
+#[cfg(feature = "gpu")]
+pub mod gpu;

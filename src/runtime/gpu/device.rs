@@ -1,0 +1,158 @@
+//! An open GPU device: limits, errors, and the pipelines it has compiled.
+
+use super::super::counters::{Counted, count};
+use super::adapters::{self, AdapterKind, Wanted};
+use crate::config::Environment;
+use crate::error::{Error, Result};
+use crate::types::{DeviceCaps, DeviceModel};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// An open GPU device. Shared by every step that runs on it.
+pub struct GpuDevice {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) features: wgpu::Features,
+    pub(super) info: wgpu::AdapterInfo,
+    pub(super) pipelines: Mutex<HashMap<[u8; 32], wgpu::ComputePipeline>>,
+    pub(super) layouts: Mutex<HashMap<Vec<u8>, (wgpu::BindGroupLayout, wgpu::PipelineLayout)>>,
+    pub(super) cache_dir: Option<PathBuf>,
+    faults: Arc<Faults>,
+    caps: DeviceCaps,
+    model: DeviceModel,
+    kind: AdapterKind,
+    reason: String,
+}
+
+/// What went wrong on the device since it was last asked.
+#[derive(Default)]
+struct Faults {
+    errors: Mutex<Vec<String>>,
+    lost: Mutex<Option<String>>,
+}
+
+/// A lock whose holder cannot leave broken data behind.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl GpuDevice {
+    /// Opens the best adapter of the wanted kind with all its limits.
+    pub fn open(wanted: Wanted, environment: &Environment) -> Result<GpuDevice> {
+        let chosen = adapters::choose(wanted, environment)?;
+        let features = adapters::wanted_features() & chosen.adapter.features();
+        let caps = adapters::caps(&chosen.adapter);
+        let kind = adapters::kind(&chosen.adapter);
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("inductor"),
+            required_features: features,
+            required_limits: adapters::limits(&chosen.adapter),
+            experimental_features: experimental(features),
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        };
+        let (device, queue) = pollster::block_on(chosen.adapter.request_device(&descriptor))
+            .map_err(|e| Error::Platform(format!("{} ({}) gives no device: {e}", caps.name, caps.backend)))?;
+        count(Counted::Device);
+        let faults = Arc::new(Faults::default());
+        watch(&device, &faults);
+        let gpu = GpuDevice {
+            info: chosen.adapter.get_info(),
+            device,
+            queue,
+            features,
+            pipelines: Mutex::default(),
+            layouts: Mutex::default(),
+            cache_dir: environment.cache_dir.clone(),
+            faults,
+            model: adapters::model(kind),
+            caps,
+            kind,
+            reason: chosen.reason,
+        };
+        tracing::info!(adapter = %gpu.caps.name, backend = %gpu.caps.backend, reason = %gpu.reason, "opened a GPU device");
+        Ok(gpu)
+    }
+
+    /// Capabilities and limits.
+    pub fn caps(&self) -> &DeviceCaps {
+        &self.caps
+    }
+
+    /// Coarse speeds.
+    pub fn model(&self) -> &DeviceModel {
+        &self.model
+    }
+
+    /// What the adapter is made of.
+    pub fn kind(&self) -> AdapterKind {
+        self.kind
+    }
+
+    /// Why this adapter was taken.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The first error since the last call, if any; a lost device stays lost.
+    pub fn check(&self) -> Result<()> {
+        if let Some(message) = lock(&self.faults.lost).clone() {
+            return Err(Error::Device(format!("{} was lost: {message}", self.caps.name)));
+        }
+        let errors = std::mem::take(&mut *lock(&self.faults.errors));
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(Error::Device(errors[0].clone())),
+            n => Err(Error::Device(format!("{} (and {} more)", errors[0], n - 1))),
+        }
+    }
+
+    /// Runs `work` with out-of-memory, validation and internal errors caught; the error says what was being done.
+    pub(super) fn guarded<T>(&self, doing: &str, work: impl FnOnce() -> T) -> Result<T> {
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let value = work();
+        let caught = [pollster::block_on(validation.pop()), pollster::block_on(internal.pop()), pollster::block_on(memory.pop())];
+        match caught.into_iter().flatten().next() {
+            Some(error) => Err(Error::Device(format!("{doing}: {error}"))),
+            None => Ok(value),
+        }
+    }
+
+    /// Waits until everything submitted so far is done.
+    pub fn wait(&self) -> Result<()> {
+        self.wait_for(None)
+    }
+
+    pub(super) fn wait_for(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let waited = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
+        self.check()?;
+        waited.map(|_| ()).map_err(|e| Error::Device(format!("waiting for {}: {e}", self.caps.name)))
+    }
+}
+
+/// Errors are kept for the next call instead of the default panic.
+fn watch(device: &wgpu::Device, faults: &Arc<Faults>) {
+    let sink = faults.clone();
+    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| lock(&sink.errors).push(error.to_string())));
+    let sink = faults.clone();
+    device.set_device_lost_callback(move |reason, message| {
+        if reason != wgpu::DeviceLostReason::Destroyed {
+            *lock(&sink.lost) = Some(message);
+        }
+    });
+}
+
+/// Cooperative matrices are an experimental feature, and asking for one needs a token.
+#[allow(unsafe_code)]
+fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatures {
+    if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        // SAFETY: the token acknowledges that experimental features may have bugs. Cooperative kernels come only from our
+        // generator, which takes shapes from the adapter's own list.
+        unsafe { wgpu::ExperimentalFeatures::enabled() }
+    } else {
+        wgpu::ExperimentalFeatures::disabled()
+    }
+}

@@ -1,0 +1,13 @@
+//! The GPU engine: everything that names `wgpu`.
+
+mod adapters;
+mod cache;
+mod device;
+mod engine;
+mod pending;
+mod pipelines;
+
+pub use adapters::{AdapterKind, AdapterReport, Wanted, adapters};
+pub use device::GpuDevice;
+pub use engine::{CommandTime, GpuEngine};
+pub use pending::Pending;

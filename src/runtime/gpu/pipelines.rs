@@ -1,0 +1,193 @@
+//! Shaders to pipelines: in parallel, each distinct shader once per device, driver blobs on disk.
+
+use super::super::counters::{Counted, count};
+use super::cache::BlobFile;
+use super::device::{GpuDevice, lock};
+use crate::codegen::{Binding, KernelCode, Variant};
+use crate::error::{Error, Result};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A kernel ready to be dispatched.
+#[derive(Clone)]
+pub(super) struct Prepared {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+    /// Which of the kernel's variants it is.
+    pub variant: usize,
+}
+
+/// Stack of a compiling thread: front ends recurse over expressions.
+const STACK: usize = 16 << 20;
+
+/// Compiles the first variant of each kernel that the driver takes.
+pub(super) fn prepare(gpu: &GpuDevice, code: &[KernelCode]) -> Result<Vec<Prepared>> {
+    let span = tracing::info_span!("pipelines", kernels = code.len());
+    let _entered = span.enter();
+    let disk = DiskCache::open(gpu, code);
+    let results: Vec<Mutex<Option<Result<Prepared>>>> = code.iter().map(|_| Mutex::new(None)).collect();
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        loop {
+            let k = next.fetch_add(1, Ordering::Relaxed);
+            let Some(kernel) = code.get(k) else { break };
+            *lock(&results[k]) = Some(prepare_kernel(gpu, kernel, disk.as_ref()));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(code.len());
+    std::thread::scope(|scope| {
+        for k in 0..threads {
+            let started = std::thread::Builder::new().name(format!("pipelines-{k}")).stack_size(STACK).spawn_scoped(scope, worker);
+            if let Err(error) = started {
+                tracing::debug!(%error, "a compiling thread could not be started");
+            }
+        }
+    });
+    let prepared = results
+        .into_iter()
+        .enumerate()
+        .map(|(k, slot)| {
+            slot.into_inner()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .unwrap_or_else(|| Err(Error::Device(format!("kernel {k}: the shader compiler did not finish"))))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if let Some(disk) = disk {
+        disk.save();
+    }
+    Ok(prepared)
+}
+
+fn prepare_kernel(gpu: &GpuDevice, kernel: &KernelCode, disk: Option<&DiskCache>) -> Result<Prepared> {
+    let mut refused = vec![];
+    for (k, variant) in kernel.variants.iter().enumerate() {
+        match prepare_variant(gpu, variant, disk) {
+            Ok((pipeline, layout)) => return Ok(Prepared { pipeline, layout, variant: k }),
+            Err(error) => {
+                tracing::warn!(variant = %variant.name, %error, "the driver refused a kernel variant");
+                refused.push(format!("{}: {error}", variant.name));
+            }
+        }
+    }
+    Err(Error::Device(format!("no variant of a kernel compiles: {}", refused.join("; "))))
+}
+
+fn prepare_variant(gpu: &GpuDevice, variant: &Variant, disk: Option<&DiskCache>) -> Result<(wgpu::ComputePipeline, wgpu::BindGroupLayout)> {
+    let (group, layout) = layouts(gpu, &variant.bindings)?;
+    let key = key_of(variant);
+    if let Some(pipeline) = lock(&gpu.pipelines).get(&key) {
+        return Ok((pipeline.clone(), group));
+    }
+    // A panic of the shader front end must not take the process down.
+    let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        gpu.guarded("compiling a shader", || compile(gpu, variant, &layout, disk.map(|d| &d.cache)))
+    }));
+    let pipeline = built.unwrap_or_else(|_| Err(Error::Device("the shader compiler panicked".into())))?;
+    count(Counted::Pipeline);
+    lock(&gpu.pipelines).insert(key, pipeline.clone());
+    Ok((pipeline, group))
+}
+
+#[allow(unsafe_code)]
+fn compile(gpu: &GpuDevice, variant: &Variant, layout: &wgpu::PipelineLayout, cache: Option<&wgpu::PipelineCache>) -> wgpu::ComputePipeline {
+    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(&variant.name), source: wgpu::ShaderSource::Wgsl((&*variant.wgsl).into()) };
+    // SAFETY: generated kernels stay in bounds and end their loops: every index is a function of the domain, or clamped by
+    // a bound statement, and tests run every kernel with these checks on and off.
+    let module = unsafe { gpu.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
+    gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(&variant.name),
+        layout: Some(layout),
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions { constants: &[], zero_initialize_workgroup_memory: false },
+        cache,
+    })
+}
+
+fn key_of(variant: &Variant) -> [u8; 32] {
+    let mut hash = blake3::Hasher::new();
+    hash.update(variant.wgsl.as_bytes());
+    hash.update(&[0]);
+    hash.update(&variant.bindings.iter().map(kind_of).collect::<Vec<u8>>());
+    *hash.finalize().as_bytes()
+}
+
+/// Read-only storage, read-write storage, uniform.
+fn kind_of(binding: &Binding) -> u8 {
+    match binding {
+        Binding::Read(_) | Binding::StatusRead => 0,
+        Binding::ReadWrite(_) | Binding::StatusWrite | Binding::Scratch(_) => 1,
+        Binding::Symbols => 2,
+    }
+}
+
+fn layouts(gpu: &GpuDevice, bindings: &[Binding]) -> Result<(wgpu::BindGroupLayout, wgpu::PipelineLayout)> {
+    let kinds: Vec<u8> = bindings.iter().map(kind_of).collect();
+    let mut known = lock(&gpu.layouts);
+    if let Some(found) = known.get(&kinds) {
+        return Ok(found.clone());
+    }
+    let entries: Vec<wgpu::BindGroupLayoutEntry> = kinds.iter().enumerate().map(|(k, &kind)| layout_entry(k as u32, kind)).collect();
+    let made = gpu.guarded("creating a bind group layout", || {
+        let group = gpu.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
+        let layout = gpu.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: None,
+            bind_group_layouts: &[Some(&group)],
+            immediate_size: 0,
+        });
+        (group, layout)
+    })?;
+    known.insert(kinds, made.clone());
+    Ok(made)
+}
+
+fn layout_entry(binding: u32, kind: u8) -> wgpu::BindGroupLayoutEntry {
+    let ty = match kind {
+        0 => wgpu::BufferBindingType::Storage { read_only: true },
+        1 => wgpu::BufferBindingType::Storage { read_only: false },
+        _ => wgpu::BufferBindingType::Uniform,
+    };
+    wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    }
+}
+
+/// The driver's own cache, filled from and written to disk.
+struct DiskCache {
+    cache: wgpu::PipelineCache,
+    file: BlobFile,
+    found: bool,
+}
+
+impl DiskCache {
+    /// Nothing when the adapter has no pipeline cache, there is no folder, or every shader is in memory already.
+    #[allow(unsafe_code)]
+    fn open(gpu: &GpuDevice, code: &[KernelCode]) -> Option<DiskCache> {
+        let folder = gpu.cache_dir.as_ref().filter(|_| gpu.features.contains(wgpu::Features::PIPELINE_CACHE))?;
+        let mut hash = blake3::Hasher::new();
+        let mut all_known = true;
+        for variant in code.iter().filter_map(|k| k.variants.first()) {
+            let key = key_of(variant);
+            all_known &= lock(&gpu.pipelines).contains_key(&key);
+            hash.update(&key);
+        }
+        if all_known {
+            return None;
+        }
+        let file = BlobFile::new(folder, &wgpu::util::pipeline_cache_key(&gpu.info)?, &hash.finalize());
+        let data = file.load();
+        let descriptor = wgpu::PipelineCacheDescriptor { label: None, data: data.as_deref(), fallback: true };
+        // SAFETY: the data is what the same adapter gave, by the file's name, and its hash has been checked.
+        let cache = gpu.guarded("opening a pipeline cache", || unsafe { gpu.device.create_pipeline_cache(&descriptor) }).ok()?;
+        Some(DiskCache { cache, file, found: data.is_some() })
+    }
+
+    fn save(self) {
+        if let Some(data) = self.cache.get_data().filter(|_| !self.found) {
+            self.file.store(&data);
+        }
+    }
+}
