@@ -1,4 +1,30 @@
+//! Devices, buffers, pipelines, running a plan; state; verification. The only room that names `wgpu`.
+//!
+//! * Comes in: a [`Plan`](crate::codegen::Plan) and a [`Device`]; tensors on the host.
+//! * Goes out: [`Step`], which runs the plan, [`State`], which lives across steps, errors instead of panics.
+//! * Invariants: no instance, adapter, device, thread pool or cache folder exists before the first call that needs it
+//!   ([`counters`] proves it); everything a caller gives is checked before anything changes; a refused step leaves state as
+//!   it was; one step is one submission; a plan runs the same on the interpreter and on a GPU.
+//! * Must not know: graphs beyond their signature, how kernels are made.
+//! * Add here: a capability is detected in `gpu/adapters.rs`; a check of inputs in `signature.rs`.
+
+mod compile;
 mod counters;
-mod storage;
+mod device;
+mod engine;
+mod explain;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod signature;
+mod state;
+mod step;
+mod storage;
+mod verify;
+
+pub use compile::{compile, compile_train, compile_vjp};
+pub use counters::{Counters, counters};
+pub use device::Device;
+pub use explain::{CommandReport, Crossing, Explain, MemoryReport, PartitionReport, PerPhase};
+pub use signature::Inputs;
+pub use state::{NamedTensors, State, load_tensors, save_tensors};
+pub use step::{Step, StepResult};

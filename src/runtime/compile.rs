@@ -1,0 +1,34 @@
+//! The three doors: inference, training, and gradients of given cotangents.
+
+use super::device::Device;
+use super::step::Step;
+use crate::config::{Config, Mode, Optimizer};
+use crate::error::Result;
+use crate::frontend::Traced;
+use crate::types::TensorType;
+use std::time::Instant;
+
+/// Compiles the forward for inference. `config.mode` is set here.
+pub fn compile(traced: &Traced, device: &Device, config: &Config) -> Result<Step> {
+    with_mode(traced, device, config, Mode::Inference)
+}
+
+/// Compiles forward, backward and update into one step.
+pub fn compile_train(traced: &Traced, device: &Device, optimizer: impl Into<Optimizer>, config: &Config) -> Result<Step> {
+    with_mode(traced, device, config, Mode::Train(optimizer.into()))
+}
+
+/// Compiles the forward and the gradients of given cotangents.
+pub fn compile_vjp(traced: &Traced, device: &Device, config: &Config) -> Result<Step> {
+    with_mode(traced, device, config, Mode::Vjp)
+}
+
+fn with_mode(traced: &Traced, device: &Device, config: &Config, mode: Mode) -> Result<Step> {
+    let config = Config { mode, ..config.clone() };
+    let graph = &traced.graph;
+    let examples: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
+    let started = Instant::now();
+    let plan = crate::compile::inductor(graph, &examples, &device.target(), &config)?;
+    let compile_ms = vec![("inductor".to_string(), started.elapsed().as_secs_f64() * 1e3)];
+    Step::new(plan, traced, device, &config, compile_ms)
+}

@@ -1,0 +1,154 @@
+//! The public device: a GPU adapter or the CPU interpreter.
+
+use crate::config::{Environment, Target};
+use crate::error::{Error, Result};
+use crate::types::{DeviceCaps, DeviceModel};
+use std::fmt;
+use std::sync::Arc;
+
+#[cfg(feature = "gpu")]
+use super::gpu::{AdapterKind, GpuDevice, Wanted};
+
+/// What runs compiled steps: a GPU adapter, or the CPU interpreter. A cheap shared handle; clones are the same device.
+#[derive(Clone)]
+pub struct Device(Arc<Kind>);
+
+enum Kind {
+    Cpu { target: Target, reason: String },
+    #[cfg(feature = "gpu")]
+    Gpu { device: Arc<GpuDevice>, target: Target },
+}
+
+impl Device {
+    /// The best hardware GPU; the error says what was found instead and what to do.
+    pub fn best() -> Result<Device> {
+        Device::open_gpu(false)
+    }
+
+    /// A hardware GPU, else the CPU interpreter. Which one, and why, is in [`describe`](Device::describe) and logged.
+    pub fn best_or_cpu() -> Result<Device> {
+        let device = match Device::best() {
+            Ok(device) => device,
+            Err(Error::Platform(why)) => Device::cpu_because(why),
+            Err(error) => return Err(error),
+        };
+        tracing::info!(device = %device.describe(), "device chosen");
+        Ok(device)
+    }
+
+    /// The CPU interpreter. Starts nothing.
+    pub fn cpu() -> Device {
+        Device::cpu_because("asked for".into())
+    }
+
+    /// A driver that runs shaders on the CPU: for tests of the GPU path on machines without a GPU.
+    pub fn software() -> Result<Device> {
+        Device::open_gpu(true)
+    }
+
+    /// `auto` ([`best_or_cpu`](Device::best_or_cpu)), `gpu`, `software` or `cpu`.
+    pub fn from_name(name: &str) -> Result<Device> {
+        match name {
+            "auto" => Device::best_or_cpu(),
+            "gpu" => Device::best(),
+            "software" => Device::software(),
+            "cpu" => Ok(Device::cpu()),
+            _ => Err(Error::Platform(format!("{name} is no device: use auto, gpu, software or cpu"))),
+        }
+    }
+
+    /// Capabilities and limits.
+    pub fn caps(&self) -> &DeviceCaps {
+        &self.target_ref().caps
+    }
+
+    /// Coarse speeds.
+    pub fn model(&self) -> &DeviceModel {
+        &self.target_ref().model
+    }
+
+    /// What a program is compiled for to run here.
+    pub fn target(&self) -> Target {
+        self.target_ref().clone()
+    }
+
+    /// True for the interpreter.
+    pub fn is_cpu(&self) -> bool {
+        matches!(*self.0, Kind::Cpu { .. })
+    }
+
+    /// True for an adapter that runs shaders on the CPU.
+    pub fn is_software(&self) -> bool {
+        match &*self.0 {
+            Kind::Cpu { .. } => false,
+            #[cfg(feature = "gpu")]
+            Kind::Gpu { device, .. } => device.kind() == AdapterKind::Software,
+        }
+    }
+
+    /// One line: which device this is, and why it was taken.
+    pub fn describe(&self) -> String {
+        match &*self.0 {
+            Kind::Cpu { target, reason } => format!("{} ({reason})", target.caps.name),
+            #[cfg(feature = "gpu")]
+            Kind::Gpu { device, target } => format!("{} through {} ({})", target.caps.name, target.caps.backend, device.reason()),
+        }
+    }
+
+    /// The open GPU device, if this is one.
+    #[cfg(feature = "gpu")]
+    pub fn gpu(&self) -> Option<&Arc<GpuDevice>> {
+        match &*self.0 {
+            Kind::Cpu { .. } => None,
+            Kind::Gpu { device, .. } => Some(device),
+        }
+    }
+
+    fn target_ref(&self) -> &Target {
+        match &*self.0 {
+            Kind::Cpu { target, .. } => target,
+            #[cfg(feature = "gpu")]
+            Kind::Gpu { target, .. } => target,
+        }
+    }
+
+    fn cpu_because(reason: String) -> Device {
+        Device(Arc::new(Kind::Cpu { target: Target::cpu(), reason }))
+    }
+
+    #[cfg(feature = "gpu")]
+    fn open_gpu(software: bool) -> Result<Device> {
+        Device::open_with(software, &Environment::read())
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    fn open_gpu(_software: bool) -> Result<Device> {
+        let _ = Environment::default();
+        Err(Error::Platform("this build has no GPU support; build with the feature gpu, or use --device cpu".into()))
+    }
+
+    /// As [`best`](Device::best) or [`software`](Device::software), under a given environment.
+    #[cfg(feature = "gpu")]
+    pub fn open_with(software: bool, environment: &Environment) -> Result<Device> {
+        let device = GpuDevice::open(if software { Wanted::Software } else { Wanted::Hardware }, environment)?;
+        let target = Target { caps: device.caps().clone(), model: device.model().clone() };
+        Ok(Device(Arc::new(Kind::Gpu { device: Arc::new(device), target })))
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({})", self.describe())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        assert!(Device::from_name("cpu").unwrap().is_cpu());
+        assert_eq!(Device::from_name("tpu").unwrap_err().to_string(), "platform: tpu is no device: use auto, gpu, software or cpu");
+    }
+}

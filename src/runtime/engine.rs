@@ -1,0 +1,117 @@
+//! One interface over the interpreter and the GPU, so that a step can hold either.
+
+use super::counters::{Counted, count};
+use super::device::Device;
+use crate::codegen::Plan;
+use crate::error::{Error, Result};
+use crate::graph::OutputRole;
+use crate::interp::Interpreter;
+use crate::loop_ir::BufferId;
+use crate::types::{Bindings, HostTensor};
+use std::sync::Arc;
+
+#[cfg(feature = "gpu")]
+use super::gpu::{GpuEngine, Pending};
+
+/// What runs a plan.
+pub(super) enum Engine {
+    Cpu { interpreter: Box<Interpreter>, plan: Arc<Plan>, bindings: Bindings, bound: bool, launches: u64 },
+    #[cfg(feature = "gpu")]
+    Gpu(Box<GpuEngine>),
+}
+
+/// Loss and status word of a run.
+pub(super) enum Started {
+    Done { status: u32, loss: Option<HostTensor> },
+    #[cfg(feature = "gpu")]
+    Pending(Box<Pending>),
+}
+
+impl Engine {
+    pub fn new(device: &Device, plan: Arc<Plan>) -> Result<Engine> {
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = device.gpu() {
+            return Ok(Engine::Gpu(Box::new(GpuEngine::new(gpu, plan)?)));
+        }
+        let _ = device;
+        count(Counted::Interpreter);
+        let interpreter = Box::new(Interpreter::new(Arc::new(plan.program.clone())));
+        Ok(Engine::Cpu { interpreter, plan, bindings: Bindings::new(), bound: false, launches: 0 })
+    }
+
+    pub fn bind(&mut self, new: &Bindings) -> Result<()> {
+        match self {
+            Engine::Cpu { interpreter, bindings, bound, .. } => {
+                if !*bound || bindings != new {
+                    interpreter.bind(new).map_err(Error::Input)?;
+                    (*bindings, *bound) = (new.clone(), true);
+                }
+                Ok(())
+            }
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => engine.bind(new),
+        }
+    }
+
+    pub fn write(&mut self, buffer: BufferId, tensor: &HostTensor) -> Result<()> {
+        match self {
+            Engine::Cpu { interpreter, .. } => interpreter.write(buffer, tensor).map_err(Error::Input),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => engine.write(buffer, tensor),
+        }
+    }
+
+    pub fn read(&self, buffer: BufferId) -> Result<HostTensor> {
+        Ok(self.read_all(&[buffer])?.remove(0))
+    }
+
+    pub fn read_all(&self, buffers: &[BufferId]) -> Result<Vec<HostTensor>> {
+        match self {
+            Engine::Cpu { interpreter, .. } => buffers.iter().map(|&b| interpreter.read(b).map_err(Error::Device)).collect(),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => engine.read_all(buffers),
+        }
+    }
+
+    /// Runs the step. On the CPU it is done when this returns; on a GPU it is queued.
+    pub fn run(&mut self) -> Result<Started> {
+        match self {
+            Engine::Cpu { interpreter, plan, launches, .. } => {
+                let status = interpreter.run().map_err(Error::Device)?;
+                *launches += plan.program.commands.len() as u64;
+                let loss = plan.program.outputs.iter().find(|o| o.role == OutputRole::Loss);
+                let loss = loss.map(|o| interpreter.read(o.buffer).map_err(Error::Device)).transpose()?;
+                Ok(Started::Done { status, loss })
+            }
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => Ok(Started::Pending(Box::new(engine.run()?))),
+        }
+    }
+
+    pub fn poison_temporaries(&mut self) {
+        match self {
+            Engine::Cpu { interpreter, .. } => interpreter.poison_temporaries(),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => engine.poison_temporaries(),
+        }
+    }
+
+    pub fn launches(&self) -> u64 {
+        match self {
+            Engine::Cpu { launches, .. } => *launches,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => engine.launches(),
+        }
+    }
+
+    /// Bytes of all slots.
+    pub fn peak_bytes(&self) -> u64 {
+        match self {
+            Engine::Cpu { plan, bindings, .. } => {
+                plan.program.slots.iter().map(|s| s.bytes.eval(bindings).unwrap_or(0).max(0) as u64).sum()
+            }
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => engine.peak_bytes(),
+        }
+    }
+}

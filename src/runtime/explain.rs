@@ -1,0 +1,141 @@
+//! What the compiler decided, as data.
+
+use crate::codegen::Plan;
+use crate::schedule::{Decision, Phase};
+use crate::types::Bindings;
+use serde::Serialize;
+
+/// A count for each phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PerPhase {
+    /// Forward.
+    pub forward: u64,
+    /// Backward.
+    pub backward: u64,
+    /// Optimizer.
+    pub update: u64,
+}
+
+impl PerPhase {
+    /// Over all phases.
+    pub fn total(&self) -> u64 {
+        self.forward + self.backward + self.update
+    }
+
+    fn of(mut count: impl FnMut(Phase) -> u64) -> PerPhase {
+        PerPhase { forward: count(Phase::Forward), backward: count(Phase::Backward), update: count(Phase::Update) }
+    }
+}
+
+/// A value that crosses from forward to backward, or is computed again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Crossing {
+    /// Name.
+    pub name: String,
+    /// Bytes, 0 when not stored.
+    pub bytes: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// What was saved and what is recomputed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PartitionReport {
+    /// Bytes of everything saved.
+    pub saved_activation_bytes: u64,
+    /// Saved values.
+    pub saved: Vec<Crossing>,
+    /// Recomputed values.
+    pub recomputed: Vec<Crossing>,
+}
+
+/// Memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MemoryReport {
+    /// Bytes of all slots, symbols at their smallest value.
+    pub predicted_peak_bytes: u64,
+}
+
+/// A dispatch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CommandReport {
+    /// Graph it belongs to.
+    pub phase: Phase,
+    /// Ops and lines.
+    pub label: String,
+    /// Distinct kernel it runs.
+    pub kernel: u32,
+    /// WGSL variant, empty for the interpreter.
+    pub variant: String,
+}
+
+/// What the compiler decided.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explain {
+    /// Name of the program.
+    pub name: String,
+    /// Device it was compiled for.
+    pub device: String,
+    /// What crosses from forward to backward.
+    pub partition: PartitionReport,
+    /// Distinct kernels.
+    pub kernels: PerPhase,
+    /// Dispatches.
+    pub launches: PerPhase,
+    /// Memory.
+    pub memory: MemoryReport,
+    /// Milliseconds by stage.
+    pub compile_ms: serde_json::Map<String, serde_json::Value>,
+    /// Dispatches in order.
+    pub commands: Vec<CommandReport>,
+    /// Decisions with reasons.
+    pub decisions: Vec<Decision>,
+}
+
+impl Explain {
+    /// Reads a plan.
+    pub fn new(plan: &Plan, compile_ms: Vec<(String, f64)>) -> Explain {
+        let program = &plan.program;
+        let smallest: Bindings = program.symbols.iter().map(|s| (s.name.to_string(), s.min)).collect();
+        let in_phase = |phase: Phase| program.commands.iter().filter(move |c| c.phase == phase);
+        let kernels = |phase: Phase| {
+            let mut used: Vec<u32> = in_phase(phase).map(|c| c.kernel).collect();
+            used.sort_unstable();
+            used.dedup();
+            used.len() as u64
+        };
+        let variant = |i: usize| plan.dispatch_code.get(i).and_then(|&c| plan.code.get(c as usize)).and_then(|c| c.variants.first());
+        Explain {
+            name: program.name.clone(),
+            device: plan.target.caps.name.clone(),
+            partition: partition(plan, &smallest),
+            kernels: PerPhase::of(kernels),
+            launches: PerPhase::of(|phase| in_phase(phase).count() as u64),
+            memory: MemoryReport { predicted_peak_bytes: program.slots.iter().map(|s| s.bytes.eval(&smallest).unwrap_or(0).max(0) as u64).sum() },
+            compile_ms: compile_ms.into_iter().map(|(stage, ms)| (stage, serde_json::json!(ms))).collect(),
+            commands: (program.commands.iter().enumerate())
+                .map(|(i, c)| CommandReport {
+                    phase: c.phase,
+                    label: c.label.clone(),
+                    kernel: c.kernel,
+                    variant: variant(i).map(|v| v.name.clone()).unwrap_or_default(),
+                })
+                .collect(),
+            decisions: program.decisions.clone(),
+        }
+    }
+}
+
+fn partition(plan: &Plan, smallest: &Bindings) -> PartitionReport {
+    let program = &plan.program;
+    let bytes = |name: &str| {
+        let buffer = program.buffers.iter().find(|b| b.name == name);
+        buffer.map_or(0, |b| b.ty.numel().eval(smallest).unwrap_or(0).max(0) as u64 * b.ty.dtype.size() as u64)
+    };
+    let crossings = |verdict: &str| -> Vec<Crossing> {
+        let chosen = program.decisions.iter().filter(|d| d.stage == "partition" && d.verdict == verdict);
+        chosen.map(|d| Crossing { name: d.subject.clone(), bytes: bytes(&d.subject), reason: d.reason.clone() }).collect()
+    };
+    let saved = crossings("saved");
+    PartitionReport { saved_activation_bytes: saved.iter().map(|c| c.bytes).sum(), saved, recomputed: crossings("recomputed") }
+}

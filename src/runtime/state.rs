@@ -1,0 +1,383 @@
+//! Named tensors that live across steps: parameters, buffers, optimizer state.
+//!
+//! A tensor stays on the engine that wrote it last and comes to the host when somebody asks for it. Every write makes a new
+//! version; an engine that holds the version it needs is not written again. An engine that takes another state as its
+//! tenant first leaves the old tenant's tensors in that state's mailbox.
+
+use super::signature::describe_type;
+use super::step::Shared;
+use crate::error::{Error, Result};
+use crate::graph::InputRole;
+use crate::types::{DType, HostTensor};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Tensors that an engine gave back, with their versions.
+pub(super) type Mailbox = Arc<Mutex<HashMap<String, (u64, HostTensor)>>>;
+
+/// A lock whose holder cannot leave broken data behind.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a step needs to know about one tensor of its state.
+#[derive(Clone, Debug)]
+pub(super) struct Spec {
+    pub name: String,
+    pub role: InputRole,
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+}
+
+/// One tensor. Either `host` is there, or `owner` holds that version (or has left it in the mailbox).
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub role: InputRole,
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    pub version: u64,
+    pub host: Option<HostTensor>,
+    pub owner: Option<Arc<Shared>>,
+}
+
+/// Parameters, buffers and optimizer state of a model, with the seed of its random keys and the number of steps taken.
+/// Made by `Step::init`; shared by training and inference steps of one model, saved, loaded, resumed.
+pub struct State {
+    pub(super) id: u64,
+    pub(super) seed: u64,
+    pub(super) counter: Arc<AtomicU64>,
+    pub(super) entries: Mutex<BTreeMap<String, Entry>>,
+    pub(super) mailbox: Mailbox,
+    next_version: u64,
+}
+
+/// Keys of the metadata of a checkpoint.
+const STEP_KEY: &str = "inductor.step";
+const SEED_KEY: &str = "inductor.seed";
+
+impl State {
+    pub(super) fn new(seed: u64, tensors: Vec<(Spec, HostTensor)>) -> State {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        let mut state = State {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            seed,
+            counter: Arc::default(),
+            entries: Mutex::default(),
+            mailbox: Mailbox::default(),
+            next_version: 1,
+        };
+        for (spec, tensor) in tensors {
+            state.insert(spec, tensor);
+        }
+        state
+    }
+
+    /// Steps taken.
+    pub fn step(&self) -> u64 {
+        self.counter.load(Ordering::SeqCst)
+    }
+
+    /// The seed of random keys.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> Vec<String> {
+        lock(&self.entries).keys().cloned().collect()
+    }
+
+    /// Names of the tensors of that role, sorted.
+    pub fn names_of(&self, role: InputRole) -> Vec<String> {
+        lock(&self.entries).iter().filter(|(_, e)| e.role == role).map(|(n, _)| n.clone()).collect()
+    }
+
+    /// A tensor, downloaded when it lives on a device.
+    pub fn get(&self, name: &str) -> Result<HostTensor> {
+        if !lock(&self.entries).contains_key(name) {
+            return Err(Error::Input(format!("the state has no tensor {name}")));
+        }
+        self.download(&|n| n == name)?;
+        let host = lock(&self.entries).get(name).and_then(|e| e.host.clone());
+        host.ok_or_else(|| Error::Device(format!("{name} was not read")))
+    }
+
+    /// Replaces a tensor by one of the same type.
+    pub fn set(&mut self, name: &str, tensor: HostTensor) -> Result<()> {
+        let version = self.fresh_version();
+        let mut entries = lock(&self.entries);
+        let entry = entries.get_mut(name).ok_or_else(|| Error::Input(format!("the state has no tensor {name}")))?;
+        if let Some(fault) = mismatch(name, entry, &tensor) {
+            return Err(Error::Input(fault));
+        }
+        entry.replace(tensor, version);
+        Ok(())
+    }
+
+    /// Writes parameters and buffers under their names.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.write(path.as_ref(), &|role| *role != InputRole::Optimizer, None)
+    }
+
+    /// Reads parameters and buffers. Names that are unknown, missing or of another type are an error that lists all of them,
+    /// and nothing changes.
+    pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.read(path.as_ref(), &|role| *role != InputRole::Optimizer, false)
+    }
+
+    /// Writes everything that a run needs to go on exactly: also optimizer state, seed and step counter.
+    pub fn save_checkpoint(&self, path: impl AsRef<Path>) -> Result<()> {
+        let metadata = HashMap::from([(STEP_KEY.to_string(), self.step().to_string()), (SEED_KEY.to_string(), self.seed.to_string())]);
+        self.write(path.as_ref(), &|_| true, Some(metadata))
+    }
+
+    /// Reads a checkpoint; as [`load`](State::load), with optimizer state, seed and step counter.
+    pub fn load_checkpoint(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.read(path.as_ref(), &|_| true, true)
+    }
+
+    pub(super) fn insert(&mut self, spec: Spec, tensor: HostTensor) {
+        let version = self.fresh_version();
+        let entry = Entry { role: spec.role, dtype: spec.dtype, shape: spec.shape, version, host: Some(tensor), owner: None };
+        lock(&self.entries).insert(spec.name, entry);
+    }
+
+    pub(super) fn fresh_version(&mut self) -> u64 {
+        self.next_version += 1;
+        self.next_version
+    }
+
+    /// Checks that the state fits a step. Optimizer state that is missing starts at zero: the state may come from an
+    /// inference step.
+    pub(super) fn admit(&mut self, specs: &[Spec]) -> Result<()> {
+        let (mut faults, mut missing) = (vec![], vec![]);
+        {
+            let entries = lock(&self.entries);
+            for spec in specs {
+                match entries.get(&spec.name) {
+                    Some(e) if e.dtype == spec.dtype && e.shape == spec.shape => {}
+                    Some(e) => faults.push(format!(
+                        "{}: the step takes {}, the state has {}",
+                        spec.name,
+                        describe_type(spec.dtype, &spec.shape),
+                        describe_type(e.dtype, &e.shape)
+                    )),
+                    None if spec.role == InputRole::Optimizer => missing.push(spec.clone()),
+                    None => faults.push(format!("{} is missing", spec.name)),
+                }
+            }
+        }
+        if !faults.is_empty() {
+            return Err(Error::Input(format!("the state does not fit this step: {}", faults.join("; "))));
+        }
+        for spec in missing {
+            let zeros = HostTensor::zeros(spec.dtype, &spec.shape);
+            self.insert(spec, zeros);
+        }
+        Ok(())
+    }
+
+    /// Brings the wanted tensors to the host, one round trip per owner.
+    pub(super) fn download(&self, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        let mut entries = lock(&self.entries);
+        let mut owners: Vec<(Arc<Shared>, Vec<(String, u64)>)> = vec![];
+        for (name, entry) in entries.iter().filter(|(n, e)| e.host.is_none() && wanted(n)) {
+            let Some(owner) = &entry.owner else { continue };
+            let at = owners.iter().position(|(o, _)| Arc::ptr_eq(o, owner)).unwrap_or(owners.len());
+            if at == owners.len() {
+                owners.push((owner.clone(), vec![]));
+            }
+            owners[at].1.push((name.clone(), entry.version));
+        }
+        for (owner, names) in owners {
+            let found = owner.hand_over(self.id, &names, &self.mailbox)?;
+            for ((name, _), tensor) in names.iter().zip(found) {
+                if let Some(entry) = entries.get_mut(name) {
+                    entry.host = Some(tensor);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, path: &Path, wanted: &dyn Fn(&InputRole) -> bool, metadata: Option<HashMap<String, String>>) -> Result<()> {
+        self.download(&|_| true)?;
+        let mut tensors = vec![];
+        for (name, entry) in lock(&self.entries).iter().filter(|(_, e)| wanted(&e.role)) {
+            let host = entry.host.clone().ok_or_else(|| Error::Device(format!("{name} was not read")))?;
+            tensors.push((name.clone(), host));
+        }
+        save_tensors(path, &tensors, metadata)
+    }
+
+    fn read(&mut self, path: &Path, wanted: &dyn Fn(&InputRole) -> bool, checkpoint: bool) -> Result<()> {
+        let (tensors, metadata) = load_tensors(path)?;
+        let mut faults = vec![];
+        {
+            let entries = lock(&self.entries);
+            let known = |name: &str| entries.get(name).filter(|e| wanted(&e.role));
+            for (name, tensor) in &tensors {
+                match known(name) {
+                    Some(entry) => faults.extend(mismatch(name, entry, tensor)),
+                    None => faults.push(format!("unknown tensor {name}")),
+                }
+            }
+            let missing = entries.iter().filter(|(n, e)| wanted(&e.role) && !tensors.iter().any(|(t, _)| t == *n));
+            faults.extend(missing.map(|(n, _)| format!("{n} is missing")));
+        }
+        let number = |key: &str| metadata.get(key).and_then(|v| v.parse::<u64>().ok());
+        let resumed = match (checkpoint, number(STEP_KEY), number(SEED_KEY)) {
+            (false, ..) => None,
+            (true, Some(step), Some(seed)) => Some((step, seed)),
+            (true, ..) => {
+                faults.push("it is no checkpoint: step counter and seed are missing".into());
+                None
+            }
+        };
+        if !faults.is_empty() {
+            return Err(Error::file(path, faults.join("; ")));
+        }
+        for (name, tensor) in tensors {
+            let version = self.fresh_version();
+            if let Some(entry) = lock(&self.entries).get_mut(&name) {
+                entry.replace(tensor, version);
+            }
+        }
+        if let Some((step, seed)) = resumed {
+            self.counter = Arc::new(AtomicU64::new(step));
+            self.seed = seed;
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    fn replace(&mut self, tensor: HostTensor, version: u64) {
+        self.version = version;
+        self.host = Some(tensor);
+        self.owner = None;
+    }
+}
+
+fn mismatch(name: &str, entry: &Entry, tensor: &HostTensor) -> Option<String> {
+    let fits = entry.dtype == tensor.dtype() && entry.shape == tensor.shape();
+    let (want, got) = (describe_type(entry.dtype, &entry.shape), describe_type(tensor.dtype(), tensor.shape()));
+    (!fits).then(|| format!("{name}: expected {want}, got {got}"))
+}
+
+const DTYPES: [(DType, Dtype); 11] = [
+    (DType::F32, Dtype::F32),
+    (DType::F16, Dtype::F16),
+    (DType::BF16, Dtype::BF16),
+    (DType::F64, Dtype::F64),
+    (DType::I32, Dtype::I32),
+    (DType::I64, Dtype::I64),
+    (DType::U32, Dtype::U32),
+    (DType::U8, Dtype::U8),
+    (DType::I8, Dtype::I8),
+    (DType::I16, Dtype::I16),
+    (DType::Bool, Dtype::BOOL),
+];
+
+/// Writes named tensors as safetensors: aside first, then renamed, so that a file is never half written.
+pub fn save_tensors(path: &Path, tensors: &[(String, HostTensor)], metadata: Option<HashMap<String, String>>) -> Result<()> {
+    let mut views = vec![];
+    for (name, tensor) in tensors {
+        let dtype = DTYPES.iter().find(|(ours, _)| *ours == tensor.dtype()).map(|(_, theirs)| *theirs).unwrap_or(Dtype::U8);
+        let view = TensorView::new(dtype, tensor.shape().to_vec(), tensor.bytes()).map_err(|e| Error::file(path, e))?;
+        views.push((name.as_str(), view));
+    }
+    let bytes = safetensors::serialize(views, metadata).map_err(|e| Error::file(path, e))?;
+    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
+    std::fs::write(&aside, bytes).map_err(|e| Error::file(&aside, e))?;
+    std::fs::rename(&aside, path).map_err(|e| Error::file(path, e))
+}
+
+/// Named tensors of a safetensors file.
+pub type NamedTensors = Vec<(String, HostTensor)>;
+
+/// Reads all tensors and the metadata of a safetensors file, sorted by name.
+pub fn load_tensors(path: &Path) -> Result<(NamedTensors, HashMap<String, String>)> {
+    let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
+    let broken = |e: safetensors::SafeTensorError| Error::file(path, format!("not a sound safetensors file: {e}"));
+    let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
+    let mut tensors = vec![];
+    for (name, view) in file.tensors() {
+        let dtype = DTYPES.iter().find(|(_, theirs)| *theirs == view.dtype()).map(|(ours, _)| *ours);
+        let dtype = dtype.ok_or_else(|| Error::file(path, format!("{name}: dtype {:?} is not supported", view.dtype())))?;
+        let tensor = HostTensor::from_bytes(dtype, view.shape().to_vec(), view.data().to_vec());
+        tensors.push((name.clone(), tensor.map_err(|e| Error::file(path, format!("{name}: {e}")))?));
+    }
+    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok((tensors, header.metadata().clone().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str, role: InputRole, shape: &[usize]) -> Spec {
+        Spec { name: name.into(), role, dtype: DType::F32, shape: shape.to_vec() }
+    }
+
+    fn state() -> State {
+        let w = HostTensor::f32(&[2], &[1.0, 2.0]);
+        State::new(
+            7,
+            vec![
+                (spec("w", InputRole::Parameter, &[2]), w.clone()),
+                (spec("running", InputRole::Buffer, &[]), HostTensor::f32(&[], &[0.5])),
+                (spec("optimizer.w.m", InputRole::Optimizer, &[2]), w),
+            ],
+        )
+    }
+
+    #[test]
+    fn files_hold_parameters_and_buffers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let mut a = state();
+        a.save(&path).unwrap();
+        assert_eq!(load_tensors(&path).unwrap().0.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["running", "w"]);
+        a.set("w", HostTensor::f32(&[2], &[9.0, 9.0])).unwrap();
+        a.load(&path).unwrap();
+        assert_eq!(a.get("w").unwrap().to_f32(), [1.0, 2.0]);
+        assert!(a.load_checkpoint(&path).unwrap_err().to_string().contains("optimizer.w.m is missing; it is no checkpoint"));
+    }
+
+    #[test]
+    fn checkpoints_hold_everything() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.safetensors");
+        let a = state();
+        a.counter.store(41, Ordering::SeqCst);
+        a.save_checkpoint(&path).unwrap();
+        let mut b = State::new(1, vec![(spec("w", InputRole::Parameter, &[2]), HostTensor::zeros(DType::F32, &[2]))]);
+        let error = b.load_checkpoint(&path).unwrap_err().to_string();
+        assert!(error.contains("unknown tensor optimizer.w.m; unknown tensor running"), "{error}");
+        let mut b = state();
+        b.set("optimizer.w.m", HostTensor::zeros(DType::F32, &[2])).unwrap();
+        b.load_checkpoint(&path).unwrap();
+        assert_eq!((b.step(), b.seed(), b.get("optimizer.w.m").unwrap().to_f32()), (41, 7, vec![1.0, 2.0]));
+    }
+
+    #[test]
+    fn damaged_files_change_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let mut a = state();
+        a.save(&path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+        a.set("w", HostTensor::f32(&[2], &[9.0, 9.0])).unwrap();
+        assert!(a.load(&path).unwrap_err().to_string().contains("not a sound safetensors file"));
+        assert!(a.load(folder.path().join("absent")).is_err());
+        assert_eq!(a.get("w").unwrap().to_f32(), [9.0, 9.0]);
+        assert!(a.set("w", HostTensor::f32(&[3], &[9.0; 3])).unwrap_err().to_string().contains("w: expected f32[2], got f32[3]"));
+        assert!(a.get("nobody").is_err());
+    }
+}

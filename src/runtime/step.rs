@@ -1,0 +1,440 @@
+//! A compiled program bound to a device.
+
+use super::device::Device;
+use super::engine::{Engine, Started};
+use super::explain::Explain;
+use super::signature::{Inputs, Signature};
+use super::state::{Mailbox, Spec, State, lock};
+use crate::codegen::Plan;
+use crate::config::{Config, Mode, Verify};
+use crate::error::{Error, Result};
+use crate::frontend::{Initializer, Traced};
+use crate::graph::{InputRole, OutputRole};
+use crate::loop_ir::BufferId;
+use crate::schedule::Program;
+use crate::types::{DType, HostTensor};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// A compiled program bound to a device: one call is one step. Cheap to clone; clones share buffers.
+#[derive(Clone)]
+pub struct Step {
+    shared: Arc<Shared>,
+}
+
+/// What clones of a step share.
+pub(super) struct Shared {
+    pub plan: Arc<Plan>,
+    pub config: Config,
+    pub device: Device,
+    signature: Signature,
+    states: Vec<StateTensor>,
+    compile_ms: Vec<(String, f64)>,
+    core: Mutex<Core>,
+}
+
+/// A tensor of the step's state.
+struct StateTensor {
+    spec: Spec,
+    initializer: Initializer,
+    /// Where the program has it; a parameter that the program does not read has no place.
+    buffer: Option<BufferId>,
+    written: bool,
+}
+
+/// The engine and what is on it.
+pub(super) struct Core {
+    pub engine: Engine,
+    tenant: Option<(u64, Mailbox)>,
+    /// Version of each state tensor on the engine.
+    resident: HashMap<String, u64>,
+    scalars: BTreeMap<String, f64>,
+    runs: u64,
+}
+
+impl Step {
+    /// Binds a plan to a device: pipelines are compiled here, buffers made at the first run with known sizes.
+    pub fn new(plan: Plan, traced: &Traced, device: &Device, config: &Config, compile_ms: Vec<(String, f64)>) -> Result<Step> {
+        let plan = Arc::new(plan);
+        let states = state_tensors(&plan.program, traced)?;
+        let started = Instant::now();
+        let engine = Engine::new(device, plan.clone())?;
+        let mut compile_ms = compile_ms;
+        compile_ms.push(("pipelines".into(), started.elapsed().as_secs_f64() * 1e3));
+        let mut scalars = BTreeMap::new();
+        if let Mode::Train(optimizer) = &config.mode {
+            scalars.insert("lr".to_string(), optimizer.lr);
+        }
+        let core = Core { engine, tenant: None, resident: HashMap::new(), scalars, runs: 0 };
+        let signature = Signature::new(&plan, config);
+        let shared = Shared { plan, config: config.clone(), device: device.clone(), signature, states, compile_ms, core: Mutex::new(core) };
+        Ok(Step { shared: Arc::new(shared) })
+    }
+
+    /// A fresh state: parameters and buffers by their initializers, optimizer state zero. Equal seeds give equal states on
+    /// every device.
+    pub fn init(&self, seed: u64) -> Result<State> {
+        let sample = |s: &StateTensor| (s.spec.clone(), s.initializer.sample(s.spec.dtype, &s.spec.shape, seed, &s.spec.name));
+        Ok(State::new(seed, self.shared.states.iter().map(sample).collect()))
+    }
+
+    /// Sets a host scalar, such as `lr`, for the steps that follow. Nothing is recompiled.
+    pub fn set_scalar(&self, name: &str, value: f64) -> Result<()> {
+        let scalars = self.shared.plan.program.inputs.iter().filter(|i| i.role == InputRole::HostScalar && i.name != "step");
+        let known: Vec<&str> = scalars.map(|i| i.name.as_str()).collect();
+        if !known.contains(&name) {
+            return Err(Error::Input(format!("there is no host scalar {name}; there are [{}]", known.join(", "))));
+        }
+        lock(&self.shared.core).scalars.insert(name.into(), value);
+        Ok(())
+    }
+
+    /// Runs one step. Everything is checked before anything changes. On a GPU the step is queued, and what it computes is
+    /// waited for when it is asked for.
+    pub fn run(&self, state: &mut State, inputs: impl Into<Inputs>) -> Result<StepResult> {
+        let shared = &self.shared;
+        let span = tracing::debug_span!("step", program = %shared.plan.program.name);
+        let _entered = span.enter();
+        let checked = shared.signature.check(inputs.into())?;
+        let mut feeds = checked.feeds;
+        feeds.extend(shared.host_inputs(state)?);
+        let specs: Vec<Spec> = shared.states.iter().filter(|s| s.buffer.is_some()).map(|s| s.spec.clone()).collect();
+        state.admit(&specs)?;
+        let missing = shared.lacking(state);
+        state.download(&|name| missing.iter().any(|m| m == name))?;
+
+        let mut core = lock(&shared.core);
+        core.take_tenant(shared, state)?;
+        core.engine.bind(&checked.bindings)?;
+        core.upload_state(shared, state)?;
+        for (buffer, tensor) in &feeds {
+            core.engine.write(*buffer, tensor)?;
+        }
+        core.runs += 1;
+        let run = core.runs;
+        let started = match shared.config.verify {
+            Verify::Off => core.engine.run()?,
+            level => shared.run_verified(&mut core, state, level)?,
+        };
+        let before = state.step();
+        let mut result = StepResult { shared: shared.clone(), run, outcome: Mutex::new(Outcome::Refused(0)), before, counter: state.counter.clone() };
+        match started {
+            Started::Done { status: 0, loss } => result.outcome = Mutex::new(Outcome::Done(loss)),
+            Started::Done { status, .. } => return Err(shared.refusal(status)),
+            #[cfg(feature = "gpu")]
+            Started::Pending(pending) => result.outcome = Mutex::new(Outcome::Pending(pending)),
+        }
+        core.record_writes(shared, state);
+        state.counter.store(before + 1, Ordering::SeqCst);
+        Ok(result)
+    }
+
+    /// Fills what lives only within a step with NaN, so that a kernel that reads what nobody wrote is seen. For tests.
+    pub fn poison_temporaries(&self) {
+        lock(&self.shared.core).engine.poison_temporaries();
+    }
+
+    /// Dispatches so far.
+    pub fn launches(&self) -> u64 {
+        lock(&self.shared.core).engine.launches()
+    }
+
+    /// Bytes of all buffers on the device.
+    pub fn peak_bytes(&self) -> u64 {
+        lock(&self.shared.core).engine.peak_bytes()
+    }
+
+    /// What the compiler decided, as data; prints as text.
+    pub fn explain(&self) -> Explain {
+        Explain::new(&self.shared.plan, self.shared.compile_ms.clone())
+    }
+
+    /// The compiled plan.
+    pub fn plan(&self) -> &Plan {
+        &self.shared.plan
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &Device {
+        &self.shared.device
+    }
+
+    /// Names and types of the inputs a call takes, in order.
+    pub fn signature(&self) -> String {
+        self.shared.signature.describe()
+    }
+
+    /// Time of each command on the device, by timestamps; for tables. Runs the step's commands on what the buffers hold.
+    #[cfg(feature = "gpu")]
+    pub fn command_times(&self) -> Result<Vec<super::gpu::CommandTime>> {
+        let mut core = lock(&self.shared.core);
+        match &mut core.engine {
+            Engine::Gpu(engine) => engine.run_timed(),
+            Engine::Cpu { .. } => Err(Error::Platform("the interpreter has no timestamps".into())),
+        }
+    }
+}
+
+/// What one step computed. Loss and status arrive when asked for; other outputs stay on the device until they are read,
+/// which must happen before the step runs again.
+pub struct StepResult {
+    shared: Arc<Shared>,
+    run: u64,
+    outcome: Mutex<Outcome>,
+    before: u64,
+    counter: Arc<AtomicU64>,
+}
+
+enum Outcome {
+    Done(Option<HostTensor>),
+    Refused(u32),
+    #[cfg(feature = "gpu")]
+    Pending(Box<super::gpu::Pending>),
+}
+
+impl StepResult {
+    /// Waits for the step; an error when its status word refused it (the state is then as it was).
+    pub fn wait(&self) -> Result<()> {
+        self.settle().map(|_| ())
+    }
+
+    /// The loss.
+    pub fn loss(&self) -> Result<f32> {
+        let loss = self.settle()?;
+        let loss = loss.ok_or_else(|| Error::Input("the program has no loss".into()))?;
+        loss.to_f32().first().copied().ok_or_else(|| Error::Input("the loss has no element".into()))
+    }
+
+    /// An output by name.
+    pub fn output(&self, name: &str) -> Result<HostTensor> {
+        let outputs = &self.shared.plan.program.outputs;
+        let found = outputs.iter().find(|o| o.name == name).ok_or_else(|| {
+            let names: Vec<&str> = outputs.iter().map(|o| o.name.as_str()).collect();
+            Error::Input(format!("there is no output {name}; there are [{}]", names.join(", ")))
+        })?;
+        Ok(self.read(&[found.buffer])?.remove(0))
+    }
+
+    /// The user's outputs and the loss, in order, by name.
+    pub fn outputs(&self) -> Result<Vec<(String, HostTensor)>> {
+        self.read_where(|role| match role {
+            OutputRole::User | OutputRole::Loss => Some(None),
+            _ => None,
+        })
+    }
+
+    /// Gradients, by the name of the input.
+    pub fn gradients(&self) -> Result<Vec<(String, HostTensor)>> {
+        self.read_where(|role| match role {
+            OutputRole::Gradient(of) => Some(Some(of.clone())),
+            _ => None,
+        })
+    }
+
+    fn read_where(&self, name: impl Fn(&OutputRole) -> Option<Option<String>>) -> Result<Vec<(String, HostTensor)>> {
+        let chosen = self.shared.plan.program.outputs.iter().filter_map(|o| Some((name(&o.role)?.unwrap_or_else(|| o.name.clone()), o.buffer)));
+        let (names, buffers): (Vec<String>, Vec<BufferId>) = chosen.unzip();
+        Ok(names.into_iter().zip(self.read(&buffers)?).collect())
+    }
+
+    fn read(&self, buffers: &[BufferId]) -> Result<Vec<HostTensor>> {
+        self.settle()?;
+        let core = lock(&self.shared.core);
+        if core.runs != self.run {
+            return Err(Error::Input(format!(
+                "the outputs of run {} were overwritten by run {}; read them before the step runs again",
+                self.run, core.runs
+            )));
+        }
+        core.engine.read_all(buffers)
+    }
+
+    /// Waits; gives the loss, or the refusal, which takes the step counter back unless later steps are queued.
+    fn settle(&self) -> Result<Option<HostTensor>> {
+        let mut outcome = lock(&self.outcome);
+        #[cfg(feature = "gpu")]
+        if let Outcome::Pending(pending) = &mut *outcome {
+            let arrived = pending.wait()?;
+            *outcome = match arrived.status {
+                0 => Outcome::Done(self.shared.decode_loss(&arrived.loss)?),
+                status => Outcome::Refused(status),
+            };
+        }
+        match &*outcome {
+            Outcome::Done(loss) => Ok(loss.clone()),
+            Outcome::Refused(status) => {
+                let _ = self.counter.compare_exchange(self.before + 1, self.before, Ordering::SeqCst, Ordering::SeqCst);
+                Err(self.shared.refusal(*status))
+            }
+            #[cfg(feature = "gpu")]
+            Outcome::Pending(_) => Err(Error::Device("the step is still pending".into())),
+        }
+    }
+}
+
+impl Shared {
+    /// The message behind a status word.
+    pub fn refusal(&self, status: u32) -> Error {
+        let known = (status as usize).checked_sub(1).and_then(|k| self.plan.program.checks.get(k));
+        Error::Step(known.cloned().unwrap_or_else(|| format!("status {status}")))
+    }
+
+    /// Keys and host scalars of the next step.
+    fn host_inputs(&self, state: &State) -> Result<Vec<(BufferId, HostTensor)>> {
+        let scalars = lock(&self.core).scalars.clone();
+        let mut out = vec![];
+        for input in &self.plan.program.inputs {
+            let ty = &self.plan.program.buffers[input.buffer.0 as usize].ty;
+            match input.role {
+                InputRole::Key => out.push((input.buffer, key(state.seed(), state.step(), &input.name))),
+                InputRole::HostScalar => {
+                    let given = if input.name == "step" { Some((state.step() + 1) as f64) } else { scalars.get(&input.name).copied() };
+                    let value = given.ok_or_else(|| Error::Input(format!("host scalar {} is not set; use Step::set_scalar", input.name)))?;
+                    out.push((input.buffer, HostTensor::from_f64(ty.dtype, &[], &[value])));
+                }
+                _ => {}
+            }
+        }
+        Ok(out)
+    }
+
+    /// Names of tensors that this engine lacks in the state's version.
+    fn lacking(&self, state: &State) -> Vec<String> {
+        let core = lock(&self.core);
+        let at_home = core.tenant.as_ref().is_some_and(|(id, _)| *id == state.id);
+        let entries = lock(&state.entries);
+        let has = |name: &str| at_home && core.resident.get(name) == entries.get(name).map(|e| &e.version);
+        self.states.iter().filter(|s| s.buffer.is_some() && !has(&s.spec.name)).map(|s| s.spec.name.clone()).collect()
+    }
+
+    /// Tensors of a state that this engine holds, or left in the state's mailbox.
+    pub fn hand_over(&self, tenant: u64, names: &[(String, u64)], mailbox: &Mailbox) -> Result<Vec<HostTensor>> {
+        let core = lock(&self.core);
+        let at_home = core.tenant.as_ref().is_some_and(|(id, _)| *id == tenant);
+        let here = |(name, version): &&(String, u64)| at_home && core.resident.get(name) == Some(version);
+        let buffers: Vec<BufferId> = names.iter().filter(here).filter_map(|(n, _)| self.buffer_of(n)).collect();
+        let mut read = core.engine.read_all(&buffers)?.into_iter();
+        let left = lock(mailbox);
+        names
+            .iter()
+            .map(|entry| {
+                let posted = left.get(&entry.0).filter(|(version, _)| *version == entry.1).map(|(_, t)| t.clone());
+                let found = if here(&entry) { read.next() } else { posted };
+                found.ok_or_else(|| Error::Device(format!("{} is no longer on its device", entry.0)))
+            })
+            .collect()
+    }
+
+    fn buffer_of(&self, name: &str) -> Option<BufferId> {
+        self.states.iter().find(|s| s.spec.name == name).and_then(|s| s.buffer)
+    }
+
+    #[cfg(feature = "gpu")]
+    fn decode_loss(&self, bytes: &[u8]) -> Result<Option<HostTensor>> {
+        let program = &self.plan.program;
+        let Some(loss) = program.outputs.iter().find(|o| o.role == OutputRole::Loss) else { return Ok(None) };
+        let placed = &program.buffers[loss.buffer.0 as usize];
+        super::storage::decode(bytes, placed.storage, placed.ty.dtype, &[]).map(Some).map_err(Error::Device)
+    }
+}
+
+impl Core {
+    /// Makes `state` the tenant; tensors of the former one that exist nowhere else go to its mailbox.
+    fn take_tenant(&mut self, shared: &Shared, state: &State) -> Result<()> {
+        if self.tenant.as_ref().is_some_and(|(id, _)| *id == state.id) {
+            return Ok(());
+        }
+        if let Some((_, mailbox)) = self.tenant.take() {
+            let written: Vec<&StateTensor> = shared.states.iter().filter(|s| s.written && self.resident.contains_key(&s.spec.name)).collect();
+            let buffers: Vec<BufferId> = written.iter().filter_map(|s| s.buffer).collect();
+            let tensors = self.engine.read_all(&buffers)?;
+            let mut left = lock(&mailbox);
+            for (s, tensor) in written.iter().zip(tensors) {
+                left.insert(s.spec.name.clone(), (self.resident[&s.spec.name], tensor));
+            }
+        }
+        self.resident.clear();
+        self.tenant = Some((state.id, state.mailbox.clone()));
+        Ok(())
+    }
+
+    fn upload_state(&mut self, shared: &Shared, state: &mut State) -> Result<()> {
+        let mut entries = lock(&state.entries);
+        for s in &shared.states {
+            let (Some(buffer), Some(entry)) = (s.buffer, entries.get_mut(&s.spec.name)) else { continue };
+            if self.resident.get(&s.spec.name) == Some(&entry.version) {
+                continue;
+            }
+            let posted = || lock(&state.mailbox).get(&s.spec.name).filter(|(v, _)| *v == entry.version).map(|(_, t)| t.clone());
+            let host = entry.host.clone().or_else(posted);
+            let host = host.ok_or_else(|| Error::Device(format!("{} is on no device and not on the host", s.spec.name)))?;
+            self.engine.write(buffer, &host)?;
+            self.resident.insert(s.spec.name.clone(), entry.version);
+        }
+        Ok(())
+    }
+
+    /// After a step: what it wrote is newer here than anywhere else.
+    fn record_writes(&mut self, shared: &Arc<Shared>, state: &mut State) {
+        for s in shared.states.iter().filter(|s| s.written) {
+            let version = state.fresh_version();
+            if let Some(entry) = lock(&state.entries).get_mut(&s.spec.name) {
+                entry.version = version;
+                entry.host = None;
+                entry.owner = Some(shared.clone());
+                self.resident.insert(s.spec.name.clone(), version);
+            }
+        }
+    }
+
+    /// Forgets what is on the engine, so that the next run uploads everything again.
+    pub fn forget_tenant(&mut self) {
+        self.resident.clear();
+        self.tenant = None;
+    }
+}
+
+/// The key of one step: a function of seed, step and input name, so that a resumed run continues exactly.
+fn key(seed: u64, step: u64, name: &str) -> HostTensor {
+    let mut hash = blake3::Hasher::new();
+    hash.update(&seed.to_le_bytes()).update(&step.to_le_bytes()).update(name.as_bytes());
+    let bytes = hash.finalize().as_bytes()[..8].to_vec();
+    HostTensor::from_bytes(DType::U32, vec![2], bytes).unwrap_or_else(|_| HostTensor::zeros(DType::U32, &[2]))
+}
+
+/// State tensors of the program, and parameters and buffers of the trace that the program does not read.
+fn state_tensors(program: &Program, traced: &Traced) -> Result<Vec<StateTensor>> {
+    let is_state = |role: &InputRole| matches!(role, InputRole::Parameter | InputRole::Buffer | InputRole::Optimizer);
+    let mut out: Vec<StateTensor> = vec![];
+    for input in program.inputs.iter().filter(|i| is_state(&i.role)) {
+        let ty = &program.buffers[input.buffer.0 as usize].ty;
+        out.push(StateTensor {
+            spec: spec(&input.name, &input.role, ty)?,
+            initializer: traced.initializer(&input.name),
+            buffer: Some(input.buffer),
+            written: writes_slot_of(program, input.buffer),
+        });
+    }
+    for input in traced.graph.inputs.iter().filter(|i| is_state(&i.role)) {
+        if !out.iter().any(|s| s.spec.name == input.name) {
+            let spec = spec(&input.name, &input.role, traced.graph.ty(input.value))?;
+            out.push(StateTensor { spec, initializer: traced.initializer(&input.name), buffer: None, written: false });
+        }
+    }
+    Ok(out)
+}
+
+fn spec(name: &str, role: &InputRole, ty: &crate::types::TensorType) -> Result<Spec> {
+    let shape = ty.shape.as_ints().ok_or_else(|| Error::compile(format!("{name}: {ty} is state and must have a fixed size")))?;
+    Ok(Spec { name: name.into(), role: role.clone(), dtype: ty.dtype, shape })
+}
+
+fn writes_slot_of(program: &Program, state: BufferId) -> bool {
+    let slot = program.buffers[state.0 as usize].slot;
+    program.commands.iter().any(|command| {
+        let writes = &program.kernels[command.kernel as usize].writes;
+        writes.iter().any(|w| program.buffers[command.buffers[w.buffer.0 as usize].0 as usize].slot == slot)
+    })
+}
