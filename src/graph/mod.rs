@@ -13,8 +13,8 @@
 mod build;
 mod concretize;
 mod inline;
-mod shorthand;
 mod parse;
+mod shorthand;
 mod text;
 mod verify;
 

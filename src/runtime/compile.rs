@@ -28,7 +28,7 @@ fn with_mode(traced: &Traced, device: &Device, config: &Config, mode: Mode) -> R
     let graph = &traced.graph;
     let examples: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
     let started = Instant::now();
-    let plan = crate::compile::inductor(graph, &examples, &device.target(), &config)?;
+    let plan = super::stand_in::inductor(graph, &examples, &device.target(), &config)?;
     let compile_ms = vec![("inductor".to_string(), started.elapsed().as_secs_f64() * 1e3)];
     Step::new(plan, traced, device, &config, compile_ms)
 }

@@ -14,9 +14,15 @@ use super::gpu::{AdapterKind, GpuDevice, Wanted};
 pub struct Device(Arc<Kind>);
 
 enum Kind {
-    Cpu { target: Target, reason: String },
+    Cpu {
+        target: Target,
+        reason: String,
+    },
     #[cfg(feature = "gpu")]
-    Gpu { device: Arc<GpuDevice>, target: Target },
+    Gpu {
+        device: Arc<GpuDevice>,
+        target: Target,
+    },
 }
 
 impl Device {

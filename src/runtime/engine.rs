@@ -2,10 +2,10 @@
 
 use super::counters::{Counted, count};
 use super::device::Device;
+use super::stand_in::Interpreter;
 use crate::codegen::Plan;
 use crate::error::{Error, Result};
 use crate::graph::OutputRole;
-use crate::interp::Interpreter;
 use crate::loop_ir::BufferId;
 use crate::types::{Bindings, HostTensor};
 use std::sync::Arc;
@@ -15,14 +15,23 @@ use super::gpu::{GpuEngine, Pending};
 
 /// What runs a plan.
 pub(super) enum Engine {
-    Cpu { interpreter: Box<Interpreter>, plan: Arc<Plan>, bindings: Bindings, bound: bool, launches: u64 },
+    Cpu {
+        interpreter: Box<Interpreter>,
+        plan: Arc<Plan>,
+        bindings: Bindings,
+        bound: bool,
+        launches: u64,
+    },
     #[cfg(feature = "gpu")]
     Gpu(Box<GpuEngine>),
 }
 
 /// Loss and status word of a run.
 pub(super) enum Started {
-    Done { status: u32, loss: Option<HostTensor> },
+    Done {
+        status: u32,
+        loss: Option<HostTensor>,
+    },
     #[cfg(feature = "gpu")]
     Pending(Box<Pending>),
 }
@@ -107,9 +116,7 @@ impl Engine {
     /// Bytes of all slots.
     pub fn peak_bytes(&self) -> u64 {
         match self {
-            Engine::Cpu { plan, bindings, .. } => {
-                plan.program.slots.iter().map(|s| s.bytes.eval(bindings).unwrap_or(0).max(0) as u64).sum()
-            }
+            Engine::Cpu { plan, bindings, .. } => plan.program.slots.iter().map(|s| s.bytes.eval(bindings).unwrap_or(0).max(0) as u64).sum(),
             #[cfg(feature = "gpu")]
             Engine::Gpu(engine) => engine.peak_bytes(),
         }

@@ -16,6 +16,7 @@ mod explain;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod signature;
+mod stand_in;
 mod state;
 mod step;
 mod storage;

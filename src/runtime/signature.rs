@@ -156,7 +156,11 @@ impl Signature {
                 faults.push(format!("{} is missing", argument.name));
             }
         }
-        if faults.is_empty() { Ok(slots.into_iter().flatten().collect()) } else { Err(Error::Input(format!("{}: {}", faults.join("; "), self.describe()))) }
+        if faults.is_empty() {
+            Ok(slots.into_iter().flatten().collect())
+        } else {
+            Err(Error::Input(format!("{}: {}", faults.join("; "), self.describe())))
+        }
     }
 
     fn check_one(&self, argument: &Argument, tensor: &HostTensor) -> Result<(), String> {
@@ -200,8 +204,7 @@ mod tests {
     fn signature(refuse: bool) -> Signature {
         let n = Dim::symbol("n", 1, 8);
         let argument = |name: &str, ty, k| Argument { name: name.into(), ty, buffer: BufferId(k), cotangent: false };
-        let arguments =
-            vec![argument("x", TensorType::new(DType::F32, (n.clone(), 2)), 0), argument("y", TensorType::new(DType::I32, n), 1)];
+        let arguments = vec![argument("x", TensorType::new(DType::F32, (n.clone(), 2)), 0), argument("y", TensorType::new(DType::I32, n), 1)];
         Signature { arguments, refuse_empty: refuse, refuse_non_finite: refuse }
     }
 

@@ -51,9 +51,7 @@ pub fn decode(bytes: &[u8], storage: Storage, dtype: DType, shape: &[usize]) -> 
             Ok(HostTensor::from_f64(dtype, shape, &values))
         }
         Storage::Word if dtype == DType::U32 => Ok(HostTensor::from_i64(dtype, shape, &words(bytes).map(i64::from).collect::<Vec<_>>())),
-        Storage::Word | Storage::Narrow => {
-            Ok(HostTensor::from_i64(dtype, shape, &words(bytes).map(|w| w as i32 as i64).collect::<Vec<_>>()))
-        }
+        Storage::Word | Storage::Narrow => Ok(HostTensor::from_i64(dtype, shape, &words(bytes).map(|w| w as i32 as i64).collect::<Vec<_>>())),
     }
 }
 

@@ -165,11 +165,9 @@ fn refusal(wanted: Wanted, environment: &Environment, reports: &[AdapterReport])
     }
     let filters = match (&environment.adapter_name, &environment.backend) {
         (None, None) => String::new(),
-        (name, backend) => format!(
-            " (WGPU_ADAPTER_NAME={} WGPU_BACKEND={})",
-            name.as_deref().unwrap_or("unset"),
-            backend.as_deref().unwrap_or("unset")
-        ),
+        (name, backend) => {
+            format!(" (WGPU_ADAPTER_NAME={} WGPU_BACKEND={})", name.as_deref().unwrap_or("unset"), backend.as_deref().unwrap_or("unset"))
+        }
     };
     let advice = match wanted {
         Wanted::Hardware => "install the GPU's Vulkan driver, or use --device cpu",

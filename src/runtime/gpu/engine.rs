@@ -403,7 +403,12 @@ impl GpuEngine {
             .collect()
     }
 
-    fn bound_buffer<'a>(&'a self, command: usize, binding: &Binding, scratch: &mut impl Iterator<Item = &'a wgpu::Buffer>) -> Result<&'a wgpu::Buffer> {
+    fn bound_buffer<'a>(
+        &'a self,
+        command: usize,
+        binding: &Binding,
+        scratch: &mut impl Iterator<Item = &'a wgpu::Buffer>,
+    ) -> Result<&'a wgpu::Buffer> {
         let dispatch = &self.plan.program.commands[command];
         let missing = |what: &str| Error::Device(format!("{}: no {what} to bind", dispatch.label));
         match binding {
@@ -423,7 +428,12 @@ impl GpuEngine {
     }
 
     /// Records commands into one pass.
-    fn record(&mut self, encoder: &mut wgpu::CommandEncoder, range: std::ops::Range<usize>, timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>) {
+    fn record(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        range: std::ops::Range<usize>,
+        timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: timestamps });
         let mut current = usize::MAX;
         for command in &self.commands[range] {
