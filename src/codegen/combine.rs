@@ -1,0 +1,154 @@
+//! Accumulators of reductions and scans: identity, one more element, two partial results, the end.
+
+use super::emit::Emitter;
+use super::spell;
+use super::storage::Kind;
+use crate::loop_ir::{Combiner, Number};
+use crate::types::DType;
+
+/// The variables of one reduction.
+#[derive(Clone, Debug)]
+pub struct Accumulator {
+    /// How it combines.
+    pub combiner: Combiner,
+    /// Names of its variables, one for each result.
+    pub names: Vec<String>,
+    /// Their kinds.
+    pub kinds: Vec<Kind>,
+    /// The identity.
+    pub start: Vec<String>,
+    dtype: DType,
+}
+
+impl Accumulator {
+    /// Names variables for a reduction of values of `dtype`. Nothing is declared yet.
+    pub fn new(em: &mut Emitter, combiner: Combiner, dtype: DType) -> Result<Accumulator, String> {
+        let kind = em.unit.kind(dtype)?;
+        let mut kinds = vec![];
+        for k in 0..combiner.results() {
+            kinds.push(em.unit.kind(combiner.result_dtype(k, dtype))?);
+        }
+        let float = matches!(kind, Kind::F32 | Kind::F64);
+        let needs_float = matches!(combiner, Combiner::Welford | Combiner::OnlineSoftmax);
+        if needs_float && kind != Kind::F32 {
+            return Err(format!("{combiner:?} of {dtype} is not available on GPUs"));
+        }
+        let number = |em: &mut Emitter, x: f64, lowest: bool| {
+            let n = match dtype.int_range() {
+                Some((lo, hi)) if !x.is_finite() => Number::Int(saturate(if lowest { lo } else { hi }, kind)),
+                _ if float => Number::Float(x.to_bits()),
+                _ => Number::Int(x as i64),
+            };
+            spell::constant(em, kind, n)
+        };
+        let start = match combiner {
+            Combiner::Sum => vec![number(em, 0.0, false)?],
+            Combiner::Prod => vec![number(em, 1.0, false)?],
+            Combiner::Max => vec![number(em, f64::NEG_INFINITY, true)?],
+            Combiner::Min => vec![number(em, f64::INFINITY, false)?],
+            Combiner::Any => vec!["false".into()],
+            Combiner::All => vec!["true".into()],
+            Combiner::ArgMax => vec![number(em, f64::NEG_INFINITY, true)?, "2147483647i".into()],
+            Combiner::ArgMin => vec![number(em, f64::INFINITY, false)?, "2147483647i".into()],
+            Combiner::Welford => vec!["0.0f".into(), "0.0f".into(), "0.0f".into()],
+            Combiner::OnlineSoftmax => vec![number(em, f64::NEG_INFINITY, true)?, "0.0f".into()],
+        };
+        let names = (0..combiner.results()).map(|_| em.fresh("a")).collect();
+        Ok(Accumulator { combiner, names, kinds, start, dtype })
+    }
+
+    /// Declares the variables in the innermost block.
+    pub fn declare(&self, em: &mut Emitter) {
+        for (name, start) in self.names.iter().zip(&self.start) {
+            em.line(format!("var {name} = {start};"));
+        }
+    }
+
+    /// Statements that add the element `x` of a column.
+    pub fn add(&self, em: &mut Emitter, x: &str, column: &str) -> Vec<String> {
+        match self.combiner {
+            Combiner::ArgMax | Combiner::ArgMin => self.merge(em, &[x.to_string(), format!("i32({column})")]),
+            Combiner::Welford => {
+                let [mean, m2, n] = &self.names[..] else { unreachable!("three results") };
+                let d = em.fresh("d");
+                vec![
+                    format!("{n} += 1.0f;"),
+                    format!("let {d} = {x} - {mean};"),
+                    format!("{mean} += {d} / {n};"),
+                    format!("{m2} += {d} * ({x} - {mean});"),
+                ]
+            }
+            Combiner::OnlineSoftmax => self.merge(em, &[x.to_string(), "1.0f".into()]),
+            _ => self.merge(em, &[x.to_string()]),
+        }
+    }
+
+    /// Statements that combine with another partial result, whose columns come after.
+    pub fn merge(&self, em: &mut Emitter, other: &[String]) -> Vec<String> {
+        let (a, b) = (&self.names[0], &other[0]);
+        let suffix = suffix(self.kinds[0]);
+        match self.combiner {
+            Combiner::Sum => vec![format!("{a} = {a} + {b};")],
+            Combiner::Prod => vec![format!("{a} = {a} * {b};")],
+            Combiner::Max | Combiner::Min if self.kinds[0] == Kind::Bool => {
+                vec![format!("{a} = {a} {} {b};", if self.combiner == Combiner::Max { "||" } else { "&&" })]
+            }
+            Combiner::Max => vec![format!("{a} = {}({a}, {b});", em.helper(&format!("maximum_{suffix}")))],
+            Combiner::Min => vec![format!("{a} = {}({a}, {b});", em.helper(&format!("minimum_{suffix}")))],
+            Combiner::Any => vec![format!("{a} = {a} || {b};")],
+            Combiner::All => vec![format!("{a} = {a} && {b};")],
+            Combiner::ArgMax | Combiner::ArgMin => {
+                let name = if self.combiner == Combiner::ArgMax { "arg_max_wins_" } else { "arg_min_wins_" };
+                let f = em.helper(&format!("{name}{suffix}"));
+                let (i, j) = (&self.names[1], &other[1]);
+                vec![format!("if ({f}({b}, {j}, {a}, {i})) {{ {a} = {b}; {i} = {j}; }}")]
+            }
+            Combiner::Welford => {
+                let f = em.helper("welford_");
+                let w = em.fresh("w");
+                vec![
+                    format!("let {w} = {f}(vec3<f32>({}), vec3<f32>({}));", self.names.join(", "), other.join(", ")),
+                    format!("{} = {w}.x; {} = {w}.y; {} = {w}.z;", self.names[0], self.names[1], self.names[2]),
+                ]
+            }
+            Combiner::OnlineSoftmax => {
+                let f = em.helper("online_softmax_");
+                let w = em.fresh("w");
+                vec![
+                    format!("let {w} = {f}(vec2<f32>({}), vec2<f32>({}));", self.names.join(", "), other.join(", ")),
+                    format!("{} = {w}.x; {} = {w}.y;", self.names[0], self.names[1]),
+                ]
+            }
+        }
+    }
+
+    /// The results, out of the final values of the variables.
+    pub fn results(&self, em: &mut Emitter, finals: &[String]) -> Vec<String> {
+        match self.combiner {
+            Combiner::OnlineSoftmax => {
+                let f = em.helper("online_softmax_sum_");
+                vec![finals[0].clone(), format!("{f}({}, {})", finals[0], finals[1])]
+            }
+            Combiner::ArgMax | Combiner::ArgMin => {
+                vec![finals[0].clone(), format!("select({0}, 0i, {0} == 2147483647i)", finals[1])]
+            }
+            Combiner::Sum | Combiner::Prod => vec![spell::wrap(self.dtype, finals[0].clone())],
+            _ => finals.to_vec(),
+        }
+    }
+}
+
+/// Suffix of the helper functions of a kind.
+pub fn suffix(kind: Kind) -> &'static str {
+    match kind {
+        Kind::I32 => "i",
+        Kind::U32 => "u",
+        Kind::I64 => "l",
+        Kind::F64 => "d",
+        Kind::F32 | Kind::Bool => "",
+    }
+}
+
+fn saturate(n: i64, kind: Kind) -> i64 {
+    if kind == Kind::I32 { n.clamp(i32::MIN as i64, i32::MAX as i64) } else { n }
+}

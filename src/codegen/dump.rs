@@ -1,0 +1,29 @@
+//! The shaders of a plan as text for people, each with what it runs and where that came from.
+
+use super::plan::Plan;
+use std::fmt::Write;
+
+/// Every distinct shader, headed by the dispatches that use it, their ops and source lines.
+pub fn dump(plan: &Plan) -> String {
+    let mut out = String::new();
+    for (k, code) in plan.code.iter().enumerate() {
+        let users = || plan.program.commands.iter().zip(&plan.dispatch_code).filter(|(_, c)| **c == k as u32).map(|(d, _)| d);
+        let _ = writeln!(out, "// ---- shader {k}, {} dispatches", users().count());
+        for d in users().take(8) {
+            let nest = &plan.program.kernels[d.kernel as usize];
+            let lines: Vec<String> = nest.provenance.locations.iter().map(|l| l.to_string()).collect();
+            let _ = writeln!(out, "// {:?} kernel {}: {} [{}] at {}", d.phase, d.kernel, d.label, nest.label, lines.join(", "));
+        }
+        if let Some(d) = users().next() {
+            for line in plan.program.kernels[d.kernel as usize].to_string().lines() {
+                let _ = writeln!(out, "//   {line}");
+            }
+        }
+        for v in &code.variants {
+            let _ = writeln!(out, "// variant {}: {} workgroups of {:?}, bindings {:?}", v.name, v.groups, v.workgroup, v.bindings);
+            out.push_str(&v.wgsl);
+            out.push('\n');
+        }
+    }
+    out
+}

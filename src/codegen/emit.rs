@@ -1,0 +1,298 @@
+//! Writing WGSL statements into nested blocks, each at the outermost block where its operands are known.
+//!
+//! Expressions carry the depth of the block that defines their operands. A binding is placed there, not where it is asked
+//! for, so that whatever does not vary in a loop is computed before it, and equal text is bound once.
+
+use super::unit::Unit;
+use crate::loop_ir::{IndexExpr, Term};
+use crate::types::Dim;
+use std::collections::{BTreeSet, HashMap};
+
+/// A spelled expression and the depth of the block it is known in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ex {
+    /// WGSL: a name, a literal or a parenthesized expression.
+    pub text: String,
+    /// Number of the innermost block that defines something in it.
+    pub depth: usize,
+}
+
+impl Ex {
+    /// An expression known everywhere.
+    pub fn global(text: impl Into<String>) -> Ex {
+        Ex { text: text.into(), depth: 0 }
+    }
+
+    /// A name or literal, that needs no binding.
+    pub fn is_atom(&self) -> bool {
+        self.text.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.')
+    }
+}
+
+/// Depth of an expression over several.
+pub fn deepest<'a>(parts: impl IntoIterator<Item = &'a Ex>) -> usize {
+    parts.into_iter().map(|e| e.depth).max().unwrap_or(0)
+}
+
+/// A block under construction.
+#[derive(Default)]
+struct Frame {
+    lines: Vec<String>,
+    /// Text already bound here, and its name.
+    named: HashMap<String, Ex>,
+    /// Values of the body already computed here, by value and lane.
+    values: HashMap<(u32, usize), Ex>,
+    /// A branch: what depends on the block around it stays inside.
+    conditional: bool,
+}
+
+/// One element of the several that an invocation computes: where each axis of the nest stands.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    /// For each axis of the nest, its coordinate over the kernel's own axes.
+    pub axes: Vec<IndexExpr>,
+    /// The same without clamping, for the places of writes: a lane behind the end stays in the last word of its invocation.
+    pub write_axes: Option<Vec<IndexExpr>>,
+}
+
+impl Lane {
+    /// A place written, over the kernel's axes.
+    pub fn write_index(&self, e: &IndexExpr) -> IndexExpr {
+        let axes = self.write_axes.as_ref().unwrap_or(&self.axes);
+        e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size))
+    }
+}
+
+/// A kernel's function body under construction.
+pub struct Emitter<'a> {
+    /// What is compiled.
+    pub unit: &'a Unit<'a>,
+    /// Lanes of the invocation.
+    pub lanes: Vec<Lane>,
+    /// Names of the kernel's axes, by axis number.
+    pub axes: HashMap<u32, Ex>,
+    /// Helper functions called.
+    pub helpers: BTreeSet<String>,
+    /// Module-scope declarations.
+    pub globals: Vec<String>,
+    /// Whether the symbols' block is read.
+    pub uses_symbols: bool,
+    /// Vectorized bindings: declared as arrays of `vec4`.
+    pub vector: Vec<bool>,
+    /// Depth of the loop over columns, for scans.
+    pub loop_depth: Option<usize>,
+    frames: Vec<Frame>,
+    counter: u32,
+}
+
+impl<'a> Emitter<'a> {
+    /// An empty function body.
+    pub fn new(unit: &'a Unit<'a>) -> Emitter<'a> {
+        Emitter {
+            unit,
+            lanes: vec![],
+            axes: HashMap::new(),
+            helpers: BTreeSet::new(),
+            globals: vec![],
+            uses_symbols: false,
+            vector: vec![false; unit.bindings.len()],
+            loop_depth: None,
+            frames: vec![Frame::default()],
+            counter: 0,
+        }
+    }
+
+    /// Depth of the innermost open block.
+    pub fn depth(&self) -> usize {
+        self.frames.len() - 1
+    }
+
+    /// Appends a statement to the innermost block.
+    pub fn line(&mut self, text: impl Into<String>) {
+        let depth = self.depth();
+        self.line_at(depth, text);
+    }
+
+    /// Appends a statement to an open block.
+    pub fn line_at(&mut self, depth: usize, text: impl Into<String>) {
+        self.frames[depth].lines.push(text.into());
+    }
+
+    /// Opens a block.
+    pub fn open(&mut self, conditional: bool) {
+        self.frames.push(Frame { conditional, ..Frame::default() });
+    }
+
+    /// Closes the innermost block and appends it, behind `head`, to the one around it.
+    pub fn close(&mut self, head: &str) {
+        let frame = self.frames.pop().expect("blocks are balanced");
+        let outer = self.frames.last_mut().expect("the function body stays open");
+        outer.lines.push(format!("{head} {{"));
+        outer.lines.extend(frame.lines.into_iter().map(|l| format!("  {}", l.replace('\n', "\n  "))));
+        outer.lines.push("}".into());
+    }
+
+    /// The statements of the function body.
+    pub fn finish(mut self) -> (Vec<String>, BTreeSet<String>, Vec<String>, bool) {
+        let frame = self.frames.pop().expect("the function body");
+        debug_assert!(self.frames.is_empty(), "blocks are balanced");
+        (frame.lines, self.helpers, self.globals, self.uses_symbols)
+    }
+
+    /// Where a binding that is known at `depth` is placed: inside the innermost branch that it may depend on.
+    pub fn place(&self, depth: usize) -> usize {
+        (depth..self.frames.len()).rev().find(|&f| f > depth && self.frames[f].conditional && depth + 1 >= f).unwrap_or(depth)
+    }
+
+    /// A fresh name.
+    pub fn fresh(&mut self, prefix: &str) -> String {
+        self.counter += 1;
+        format!("{prefix}{}", self.counter)
+    }
+
+    /// Binds an expression to a name, or gives the name it is bound to already. Names and literals stay as they are.
+    pub fn bind(&mut self, e: Ex, prefix: &str) -> Ex {
+        if e.is_atom() {
+            return e;
+        }
+        if let Some(known) = self.known(&e.text) {
+            return known;
+        }
+        let depth = self.place(e.depth);
+        let name = self.fresh(prefix);
+        self.frames[depth].lines.push(format!("let {name} = {};", e.text));
+        let bound = Ex { text: name, depth };
+        self.frames[depth].named.insert(e.text, bound.clone());
+        bound
+    }
+
+    /// The name that `text` is bound to in an open block.
+    pub fn known(&self, text: &str) -> Option<Ex> {
+        self.frames.iter().rev().find_map(|f| f.named.get(text).cloned())
+    }
+
+    /// Records that `key` is bound to `e` as long as the block of `e` is open.
+    pub fn remember(&mut self, key: String, e: &Ex) {
+        self.frames[e.depth].named.insert(key, e.clone());
+    }
+
+    /// The computed value of a statement in a lane.
+    pub fn computed(&self, v: u32, lane: usize) -> Option<Ex> {
+        self.frames.iter().rev().find_map(|f| f.values.get(&(v, lane)).cloned())
+    }
+
+    /// Records the computed value of a statement in a lane.
+    pub fn set_computed(&mut self, v: u32, lane: usize, e: &Ex) {
+        self.frames[e.depth].values.insert((v, lane), e.clone());
+    }
+
+    /// Marks a helper function as used.
+    pub fn helper(&mut self, name: &str) -> String {
+        self.helpers.insert(name.to_string());
+        name.to_string()
+    }
+
+    /// A size as u32 (negative ones wrap).
+    pub fn size(&mut self, d: &Dim) -> Ex {
+        match d.as_int() {
+            Some(n) => Ex::global(format!("{}u", n as u32)),
+            None => {
+                let text = self.size_text(d);
+                self.bind(Ex::global(text), "n")
+            }
+        }
+    }
+
+    /// A size as u32, unbound.
+    pub fn size_text(&mut self, d: &Dim) -> String {
+        if let Some(n) = d.as_int() {
+            return format!("{}u", n as u32);
+        }
+        self.uses_symbols = true;
+        let symbols = self.unit.symbols;
+        d.render(&|s| {
+            let k = symbols.iter().position(|t| t == s).unwrap_or(0);
+            format!("symbols[{}].{}", k / 4, ["x", "y", "z", "w"][k % 4])
+        })
+    }
+
+    /// `e` over the kernel's axes, in a lane.
+    pub fn in_lane(&self, e: &IndexExpr, lane: usize) -> IndexExpr {
+        let axes = &self.lanes[lane].axes;
+        e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size))
+    }
+
+    /// Spells an index expression over the kernel's axes, as u32. Values are those of `lane`.
+    pub fn index(&mut self, e: &IndexExpr, lane: usize) -> Result<Ex, String> {
+        let mut parts: Vec<(bool, Ex)> = vec![];
+        for (term, k) in &e.terms {
+            let t = self.term(term, lane)?;
+            let negative = k.as_int().is_some_and(|k| k < 0);
+            let magnitude = if negative { k.clone() * Dim::int(-1) } else { k.clone() };
+            let text = if magnitude.is(1) {
+                t
+            } else {
+                let factor = self.size(&magnitude);
+                Ex { depth: t.depth.max(factor.depth), text: format!("{} * {}", t.text, factor.text) }
+            };
+            parts.push((negative, text));
+        }
+        match e.offset.as_int() {
+            Some(0) => {}
+            Some(n) => parts.push((n < 0, Ex::global(format!("{}u", n.unsigned_abs() as u32)))),
+            None => {
+                let offset = self.size(&e.offset);
+                parts.push((false, offset));
+            }
+        }
+        // Outer parts first, so that what does not vary in a loop is summed outside; subtractions last.
+        parts.sort_by_key(|(negative, part)| (part.depth, *negative));
+        let mut sum: Option<Ex> = None;
+        for (negative, part) in parts {
+            sum = Some(match sum {
+                None if negative => Ex { text: format!("(0u - {})", part.text), depth: part.depth },
+                None => part,
+                Some(before) => {
+                    let before = if before.depth < part.depth { self.bind(before, "i") } else { before };
+                    let sign = if negative { "-" } else { "+" };
+                    Ex { text: format!("{} {sign} {}", before.text, part.text), depth: part.depth.max(before.depth) }
+                }
+            });
+        }
+        Ok(match sum {
+            None => Ex::global("0u"),
+            Some(e) if e.is_atom() => e,
+            Some(e) => Ex { text: format!("({})", e.text), depth: e.depth },
+        })
+    }
+
+    fn term(&mut self, term: &Term, lane: usize) -> Result<Ex, String> {
+        match term {
+            Term::Axis(a) => self.axes.get(&a.id).cloned().ok_or_else(|| format!("axis {} is not known here", a.id)),
+            Term::Value { value, .. } => {
+                let v = crate::loop_ir::Val(*value);
+                let x = self.value(v, lane)?;
+                let kind = self.unit.kind(self.unit.nest.dtype(v))?;
+                Ok(if kind == super::storage::Kind::U32 { x } else { Ex { text: format!("u32({})", x.text), depth: x.depth } })
+            }
+            Term::Div(e, d) => self.division(e, d, "/", "floor_div_i", lane),
+            Term::Mod(e, d) => self.division(e, d, "%", "remainder_i", lane),
+        }
+    }
+
+    fn division(&mut self, e: &IndexExpr, d: &Dim, op: &str, signed: &str, lane: usize) -> Result<Ex, String> {
+        let below_zero = match e.bounds() {
+            Some((lo, _)) => lo.range().0 < 0,
+            None => true,
+        };
+        let (x, y) = (self.index(e, lane)?, self.size(d));
+        let depth = x.depth.max(y.depth);
+        let text = if below_zero {
+            let f = self.helper(signed);
+            format!("u32({f}(i32({}), i32({})))", x.text, y.text)
+        } else {
+            format!("({} {op} {})", x.text, y.text)
+        };
+        Ok(self.bind(Ex { text, depth }, "i"))
+    }
+}

@@ -1,0 +1,529 @@
+//! Nests with reductions or scans: rows across workgroups, columns in loops or across the invocations of a workgroup.
+//!
+//! A workgroup takes `rows` rows and gives `threads` invocations to each. The body runs in passes: pass `p` computes the
+//! reductions whose arguments need the results of passes before `p`. Each invocation combines its columns alone, then the
+//! invocations of a row combine through workgroup memory, in a tree with the same shape on every device. When a row fits
+//! the registers of its invocations, elements are loaded once and kept across passes; otherwise every pass reloads them.
+
+use super::combine::Accumulator;
+use super::emit::{Emitter, Ex, Lane};
+use super::module::{Launch, assemble};
+use super::plan::Variant;
+use super::pointwise::axis;
+use super::unit::Unit;
+use crate::loop_ir::{Combiner, Instr, Nest, Val, flatten, unflatten};
+use crate::scalar::ScalarFn;
+use crate::types::Dim;
+
+/// Kernel axis of rows.
+const ROW: u32 = 0;
+/// Kernel axis of the first group of columns.
+const COLUMN: u32 = 1;
+
+/// How rows and columns are laid over workgroups and invocations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows of a workgroup.
+    pub rows: u32,
+    /// Invocations of a row, a power of two.
+    pub threads: u32,
+    /// Neighboring invocations take neighboring rows instead of neighboring columns.
+    pub rows_first: bool,
+    /// Consecutive columns that an invocation takes at once.
+    pub lanes: u32,
+    /// Groups of columns that an invocation keeps in registers; 0 loops over them.
+    pub kept: u32,
+}
+
+/// The kernel of a nest with reductions or scans.
+pub fn generate(unit: &Unit) -> Result<Variant, String> {
+    let shape = choose(unit)?;
+    build(unit, shape)
+}
+
+/// Lanes of consecutive columns with row and column-group axes, for legality checks.
+pub fn column_lanes(nest: &Nest, lanes: u32) -> Vec<Lane> {
+    (0..lanes).map(|l| lane(nest, lanes, COLUMN, l)).collect()
+}
+
+fn lane(nest: &Nest, lanes: u32, id: u32, l: u32) -> Lane {
+    let row = axis(ROW, &nest.row_count());
+    let n = Dim::int(lanes as i64);
+    let groups = nest.col_count().ceil_div(&n);
+    let col = axis(id, &groups).times(&n).plus(&Dim::int(l as i64));
+    let mut axes = unflatten(&row, &nest.rows);
+    axes.extend(unflatten(&col, &nest.cols));
+    Lane { axes, write_axes: None }
+}
+
+/// Chooses the layout from sizes and from which axis is contiguous in memory.
+fn choose(unit: &Unit) -> Result<Shape, String> {
+    let nest = unit.nest;
+    let packed = nest.writes.iter().map(|w| unit.buffers[w.buffer.0 as usize].format.per_word).max().unwrap_or(1);
+    let cols = nest.col_count();
+    let divides = |n: i64| cols.try_div(&Dim::int(n)).is_some() && !cols.is(0);
+    let has_scan = nest.body.iter().any(|s| matches!(s.instr, Instr::Scan(..)));
+    let limit = unit.target.caps.max_invocations.min(256);
+    if has_scan {
+        return Ok(Shape { rows: 64.min(limit), threads: 1, rows_first: true, lanes: 1, kept: 0 });
+    }
+    let scatter = nest.body.iter().any(|s| lazy_source(nest, &s.instr).is_some());
+    let small_body = nest.body.len() <= 60;
+    let lanes = if packed > 1 {
+        packed
+    } else if divides(4) && !scatter && small_body {
+        4
+    } else {
+        1
+    };
+    let n = cols.as_int().unwrap_or(cols.range().1.min(1 << 20)).max(1) as u64;
+    let groups = n.div_ceil(lanes as u64);
+    let rows = nest.row_count().as_int().unwrap_or(1 << 16).max(1) as u64;
+    if rows_contiguous(nest) {
+        return Ok(column_shape(rows, groups, lanes, limit));
+    }
+    if n < 32 || scatter {
+        return Ok(Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, kept: 0 });
+    }
+    // Few rows get more invocations each than many rows do.
+    let most = if rows * 64 < unit.target.model.parallel_lanes as u64 { 256 } else { 64 };
+    let mut threads = 8u32;
+    while threads < most.min(limit) && (threads as u64) < groups {
+        threads *= 2;
+    }
+    while threads < limit && groups > 4 * threads as u64 {
+        threads *= 2;
+    }
+    let kept = groups.div_ceil(threads as u64) as u32;
+    let budget = 400 / (nest.body.len().max(1) as u32 * lanes).max(1);
+    let keeps = cols.as_int().is_some() && kept <= 4 && kept <= budget && passes(nest) > 1;
+    Ok(Shape { rows: (64 / threads).max(1), threads, rows_first: false, lanes, kept: if keeps { kept } else { 0 } })
+}
+
+/// Neighboring invocations on neighboring rows; several invocations share a row when rows are few.
+fn column_shape(rows: u64, groups: u64, lanes: u32, limit: u32) -> Shape {
+    if rows >= 1 << 15 || groups < 8 {
+        return Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, kept: 0 };
+    }
+    let mut threads = 8;
+    while threads < limit / 32 && rows * (threads as u64) < 1 << 16 && (threads as u64) < groups {
+        threads *= 2;
+    }
+    Shape { rows: 32.min(limit / threads), threads, rows_first: true, lanes, kept: 0 }
+}
+
+/// Whether loads inside the column loop run along memory with the last row axis and not with the last column axis.
+fn rows_contiguous(nest: &Nest) -> bool {
+    let stepped = |n: &[Dim], first: usize| (0..n.len()).rev().find(|&i| !n[i].is(1)).map(|i| (first + i) as u32);
+    let (Some(row), Some(col)) = (stepped(&nest.rows, 0), stepped(&nest.cols, nest.rows.len())) else { return false };
+    let (mut by_row, mut by_col) = (0, 0);
+    let level = nest.element_level();
+    for (i, stmt) in nest.body.iter().enumerate() {
+        if let Instr::Load { index, .. } = &stmt.instr
+            && level[i]
+        {
+            let one = |a: u32| index.linear_coefficient(a).is_some_and(|k| k.is(1));
+            by_row += one(row) as u32;
+            by_col += one(col) as u32;
+        }
+    }
+    by_row > by_col
+}
+
+/// For each value, the number of the pass in which it can be computed.
+fn depths(nest: &Nest) -> Vec<usize> {
+    let mut out: Vec<usize> = vec![];
+    for stmt in &nest.body {
+        let deepest = stmt.instr.operands().iter().map(|o| out[o.0 as usize]).max().unwrap_or(0);
+        out.push(deepest + matches!(stmt.instr, Instr::Reduce(..)) as usize);
+    }
+    out
+}
+
+fn passes(nest: &Nest) -> usize {
+    let depth = depths(nest);
+    let level = nest.element_level();
+    let reduced = nest.body.iter().enumerate().filter(|(_, s)| matches!(s.instr, Instr::Reduce(..))).map(|(i, _)| depth[i]);
+    let written = nest.writes.iter().filter(|w| nest.is_element_write(w, &level)).map(|w| write_depth(w, &depth) + 1);
+    reduced.chain(written).max().unwrap_or(1)
+}
+
+fn write_depth(w: &crate::loop_ir::Write, depth: &[usize]) -> usize {
+    w.index.values().into_iter().map(|v| depth[v as usize]).fold(depth[w.value.0 as usize], usize::max)
+}
+
+/// `sum of where(c, x, 0)`: gives `c` and `x`, so that `x` is computed only where `c` holds.
+fn lazy_source(nest: &Nest, instr: &Instr) -> Option<(Val, Val)> {
+    let Instr::Reduce(Combiner::Sum, arg) = instr else { return None };
+    let Instr::Call(ScalarFn::Where, args) = &nest.stmt(*arg).instr else { return None };
+    let zero = matches!(&nest.stmt(args[2]).instr, Instr::Const(n) if n.as_f64() == 0.0);
+    let compares = matches!(&nest.stmt(args[0]).instr, Instr::Call(ScalarFn::Eq, _));
+    (zero && compares).then_some((args[0], args[1]))
+}
+
+/// State of a kernel under construction.
+struct Rows<'u, 'n> {
+    em: Emitter<'u>,
+    nest: &'n Nest,
+    shape: Shape,
+    /// Active condition of each lane; `None` when always active.
+    active: Vec<Option<String>>,
+    row_active: Option<String>,
+    groups: Dim,
+    shared: Vec<(&'static str, u32)>,
+}
+
+/// Spells the kernel in a given layout.
+pub fn build(unit: &Unit, shape: Shape) -> Result<Variant, String> {
+    let nest = unit.nest;
+    let groups = nest.col_count().ceil_div(&Dim::int(shape.lanes as i64));
+    let mut k = Rows { em: Emitter::new(unit), nest, shape, active: vec![], row_active: None, groups, shared: vec![] };
+    k.prologue();
+    k.lanes();
+    if shape.lanes == 4 {
+        let sets: Vec<Vec<usize>> = (0..k.sets()).map(|e| k.lane_set(e)).collect();
+        super::vector::choose(&mut k.em, &sets);
+    }
+    let depth = depths(nest);
+    let element: Vec<_> = nest.writes.iter().filter(|w| nest.is_element_write(w, &unit.level)).collect();
+    let last_reduction = nest.body.iter().enumerate().filter(|(_, s)| matches!(s.instr, Instr::Reduce(..))).map(|(i, _)| depth[i]).max();
+    let write_pass = element.iter().map(|w| write_depth(w, &depth)).max().map(|d| {
+        // Values stored in place may still be read by later passes.
+        if unit.is_in_place() { d.max(last_reduction.unwrap_or(1) - 1) } else { d }
+    });
+    let end = last_reduction.unwrap_or(0).max(write_pass.map_or(0, |p| p + 1));
+    for pass in 0..end {
+        let reductions: Vec<u32> = (0..nest.body.len() as u32)
+            .filter(|&i| matches!(nest.body[i as usize].instr, Instr::Reduce(..)) && depth[i as usize] == pass + 1)
+            .collect();
+        k.pass(&reductions, if write_pass == Some(pass) { &element } else { &[] })?;
+    }
+    k.row_writes()?;
+    let bytes: u32 = k.shared.iter().map(|(_, bytes)| bytes * shape.rows * shape.threads).sum();
+    let name = match (shape.threads, shape.rows_first) {
+        (1, _) => format!("row-per-invocation-{}", shape.rows),
+        (t, true) => format!("{}-rows-across-{t}", shape.rows),
+        (t, false) if shape.kept > 0 => format!("{}-rows-of-{t}x{}-in-registers", shape.rows, shape.lanes * shape.kept),
+        (t, false) => format!("{}-rows-of-{t}", shape.rows),
+    };
+    let row_groups = nest.row_count().ceil_div(&Dim::int(shape.rows as i64));
+    assemble(k.em, Launch { name, threads: shape.rows * shape.threads, groups: row_groups, shared_bytes: bytes })
+}
+
+impl Rows<'_, '_> {
+    /// Finds the invocation's row and its place among the invocations of the row.
+    fn prologue(&mut self) {
+        let Shape { rows, threads, rows_first, .. } = self.shape;
+        let em = &mut self.em;
+        if threads == 1 {
+            em.line("let ty = lid;");
+        } else if rows == 1 {
+            em.line("let tx = lid;");
+        } else if rows_first {
+            em.line(format!("let tx = lid / {rows}u;"));
+            em.line(format!("let ty = lid % {rows}u;"));
+        } else {
+            em.line(format!("let tx = lid % {threads}u;"));
+            em.line(format!("let ty = lid / {threads}u;"));
+        }
+        let count = self.nest.row_count();
+        if rows == 1 {
+            em.axes.insert(ROW, Ex::global("group"));
+            return;
+        }
+        em.line(format!("let row = group * {rows}u + ty;"));
+        em.axes.insert(ROW, Ex::global("row"));
+        if count.try_div(&Dim::int(rows as i64)).is_some() {
+            return;
+        }
+        let bound = em.size(&count);
+        if threads == 1 {
+            em.line(format!("if (row >= {}) {{ return; }}", bound.text));
+        } else {
+            // Barriers are ahead: invocations behind the last row repeat it and store nothing.
+            em.line(format!("let r = min(row, {} - 1u);", bound.text));
+            em.axes.insert(ROW, Ex::global("r"));
+            self.row_active = Some(format!("row < {}", bound.text));
+        }
+    }
+
+    /// Groups of columns an invocation holds at once.
+    fn sets(&self) -> usize {
+        self.shape.kept.max(1) as usize
+    }
+
+    fn lane_set(&self, e: usize) -> Vec<usize> {
+        let n = self.shape.lanes as usize;
+        (e * n..(e + 1) * n).collect()
+    }
+
+    fn lanes(&mut self) {
+        let Shape { threads, lanes, kept, .. } = self.shape;
+        for e in 0..self.sets() as u32 {
+            let id = COLUMN + e;
+            let mut active = None;
+            if kept > 0 {
+                let count = self.groups.as_int().unwrap_or(0);
+                let place = if e == 0 { "tx".to_string() } else { format!("tx + {}u", e * threads) };
+                let place = if threads == 1 { format!("{e}u") } else { place };
+                let name = self.em.fresh("c");
+                if count >= ((e + 1) * threads) as i64 {
+                    self.em.line(format!("let {name} = {place};"));
+                } else {
+                    self.em.line(format!("let {name} = min({place}, {}u);", count - 1));
+                    active = Some(format!("{place} < {count}u"));
+                }
+                self.em.axes.insert(id, Ex::global(name));
+            }
+            for l in 0..lanes {
+                self.em.lanes.push(lane(self.nest, lanes, id, l));
+                self.active.push(active.clone());
+            }
+        }
+    }
+
+    /// One pass over the columns: these reductions, then these element-level writes.
+    fn pass(&mut self, reductions: &[u32], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
+        let nest = self.nest;
+        let mut accumulators = vec![];
+        for &i in reductions {
+            let Instr::Reduce(combiner, arg) = nest.body[i as usize].instr else { continue };
+            let acc = Accumulator::new(&mut self.em, combiner, nest.dtype(arg))?;
+            acc.declare(&mut self.em);
+            accumulators.push((i, arg, acc));
+        }
+        if self.shape.kept > 0 {
+            self.columns(&accumulators, writes)?;
+        } else {
+            self.column_loop(&accumulators, writes)?;
+        }
+        if !accumulators.is_empty() {
+            self.combine(&accumulators)?;
+        }
+        Ok(())
+    }
+
+    fn column_loop(&mut self, accumulators: &[(u32, Val, Accumulator)], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
+        let count = self.em.size(&self.groups);
+        let single = self.groups.is(1) && self.shape.threads == 1;
+        self.em.open(false);
+        let depth = self.em.depth();
+        self.em.loop_depth = Some(depth);
+        let name = if single { "0u".to_string() } else { "c".to_string() };
+        self.em.axes.insert(COLUMN, Ex { text: name, depth });
+        self.columns(accumulators, writes)?;
+        self.em.loop_depth = None;
+        let threads = self.shape.threads;
+        let start = if threads == 1 { "0u" } else { "tx" };
+        self.em.close(&format!("for (var c = {start}; c < {}; c += {threads}u)", count.text));
+        Ok(())
+    }
+
+    /// The columns that are at hand: all lanes of one step of the loop, or everything in registers.
+    fn columns(&mut self, accumulators: &[(u32, Val, Accumulator)], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
+        let flat = flatten(&self.nest.col_axes(), &self.nest.cols);
+        let lanes: Vec<usize> = (0..self.em.lanes.len()).collect();
+        for &lane in &lanes {
+            for (i, arg, acc) in accumulators {
+                if let Some((condition, source)) = lazy_source(self.nest, &self.nest.body[*i as usize].instr)
+                    && self.active[lane].is_none()
+                {
+                    self.add_where(acc, condition, source, lane)?;
+                    continue;
+                }
+                let x = self.em.value(*arg, lane)?;
+                let column = if matches!(acc.combiner, Combiner::ArgMax | Combiner::ArgMin) {
+                    let at = self.em.in_lane(&flat, lane);
+                    self.em.index(&at, lane)?.text
+                } else {
+                    String::new()
+                };
+                let lines = acc.add(&mut self.em, &x.text, &column);
+                self.guarded(self.active[lane].clone(), lines);
+            }
+        }
+        let mut stores = vec![];
+        for w in writes {
+            for set in 0..self.sets() {
+                let tests: Vec<Option<String>> = self.active.iter().map(|a| both(a.as_deref(), self.row_active.as_deref())).collect();
+                let lanes = self.lane_set(set);
+                stores.extend(self.em.stores(w, &lanes, &|l| tests[l].clone())?);
+            }
+        }
+        for s in stores {
+            self.em.line(s);
+        }
+        Ok(())
+    }
+
+    fn add_where(&mut self, acc: &Accumulator, condition: Val, source: Val, lane: usize) -> Result<(), String> {
+        let test = self.em.value(condition, lane)?;
+        self.em.open(true);
+        let x = self.em.value(source, lane)?;
+        for line in acc.add(&mut self.em, &x.text, "") {
+            self.em.line(line);
+        }
+        self.em.close(&format!("if ({})", test.text));
+        Ok(())
+    }
+
+    fn guarded(&mut self, test: Option<String>, lines: Vec<String>) {
+        match test {
+            Some(test) => {
+                self.em.open(false);
+                for line in lines {
+                    self.em.line(line);
+                }
+                self.em.close(&format!("if ({test})"));
+            }
+            None => lines.into_iter().for_each(|l| self.em.line(l)),
+        }
+    }
+
+    /// Combines the partial results of the invocations of each row and names the results.
+    fn combine(&mut self, accumulators: &[(u32, Val, Accumulator)]) -> Result<(), String> {
+        let mut finals: Vec<Vec<String>> = accumulators.iter().map(|(_, _, a)| a.names.clone()).collect();
+        if self.shape.threads > 1 {
+            finals = self.combine_through_memory(accumulators);
+        }
+        for ((i, _, acc), finals) in accumulators.iter().zip(&finals) {
+            let results = acc.results(&mut self.em, finals);
+            for (k, text) in results.into_iter().enumerate() {
+                let name = self.em.fresh("r");
+                self.em.line(format!("let {name} = {text};"));
+                self.set_result(*i, k as u32, &Ex::global(name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes result `k` of reduction `i` known to every lane.
+    fn set_result(&mut self, i: u32, k: u32, e: &Ex) {
+        let targets: Vec<u32> = if k == 0 {
+            vec![i]
+        } else {
+            (0..self.nest.body.len() as u32).filter(|&j| self.nest.body[j as usize].instr == Instr::Proj(Val(i), k)).collect()
+        };
+        for t in targets {
+            for lane in 0..self.em.lanes.len() {
+                self.em.set_computed(t, lane, e);
+            }
+        }
+    }
+
+    fn combine_through_memory(&mut self, accumulators: &[(u32, Val, Accumulator)]) -> Vec<Vec<String>> {
+        let Shape { rows, threads, rows_first, .. } = self.shape;
+        let stride = if rows_first { rows } else { 1 };
+        let mut arrays: Vec<Vec<(String, super::storage::Kind)>> = vec![];
+        let mut taken = vec![false; self.shared.len()];
+        for (_, _, acc) in accumulators {
+            arrays.push(acc.kinds.iter().map(|&kind| (self.shared_array(kind, &mut taken), kind)).collect());
+        }
+        let em = &mut self.em;
+        let save = |em: &mut Emitter, acc: &Accumulator, names: &[(String, super::storage::Kind)]| {
+            for (name, (array, kind)) in acc.names.iter().zip(names) {
+                em.line(format!("{array}[lid] = {};", to_shared(*kind, name)));
+            }
+        };
+        for ((_, _, acc), names) in accumulators.iter().zip(&arrays) {
+            save(em, acc, names);
+        }
+        em.line("workgroupBarrier();");
+        let mut half = threads / 2;
+        while half > 0 {
+            em.open(false);
+            for ((_, _, acc), names) in accumulators.iter().zip(&arrays) {
+                let other: Vec<String> = names.iter().map(|(a, k)| from_shared(*k, &format!("{a}[lid + {}u]", half * stride))).collect();
+                let bound: Vec<String> = other
+                    .into_iter()
+                    .map(|o| {
+                        let name = em.fresh("o");
+                        em.line(format!("let {name} = {o};"));
+                        name
+                    })
+                    .collect();
+                for line in acc.merge(em, &bound) {
+                    em.line(line);
+                }
+                save(em, acc, names);
+            }
+            em.close(&format!("if (tx < {half}u)"));
+            em.line("workgroupBarrier();");
+            half /= 2;
+        }
+        let first = match (rows, rows_first) {
+            (1, _) => "0u".to_string(),
+            (_, true) => "ty".to_string(),
+            (_, false) => format!("ty * {threads}u"),
+        };
+        let mut finals = vec![];
+        for names in &arrays {
+            let mut row = vec![];
+            for (array, kind) in names {
+                let name = em.fresh("t");
+                em.line(format!("let {name} = {};", from_shared(*kind, &format!("{array}[{first}]"))));
+                row.push(name);
+            }
+            finals.push(row);
+        }
+        em.line("workgroupBarrier();");
+        finals
+    }
+
+    /// A workgroup array of that kind that this pass does not use yet; passes reuse them.
+    fn shared_array(&mut self, kind: super::storage::Kind, taken: &mut Vec<bool>) -> String {
+        let ty = kind.shared();
+        let found = (0..self.shared.len()).find(|&i| self.shared[i].0 == ty && !taken[i]);
+        let at = found.unwrap_or_else(|| {
+            self.shared.push((ty, kind.bytes()));
+            taken.push(false);
+            let n = self.shared.len() - 1;
+            let size = self.shape.rows * self.shape.threads;
+            self.em.globals.push(format!("var<workgroup> shared{n}: array<{ty}, {size}>;"));
+            n
+        });
+        taken[at] = true;
+        format!("shared{at}")
+    }
+
+    /// Row-level writes, once per row.
+    fn row_writes(&mut self) -> Result<(), String> {
+        let unit = self.em.unit;
+        let writes: Vec<_> = self.nest.writes.iter().filter(|w| !self.nest.is_element_write(w, &unit.level)).collect();
+        let first = (self.shape.threads > 1).then(|| "tx == 0u".to_string());
+        let test = both(first.as_deref(), self.row_active.as_deref());
+        let mut stores = vec![];
+        for w in writes {
+            if unit.buffers[w.buffer.0 as usize].format.per_word > 1 {
+                let b = &unit.buffers[w.buffer.0 as usize];
+                return Err(format!("{}: a packed write once per row does not own whole words; word storage is needed", b.name));
+            }
+            stores.extend(self.em.stores(w, &[0], &|_| test.clone())?);
+        }
+        if !stores.is_empty() && unit.is_in_place() && self.shape.threads > 1 {
+            // Other invocations of the row may still read what is overwritten here.
+            self.em.line("storageBarrier();");
+            self.em.line("workgroupBarrier();");
+        }
+        for s in stores {
+            self.em.line(s);
+        }
+        Ok(())
+    }
+}
+
+fn both(a: Option<&str>, b: Option<&str>) -> Option<String> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(format!("{a} && {b}")),
+        (Some(a), None) | (None, Some(a)) => Some(a.to_string()),
+        (None, None) => None,
+    }
+}
+
+fn to_shared(kind: super::storage::Kind, name: &str) -> String {
+    if kind == super::storage::Kind::Bool { format!("select(0u, 1u, {name})") } else { name.to_string() }
+}
+
+fn from_shared(kind: super::storage::Kind, text: &str) -> String {
+    if kind == super::storage::Kind::Bool { format!("({text} != 0u)") } else { text.to_string() }
+}

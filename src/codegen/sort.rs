@@ -1,0 +1,99 @@
+//! Sorts by counting: the rank of an element is the number of elements of its row that go before it.
+//!
+//! One invocation for each element computes its key, loops over the row to count, and then runs the rest of the body at the
+//! column that equals the rank. Every column is the rank of one element, so every element is written once. Work is quadratic
+//! in the row; reads of a row are shared by the cache.
+
+use super::combine::suffix;
+use super::emit::{Emitter, Ex, Lane};
+use super::module::{Launch, assemble};
+use super::plan::Variant;
+use super::pointwise::axis;
+use super::unit::Unit;
+use crate::loop_ir::{Instr, Nest, Val, unflatten};
+use crate::types::Dim;
+
+const THREADS: u32 = 64;
+/// Kernel axes: row, this element's column, the loop's column, the rank.
+const AXES: [u32; 4] = [0, 1, 2, 3];
+/// Lanes: at this element's column, at the loop's column, at the rank.
+const HERE: usize = 0;
+const THERE: usize = 1;
+const RANK: usize = 2;
+
+/// The kernel of a nest with one sort and no reduction or scan.
+pub fn generate(unit: &Unit) -> Result<Variant, String> {
+    let nest = unit.nest;
+    let sorts: Vec<(Val, Val, bool)> = sorts(nest);
+    let [(sort, key, descending)] = sorts[..] else { return Err(format!("{} sorts in one kernel; schedule them apart", sorts.len())) };
+    if nest.body.iter().any(|s| matches!(s.instr, Instr::Reduce(..) | Instr::Scan(..))) {
+        return Err("a sort is fused with a reduction or scan; schedule them apart".into());
+    }
+    if nest.writes.iter().any(|w| unit.buffers[w.buffer.0 as usize].format.per_word > 1) {
+        return Err("a packed write of sorted values does not own whole words; word storage is needed".into());
+    }
+    if unit.is_in_place() {
+        return Err("a sort cannot overwrite what it reads".into());
+    }
+    let mut em = Emitter::new(unit);
+    let (rows, cols) = (nest.row_count(), nest.col_count());
+    for id in &AXES[1..] {
+        let mut axes = unflatten(&axis(AXES[0], &rows), &nest.rows);
+        axes.extend(unflatten(&axis(*id, &cols), &nest.cols));
+        em.lanes.push(Lane { axes, write_axes: None });
+    }
+    let (total, count) = (em.size(&(rows.clone() * &cols)), em.size(&cols));
+    em.line(format!("let g = group * {THREADS}u + lid;"));
+    em.line(format!("if (g >= {}) {{ return; }}", total.text));
+    em.line(format!("let row = g / {};", count.text));
+    em.line(format!("let c = g - row * {};", count.text));
+    em.axes.insert(AXES[0], Ex::global("row"));
+    em.axes.insert(AXES[1], Ex::global("c"));
+    let mine = em.value(key, HERE)?;
+    em.line("var rank = 0u;");
+    em.open(false);
+    let depth = em.depth();
+    em.axes.insert(AXES[2], Ex { text: "j".into(), depth });
+    let other = em.value(key, THERE)?;
+    let kind = unit.kind(nest.dtype(key))?;
+    let (mine_text, other_text) = match kind {
+        super::storage::Kind::Bool => (format!("select(0u, 1u, {})", mine.text), format!("select(0u, 1u, {})", other.text)),
+        _ => (mine.text.clone(), other.text),
+    };
+    let kind_suffix = if kind == super::storage::Kind::Bool { "u" } else { suffix(kind) };
+    let name = format!("{}{kind_suffix}", if descending { "sort_down_" } else { "sort_up_" });
+    if !super::helpers::exists(&name) {
+        return Err(format!("sort of {} is not available on GPUs", nest.dtype(key)));
+    }
+    let f = em.helper(&name);
+    em.line(format!("if ({f}({other_text}, j, {mine_text}, c)) {{ rank += 1u; }}"));
+    em.close(&format!("for (var j = 0u; j < {}; j++)", count.text));
+    em.axes.insert(AXES[3], Ex::global("rank"));
+    em.set_computed(sort.0, RANK, &mine);
+    for j in 0..nest.body.len() as u32 {
+        if nest.body[j as usize].instr == Instr::Proj(sort, 1) {
+            em.set_computed(j, RANK, &Ex::global("i32(c)"));
+        }
+    }
+    let mut stores = vec![];
+    for w in &nest.writes {
+        if !nest.is_element_write(w, &unit.level) {
+            stores.extend(em.stores(w, &[RANK], &|_| Some("rank == 0u".into()))?);
+        } else {
+            stores.extend(em.stores(w, &[RANK], &|_| None)?);
+        }
+    }
+    for s in stores {
+        em.line(s);
+    }
+    let groups = (rows * cols).ceil_div(&Dim::int(THREADS as i64));
+    assemble(em, Launch { name: format!("sort-by-rank-{THREADS}"), threads: THREADS, groups, shared_bytes: 0 })
+}
+
+fn sorts(nest: &Nest) -> Vec<(Val, Val, bool)> {
+    let found = nest.body.iter().enumerate().filter_map(|(i, s)| match s.instr {
+        Instr::Sort { key, descending } => Some((Val(i as u32), key, descending)),
+        _ => None,
+    });
+    found.collect()
+}

@@ -1,0 +1,164 @@
+//! WGSL spelling of constants, conversions and the functions of the scalar table.
+
+use super::emit::Emitter;
+use super::storage::Kind;
+use crate::loop_ir::Number;
+use crate::scalar::{ScalarFn, Wgsl};
+use crate::types::DType;
+
+/// A constant of a kind. WGSL has no infinities, NaN or subnormal literals: they are spelled by their bits.
+pub fn constant(em: &mut Emitter, kind: Kind, n: Number) -> Result<String, String> {
+    Ok(match kind {
+        Kind::F32 => float(em, n.as_f64() as f32),
+        Kind::F64 => {
+            let x = n.as_f64();
+            if x.is_finite() { format!("({x:?}lf)") } else { format!("f64({})", float(em, x as f32)) }
+        }
+        Kind::I32 => int(n.as_i64())?,
+        Kind::U32 => format!("{}u", u32::try_from(n.as_i64()).map_err(|_| format!("the constant {} does not fit u32", n.as_i64()))?),
+        Kind::I64 => match n.as_i64() {
+            i64::MIN => "(-9223372036854775807li - 1li)".into(),
+            n if n < 0 => format!("({n}li)"),
+            n => format!("{n}li"),
+        },
+        Kind::Bool => (n.as_i64() != 0).to_string(),
+    })
+}
+
+fn int(n: i64) -> Result<String, String> {
+    Ok(match i32::try_from(n).map_err(|_| format!("the constant {n} does not fit 32 bits; this device lacks the capability i64"))? {
+        i32::MIN => "(-2147483647i - 1i)".into(),
+        n if n < 0 => format!("({n}i)"),
+        n => format!("{n}i"),
+    })
+}
+
+/// An f32 constant.
+pub fn float(em: &mut Emitter, x: f32) -> String {
+    if x == 0.0 && x.is_sign_positive() {
+        "0.0f".into()
+    } else if x.is_normal() {
+        if x < 0.0 { format!("({x:?}f)") } else { format!("{x:?}f") }
+    } else {
+        format!("{}({:#010x}u)", em.helper("bits_"), x.to_bits())
+    }
+}
+
+/// A u32 index as a number of a kind; an index below zero has wrapped.
+pub fn from_index(kind: Kind, index: &str) -> String {
+    match kind {
+        Kind::U32 => index.to_string(),
+        Kind::I32 => format!("i32({index})"),
+        Kind::I64 => format!("i64(i32({index}))"),
+        Kind::F32 => format!("f32(i32({index}))"),
+        Kind::F64 => format!("f64(i32({index}))"),
+        Kind::Bool => format!("({index} != 0u)"),
+    }
+}
+
+/// Reduces the result of integer arithmetic to the width of `dtype`.
+pub fn wrap(dtype: DType, text: String) -> String {
+    match dtype {
+        DType::I8 => format!("(({text} << 24u) >> 24u)"),
+        DType::I16 => format!("(({text} << 16u) >> 16u)"),
+        DType::U8 => format!("({text} & 0xffu)"),
+        _ => text,
+    }
+}
+
+/// A scalar function of operands of `dtype`.
+pub fn call(em: &mut Emitter, f: ScalarFn, dtype: DType, args: &[&str]) -> Result<String, String> {
+    let kind = em.unit.kind(dtype)?;
+    if let Some(text) = special(f, kind, args) {
+        return Ok(text);
+    }
+    if f == ScalarFn::Exp2 && kind == Kind::F64 {
+        return Err("exp2 of f64 is not available on GPUs".into());
+    }
+    Ok(match f.row().wgsl {
+        Wgsl::Infix(op) => format!("({} {op} {})", args[0], args[1]),
+        Wgsl::Call(name) => format!("{name}({})", args.join(", ")),
+        Wgsl::Template(template) => {
+            let mut out = template.to_string();
+            for (k, a) in args.iter().enumerate() {
+                out = out.replace(&format!("{{{k}}}"), a);
+            }
+            out
+        }
+        Wgsl::Helper(name) => {
+            let suffix = match kind {
+                Kind::Bool => return Err(format!("{} of bool has no WGSL spelling", f.name())),
+                kind => super::combine::suffix(kind),
+            };
+            let full = format!("{name}{suffix}");
+            if !super::helpers::exists(&full) {
+                return Err(format!("{} of {dtype} is not available on GPUs", f.name()));
+            }
+            format!("{}({})", em.helper(&full), args.join(", "))
+        }
+    })
+}
+
+/// Where a kind needs another spelling than the table's.
+fn special(f: ScalarFn, kind: Kind, args: &[&str]) -> Option<String> {
+    use ScalarFn as F;
+    let integer = matches!(kind, Kind::I32 | Kind::U32 | Kind::I64);
+    Some(match (f, kind) {
+        (F::Neg, Kind::U32) => format!("(0u - {})", args[0]),
+        (F::Abs, Kind::U32) => args[0].to_string(),
+        (F::Floor | F::Ceil | F::Round | F::Trunc, _) if integer => args[0].to_string(),
+        (F::IsNan | F::IsInf, _) if integer => "false".into(),
+        (F::Lt, Kind::Bool) => format!("(!{} && {})", args[0], args[1]),
+        (F::Le, Kind::Bool) => format!("(!{} || {})", args[0], args[1]),
+        (F::Gt, Kind::Bool) => format!("({} && !{})", args[0], args[1]),
+        (F::Ge, Kind::Bool) => format!("({} || !{})", args[0], args[1]),
+        (F::Maximum, Kind::Bool) => format!("({} || {})", args[0], args[1]),
+        (F::Minimum, Kind::Bool) => format!("({} && {})", args[0], args[1]),
+        (F::BitwiseNot, Kind::Bool) => format!("(!{})", args[0]),
+        (F::BitwiseNot, _) => format!("(~{})", args[0]),
+        (F::BitwiseXor, Kind::Bool) => format!("({} != {})", args[0], args[1]),
+        (F::BitwiseXor, _) => format!("({} ^ {})", args[0], args[1]),
+        _ => return None,
+    })
+}
+
+/// Conversion between dtypes: floats to integers truncate and saturate and NaN gives 0, anything to bool is `!= 0`.
+pub fn cast(em: &mut Emitter, from: DType, to: DType, x: &str) -> Result<String, String> {
+    let (source, target) = (em.unit.kind(from)?, em.unit.kind(to)?);
+    if to == DType::Bool {
+        return Ok(match source {
+            Kind::Bool => x.to_string(),
+            Kind::F32 => format!("((bitcast<u32>({x}) & 0x7fffffffu) != 0u)"),
+            _ => format!("(!({x} == {}))", source.zero()),
+        });
+    }
+    if source == Kind::Bool {
+        return Ok(match target {
+            Kind::F32 => format!("select(0.0f, 1.0f, {x})"),
+            Kind::F64 => format!("select(0.0lf, 1.0lf, {x})"),
+            Kind::I32 => format!("select(0i, 1i, {x})"),
+            Kind::U32 => format!("select(0u, 1u, {x})"),
+            Kind::I64 => format!("select(0li, 1li, {x})"),
+            Kind::Bool => x.to_string(),
+        });
+    }
+    let from_float = matches!(source, Kind::F32 | Kind::F64);
+    let converted = match (source, target) {
+        (a, b) if a == b => x.to_string(),
+        (Kind::F32, Kind::I32) => format!("{}({x})", em.helper("to_i32_")),
+        (Kind::F32, Kind::U32) => format!("{}({x})", em.helper("to_u32_")),
+        (Kind::F32, Kind::I64) => format!("{}({x})", em.helper("to_i64_")),
+        (Kind::F64, Kind::I32) => format!("{}({x})", em.helper("to_i32_d")),
+        (Kind::F64, Kind::U32) => format!("{}({x})", em.helper("to_u32_d")),
+        (Kind::F64, Kind::I64) => format!("{}({x})", em.helper("to_i64_d")),
+        _ => format!("{}({x})", target.wgsl()),
+    };
+    Ok(match to {
+        DType::F16 => format!("{}({converted})", em.helper("round_f16_")),
+        DType::BF16 => format!("{}({converted})", em.helper("round_bf16_")),
+        DType::I8 if from_float => format!("clamp({converted}, -128i, 127i)"),
+        DType::I16 if from_float => format!("clamp({converted}, -32768i, 32767i)"),
+        DType::U8 if from_float => format!("min({converted}, 255u)"),
+        _ => wrap(to, converted),
+    })
+}

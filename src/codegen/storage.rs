@@ -1,0 +1,157 @@
+//! Element formats: what a WGSL value of a dtype is, and how elements lie in a binding.
+
+use crate::schedule::Storage;
+use crate::types::{DType, DeviceCaps};
+
+/// A WGSL type that values are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// f32, f16 and bf16.
+    F32,
+    /// f64.
+    F64,
+    /// i32, i16 and i8; i64 where the device lacks it.
+    I32,
+    /// u32 and u8.
+    U32,
+    /// i64.
+    I64,
+    /// bool.
+    Bool,
+}
+
+impl Kind {
+    /// The kind values of `dtype` are computed in.
+    pub fn of(dtype: DType, caps: &DeviceCaps) -> Result<Kind, String> {
+        Ok(match dtype {
+            DType::F32 | DType::F16 | DType::BF16 => Kind::F32,
+            DType::F64 if caps.f64 => Kind::F64,
+            DType::F64 => return Err("f64 arithmetic needs the capability f64 (SHADER_F64), which this device lacks".into()),
+            DType::I32 | DType::I16 | DType::I8 => Kind::I32,
+            DType::I64 if caps.i64 => Kind::I64,
+            DType::I64 => Kind::I32,
+            DType::U32 | DType::U8 => Kind::U32,
+            DType::Bool => Kind::Bool,
+        })
+    }
+
+    /// WGSL spelling.
+    pub fn wgsl(self) -> &'static str {
+        match self {
+            Kind::F32 => "f32",
+            Kind::F64 => "f64",
+            Kind::I32 => "i32",
+            Kind::U32 => "u32",
+            Kind::I64 => "i64",
+            Kind::Bool => "bool",
+        }
+    }
+
+    /// Spelling in workgroup memory, where bool is a word.
+    pub fn shared(self) -> &'static str {
+        if self == Kind::Bool { "u32" } else { self.wgsl() }
+    }
+
+    /// Bytes in workgroup memory.
+    pub fn bytes(self) -> u32 {
+        if matches!(self, Kind::F64 | Kind::I64) { 8 } else { 4 }
+    }
+
+    /// The zero of the kind.
+    pub fn zero(self) -> &'static str {
+        match self {
+            Kind::F32 => "0.0f",
+            Kind::F64 => "0.0lf",
+            Kind::I32 => "0i",
+            Kind::U32 => "0u",
+            Kind::I64 => "0li",
+            Kind::Bool => "false",
+        }
+    }
+}
+
+/// The element type of a storage array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// 32-bit float.
+    F32,
+    /// 16-bit float.
+    F16,
+    /// 64-bit float.
+    F64,
+    /// 32-bit signed integer.
+    I32,
+    /// 32-bit word.
+    U32,
+    /// 64-bit signed integer.
+    I64,
+}
+
+impl Element {
+    /// WGSL spelling.
+    pub fn wgsl(self) -> &'static str {
+        match self {
+            Element::F32 => "f32",
+            Element::F16 => "f16",
+            Element::F64 => "f64",
+            Element::I32 => "i32",
+            Element::U32 => "u32",
+            Element::I64 => "i64",
+        }
+    }
+
+    /// Whether it is one 32-bit word.
+    pub fn is_word(self) -> bool {
+        matches!(self, Element::F32 | Element::I32 | Element::U32)
+    }
+}
+
+/// How elements of a dtype lie in a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Format {
+    /// Type of the array's elements.
+    pub element: Element,
+    /// Tensor elements in one array element.
+    pub per_word: u32,
+}
+
+impl Format {
+    /// The format of a buffer; an error names the missing capability.
+    pub fn of(dtype: DType, storage: Storage, caps: &DeviceCaps) -> Result<Format, String> {
+        let plain = |element| Ok(Format { element, per_word: 1 });
+        let unfit = || Err(format!("{dtype} cannot be stored as {storage:?} on this device"));
+        match (storage, dtype) {
+            (Storage::Native | Storage::Word, DType::F32) => plain(Element::F32),
+            (Storage::Native | Storage::Word, DType::I32) => plain(Element::I32),
+            (Storage::Native | Storage::Word, DType::U32) => plain(Element::U32),
+            (Storage::Native, DType::F16) if caps.f16 => plain(Element::F16),
+            (Storage::Native, DType::F64) if caps.f64 => plain(Element::F64),
+            (Storage::Native, DType::I64) if caps.i64 => plain(Element::I64),
+            (Storage::Native, DType::F64) => Err("f64 storage needs the capability f64 (SHADER_F64), which this device lacks".into()),
+            (Storage::Native, DType::I64) => {
+                Err("i64 storage needs the capability i64 (SHADER_INT64), which this device lacks; narrow storage is possible under a range proof"
+                    .into())
+            }
+            (Storage::Native, _) => unfit(),
+            (Storage::Word, DType::F16 | DType::BF16) => plain(Element::F32),
+            (Storage::Word, DType::Bool | DType::U8) => plain(Element::U32),
+            (Storage::Word, DType::I8 | DType::I16) => plain(Element::I32),
+            (Storage::Word, _) => unfit(),
+            (Storage::Packed, _) => match per_word(dtype) {
+                1 => unfit(),
+                n => Ok(Format { element: Element::U32, per_word: n }),
+            },
+            (Storage::Narrow, DType::I64) => plain(Element::I32),
+            (Storage::Narrow, _) => unfit(),
+        }
+    }
+}
+
+/// Elements of `dtype` that a packed 32-bit word holds; 1 for dtypes that are never packed.
+pub fn per_word(dtype: DType) -> u32 {
+    match dtype {
+        DType::Bool | DType::U8 | DType::I8 => 4,
+        DType::F16 | DType::BF16 | DType::I16 => 2,
+        _ => 1,
+    }
+}

@@ -1,0 +1,287 @@
+//! Statements of a body as WGSL, computed on demand and once per lane.
+
+use super::combine::Accumulator;
+use super::emit::{Emitter, Ex, deepest};
+use super::spell;
+use super::storage::{Element, Kind, per_word};
+use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Val, Write};
+use crate::types::{DType, Dim};
+
+impl Emitter<'_> {
+    /// The value of a statement in a lane, as a name or a literal.
+    pub fn value(&mut self, v: Val, lane: usize) -> Result<Ex, String> {
+        if let Some(known) = self.computed(v.0, lane) {
+            return Ok(known);
+        }
+        let nest = self.unit.nest;
+        let stmt = nest.stmt(v);
+        let dtype = nest.dtype(v);
+        let kind = self.unit.kind(dtype)?;
+        let e = match &stmt.instr {
+            Instr::Const(n) => {
+                let text = spell::constant(self, kind, *n)?;
+                self.bind(Ex::global(text), "k")
+            }
+            Instr::Index(e) => {
+                let at = self.in_lane(e, lane);
+                let at = self.index(&at, lane)?;
+                let text = spell::from_index(kind, &at.text);
+                self.bind(Ex { text, depth: at.depth }, "v")
+            }
+            Instr::Load { buffer, index, mask } => self.load(*buffer, index, *mask, kind, lane)?,
+            Instr::Call(f, args) => {
+                let operands = args.iter().map(|&a| self.value(a, lane)).collect::<Result<Vec<_>, _>>()?;
+                let of = nest.dtype(*args.last().unwrap_or(&v));
+                let texts: Vec<&str> = operands.iter().map(|o| o.text.as_str()).collect();
+                let text = spell::call(self, *f, of, &texts)?;
+                let text = spell::wrap(dtype, text);
+                self.bind(Ex { text, depth: deepest(&operands) }, "v")
+            }
+            Instr::Cast(x) => {
+                let from = nest.dtype(*x);
+                let x = self.value(*x, lane)?;
+                let text = spell::cast(self, from, dtype, &x.text)?;
+                self.bind(Ex { text, depth: x.depth }, "v")
+            }
+            Instr::Bound { index, size, code } => self.bound(*index, size, *code, kind, lane)?,
+            Instr::Scan(combiner, x) => self.scan(v, *combiner, *x, lane)?,
+            Instr::Reduce(..) => return Err(format!("%{}: a reduction is used before it is complete", v.0)),
+            Instr::Sort { .. } => return Err(format!("%{}: a sort is used outside a sort kernel", v.0)),
+            Instr::Proj(of, k) => return Err(format!("%{}: result {k} of %{} is used before it is complete", v.0, of.0)),
+        };
+        self.set_computed(v.0, lane, &e);
+        Ok(e)
+    }
+
+    fn bound(&mut self, index: Val, size: &Dim, code: u32, kind: Kind, lane: usize) -> Result<Ex, String> {
+        let x = self.value(index, lane)?;
+        let size = self.size(size);
+        let key = format!("bound {} {} {code}", x.text, size.text);
+        if let Some(known) = self.known(&key) {
+            return Ok(known);
+        }
+        let depth = self.place(x.depth.max(size.depth));
+        let name = self.fresh("v");
+        // An index below zero is above every size when read as unsigned.
+        let test = match kind {
+            Kind::I64 => format!("{0} < 0li || {0} >= i64({1})", x.text, size.text),
+            Kind::U32 => format!("{} >= {}", x.text, size.text),
+            _ => format!("u32({}) >= {}", x.text, size.text),
+        };
+        self.line_at(depth, format!("if ({test}) {{ atomicMax(&status, {code}u); }}"));
+        let top = format!("{}(max({}, 1u) - 1u)", kind.wgsl(), size.text);
+        self.line_at(depth, format!("let {name} = clamp({}, {}, {top});", x.text, kind.zero()));
+        let e = Ex { text: name, depth };
+        self.remember(key, &e);
+        Ok(e)
+    }
+
+    fn load(&mut self, id: BufferId, index: &IndexExpr, mask: Option<Val>, kind: Kind, lane: usize) -> Result<Ex, String> {
+        let at = self.in_lane(index, lane);
+        let (word, part) = self.fetch(id, &at, lane)?;
+        let Some(mask) = mask else {
+            // Other elements may be in the same word.
+            let word = if part.is_some() { self.bind(word, "w") } else { word };
+            let depth = word.depth.max(part.as_ref().map_or(0, |p| p.depth));
+            let text = self.decode(id, &word.text, part.as_ref(), kind)?;
+            return Ok(self.bind(Ex { text, depth }, "v"));
+        };
+        let mask = self.value(mask, lane)?;
+        let text = self.decode(id, &word.text, part.as_ref(), kind)?;
+        let key = format!("{} ? {text}", mask.text);
+        if let Some(known) = self.known(&key) {
+            return Ok(known);
+        }
+        let depth = self.place(mask.depth.max(word.depth).max(part.map_or(0, |p| p.depth)));
+        let name = self.fresh("v");
+        self.line_at(depth, format!("var {name} = {};", kind.zero()));
+        self.line_at(depth, format!("if ({}) {{ {name} = {text}; }}", mask.text));
+        let e = Ex { text: name, depth };
+        self.remember(key, &e);
+        Ok(e)
+    }
+
+    /// The array element that holds an element of a buffer, and the element's position in it when it holds several.
+    fn fetch(&mut self, id: BufferId, at: &IndexExpr, lane: usize) -> Result<(Ex, Option<Ex>), String> {
+        let buffer = self.unit.buffer(id)?.clone();
+        let per_word = if self.vector[buffer.binding] { 4 } else { buffer.format.per_word };
+        let name = format!("b{}", buffer.binding);
+        if per_word == 1 {
+            let i = self.index(at, lane)?;
+            return Ok((Ex { text: format!("{name}[{}]", i.text), depth: i.depth }, None));
+        }
+        let per_word = Dim::int(per_word as i64);
+        let (i, part) = (self.index(&at.div(&per_word), lane)?, self.index(&at.modulo(&per_word), lane)?);
+        Ok((Ex { text: format!("{name}[{}]", i.text), depth: i.depth }, Some(part)))
+    }
+
+    /// An element of the buffer as a value, out of the array element that holds it.
+    fn decode(&mut self, id: BufferId, word: &str, part: Option<&Ex>, kind: Kind) -> Result<String, String> {
+        let buffer = self.unit.buffer(id)?;
+        let (declared, element) = (self.unit.bindings[buffer.binding].element, buffer.format.element);
+        let recast = |text: String| if declared == element { text } else { format!("bitcast<{}>({text})", element.wgsl()) };
+        if buffer.format.per_word > 1 {
+            let part = part.map_or("0u", |p| p.text.as_str());
+            return Ok(unpack(buffer.dtype, &recast(word.to_string()), part));
+        }
+        let word = match part {
+            Some(part) => format!("{word}.{}", component(&part.text)?),
+            None => word.to_string(),
+        };
+        let word = recast(word);
+        Ok(match (element, kind) {
+            (Element::U32, Kind::Bool) => format!("({word} != 0u)"),
+            (Element::F16, _) => format!("f32({word})"),
+            (Element::I32, Kind::I64) => format!("i64({word})"),
+            (Element::I64, Kind::I32) => format!("i32({word})"),
+            _ => word,
+        })
+    }
+
+    /// A value as what is stored for one element: an array element or, in packed formats, its bits as u32.
+    fn encode(&mut self, id: BufferId, value: &str) -> Result<String, String> {
+        let unit = self.unit;
+        let buffer = unit.buffer(id)?;
+        let packed = buffer.format.per_word > 1;
+        Ok(match (buffer.dtype, buffer.format.element) {
+            (DType::F16, _) if packed => format!("{}({value})", self.helper("f16_bits_")),
+            (DType::BF16, _) if packed => format!("{}({value})", self.helper("bf16_bits_")),
+            (DType::I8, _) if packed => format!("(bitcast<u32>({value}) & 0xffu)"),
+            (DType::I16, _) if packed => format!("(bitcast<u32>({value}) & 0xffffu)"),
+            (DType::F16, Element::F16) => format!("f16({}({value}))", self.helper("round_f16_")),
+            (DType::F16, _) => format!("{}({value})", self.helper("round_f16_")),
+            (DType::BF16, _) => format!("{}({value})", self.helper("round_bf16_")),
+            (DType::Bool, _) => format!("select(0u, 1u, {value})"),
+            (DType::I64, Element::I32) if self.unit.kind(DType::I64)? == Kind::I64 => format!("i32({value})"),
+            _ => value.to_string(),
+        })
+    }
+
+    /// Statements that perform a write for consecutive `lanes`. `active` names the condition of a lane, if it has one. Nothing
+    /// is stored yet when this returns: all values are computed before the first store.
+    pub fn stores(&mut self, write: &Write, lanes: &[usize], active: &dyn Fn(usize) -> Option<String>) -> Result<Vec<String>, String> {
+        let unit = self.unit;
+        let buffer = unit.buffer(write.buffer)?;
+        let vector = self.vector[buffer.binding];
+        let width = if vector { 4 } else { buffer.format.per_word as usize };
+        let (declared, element) = (unit.bindings[buffer.binding].element, buffer.format.element);
+        let mut out = vec![];
+        for chunk in lanes.chunks(width) {
+            if width > 1 && !self.owns_words(&write.index, chunk, width as u32) {
+                return Err(format!("{}: a packed write does not own whole words of {width} {}; word storage is needed", buffer.name, buffer.dtype));
+            }
+            let mut parts = vec![];
+            for &lane in chunk {
+                let v = self.value(write.value, lane)?;
+                let mut text = self.encode(write.buffer, &v.text)?;
+                if width > 1
+                    && !vector
+                    && let Some(test) = active(lane)
+                {
+                    text = format!("select(0u, {text}, {test})");
+                }
+                parts.push(self.bind(Ex { text, depth: v.depth }, "p").text);
+            }
+            let at = self.lanes[chunk[0]].write_index(&write.index);
+            let at = if width > 1 { at.div(&Dim::int(width as i64)) } else { at };
+            let i = self.index(&at, chunk[0])?;
+            let i = self.bind(i, "i");
+            let stored = if vector {
+                format!("vec4<{}>({})", element.wgsl(), parts.join(", "))
+            } else if width > 1 {
+                let bits = 32 / width;
+                let shifted = parts.iter().enumerate().map(|(k, p)| if k == 0 { p.clone() } else { format!("({p} << {}u)", k * bits) });
+                shifted.collect::<Vec<_>>().join(" | ")
+            } else {
+                parts.remove(0)
+            };
+            let stored = match (declared == element, vector) {
+                (true, _) => stored,
+                (false, true) => format!("bitcast<vec4<{}>>({stored})", declared.wgsl()),
+                (false, false) => format!("bitcast<{}>({stored})", declared.wgsl()),
+            };
+            let store = format!("b{}[{}] = {stored};", buffer.binding, i.text);
+            out.push(match active(chunk[0]) {
+                Some(test) => format!("if ({test}) {{ {store} }}"),
+                None => store,
+            });
+        }
+        Ok(out)
+    }
+
+    /// Whether the elements at `index` in these lanes are exactly one aligned word of `width` elements.
+    pub fn owns_words(&self, index: &IndexExpr, lanes: &[usize], width: u32) -> bool {
+        if lanes.len() != width as usize {
+            return false;
+        }
+        let base = self.lanes[lanes[0]].write_index(index);
+        base.modulo(&Dim::int(width as i64)) == IndexExpr::zero()
+            && lanes.iter().enumerate().all(|(k, &l)| self.lanes[l].write_index(index) == base.plus(&Dim::int(k as i64)))
+            && index.values().into_iter().all(|v| self.is_uniform(Val(v), lanes))
+    }
+
+    /// Whether a value is the same in all of these lanes, by its index expressions.
+    fn is_uniform(&self, v: Val, lanes: &[usize]) -> bool {
+        let same = |e: &IndexExpr| lanes.iter().all(|&l| self.in_lane(e, l) == self.in_lane(e, lanes[0]));
+        match &self.unit.nest.stmt(v).instr {
+            Instr::Reduce(..) => true,
+            Instr::Scan(..) | Instr::Sort { .. } => false,
+            Instr::Proj(of, _) => self.is_uniform(*of, lanes),
+            instr => {
+                let indices = match instr {
+                    Instr::Index(e) | Instr::Load { index: e, .. } => same(e),
+                    _ => true,
+                };
+                indices && instr.operands().into_iter().all(|o| self.is_uniform(o, lanes))
+            }
+        }
+    }
+
+    fn scan(&mut self, v: Val, combiner: Combiner, x: Val, lane: usize) -> Result<Ex, String> {
+        let depth = self.loop_depth.ok_or_else(|| format!("%{}: a scan is used outside a loop over columns", v.0))?;
+        let mut acc = Accumulator::new(self, combiner, self.unit.nest.dtype(x))?;
+        let x = self.value(x, lane)?;
+        for (name, start) in acc.names.iter().zip(&acc.start) {
+            self.line_at(depth - 1, format!("var {name} = {start};"));
+        }
+        for line in acc.add(self, &x.text, "0u") {
+            self.line_at(depth, line);
+        }
+        let name = self.fresh("v");
+        let text = spell::wrap(self.unit.nest.dtype(v), acc.names.remove(0));
+        self.line_at(depth, format!("let {name} = {text};"));
+        Ok(Ex { text: name, depth })
+    }
+}
+
+fn component(part: &str) -> Result<&'static str, String> {
+    match part {
+        "0u" => Ok("x"),
+        "1u" => Ok("y"),
+        "2u" => Ok("z"),
+        "3u" => Ok("w"),
+        _ => Err(format!("a vector component is not constant: {part}")),
+    }
+}
+
+/// Element number `part` of a packed word.
+fn unpack(dtype: DType, word: &str, part: &str) -> String {
+    let bits = 32 / per_word(dtype);
+    let constant = part.strip_suffix('u').and_then(|p| p.parse::<u32>().ok());
+    let down = match constant {
+        Some(0) => word.to_string(),
+        Some(k) => format!("({word} >> {}u)", k * bits),
+        None => format!("({word} >> ({part} * {bits}u))"),
+    };
+    match dtype {
+        DType::Bool => format!("(({down} & 0xffu) != 0u)"),
+        DType::U8 => format!("({down} & 0xffu)"),
+        DType::I8 => format!("(bitcast<i32>({down} << 24u) >> 24u)"),
+        DType::I16 => format!("(bitcast<i32>({down} << 16u) >> 16u)"),
+        DType::BF16 => format!("bitcast<f32>({down} << 16u)"),
+        _ => match constant {
+            Some(1) => format!("unpack2x16float({word}).y"),
+            _ => format!("unpack2x16float({down}).x"),
+        },
+    }
+}
