@@ -123,6 +123,11 @@ impl Builder {
 
     /// Copies one node under a value map, unless its results are mapped already; keeps region and provenance.
     pub fn copy_node(&mut self, graph: &Graph, id: NodeId, map: &mut HashMap<Value, Value>) -> Built<()> {
+        self.copy_changed_node(graph, id, graph.node(id).op.clone(), map)
+    }
+
+    /// As [`Builder::copy_node`], with another op in the node's place.
+    pub fn copy_changed_node(&mut self, graph: &Graph, id: NodeId, op: Op, map: &mut HashMap<Value, Value>) -> Built<()> {
         if map.contains_key(&Value::first(id)) {
             return Ok(());
         }
@@ -132,7 +137,7 @@ impl Builder {
         self.provenance = graph.provenance(id).clone();
         self.provenance.merge(&provenance);
         self.region = node.region.or(region);
-        let results = self.node(node.op.clone(), &operands);
+        let results = self.node(op, &operands);
         (self.provenance, self.region) = (provenance, region);
         for (result, value) in results?.into_iter().enumerate() {
             map.insert(Value { node: id, result: result as u32 }, value);
@@ -143,12 +148,16 @@ impl Builder {
     /// Declares the same inputs as `graph`, and maps them.
     pub fn copy_inputs(&mut self, graph: &Graph, map: &mut HashMap<Value, Value>) -> Built<()> {
         for input in &graph.inputs {
-            let value = self.input(&input.name, input.role.clone(), graph.ty(input.value).clone())?;
-            let provenance = graph.provenance(input.value.node).clone();
-            self.graph.provenance[value.node.0 as usize] = provenance;
-            map.insert(input.value, value);
+            map.insert(input.value, self.copy_input(graph, input)?);
         }
         Ok(())
+    }
+
+    /// Declares one input as in `graph`, where it came from included.
+    pub fn copy_input(&mut self, graph: &Graph, input: &Input) -> Built {
+        let value = self.input(&input.name, input.role.clone(), graph.ty(input.value).clone())?;
+        self.graph.provenance[value.node.0 as usize] = graph.provenance(input.value.node).clone();
+        Ok(value)
     }
 
     fn push(&mut self, op: Op, operands: Vec<Value>, types: Vec<TensorType>) -> NodeId {

@@ -2,6 +2,7 @@
 
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::{BufferId, Nest, Phase};
+pub use crate::types::Decision;
 use crate::types::{Dim, HostTensor, Symbol, TensorType};
 use serde::{Deserialize, Serialize};
 
@@ -122,17 +123,4 @@ pub struct Program {
     pub checks: Vec<String>,
     /// What was decided, and why.
     pub decisions: Vec<Decision>,
-}
-
-/// A decision with its reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decision {
-    /// Stage: `fusion`, `partition`, `memory`, `layout`.
-    pub stage: String,
-    /// What it is about.
-    pub subject: String,
-    /// What was decided: `fused`, `refused`, `saved`, `recomputed`, ...
-    pub verdict: String,
-    /// Why.
-    pub reason: String,
 }

@@ -9,6 +9,7 @@
 
 mod bind;
 mod caps;
+mod decision;
 mod dim;
 mod dtype;
 mod provenance;
@@ -17,6 +18,7 @@ mod tensor;
 
 pub use bind::{bind_named_symbols, bind_symbols};
 pub use caps::{DeviceCaps, DeviceModel};
+pub use decision::Decision;
 pub use dim::{Bindings, Dim, Symbol};
 pub use dtype::DType;
 pub use provenance::{Location, Provenance};
