@@ -1,1 +1,336 @@
-//! Forward graph to joint graph.
+//! Reverse-mode differentiation: a forward graph becomes a joint graph.
+//!
+//! * Comes in: a forward graph, what to differentiate with respect to ([`Wrt`]) and where cotangents start ([`Seed`]).
+//! * Goes out: one graph with the forward's outputs first, then one output `grad.<input>` of role `Gradient(input)` per
+//!   input asked for. Its cotangents are further inputs: `cotangent.<output>`, given by the user, or `unit.<output>`, which
+//!   is one. Unit cotangents stay inputs up to the partition, which tells by them what belongs to the backward; there (or
+//!   by whoever wants to evaluate the joint graph) [`set_unit_cotangents`] replaces them by the number.
+//! * Invariants: forward nodes keep their region; nodes built by a VJP carry none, and the provenance of the forward node
+//!   they differentiate. Only values that lie between an input asked for and a seeded output are walked, so an op without
+//!   a derivative is an error only where its derivative is needed. Every gradient has its input's type.
+//! * Must not know: particular ops. Derivatives live in `ops`, with each op; this room walks and adds up.
+//! * Add here: nothing when an op is added.
+//!
+//! The method is reverse accumulation over a topological order (Griewank and Walther, "Evaluating Derivatives", 2008); its
+//! cost is one VJP per walked node.
+
+use crate::error::Error;
+use crate::graph::{Builder, Graph, InputRole, NodeId, Output, OutputRole, Value};
+use crate::ops::{OpDef, VjpContext};
+use crate::types::{Location, TensorType};
+use std::collections::HashMap;
+
+/// What gradients are taken with respect to. Inputs that are no floats have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrt {
+    /// Every parameter.
+    Parameters,
+    /// Every parameter and every user input.
+    Inputs,
+}
+
+/// Where cotangents start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seed {
+    /// One (the input `unit.<loss>`) at the output of role `loss`, which must be a 0-d float.
+    Loss,
+    /// An input `cotangent.<output>` for every float output of role `user` or `loss`; a single such output that is 0-d takes
+    /// one instead, as does the loss.
+    Cotangents,
+}
+
+/// Before the name of the output in the name of a cotangent that is one.
+const UNIT: &str = "unit.";
+
+/// The graph with its unit cotangents replaced by the number one. Other inputs stay.
+pub fn set_unit_cotangents(graph: &Graph) -> Result<Graph, String> {
+    let mut b = Builder::new(&graph.name);
+    let mut map = HashMap::new();
+    for input in &graph.inputs {
+        let value = if input.role == InputRole::Cotangent && input.name.starts_with(UNIT) {
+            b.full(graph.ty(input.value).dtype, 1.0, &graph.ty(input.value).shape)?
+        } else {
+            b.copy_input(graph, input)?
+        };
+        map.insert(input.value, value);
+    }
+    for id in graph.ids() {
+        b.copy_node(graph, id, &mut map)?;
+    }
+    for output in &graph.outputs {
+        b.output(&output.name, output.role.clone(), map[&output.value]);
+    }
+    Ok(b.finish())
+}
+
+/// The forward's outputs plus gradients, as one graph. Checkpoint regions are inlined and leave their tags.
+pub fn joint_graph(forward: &Graph, wrt: Wrt, seed: Seed) -> Result<Graph, Error> {
+    let mut walk = Walk::copy_forward(forward)?;
+    walk.mark_dependents(wrt);
+    match seed {
+        Seed::Loss => walk.seed_loss()?,
+        Seed::Cotangents => walk.seed_cotangents()?,
+    }
+    for id in forward.ids().rev() {
+        walk.differentiate(id)?;
+    }
+    walk.finish(wrt)
+}
+
+impl Wrt {
+    fn asks(self, role: &InputRole) -> bool {
+        match self {
+            Wrt::Parameters => *role == InputRole::Parameter,
+            Wrt::Inputs => matches!(role, InputRole::Parameter | InputRole::Input),
+        }
+    }
+}
+
+/// State of the reverse walk. Values of `forward` index `dependent` and the keys of `map` and `cotangents`.
+struct Walk<'a> {
+    forward: &'a Graph,
+    b: Builder,
+    /// Forward value to joint value.
+    map: HashMap<Value, Value>,
+    /// Which forward values are floats that an input asked for flows into.
+    dependent: Vec<Vec<bool>>,
+    /// Cotangent of a forward value, in the joint graph.
+    cotangents: HashMap<Value, Value>,
+}
+
+impl<'a> Walk<'a> {
+    fn copy_forward(forward: &'a Graph) -> Result<Walk<'a>, Error> {
+        let mut b = Builder::new(&forward.name);
+        let mut map = HashMap::new();
+        b.copy_inputs(forward, &mut map).map_err(|m| internal(m, None))?;
+        for id in forward.ids() {
+            b.copy_node(forward, id, &mut map).map_err(|m| internal(m, line(forward, id)))?;
+        }
+        for output in &forward.outputs {
+            b.output(&output.name, output.role.clone(), map[&output.value]);
+        }
+        let dependent = forward.nodes.iter().map(|n| vec![false; n.types.len()]).collect();
+        Ok(Walk { forward, b, map, dependent, cotangents: HashMap::new() })
+    }
+
+    /// A float result depends on an input asked for when any float operand does.
+    fn mark_dependents(&mut self, wrt: Wrt) {
+        for input in &self.forward.inputs {
+            if wrt.asks(&input.role) && self.forward.ty(input.value).dtype.is_float() {
+                self.dependent[input.value.node.0 as usize][0] = true;
+            }
+        }
+        for id in self.forward.ids() {
+            let node = self.forward.node(id);
+            if node.operands.iter().any(|&v| self.is_dependent(v)) {
+                for (result, ty) in node.types.iter().enumerate() {
+                    self.dependent[id.0 as usize][result] |= ty.dtype.is_float();
+                }
+            }
+        }
+    }
+
+    fn is_dependent(&self, v: Value) -> bool {
+        self.dependent[v.node.0 as usize][v.result as usize]
+    }
+
+    fn seed_loss(&mut self) -> Result<(), Error> {
+        let missing = || Error::Autograd { message: "there is no output of role loss to differentiate".into(), location: None };
+        let loss = self.forward.outputs.iter().find(|o| o.role == OutputRole::Loss).ok_or_else(missing)?;
+        let ty = self.forward.ty(loss.value);
+        if !ty.dtype.is_float() || ty.shape.rank() != 0 {
+            let message = format!("the loss {} is {ty}, not a 0-d float", loss.name);
+            return Err(Error::Autograd { message, location: line(self.forward, loss.value.node) });
+        }
+        self.seed(loss, UNIT)
+    }
+
+    fn seed_cotangents(&mut self) -> Result<(), Error> {
+        let is_result = |role: &OutputRole| matches!(role, OutputRole::User | OutputRole::Loss);
+        let seeded: Vec<_> = self.forward.outputs.iter().filter(|o| is_result(&o.role) && self.forward.ty(o.value).dtype.is_float()).collect();
+        if let [only] = seeded[..]
+            && self.forward.ty(only.value).shape.rank() == 0
+        {
+            return self.seed(only, UNIT);
+        }
+        for output in seeded {
+            self.seed(output, "cotangent.")?;
+        }
+        Ok(())
+    }
+
+    fn seed(&mut self, output: &Output, prefix: &str) -> Result<(), Error> {
+        self.b.provenance = self.forward.provenance(output.value.node).clone();
+        let ty = self.forward.ty(output.value).clone();
+        let input = self.b.input(&format!("{prefix}{}", output.name), InputRole::Cotangent, ty);
+        let cotangent = input.map_err(|m| internal(m, None))?;
+        self.accumulate(output.value, cotangent)
+    }
+
+    /// Adds to the cotangent of a forward value, if it is on a needed path.
+    fn accumulate(&mut self, value: Value, cotangent: Value) -> Result<(), Error> {
+        if !self.is_dependent(value) {
+            return Ok(());
+        }
+        let sum = match self.cotangents.get(&value) {
+            None => cotangent,
+            Some(&before) => self.b.add(before, cotangent).map_err(|m| internal(m, line(self.forward, value.node)))?,
+        };
+        self.cotangents.insert(value, sum);
+        Ok(())
+    }
+
+    fn differentiate(&mut self, id: NodeId) -> Result<(), Error> {
+        let node = self.forward.node(id);
+        let results: Vec<Value> = (0..node.types.len() as u32).map(|result| Value { node: id, result }).collect();
+        let cotangents: Vec<Option<Value>> = results.iter().map(|v| self.cotangents.get(v).copied()).collect();
+        if node.operands.is_empty() || cotangents.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        self.b.provenance = self.forward.provenance(id).clone();
+        let operands: Vec<Value> = node.operands.iter().map(|v| self.map[v]).collect();
+        let results: Vec<Value> = results.iter().map(|v| self.map[v]).collect();
+        let mut cx = VjpContext { b: &mut self.b, operands: &operands, results: &results, cotangents: &cotangents };
+        let fail = |message: String| Error::Autograd { message, location: line(self.forward, id) };
+        let grads = node.op.vjp(&mut cx).map_err(|m| fail(named(node.op.name(), m)))?;
+        if grads.len() != operands.len() {
+            return Err(fail(format!("{}: its derivative gives {} gradients for {} operands", node.op.name(), grads.len(), operands.len())));
+        }
+        for (&operand, grad) in node.operands.iter().zip(grads) {
+            let Some(grad) = grad else { continue };
+            let (found, expected) = (self.b.ty(grad), self.forward.ty(operand));
+            if found != expected && self.is_dependent(operand) {
+                return Err(fail(format!("{}: its derivative gives {found} for an operand of type {expected}", node.op.name())));
+            }
+            self.accumulate(operand, grad)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, wrt: Wrt) -> Result<Graph, Error> {
+        for input in self.forward.inputs.iter().filter(|i| wrt.asks(&i.role)) {
+            let ty: &TensorType = self.forward.ty(input.value);
+            if !ty.dtype.is_float() {
+                continue;
+            }
+            let gradient = match self.cotangents.get(&input.value) {
+                Some(&gradient) => gradient,
+                None => {
+                    self.b.provenance = self.forward.provenance(input.value.node).clone();
+                    self.b.full(ty.dtype, 0.0, &ty.shape).map_err(|m| internal(m, None))?
+                }
+            };
+            self.b.output(&format!("grad.{}", input.name), OutputRole::Gradient(input.name.clone()), gradient);
+        }
+        Ok(self.b.finish())
+    }
+}
+
+/// The message with the op's name before it, once.
+fn named(op: &str, message: String) -> String {
+    if message.starts_with(op) { message } else { format!("{op}: {message}") }
+}
+
+fn line(graph: &Graph, id: NodeId) -> Option<Location> {
+    graph.provenance(id).line().cloned()
+}
+
+fn internal(message: String, location: Option<Location>) -> Error {
+    Error::Autograd { message, location }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Permute, ReduceKind};
+    use crate::scalar::ScalarFn;
+    use crate::types::DType;
+
+    fn ty(shape: &[i64]) -> TensorType {
+        TensorType::new(DType::F32, shape)
+    }
+
+    fn linear() -> Graph {
+        let mut b = Builder::new("linear");
+        let x = b.input("x", InputRole::Input, ty(&[4, 3])).unwrap();
+        let w = b.input("w", InputRole::Parameter, ty(&[3, 2])).unwrap();
+        b.input("unused", InputRole::Parameter, ty(&[5])).unwrap();
+        let y = b.matmul(x, w).unwrap();
+        let y = b.mul(y, y).unwrap();
+        let loss = b.reduce(ReduceKind::Sum, y, &[0, 1], false).unwrap();
+        b.output("y", OutputRole::User, y);
+        b.output("loss", OutputRole::Loss, loss);
+        b.finish()
+    }
+
+    #[test]
+    fn training_gives_gradients_of_parameters() {
+        let joint = joint_graph(&linear(), Wrt::Parameters, Seed::Loss).unwrap();
+        let names: Vec<&str> = joint.outputs.iter().map(|o| o.name.as_str()).collect();
+        assert_eq!(names, ["y", "loss", "grad.w", "grad.unused"]);
+        assert_eq!(joint.ty(joint.output("grad.w").unwrap().value), &ty(&[3, 2]));
+        assert_eq!(joint.def(joint.output("grad.unused").unwrap().value).op.name(), "full");
+        let inputs: Vec<&str> = joint.inputs.iter().map(|i| i.name.as_str()).collect();
+        assert_eq!(inputs, ["x", "w", "unused", "unit.loss"]);
+        let set = set_unit_cotangents(&joint).unwrap();
+        assert_eq!(set.inputs.len(), 3);
+        assert_eq!(set.outputs.len(), 4);
+    }
+
+    #[test]
+    fn vjp_adds_cotangent_inputs() {
+        let joint = joint_graph(&linear(), Wrt::Inputs, Seed::Cotangents).unwrap();
+        assert_eq!(joint.input("cotangent.y").unwrap().role, InputRole::Cotangent);
+        assert!(joint.input("cotangent.loss").is_some());
+        assert!(joint.output("grad.x").is_some());
+    }
+
+    #[test]
+    fn a_single_scalar_output_takes_one() {
+        let mut b = Builder::new("g");
+        let x = b.input("x", InputRole::Input, ty(&[4])).unwrap();
+        let s = b.reduce(ReduceKind::Sum, x, &[0], false).unwrap();
+        b.output("s", OutputRole::User, s);
+        let joint = joint_graph(&b.finish(), Wrt::Inputs, Seed::Cotangents).unwrap();
+        assert_eq!(joint.inputs[1].name, "unit.s");
+        assert_eq!(joint.ty(joint.output("grad.x").unwrap().value), &ty(&[4]));
+    }
+
+    #[test]
+    fn the_loss_must_be_a_scalar() {
+        let mut b = Builder::new("g");
+        b.provenance.locations.push(Location { file: "a.rs".into(), line: 7 });
+        let x = b.input("x", InputRole::Parameter, ty(&[4])).unwrap();
+        let y = b.neg(x).unwrap();
+        b.output("loss", OutputRole::Loss, y);
+        let error = joint_graph(&b.finish(), Wrt::Parameters, Seed::Loss).unwrap_err();
+        assert_eq!(error.to_string(), "autograd: the loss loss is f32[4], not a 0-d float (at a.rs:7)");
+    }
+
+    #[test]
+    fn integers_between_stop_gradients() {
+        let mut b = Builder::new("g");
+        let x = b.input("x", InputRole::Parameter, ty(&[4])).unwrap();
+        let flag = b.scalar(ScalarFn::Gt, &[x, x]).unwrap();
+        let y = b.where_(flag, x, x).unwrap();
+        let loss = b.reduce(ReduceKind::Sum, y, &[0], false).unwrap();
+        b.output("loss", OutputRole::Loss, loss);
+        assert!(joint_graph(&b.finish(), Wrt::Parameters, Seed::Loss).is_ok());
+    }
+
+    #[test]
+    fn regions_stay_on_the_forward() {
+        use crate::graph::{Policy, Region};
+        let mut b = Builder::new("g");
+        let x = b.input("x", InputRole::Parameter, ty(&[2, 3])).unwrap();
+        b.region = Some(Region { id: 1, policy: Policy::MustRecompute });
+        let y = b.op(Permute { order: vec![1, 0] }, &[x]).unwrap();
+        let y = b.scalar(ScalarFn::Exp, &[y]).unwrap();
+        b.region = None;
+        let loss = b.reduce(ReduceKind::Sum, y, &[0, 1], false).unwrap();
+        b.output("loss", OutputRole::Loss, loss);
+        let forward = b.finish();
+        let joint = joint_graph(&forward, Wrt::Parameters, Seed::Loss).unwrap();
+        assert_eq!(joint.nodes.iter().filter(|n| n.region.is_some()).count(), 2);
+    }
+}
