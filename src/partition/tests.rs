@@ -1,0 +1,232 @@
+//! The cut is the cheapest there is, and the halves compute what the whole does.
+
+use super::network::{cost, in_network, min_cut};
+use super::*;
+use crate::autograd::{Seed, Wrt, joint_graph, set_unit_cotangents};
+use crate::graph::{Builder, InputRole, OutputRole, Policy, Region};
+use crate::ops::{Array, Class, Precision, ReduceKind};
+use crate::scalar::ScalarFn;
+use crate::types::DType;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+type Env = BTreeMap<String, Array>;
+
+fn evaluate(graph: &Graph, inputs: &Env) -> Env {
+    let mut values: BTreeMap<Value, Array> = BTreeMap::new();
+    for input in &graph.inputs {
+        values.insert(input.value, inputs[&input.name].clone());
+    }
+    for id in graph.ids() {
+        let node = graph.node(id);
+        if node.op.class() != Class::Input {
+            let operands: Vec<Array> = node.operands.iter().map(|v| values[v].clone()).collect();
+            for (result, array) in node.op.eval(&operands, &node.types, Precision::Exact).unwrap().into_iter().enumerate() {
+                values.insert(Value { node: id, result: result as u32 }, array);
+            }
+        }
+    }
+    graph.outputs.iter().map(|o| (o.name.clone(), values[&o.value].clone())).collect()
+}
+
+fn inputs_of(graph: &Graph) -> Env {
+    let array = |k: usize, ty: &TensorType| {
+        let shape = ty.shape.as_ints().unwrap();
+        let n: usize = shape.iter().product();
+        Array::float(ty.dtype, shape, (0..n).map(|i| ((i * 7 + k * 3) % 11) as f64 / 8.0 - 0.6).collect())
+    };
+    graph.inputs.iter().enumerate().map(|(k, i)| (i.name.clone(), array(k, graph.ty(i.value)))).collect()
+}
+
+/// Forward, then backward on what it saved, against the joint graph.
+fn check_values(joint: &Graph, partition: &Partition) {
+    let whole = set_unit_cotangents(joint).unwrap();
+    let mut env = inputs_of(&whole);
+    let expected = evaluate(&whole, &env);
+    let forward = evaluate(&partition.forward, &env);
+    env.extend(forward.clone());
+    let backward = evaluate(&partition.backward, &env);
+    for (name, array) in &expected {
+        let found = backward.get(name).or(forward.get(name)).unwrap();
+        assert_eq!(found.floats(), array.floats(), "{name}");
+    }
+}
+
+/// Whether the backward can be computed from inputs and those values without recomputing what may not be.
+fn feasible(joint: &Graph, classes: &Classes, saved: &BTreeSet<Value>) -> bool {
+    let mut needed = BTreeSet::new();
+    for output in joint.outputs.iter().filter(|o| matches!(o.role, OutputRole::Gradient(_))) {
+        needed.insert(output.value);
+    }
+    for id in joint.ids().filter(|id| classes.tangent[id.0 as usize]) {
+        needed.extend(joint.node(id).operands.iter().copied());
+    }
+    while let Some(v) = needed.pop_last() {
+        if in_network(joint, classes, v.node) && !saved.contains(&v) {
+            if classes.ban[v.node.0 as usize].is_some() {
+                return false;
+            }
+            needed.extend(joint.node(v.node).operands.iter().copied());
+        }
+    }
+    true
+}
+
+fn brute_force(joint: &Graph, classes: &Classes) -> u128 {
+    let candidates: Vec<Value> =
+        joint.ids().filter(|&id| in_network(joint, classes, id) && !classes.never_saved[id.0 as usize]).map(Value::first).collect();
+    assert!(candidates.len() <= 14, "too large for brute force");
+    let subset = |bits: u32| candidates.iter().enumerate().filter(move |(k, _)| bits >> k & 1 == 1).map(|(_, v)| *v).collect::<BTreeSet<_>>();
+    let price = |saved: &BTreeSet<Value>| saved.iter().map(|v| cost(joint, classes, *v)).sum::<u128>();
+    (0..1u32 << candidates.len()).map(subset).filter(|s| feasible(joint, classes, s)).map(|s| price(&s)).min().unwrap()
+}
+
+/// One step of a random program over matrices: which op, and which earlier values.
+type Step = (u8, usize, usize);
+
+fn program(steps: &[Step]) -> Graph {
+    let mut b = Builder::new("random");
+    let ty = |shape: &[i64]| TensorType::new(DType::F32, shape);
+    let mut values = vec![b.input("x", InputRole::Input, ty(&[3, 3])).unwrap(), b.input("w", InputRole::Parameter, ty(&[3, 3])).unwrap()];
+    for &(op, i, j) in steps {
+        let (x, y) = (values[i % values.len()], values[j % values.len()]);
+        let square = |b: &mut Builder, v| b.broadcast_to(v, &crate::types::Shape(vec![3.into(), 3.into()])).unwrap();
+        let v = match op % 8 {
+            0 => b.matmul(x, y),
+            1 => b.scalar(ScalarFn::Sin, &[x]),
+            2 => b.mul(x, y),
+            3 => b.add(x, y),
+            4 => b.transpose(x),
+            5 => {
+                let r = b.reduce(ReduceKind::Sum, x, &[1], true).unwrap();
+                Ok(square(&mut b, r))
+            }
+            6 => b.scalar(ScalarFn::Relu, &[x]),
+            _ => b.scalar(ScalarFn::Tanh, &[x]),
+        };
+        values.push(v.unwrap());
+    }
+    let loss = b.reduce(ReduceKind::Sum, *values.last().unwrap(), &[0, 1], false).unwrap();
+    b.output("loss", OutputRole::Loss, loss);
+    b.finish()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_cut_is_optimal_and_right(steps in prop::collection::vec((any::<u8>(), 0usize..8, 0usize..8), 1..7)) {
+        let joint = joint_graph(&program(&steps), Wrt::Inputs, Seed::Loss).unwrap();
+        let classes = Classes::of(&joint, &fusible_by_traits);
+        let free = joint.ids().filter(|&id| in_network(&joint, &classes, id) && !classes.never_saved[id.0 as usize]).count();
+        prop_assume!(free <= 14);
+        prop_assert_eq!(min_cut(&joint, &classes).unwrap().1, brute_force(&joint, &classes));
+        for saving in [Saving::MinCut, Saving::Everything] {
+            let partition = min_cut_rematerialization_partition(&joint, &fusible_by_traits, saving).unwrap();
+            check_values(&joint, &partition);
+        }
+    }
+}
+
+fn partition_of(forward: &Graph) -> (Graph, Partition) {
+    let joint = joint_graph(forward, Wrt::Parameters, Seed::Loss).unwrap();
+    let partition = min_cut_rematerialization_partition(&joint, &fusible_by_traits, Saving::MinCut).unwrap();
+    check_values(&joint, &partition);
+    (joint, partition)
+}
+
+/// `loss = sum(sin(sin(x w)))`, its middle in a region if there is one.
+fn chain(region: Option<Region>) -> Graph {
+    let mut b = Builder::new("chain");
+    let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (4, 3))).unwrap();
+    let w = b.input("w", InputRole::Parameter, TensorType::new(DType::F32, (3, 5))).unwrap();
+    b.region = region;
+    let h = b.matmul(x, w).unwrap();
+    let s = b.scalar(ScalarFn::Sin, &[h]).unwrap();
+    let s = b.scalar(ScalarFn::Sin, &[s]).unwrap();
+    b.region = None;
+    let loss = b.reduce(ReduceKind::Sum, s, &[0, 1], false).unwrap();
+    b.output("loss", OutputRole::Loss, loss);
+    b.finish()
+}
+
+#[test]
+fn pointwise_values_are_recomputed_from_the_product() {
+    let (_, partition) = partition_of(&chain(None));
+    let labels: Vec<&str> = partition.saved.iter().map(|s| s.label.as_str()).collect();
+    assert_eq!(labels, ["matmul"]);
+    assert_eq!(partition.recomputed.len(), 1);
+    assert_eq!(partition.recomputed[0].label, "sin");
+    assert_eq!(partition.saved[0].bytes, Dim::int(80));
+    assert_eq!(partition.decisions.len(), 2);
+}
+
+#[test]
+fn a_region_is_recomputed_from_inputs() {
+    let (_, partition) = partition_of(&chain(Some(Region { id: 0, policy: Policy::MustRecompute })));
+    assert!(partition.saved.is_empty());
+    assert_eq!(partition.backward.nodes.iter().filter(|n| n.op.class() == Class::Template).count(), 2);
+}
+
+#[test]
+fn a_region_that_saves_keeps_all_it_needs() {
+    let (_, partition) = partition_of(&chain(Some(Region { id: 0, policy: Policy::MustSave })));
+    assert_eq!(partition.saved.len(), 2);
+    assert!(partition.recomputed.is_empty());
+}
+
+#[test]
+fn views_are_rebuilt_from_their_base() {
+    let mut b = Builder::new("views");
+    let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (4, 3))).unwrap();
+    let w = b.input("w", InputRole::Parameter, TensorType::new(DType::F32, (3, 4))).unwrap();
+    let h = b.matmul(x, w).unwrap();
+    let t = b.transpose(h).unwrap();
+    let p = b.matmul(t, t).unwrap();
+    let loss = b.reduce(ReduceKind::Sum, p, &[0, 1], false).unwrap();
+    b.output("loss", OutputRole::Loss, loss);
+    let (_, partition) = partition_of(&b.finish());
+    assert_eq!(partition.saved.len(), 1);
+    assert_eq!(partition.saved[0].label, "matmul");
+    assert!(partition.backward.nodes.iter().any(|n| n.op.is_view()));
+}
+
+#[test]
+fn small_results_of_reductions_are_saved() {
+    let mut b = Builder::new("norm");
+    let x = b.input("x", InputRole::Parameter, TensorType::new(DType::F32, (4, 64))).unwrap();
+    let e = b.scalar(ScalarFn::Exp, &[x]).unwrap();
+    let s = b.reduce(ReduceKind::Sum, e, &[1], true).unwrap();
+    let y = b.div(e, s).unwrap();
+    let y = b.mul(y, y).unwrap();
+    let loss = b.reduce(ReduceKind::Sum, y, &[0, 1], false).unwrap();
+    b.output("loss", OutputRole::Loss, loss);
+    let (_, partition) = partition_of(&b.finish());
+    let saved: Vec<String> = partition.saved.iter().map(|s| format!("{} {}", s.label, s.ty)).collect();
+    assert_eq!(saved, ["sum f32[4, 1]"]);
+}
+
+#[test]
+fn a_residual_stream_is_not_recomputed_from_its_start() {
+    let mut b = Builder::new("residual");
+    let mut x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (8, 8))).unwrap();
+    for k in 0..4 {
+        let w = b.input(&format!("w{k}"), InputRole::Parameter, TensorType::new(DType::F32, (8, 8))).unwrap();
+        let n = b.scalar(ScalarFn::Tanh, &[x]).unwrap();
+        let h = b.matmul(n, w).unwrap();
+        x = b.add(x, h).unwrap();
+    }
+    let loss = b.reduce(ReduceKind::Sum, x, &[0, 1], false).unwrap();
+    b.output("loss", OutputRole::Loss, loss);
+    let (_, partition) = partition_of(&b.finish());
+    assert!(partition.recomputed.iter().all(|r| r.label != "add"), "{:?}", partition.decisions);
+}
+
+#[test]
+fn nothing_of_the_cotangents_is_in_the_forward() {
+    let (joint, partition) = partition_of(&chain(None));
+    assert!(joint.inputs.iter().any(|i| i.role == InputRole::Cotangent));
+    assert!(partition.forward.inputs.iter().all(|i| i.role != InputRole::Cotangent));
+    assert!(partition.backward.inputs.iter().all(|i| i.role != InputRole::Cotangent));
+    assert_eq!(partition.backward.input("saved.0").unwrap().role, InputRole::Saved);
+}
