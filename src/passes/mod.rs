@@ -1,1 +1,102 @@
-//! Passes over graphs: pre-grad, joint, post-grad.
+//! Graph passes, in three stages: before autograd, on the joint graph, and on each graph that is lowered.
+//!
+//! * Comes in: a graph. Goes out: a graph that computes the same outputs from the same inputs.
+//! * Invariants: a pass rebuilds old -> new through the builder with a value map; it never mutates. Inputs and outputs keep
+//!   names, roles, types and order. Nodes keep their region and provenance. Subgraphs are visited before the graph that
+//!   holds them. After each pass the graph is verified in debug builds and tests.
+//! * Must not know: kernels, devices.
+//! * Add here: one file `<stage>/<verb_noun>.rs` with one function, and one line in the stage's ordered list, with a comment
+//!   where its place matters. A family of algebraic rules is a list of `rewrite::Rule`s in such a file.
+
+mod joint_graph;
+mod matching;
+mod post_grad;
+mod pre_grad;
+
+use crate::error::{Error, Result};
+use crate::graph::{Builder, Graph, verify};
+use crate::ops::OpDef;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A pass: its name and its function.
+pub type Pass = (&'static str, fn(&Graph) -> std::result::Result<Graph, String>);
+
+/// Passes on the forward graph, before it is differentiated: cleans up, and raises patterns written out by hand to ops that
+/// have their own derivative.
+pub fn recursive_pre_grad_passes(graph: &Graph) -> Result<Graph> {
+    run_stage("pre_grad", pre_grad::PASSES, graph)
+}
+
+/// Passes on the joint graph, or on the forward graph for inference: simplifies, and decomposes every composite.
+pub fn recursive_joint_graph_passes(graph: &Graph) -> Result<Graph> {
+    run_stage("joint_graph", joint_graph::PASSES, graph)
+}
+
+/// Passes on each graph that is lowered: forward, backward, update.
+pub fn post_grad_passes(graph: &Graph) -> Result<Graph> {
+    run_stage("post_grad", post_grad::PASSES, graph)
+}
+
+/// One pass by name, subgraphs included; for filetests.
+pub fn run_pass(name: &str, graph: &Graph) -> Result<Graph> {
+    let all = [("pre_grad", pre_grad::PASSES), ("joint_graph", joint_graph::PASSES), ("post_grad", post_grad::PASSES)];
+    let found = all.into_iter().find_map(|(stage, passes)| passes.iter().find(|p| p.0 == name).map(|p| (stage, *p)));
+    let (stage, pass) = found.ok_or_else(|| Error::compile(format!("there is no pass named {name}")))?;
+    run_stage(stage, &[pass], graph)
+}
+
+/// Names of all passes, in order.
+pub fn pass_names() -> Vec<&'static str> {
+    pre_grad::PASSES.iter().chain(joint_graph::PASSES).chain(post_grad::PASSES).map(|p| p.0).collect()
+}
+
+fn run_stage(stage: &'static str, passes: &[Pass], graph: &Graph) -> Result<Graph> {
+    let mut graph = in_subgraphs(stage, passes, graph)?;
+    for (name, pass) in passes {
+        let span = tracing::debug_span!("pass", stage, name, before = graph.nodes.len(), after = tracing::field::Empty).entered();
+        let next = pass(&graph).map_err(|m| Error::compile(format!("pass {name}: {m}")))?;
+        span.record("after", next.nodes.len());
+        if cfg!(debug_assertions) {
+            check(name, &graph, &next);
+        }
+        graph = next;
+    }
+    Ok(graph)
+}
+
+/// The graph with the stage run in every subgraph that its ops hold.
+fn in_subgraphs(stage: &'static str, passes: &[Pass], graph: &Graph) -> Result<Graph> {
+    if graph.nodes.iter().all(|n| n.op.subgraphs().is_empty()) {
+        return Ok(graph.clone());
+    }
+    let rebuild = |m: String| Error::compile(format!("{stage}: {m}"));
+    let mut b = Builder::new(&graph.name);
+    let mut map = HashMap::new();
+    b.copy_inputs(graph, &mut map).map_err(rebuild)?;
+    for id in graph.ids() {
+        let mut node = graph.node(id).clone();
+        let subgraphs = node.op.subgraphs();
+        if !subgraphs.is_empty() {
+            let changed: Result<Vec<Arc<Graph>>> = subgraphs.iter().map(|g| run_stage(stage, passes, g).map(Arc::new)).collect();
+            node.op.set_subgraphs(changed?);
+        }
+        b.copy_changed_node(graph, id, node.op, &mut map).map_err(rebuild)?;
+    }
+    for output in &graph.outputs {
+        b.output(&output.name, output.role.clone(), map[&output.value]);
+    }
+    Ok(b.finish())
+}
+
+/// A fault after a pass is a fault of that pass.
+fn check(pass: &str, before: &Graph, after: &Graph) {
+    let faults = verify(after);
+    assert!(
+        faults.is_empty(),
+        "pass {pass} broke the graph:\n  {}\nbefore:\n{}\nafter:\n{}",
+        faults.join("\n  "),
+        crate::graph::print(before),
+        crate::graph::print(after)
+    );
+}

@@ -1,0 +1,6 @@
+//! Stage.
+
+use super::Pass;
+
+/// In order.
+pub(super) const PASSES: &[Pass] = &[];
