@@ -1,8 +1,9 @@
 //! Shorthands for ops with attributes, so that front ends, derivatives and decompositions stay readable.
 
 use super::{Builder, Value};
-use crate::ops::{self, Built, Real};
-use crate::types::Dim;
+use crate::ops::{self, Built, Real, Reduction};
+use crate::scalar::ScalarFn;
+use crate::types::{DType, Dim, IntoShape, Shape};
 
 /// Operands of one concatenation; longer lists become trees, since a kernel binds a limited number of buffers.
 const CONCAT_WIDTH: usize = 6;
@@ -109,4 +110,160 @@ impl Builder {
     pub fn index_add(&mut self, base: Value, dim: usize, index: Value, src: Value) -> Built {
         self.op(ops::IndexAdd { dim: dim as u32, checked: true }, &[base, index, src])
     }
+}
+
+/// Numbers, random and not.
+impl Builder {
+    /// A size as a 0-d number.
+    pub fn size(&mut self, size: &Dim, dtype: DType) -> Built {
+        match size.as_int() {
+            Some(n) => self.constant(dtype, n as f64),
+            None => self.op(ops::SizeOf { size: size.clone(), dtype }, &[]),
+        }
+    }
+
+    /// 32 random bits for each element.
+    pub fn random_bits(&mut self, key: Value, shape: impl IntoShape) -> Built {
+        self.op(ops::RandomBits { shape: shape.into_shape() }, &[key])
+    }
+
+    /// A new key for a stream.
+    pub fn fold_in(&mut self, key: Value, stream: u32) -> Built {
+        self.op(ops::FoldIn { stream }, &[key])
+    }
+
+    /// Uniform f32 numbers in `0..1`, from the upper 24 bits.
+    pub fn uniform(&mut self, key: Value, shape: impl IntoShape) -> Built {
+        let bits = self.random_bits(key, shape)?;
+        let eight = self.constant(DType::U32, 8.0)?;
+        let upper = self.scalar(ScalarFn::ShiftRight, &[bits, eight])?;
+        let number = self.cast(upper, DType::F32)?;
+        self.scale(number, 1.0 / 16_777_216.0)
+    }
+
+    /// True with probability `1 - p`: the elements that dropout keeps. `p` is below 1.
+    pub fn bernoulli(&mut self, key: Value, shape: impl IntoShape, p: f64) -> Built {
+        let bits = self.random_bits(key, shape)?;
+        let threshold = self.constant(DType::U32, ops::drop_threshold(p) as f64)?;
+        self.scalar(ScalarFn::Ge, &[bits, threshold])
+    }
+
+    /// 1 where the last dimension, of size `classes`, counts to the index, else 0.
+    pub fn one_hot(&mut self, index: Value, classes: impl Into<Dim>, dtype: DType) -> Built {
+        let mut shape = self.shape(index).clone();
+        let rank = shape.rank();
+        shape.0.push(classes.into());
+        let class = self.iota(self.dtype(index), shape, rank)?;
+        let index = self.unsqueeze(index, rank)?;
+        let hit = self.scalar(ScalarFn::Eq, &[class, index])?;
+        self.cast(hit, dtype)
+    }
+
+    /// The elements on and below diagonal `offset` of the last two dimensions, else 0.
+    pub fn tril(&mut self, x: Value, offset: i64) -> Built {
+        self.triangle(x, offset, ScalarFn::Le)
+    }
+
+    /// The elements on and above diagonal `offset` of the last two dimensions, else 0.
+    pub fn triu(&mut self, x: Value, offset: i64) -> Built {
+        self.triangle(x, offset, ScalarFn::Ge)
+    }
+
+    fn triangle(&mut self, x: Value, offset: i64, keep: ScalarFn) -> Built {
+        let rank = self.shape(x).rank();
+        if rank < 2 {
+            return Err(format!("a triangle needs two dimensions: {}", self.ty(x)));
+        }
+        let corner = Shape(self.shape(x).0[rank - 2..].to_vec());
+        let (row, column) = (self.iota(DType::I32, corner.clone(), 0)?, self.iota(DType::I32, corner, 1)?);
+        let offset = self.constant(DType::I32, offset as f64)?;
+        let diagonal = self.add(row, offset)?;
+        let kept = self.scalar(keep, &[column, diagonal])?;
+        let zero = self.constant(self.dtype(x), 0.0)?;
+        self.where_(kept, x, zero)
+    }
+}
+
+/// Composites.
+impl Builder {
+    /// Softmax along `dim`.
+    pub fn softmax(&mut self, x: Value, dim: usize) -> Built {
+        self.op(ops::Softmax { dim: dim as u32 }, &[x])
+    }
+
+    /// Logarithm of the softmax along `dim`.
+    pub fn log_softmax(&mut self, x: Value, dim: usize) -> Built {
+        self.op(ops::LogSoftmax { dim: dim as u32 }, &[x])
+    }
+
+    /// Mean over `dims`.
+    pub fn mean(&mut self, x: Value, dims: &[usize], keepdim: bool) -> Built {
+        self.op(ops::Mean { dims: sorted(dims), keepdim }, &[x])
+    }
+
+    /// Variance over `dims`.
+    pub fn var(&mut self, x: Value, dims: &[usize], correction: u32, keepdim: bool) -> Built {
+        self.op(ops::Var { dims: sorted(dims), correction, keepdim }, &[x])
+    }
+
+    /// Layer norm over the last `dims` dimensions; a bias needs a weight.
+    pub fn layer_norm(&mut self, x: Value, dims: usize, weight: Option<Value>, bias: Option<Value>, eps: f64) -> Built {
+        let mut operands = vec![x];
+        operands.extend(weight);
+        operands.extend(bias);
+        if bias.is_some() && weight.is_none() {
+            return Err("layer_norm: a bias needs a weight".into());
+        }
+        self.op(ops::LayerNorm { dims: dims as u32, eps: Real::new(eps) }, &operands)
+    }
+
+    /// Root-mean-square norm over the last `dims` dimensions.
+    pub fn rms_norm(&mut self, x: Value, dims: usize, weight: Option<Value>, eps: f64) -> Built {
+        let operands: Vec<Value> = [x].into_iter().chain(weight).collect();
+        self.op(ops::RmsNorm { dims: dims as u32, eps: Real::new(eps) }, &operands)
+    }
+
+    /// Gelu, exact or through tanh.
+    pub fn gelu(&mut self, x: Value, approximate: bool) -> Built {
+        self.op(ops::Gelu { approximate }, &[x])
+    }
+
+    /// `x * sigmoid(x)`.
+    pub fn silu(&mut self, x: Value) -> Built {
+        self.op(ops::Silu {}, &[x])
+    }
+
+    /// Elements dropped with probability `p`, the others scaled; nothing for `p = 0`.
+    pub fn dropout(&mut self, x: Value, key: Value, p: f64) -> Built {
+        if p == 0.0 { Ok(x) } else { self.op(ops::Dropout { p: Real::new(p) }, &[x, key]) }
+    }
+
+    /// `x @ weight^T + bias`.
+    pub fn linear(&mut self, x: Value, weight: Value, bias: Option<Value>) -> Built {
+        let operands: Vec<Value> = [x, weight].into_iter().chain(bias).collect();
+        self.op(ops::Linear {}, &operands)
+    }
+
+    /// Cross entropy of logits (classes last) and labels.
+    pub fn cross_entropy(&mut self, x: Value, label: Value, ignore_index: Option<i64>, reduction: Reduction) -> Built {
+        self.op(ops::CrossEntropy { ignore_index, reduction }, &[x, label])
+    }
+
+    /// Squared error.
+    pub fn mse(&mut self, x: Value, y: Value, reduction: Reduction) -> Built {
+        self.op(ops::Mse { reduction }, &[x, y])
+    }
+
+    /// Attention; see [`ops::ScaledDotProductAttention`] for `rest`: a mask, then a key with dropout.
+    pub fn attention(&mut self, attributes: ops::ScaledDotProductAttention, q: Value, k: Value, v: Value, rest: &[Value]) -> Built {
+        let operands: Vec<Value> = [q, k, v].iter().chain(rest).copied().collect();
+        self.op(attributes, &operands)
+    }
+}
+
+fn sorted(dims: &[usize]) -> Vec<u32> {
+    let mut out: Vec<u32> = dims.iter().map(|&d| d as u32).collect();
+    out.sort_unstable();
+    out.dedup();
+    out
 }

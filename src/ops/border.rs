@@ -2,7 +2,7 @@
 
 use super::array::{coordinates, sizes};
 use super::{Array, Built, Class, Data, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
-use crate::loop_ir::Number;
+use crate::loop_ir::{IndexExpr, Number};
 use crate::types::{DType, Dim, HostTensor, Shape, TensorType};
 use serde::{Deserialize, Serialize};
 
@@ -144,6 +144,47 @@ impl OpDef for Iota {
     fn samples(&self) -> Vec<Sample> {
         let of = |dtype, dim| Sample::new(Iota { dtype, shape: Shape(vec![3.into(), 5.into()]), dim }, vec![]);
         vec![of(DType::I32, 0), of(DType::F32, 1), of(DType::U32, 1)]
+    }
+}
+
+/// A symbolic size as a 0-d number. Integer and float dtypes; no gradient, it has no operand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SizeOf {
+    /// The size.
+    pub size: Dim,
+    /// Element type, not bool.
+    pub dtype: DType,
+}
+
+impl OpDef for SizeOf {
+    fn name(&self) -> &'static str {
+        "size"
+    }
+    fn class(&self) -> Class {
+        Class::Source
+    }
+    fn infer(&self, _operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
+        if self.dtype == DType::Bool {
+            return Err("bool does not count".into());
+        }
+        Ok(vec![TensorType { dtype: self.dtype, shape: Shape::scalar() }])
+    }
+    fn eval(&self, _operands: &[Array], _types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
+        let n = self.size.as_int().ok_or("symbolic size")?;
+        let data = if self.dtype.is_float() { Data::Float(vec![self.dtype.round(n as f64)]) } else { Data::Int(vec![self.dtype.wrap(n)]) };
+        Ok(vec![Array { dtype: self.dtype, shape: vec![], data }])
+    }
+    fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
+        Ok(vec![])
+    }
+    fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
+        cx.pointwise(0, |b, _| Ok(b.index(&IndexExpr::constant(self.size.clone()), self.dtype)))
+    }
+    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        self.size = f(&self.size);
+    }
+    fn samples(&self) -> Vec<Sample> {
+        vec![Sample::new(SizeOf { size: 7.into(), dtype: DType::F32 }, vec![]), Sample::new(SizeOf { size: 3.into(), dtype: DType::I32 }, vec![])]
     }
 }
 

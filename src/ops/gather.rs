@@ -4,6 +4,7 @@ use super::array::{coordinates, flat_index, sizes};
 use super::{Array, Body, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
 use super::{IndexAdd, ScatterAdd};
 use crate::loop_ir::{IndexExpr, Val};
+use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,20 @@ pub struct Gather {
 pub struct IndexSelect {
     /// The dimension indexed.
     pub dim: u32,
+}
+
+/// `out = index` as i32, where `0 <= index < size`; 0 where the index is `ignore`; anything else is an error: of the
+/// evaluation, or through the status word on a device, where the index is clamped. Composites check labels with it.
+///
+/// * One integer operand. No gradient.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CheckIndex {
+    /// Exclusive bound.
+    pub size: Dim,
+    /// A value outside the range that is admitted.
+    pub ignore: Option<i64>,
+    /// What the message calls the index: op and role.
+    pub subject: String,
 }
 
 /// Whether a tensor may index a dimension of `size`.
@@ -176,5 +191,58 @@ impl OpDef for IndexSelect {
             of(DType::F32, DType::I32, 0, &[1, 2], &[3, 0]),
             of(DType::I32, DType::U32, 0, &[5], &[3]),
         ]
+    }
+}
+
+impl OpDef for CheckIndex {
+    fn name(&self) -> &'static str {
+        "check_index"
+    }
+    fn class(&self) -> Class {
+        Class::Pointwise
+    }
+    fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
+        let [index] = operands else { return Err("takes an index".into()) };
+        if !index.dtype.is_int() {
+            return Err(format!("the index is {}, not an integer", index.dtype));
+        }
+        Ok(vec![TensorType { dtype: DType::I32, shape: index.shape.clone() }])
+    }
+    fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
+        let size = self.size.as_int().ok_or("symbolic size")?;
+        let check = |i: i64| match self.ignore {
+            Some(ignored) if i == ignored => Ok(0),
+            _ if (0..size).contains(&i) => Ok(i),
+            _ => Err(format!("{} {i} is outside 0..{size}", self.subject)),
+        };
+        Ok(vec![Array::int(DType::I32, sizes(&types[0]), operands[0].ints().into_iter().map(check).collect::<Result<_, _>>()?)])
+    }
+    fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
+        Ok(vec![None])
+    }
+    fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
+        let index = cx.operand(0);
+        let code = cx.check(format!("{} outside 0..{}", self.subject, self.size));
+        cx.pointwise(0, |b, at| {
+            let mut i = load_index(b, &index, at, None);
+            if let Some(ignored) = self.ignore {
+                let dtype = b.dtype(i);
+                let (ignored, zero) = (b.constant(dtype, ignored as f64), b.constant(dtype, 0.0));
+                let skip = b.call(ScalarFn::Eq, &[i, ignored]);
+                i = b.call(ScalarFn::Where, &[skip, zero, i]);
+            }
+            let bound = b.bound(i, &self.size, code);
+            Ok(b.index(&bound, DType::I32))
+        })
+    }
+    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        self.size = f(&self.size);
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let of = |dtype: DType, size: i64, ignore: Option<i64>| {
+            let op = CheckIndex { size: size.into(), ignore, subject: "check_index: index".into() };
+            Sample::new(op, vec![TensorType::new(dtype, (3, 5))]).index_below(7)
+        };
+        vec![of(DType::I32, 7, None), of(DType::I64, 7, Some(3)), of(DType::I32, 6, Some(6))]
     }
 }

@@ -79,6 +79,23 @@ operators! {
     IndexSelect = "index_select",
     ScatterAdd = "scatter_add",
     IndexAdd = "index_add",
+    CheckIndex = "check_index",
+    SizeOf = "size",
+    RandomBits = "random_bits",
+    FoldIn = "fold_in",
+    Softmax = "softmax",
+    LogSoftmax = "log_softmax",
+    Mean = "mean",
+    Var = "var",
+    LayerNorm = "layer_norm",
+    RmsNorm = "rms_norm",
+    Gelu = "gelu",
+    Silu = "silu",
+    Dropout = "dropout",
+    Linear = "linear",
+    CrossEntropy = "cross_entropy",
+    Mse = "mse_loss",
+    ScaledDotProductAttention = "scaled_dot_product_attention",
 }
 
 impl OpDef for Op {
