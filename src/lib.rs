@@ -23,7 +23,8 @@ pub mod schedule;
 pub mod train;
 pub mod types;
 
-pub use config::Config;
+pub use config::{Config, Verify};
 pub use error::{Error, Result};
-pub use frontend::{Initializer, Tensor, Trace, Traced, optim, trace, trace_eval};
+pub use frontend::{Initializer, Tensor, Trace, Traced, models, nn, optim, trace, trace_eval};
+pub use runtime::{Device, Inputs, State, Step, StepResult, compile, compile_train, compile_vjp};
 pub use types::{DType, Dim, HostTensor};

