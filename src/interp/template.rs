@@ -1,0 +1,481 @@
+//! Nests with a tag: matrix products through the `gemm` crate, and sums into computed places.
+//!
+//! Both become several kernels around a scratch buffer. A product: prologues that pack operands which are not plain matrices
+//! in memory, the product tile by tile, and the epilogue, a pointwise kernel over the tile's rows while the tile is in cache.
+//! A scatter sum: a kernel over columns and the other rows that adds into a zeroed buffer in order, and the epilogue.
+
+use super::access::{Bound, Walk};
+use super::exec::{self, Context, PARALLEL};
+use super::kernel::Kernel;
+use super::lanes::{Lane, Reg};
+use super::raw::{Format, Line, Matrix, Memory, Scalar, lines, product};
+use crate::loop_ir::{BufferId, IndexExpr, Instr, Nest, Number, Stmt, Tag, Term, Val, Write, flatten};
+use crate::scalar::ScalarFn;
+use crate::types::{DType, Dim};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Elements of a product's tile, about: a quarter of a second-level cache.
+const TILE: i64 = 1 << 16;
+/// Columns of a tile at most.
+const TILE_COLUMNS: i64 = 1024;
+
+/// An executable nest of any tag.
+pub enum Executable {
+    /// Blocks of steps.
+    Loop(Kernel),
+    /// A product.
+    Product(Box<Product>),
+    /// A sum into computed places.
+    Scatter(Box<Scatter>),
+}
+
+/// Compiles a nest. A tag whose body has grown out of the shape that is fast here runs as it stands.
+pub fn compile(bound: &Bound, tag: Tag) -> Executable {
+    let special = match tag {
+        Tag::Loop => None,
+        Tag::Matmul { .. } => Product::new(bound, tag).map(|p| Executable::Product(Box::new(p))),
+        Tag::ScatterSum { .. } => Scatter::new(bound, tag).map(|s| Executable::Scatter(Box::new(s))),
+    };
+    special.unwrap_or_else(|| Executable::Loop(Kernel::new(&bound.nest, None)))
+}
+
+impl Executable {
+    /// Runs on the dispatch's memories.
+    pub fn run(&self, cx: &Context<'_>) {
+        match self {
+            Executable::Loop(kernel) => exec::run(kernel, cx),
+            Executable::Product(product) => product.run(cx),
+            Executable::Scatter(scatter) => scatter.run(cx),
+        }
+    }
+}
+
+/// A matrix operand: plain in memory, or packed by a kernel first.
+struct Operand {
+    buffer: usize,
+    offset: i64,
+    /// Linear over the batch.
+    batch: Walk,
+    row_stride: i64,
+    col_stride: i64,
+    /// Fills buffer `buffer` with this many elements.
+    pack: Option<(Kernel, i64)>,
+}
+
+/// `dot` for every (batch, m, n), then the epilogue.
+pub struct Product {
+    batch: i64,
+    m: i64,
+    n: i64,
+    k: i64,
+    lane: Lane,
+    a: Operand,
+    b: Operand,
+    /// The result when nothing but a store of `dot` follows: buffer and where it lies.
+    direct: Option<Operand>,
+    /// Buffers of the nest; scratch buffers are numbered from here: packed a, packed b, the tile.
+    buffers: usize,
+    epilogue: Kernel,
+}
+
+impl Product {
+    fn new(bound: &Bound, tag: Tag) -> Option<Product> {
+        let Tag::Matmul { a, b, dot, batch } = tag else { return None };
+        let nest = &bound.nest;
+        let lane = Lane::of(nest.dtype(dot));
+        if !matches!(lane, Lane::F32 | Lane::F64) {
+            return None;
+        }
+        let group = |at: usize| bound.axes[at].clone();
+        let batch = batch as usize;
+        let rows = nest.rows.len();
+        let domain = Domain { batch: 0..group(batch).start, m: group(batch), n: group(batch + 1), k: rows..rows + nest.cols.len() };
+        let buffers = buffer_count(nest);
+        let scratch = |k: usize| BufferId((buffers + k) as u32);
+        let epilogue = epilogue(nest, dot, scratch(2))?;
+        let left = Operand::new(nest, a, lane, &domain, &domain.m, &domain.k, scratch(0))?;
+        let right = Operand::new(nest, b, lane, &domain, &domain.k, &domain.n, scratch(1))?;
+        let direct = direct_store(nest, dot, lane, &domain);
+        let size = |r: &Range<usize>| domain.size(nest, r);
+        Some(Product {
+            batch: size(&domain.batch),
+            m: size(&domain.m),
+            n: size(&domain.n),
+            k: size(&domain.k),
+            lane,
+            a: left,
+            b: right,
+            direct,
+            buffers,
+            epilogue: Kernel::new(&epilogue, None),
+        })
+    }
+
+    fn run(&self, cx: &Context<'_>) {
+        match self.lane {
+            Lane::F64 => self.run_as::<f64>(cx, Format::F64),
+            _ => self.run_as::<f32>(cx, Format::F32),
+        }
+    }
+
+    fn run_as<T: Scalar>(&self, cx: &Context<'_>, format: Format) {
+        if self.batch * self.m * self.n == 0 {
+            return;
+        }
+        let mut packs: Vec<Vec<Line>> = [&self.a, &self.b].map(|o| o.scratch(format)).into();
+        let (first, second) = packs.split_at_mut(1);
+        let mut memories = cx.memories.to_vec();
+        memories.resize(self.buffers, cx.memories[0]);
+        memories.extend([Memory::new(&mut first[0], format), Memory::new(&mut second[0], format)]);
+        for operand in [&self.a, &self.b] {
+            if let Some((kernel, _)) = &operand.pack {
+                exec::run(kernel, &Context { memories: &memories, ..*cx });
+            }
+        }
+        let cx = Context { memories: &memories, ..*cx };
+        let uniform = exec::run_uniform(&self.epilogue, &cx);
+        let tiles = self.tiles();
+        let run = |tile: &Tile| self.run_tile::<T>(tile, &cx, &uniform, format);
+        let work = self.batch * self.m * self.n * (self.k / 8 + 8);
+        if work < PARALLEL || tiles.len() == 1 {
+            tiles.iter().for_each(run);
+        } else {
+            tiles.par_iter().for_each(run);
+        }
+    }
+
+    /// A partition that depends on the sizes alone, so that results do not depend on the number of threads.
+    fn tiles(&self) -> Vec<Tile> {
+        let up = |n: i64, by: i64| (n + by - 1) / by;
+        let columns = if self.n <= TILE_COLUMNS { self.n } else { up(up(self.n, up(self.n, TILE_COLUMNS)), 16) * 16 };
+        let mut rows = (TILE / columns).max(16);
+        if self.batch < 8 {
+            // Enough tiles for a few threads, none so small that packing dominates.
+            rows = rows.min((self.m * self.batch / 8).max(32));
+        }
+        let rows = (up(rows, 8) * 8).min(self.m);
+        let mut out = vec![];
+        for batch in 0..self.batch {
+            for col in (0..self.n).step_by(columns as usize) {
+                for row in (0..self.m).step_by(rows as usize) {
+                    out.push(Tile { batch, row, rows: rows.min(self.m - row), col, cols: columns.min(self.n - col) });
+                }
+            }
+        }
+        out
+    }
+
+    fn run_tile<T: Scalar>(&self, t: &Tile, cx: &Context<'_>, uniform: &[Reg], format: Format) {
+        let a = self.a.at(cx, t.batch, t.row, 0);
+        let b = self.b.at(cx, t.batch, 0, t.col);
+        let (m, n, k) = (t.rows as usize, t.cols as usize, self.k as usize);
+        if let Some(direct) = &self.direct
+            && cx.memories[direct.buffer].format == format
+        {
+            return product::<T>(m, n, k, direct.at(cx, t.batch, t.row, t.col), a, b);
+        }
+        cx.pool.with(|scratch| {
+            let mut tile = std::mem::take(&mut scratch.tile);
+            let bytes = m * n * format.size();
+            if tile.len() * 64 < bytes {
+                tile = lines(bytes, 0);
+            }
+            let memory = Memory::new(&mut tile, format);
+            product::<T>(m, n, k, Matrix { memory, offset: 0, row_stride: t.cols, col_stride: 1 }, a, b);
+            let mut memories = cx.memories.to_vec();
+            memories.push(memory);
+            let start = |row: i64| (t.batch * self.m + t.row + row) * self.n + t.col;
+            let whole = t.cols == self.n;
+            // Rows of the domain that are neighbors in the tile: all of it, or one row of the matrix at a time.
+            let (steps, len) = if whole { (1, t.rows * self.n) } else { (t.rows, t.cols) };
+            for step in 0..steps {
+                let first = start(step);
+                memories[self.buffers + 2] = memory.with_origin(first - step * t.cols);
+                let cx = Context { memories: &memories, ..*cx };
+                exec::run_rows(&self.epilogue, &cx, uniform, first..first + len, scratch);
+            }
+            scratch.tile = tile;
+        });
+    }
+}
+
+/// A part of one matrix of the batch.
+struct Tile {
+    batch: i64,
+    row: i64,
+    rows: i64,
+    col: i64,
+    cols: i64,
+}
+
+/// Axes of a product by what they are for.
+struct Domain {
+    batch: Range<usize>,
+    m: Range<usize>,
+    n: Range<usize>,
+    k: Range<usize>,
+}
+
+impl Domain {
+    fn size(&self, nest: &Nest, range: &Range<usize>) -> i64 {
+        range.clone().map(|i| axis_size(nest, i)).product()
+    }
+}
+
+fn axis_size(nest: &Nest, i: usize) -> i64 {
+    nest.rows.iter().chain(&nest.cols).nth(i).and_then(Dim::as_int).expect("sizes are bound")
+}
+
+/// Offset and the stride of every axis, when the index is linear in the axes.
+fn linear(e: &IndexExpr, axes: usize) -> Option<(i64, Vec<i64>)> {
+    let mut strides = vec![0; axes];
+    for (term, k) in &e.terms {
+        match term {
+            Term::Axis(a) => strides[a.id as usize] += k.as_int()?,
+            _ => return None,
+        }
+    }
+    Some((e.offset.as_int()?, strides))
+}
+
+fn walk(nest: &Nest, range: &Range<usize>, strides: &[i64]) -> Walk {
+    Walk::new(range.clone().map(|i| (axis_size(nest, i), strides[i])))
+}
+
+fn buffer_count(nest: &Nest) -> usize {
+    nest.reads().into_iter().chain(nest.writes.iter().map(|w| w.buffer)).map(|b| b.0 as usize + 1).max().unwrap_or(0)
+}
+
+impl Operand {
+    /// The matrix `v` over `rows` x `cols` axes.
+    fn new(nest: &Nest, v: Val, lane: Lane, domain: &Domain, rows: &Range<usize>, cols: &Range<usize>, scratch: BufferId) -> Option<Operand> {
+        Operand::plain(nest, v, lane, domain, rows, cols).or_else(|| Operand::packed(nest, v, domain, rows, cols, scratch))
+    }
+
+    fn plain(nest: &Nest, v: Val, lane: Lane, domain: &Domain, rows: &Range<usize>, cols: &Range<usize>) -> Option<Operand> {
+        let stmt = nest.stmt(v);
+        let Instr::Load { buffer, index, mask: None } = &stmt.instr else { return None };
+        let same = matches!((lane, stmt.dtype), (Lane::F32, DType::F32) | (Lane::F64, DType::F64));
+        if !same {
+            return None;
+        }
+        Operand::of_index(nest, buffer.0 as usize, index, domain, rows, cols)
+    }
+
+    fn of_index(nest: &Nest, buffer: usize, index: &IndexExpr, domain: &Domain, rows: &Range<usize>, cols: &Range<usize>) -> Option<Operand> {
+        let (offset, strides) = linear(index, nest.rows.len() + nest.cols.len())?;
+        let (_, row_stride) = walk(nest, rows, &strides).single()?;
+        let (_, col_stride) = walk(nest, cols, &strides).single()?;
+        let others = [&domain.m, &domain.n, &domain.k].into_iter().filter(|r| *r != rows && *r != cols).flat_map(|r| r.clone());
+        let elsewhere = others.into_iter().any(|i| strides[i] != 0);
+        (!elsewhere).then(|| Operand { buffer, offset, batch: walk(nest, &domain.batch, &strides), row_stride, col_stride, pack: None })
+    }
+
+    /// Computes the operand into scratch: batch axes that it depends on, then whichever order reads memory in order.
+    fn packed(nest: &Nest, v: Val, domain: &Domain, rows: &Range<usize>, cols: &Range<usize>, scratch: BufferId) -> Option<Operand> {
+        let cone = cone(nest, &[v], None)?;
+        let uses = |i: usize| cone.iter().any(|&s| indices(&nest.body[s].instr).iter().any(|e| e.uses_axis(|a| a as usize == i)));
+        let foreign = |r: &Range<usize>| r != rows && r != cols && r.clone().any(uses);
+        if [&domain.m, &domain.n, &domain.k].into_iter().any(foreign) {
+            return None;
+        }
+        let contiguous = |r: &Range<usize>| {
+            let first = cone.iter().find_map(|&s| match &nest.body[s].instr {
+                Instr::Load { index, .. } => Some(index.linear_coefficient(r.end as u32 - 1)),
+                _ => None,
+            });
+            first.flatten().is_some_and(|k| k.is(1))
+        };
+        let swap = !rows.is_empty() && contiguous(rows) && (cols.is_empty() || !contiguous(cols));
+        let (outer, inner) = if swap { (cols, rows) } else { (rows, cols) };
+        let batch: Vec<usize> = domain.batch.clone().filter(|&i| uses(i)).collect();
+        let axes: Vec<usize> = batch.iter().copied().chain(outer.clone()).chain(inner.clone()).collect();
+        let (matrix, stride) = (domain.size(nest, rows) * domain.size(nest, cols), domain.size(nest, inner));
+        let mut strides = vec![0; nest.rows.len() + nest.cols.len()];
+        let mut elements = matrix;
+        for &i in batch.iter().rev() {
+            strides[i] = elements;
+            elements *= axis_size(nest, i);
+        }
+        let (mut pack, map) = extract(nest, &axes, &cone);
+        pack.writes = vec![Write { buffer: scratch, index: flatten(&pack.row_axes(), &pack.rows), value: map(v) }];
+        let (row_stride, col_stride) = if swap { (1, stride) } else { (stride, 1) };
+        Some(Operand {
+            buffer: scratch.0 as usize,
+            offset: 0,
+            batch: walk(nest, &domain.batch, &strides),
+            row_stride,
+            col_stride,
+            pack: Some((Kernel::new(&pack, None), elements)),
+        })
+    }
+
+    fn scratch(&self, format: Format) -> Vec<Line> {
+        lines(self.pack.as_ref().map_or(0, |(_, n)| *n as usize * format.size()), 0)
+    }
+
+    fn at<'a>(&self, cx: &Context<'a>, batch: i64, row: i64, col: i64) -> Matrix<'a> {
+        let offset = self.offset + self.batch.offset(batch) + row * self.row_stride + col * self.col_stride;
+        Matrix { memory: cx.memories[self.buffer], offset, row_stride: self.row_stride, col_stride: self.col_stride }
+    }
+}
+
+/// Where the product lies when the nest stores `dot` itself, and nothing else, as a matrix.
+fn direct_store(nest: &Nest, dot: Val, lane: Lane, domain: &Domain) -> Option<Operand> {
+    let [write] = &nest.writes[..] else { return None };
+    let is_dot = write.value == dot && matches!((lane, nest.dtype(dot)), (Lane::F32, DType::F32) | (Lane::F64, DType::F64));
+    let checks = nest.body.iter().any(|s| matches!(s.instr, Instr::Bound { .. }));
+    (is_dot && !checks).then(|| Operand::of_index(nest, write.buffer.0 as usize, &write.index, domain, &domain.m, &domain.n)).flatten()
+}
+
+fn indices(instr: &Instr) -> Vec<&IndexExpr> {
+    match instr {
+        Instr::Index(e) | Instr::Load { index: e, .. } => vec![e],
+        _ => vec![],
+    }
+}
+
+/// Statements that `roots` need, in order, not looking behind `stop`; `None` when a reduction, scan or sort is among them.
+fn cone(nest: &Nest, roots: &[Val], stop: Option<Val>) -> Option<Vec<usize>> {
+    let mut needed = vec![false; nest.body.len()];
+    roots.iter().for_each(|v| needed[v.0 as usize] = true);
+    for i in (0..nest.body.len()).rev() {
+        if needed[i] && stop != Some(Val(i as u32)) {
+            let instr = &nest.body[i].instr;
+            if matches!(instr, Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. } | Instr::Proj(..)) {
+                return None;
+            }
+            instr.operands().iter().for_each(|v| needed[v.0 as usize] = true);
+        }
+    }
+    Some((0..nest.body.len()).filter(|&i| needed[i]).collect())
+}
+
+/// A nest over some axes of another, in that order, with some of its statements; and the new name of a value.
+fn extract(nest: &Nest, axes: &[usize], statements: &[usize]) -> (Nest, impl Fn(Val) -> Val + use<>) {
+    let mut names = vec![u32::MAX; nest.body.len()];
+    for (new, &old) in statements.iter().enumerate() {
+        names[old] = new as u32;
+    }
+    let value = move |v: Val| Val(names[v.0 as usize]);
+    let sizes: Vec<Dim> = axes.iter().map(|&i| Dim::int(axis_size(nest, i))).collect();
+    let index = |e: &IndexExpr| rename(e, axes, &value);
+    let body = statements.iter().map(|&i| Stmt { instr: nest.body[i].instr.map(&value, &index), dtype: nest.body[i].dtype }).collect();
+    let out =
+        Nest { label: nest.label.clone(), rows: sizes, cols: vec![], body, writes: vec![], tag: Tag::Loop, provenance: nest.provenance.clone() };
+    (out, value)
+}
+
+fn rename(e: &IndexExpr, axes: &[usize], value: &dyn Fn(Val) -> Val) -> IndexExpr {
+    let axis = |a: &crate::loop_ir::Axis| {
+        let new = axes.iter().position(|&i| i == a.id as usize).expect("the cone uses only these axes");
+        IndexExpr::axis(new as u32, &a.size)
+    };
+    e.substitute(&axis, &|v, size| IndexExpr::value(value(Val(v)).0, size))
+}
+
+/// Everything after `dot` as a pointwise nest over the rows, with `dot` loaded from `scratch` at the row's number.
+fn epilogue(nest: &Nest, dot: Val, scratch: BufferId) -> Option<Nest> {
+    let levels = nest.element_level();
+    let mut roots: Vec<Val> = nest.writes.iter().flat_map(|w| w.index.values().into_iter().map(Val).chain([w.value])).collect();
+    let checks = nest.body.iter().enumerate().filter(|(i, s)| matches!(s.instr, Instr::Bound { .. }) && !levels[*i]);
+    roots.extend(checks.map(|(i, _)| Val(i as u32)));
+    let statements = cone(nest, &roots, Some(dot))?;
+    let first_col = nest.rows.len() as u32;
+    let over_columns = statements.iter().any(|&i| levels[i]) || nest.writes.iter().any(|w| w.index.uses_axis(|a| a >= first_col));
+    if over_columns {
+        return None;
+    }
+    let axes: Vec<usize> = (0..nest.rows.len()).collect();
+    let (mut out, map) = extract(nest, &axes, &statements.iter().copied().filter(|&i| i != dot.0 as usize).collect::<Vec<_>>());
+    // The load comes first, and the other statements move up by one.
+    let shift = |v: Val| if v == Val(u32::MAX) { Val(0) } else { Val(v.0 + 1) };
+    let index = |e: &IndexExpr| e.substitute(&|a| IndexExpr::axis(a.id, &a.size), &|v, size| IndexExpr::value(shift(Val(v)).0, size));
+    let mut body =
+        vec![Stmt { instr: Instr::Load { buffer: scratch, index: flatten(&out.row_axes(), &out.rows), mask: None }, dtype: nest.dtype(dot) }];
+    body.extend(out.body.iter().map(|s| Stmt { instr: s.instr.map(&shift, &index), dtype: s.dtype }));
+    out.body = body;
+    let writes = nest.writes.iter().map(|w| Write { buffer: w.buffer, index: index(&rename(&w.index, &axes, &map)), value: shift(map(w.value)) });
+    out.writes = writes.collect();
+    Some(out)
+}
+
+/// `sum[.., index, ..] += source`, then the epilogue.
+pub struct Scatter {
+    lane: Lane,
+    elements: i64,
+    buffers: usize,
+    add: Kernel,
+    epilogue: Kernel,
+}
+
+impl Scatter {
+    fn new(bound: &Bound, tag: Tag) -> Option<Scatter> {
+        let Tag::ScatterSum { index, axis, source, sum } = tag else { return None };
+        let nest = &bound.nest;
+        let lane = Lane::of(nest.dtype(sum));
+        if lane == Lane::Bool || Lane::of(nest.dtype(source)) != lane {
+            return None;
+        }
+        let buffers = buffer_count(nest);
+        let scratch = BufferId(buffers as u32);
+        let epilogue = epilogue(nest, sum, scratch)?;
+        let statements = cone(nest, &[index, source], None)?;
+        let place = bound.axes[axis as usize].clone();
+        let uses_place = |e: &IndexExpr| e.uses_axis(|a| place.contains(&(a as usize)));
+        if statements.iter().any(|&i| indices(&nest.body[i].instr).into_iter().any(uses_place)) {
+            return None;
+        }
+        let rows = nest.rows.len();
+        let others: Vec<usize> = (0..rows).filter(|i| !place.contains(i)).collect();
+        let axes: Vec<usize> = (rows..rows + nest.cols.len()).chain(others).collect();
+        let (mut add, map) = extract(nest, &axes, &statements);
+        let target = flatten(&nest.row_axes(), &nest.rows);
+        let (_, strides) = linear(&target, rows)?;
+        let size: i64 = place.clone().map(|i| axis_size(nest, i)).product();
+        let stride: i64 = (place.end..rows).map(|i| axis_size(nest, i)).product();
+        let mut at = IndexExpr::value(map(index).0, &Dim::int(size.max(1))).times(&Dim::int(stride));
+        for (new, &old) in axes.iter().enumerate().filter(|(_, old)| **old < rows) {
+            at = at.add(&IndexExpr::axis(new as u32, &Dim::int(axis_size(nest, old))).times(&Dim::int(strides[old])));
+        }
+        let inside = push_inside(&mut add, map(index), nest.dtype(index), size);
+        add.writes = vec![Write { buffer: scratch, index: at, value: map(source) }];
+        Some(Scatter {
+            lane,
+            elements: (0..rows).map(|i| axis_size(nest, i)).product(),
+            buffers,
+            add: Kernel::new(&add, Some(inside)),
+            epilogue: Kernel::new(&epilogue, None),
+        })
+    }
+
+    fn run(&self, cx: &Context<'_>) {
+        let format = match self.lane {
+            Lane::F32 => Format::F32,
+            Lane::F64 => Format::F64,
+            Lane::I32 => Format::I32,
+            Lane::I64 | Lane::Bool => Format::I64,
+        };
+        let mut sums = lines(self.elements as usize * format.size(), 0);
+        let mut memories = cx.memories.to_vec();
+        memories.push(Memory::new(&mut sums, format));
+        debug_assert_eq!(memories.len(), self.buffers + 1);
+        let cx = Context { memories: &memories, ..*cx };
+        exec::run(&self.add, &cx);
+        exec::run(&self.epilogue, &cx);
+    }
+}
+
+/// Appends `0 <= index && index < size`.
+fn push_inside(nest: &mut Nest, index: Val, dtype: DType, size: i64) -> Val {
+    let mut push = |instr: Instr, dtype: DType| {
+        nest.body.push(Stmt { instr, dtype });
+        Val(nest.body.len() as u32 - 1)
+    };
+    let zero = push(Instr::Const(Number::Int(0)), dtype);
+    let end = push(Instr::Const(Number::Int(size)), dtype);
+    let above = push(Instr::Call(ScalarFn::Ge, vec![index, zero]), DType::Bool);
+    let below = push(Instr::Call(ScalarFn::Lt, vec![index, end]), DType::Bool);
+    push(Instr::Call(ScalarFn::LogicalAnd, vec![above, below]), DType::Bool)
+}

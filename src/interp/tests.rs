@@ -1,0 +1,1 @@
+//! Programs by hand against expectations.
