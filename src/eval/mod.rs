@@ -8,6 +8,8 @@
 //! * Must not know: particular ops, passes, kernels, devices.
 //! * Add here: nothing for a new op; ops define themselves.
 
+pub mod accuracy;
+
 use crate::error::Error;
 use crate::graph::{Graph, concretize};
 use crate::ops::{Array, Fault, Precision, run, run_all};

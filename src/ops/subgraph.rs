@@ -301,11 +301,7 @@ impl Scan {
         for trip in 0..self.length {
             let mut arguments = carried;
             for &x in stacked {
-                let mut shape = b.shape(x).clone();
-                let at = super::Slice { dim: 0, start: Dim::int(trip as i64), end: Dim::int(trip as i64 + 1), step: 1 };
-                let slice = b.op(at, &[x])?;
-                shape.0.remove(0);
-                arguments.push(b.reshape(slice, shape)?);
+                arguments.push(b.select(x, 0, trip)?);
             }
             arguments.extend(constants);
             let mut results = b.inline(&self.body, &arguments)?;
@@ -418,16 +414,13 @@ pub(crate) fn fresh_region(graph: &Graph) -> u32 {
 /// `[n, ...]` from n values of one type.
 fn stack(b: &mut Builder, ty: &TensorType, values: &[Value]) -> Built {
     let mut shape = ty.shape.clone();
-    shape.0.insert(0, Dim::int(values.len() as i64));
-    let mut out = b.full(ty.dtype, 0.0, shape.clone())?;
-    let trip = b.iota(DType::I32, shape.clone(), 0);
-    for (i, &v) in values.iter().enumerate() {
-        let at = b.constant(DType::I32, i as f64)?;
-        let here = b.scalar(ScalarFn::Eq, &[trip.clone()?, at])?;
-        let spread = b.broadcast_to(v, &shape)?;
-        out = b.where_(here, spread, out)?;
+    shape.0.insert(0, Dim::int(1));
+    if values.is_empty() {
+        shape.0[0] = Dim::int(0);
+        return b.full(ty.dtype, 0.0, shape);
     }
-    Ok(out)
+    let parts: Vec<Value> = values.iter().map(|&v| b.reshape(v, shape.clone())).collect::<Built<_>>()?;
+    b.concat(&parts, 0)
 }
 
 fn empty_stack(ty: &TensorType) -> Array {

@@ -1,0 +1,372 @@
+//! Tests generated from the table of operators: every sample of every op through
+//!
+//! * `inference`: the inferred types are those of the evaluated arrays;
+//! * `text`: printing and parsing the graph of the one node;
+//! * `gradient`: central differences in f64 against the derivative, for each float operand;
+//! * `decomposition`: the simpler ops give the same values;
+//! * `layers`: every executor of [`EXECUTORS`] agrees with the oracle by the accuracy rule.
+//!
+//! A test is named `<op>/<number of the sample>/<what>`; its failure prints the graph.
+
+use inductor::eval::{accuracy, evaluate, evaluate_all, evaluate_exact};
+use inductor::graph::{Builder, Graph, Inline, InputRole, Node, OutputRole, Value, inline_subgraphs, parse, print, verify};
+use inductor::ops::{Array, Class, Data, Op, OpDef, Precision, ReduceKind, Sample, VjpContext, samples};
+use inductor::types::{DType, HostTensor, TensorType};
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::collections::{BTreeMap, HashMap};
+
+type Executor = fn(&Graph, &[HostTensor]) -> Result<Vec<HostTensor>, String>;
+
+/// Ways to compute a graph's outputs that must agree with the oracle. A row is added for each layer: lowered nests one by one,
+/// the fused program on the interpreter, an adapter. An executor that cannot run an op by design says so with `unsupported`.
+const EXECUTORS: &[(&str, Executor)] = &[("reparsed", |graph, inputs| {
+    let graph = parse(&print(graph)).map_err(|e| e.to_string())?;
+    evaluate(&graph, inputs, Precision::Working).map_err(|e| e.to_string())
+})];
+
+/// Elements of an operand whose derivative is checked.
+const MAX_ELEMENTS: usize = 24;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut trials = vec![];
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for sample in samples() {
+        let op = if matches!(sample.op, Op::Pointwise(_)) { sample.op.name() } else { sample.op.text_name() };
+        let count = counts.entry(op.to_string()).or_default();
+        let checks: [(&str, fn(&Case) -> Result<(), String>); 5] = [
+            ("inference", check_inference),
+            ("text", check_text),
+            ("gradient", check_gradient),
+            ("decomposition", check_decomposition),
+            ("layers", check_layers),
+        ];
+        for (what, check) in checks {
+            let case = (sample.clone(), *count as u64);
+            trials.push(Trial::test(format!("{op}/{count}/{what}"), move || run(&case.0, case.1, check).map_err(Failed::from)));
+        }
+        *count += 1;
+    }
+    trials.push(Trial::test("table/every_op_has_samples", || every_op_has_samples().map_err(Failed::from)));
+    trials.push(Trial::test("table/names_are_unambiguous", || names_are_unambiguous().map_err(Failed::from)));
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// The graph of one sample, with inputs.
+struct Case {
+    sample: Sample,
+    graph: Graph,
+    inputs: Vec<HostTensor>,
+}
+
+fn run(sample: &Sample, number: u64, check: fn(&Case) -> Result<(), String>) -> Result<(), String> {
+    let graph = graph_of(sample)?;
+    let mut random = Random(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x1234_5678);
+    let inputs = sample.operands.iter().map(|ty| random.tensor(ty, sample)).collect();
+    let text = print(&graph);
+    check(&Case { sample: sample.clone(), graph, inputs }).map_err(|message| format!("{message}\n{text}"))
+}
+
+fn graph_of(sample: &Sample) -> Result<Graph, String> {
+    let mut b = Builder::new("sample");
+    let mut operands = vec![];
+    for (k, ty) in sample.operands.iter().enumerate() {
+        operands.push(b.input(&format!("x{k}"), InputRole::Input, ty.clone())?);
+    }
+    for (k, v) in b.node(sample.op.clone(), &operands)?.into_iter().enumerate() {
+        b.output(&format!("y{k}"), OutputRole::User, v);
+    }
+    Ok(b.finish())
+}
+
+/// A deterministic generator (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// In (0, 1).
+    fn unit(&mut self) -> f64 {
+        ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    fn tensor(&mut self, ty: &TensorType, sample: &Sample) -> HostTensor {
+        let shape = ty.shape.as_ints().expect("samples have constant sizes");
+        let numel: usize = shape.iter().product();
+        if ty.dtype.is_float() {
+            let (low, high) = if sample.positive { (0.1, 2.0) } else { (-2.0, 2.0) };
+            let values: Vec<f64> = (0..numel).map(|_| low + (high - low) * self.unit()).collect();
+            return HostTensor::from_f64(ty.dtype, &shape, &values);
+        }
+        let below = if ty.dtype == DType::Bool { 2 } else { sample.index_below.max(1) as u64 };
+        let values: Vec<i64> = (0..numel).map(|_| (self.next() % below) as i64).collect();
+        HostTensor::from_i64(ty.dtype, &shape, &values)
+    }
+}
+
+fn arrays(inputs: &[HostTensor]) -> Vec<Array> {
+    inputs.iter().map(Array::from_host).collect()
+}
+
+fn check_inference(case: &Case) -> Result<(), String> {
+    let faults = verify(&case.graph);
+    if !faults.is_empty() {
+        return Err(faults.join("\n"));
+    }
+    for precision in [Precision::Working, Precision::Exact] {
+        let values = evaluate_all(&case.graph, &case.inputs, precision).map_err(|e| e.to_string())?;
+        for (k, output) in case.graph.outputs.iter().enumerate() {
+            let (ty, array) = (case.graph.ty(output.value), &values[output.value.node.0 as usize][output.value.result as usize]);
+            let (length, is_float) = match &array.data {
+                Data::Float(x) => (x.len(), true),
+                Data::Int(x) => (x.len(), false),
+            };
+            if ty.dtype != array.dtype || ty.shape.as_ints().as_ref() != Some(&array.shape) {
+                return Err(format!("result {k} is inferred {ty}, evaluated {}{:?}", array.dtype, array.shape));
+            }
+            if length != array.numel() || is_float != ty.dtype.is_float() {
+                return Err(format!("result {k}: {length} elements for {ty}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_text(case: &Case) -> Result<(), String> {
+    let text = print(&case.graph);
+    let back = parse(&text).map_err(|e| e.to_string())?;
+    if back != case.graph {
+        return Err(format!("parses back to\n{}", print(&back)));
+    }
+    mutate(&text);
+    Ok(())
+}
+
+/// Bad text is an error, never a panic.
+fn mutate(text: &str) {
+    let mut random = Random(text.len() as u64);
+    for _ in 0..40 {
+        let mut chars: Vec<char> = text.chars().collect();
+        let at = random.next() as usize % chars.len();
+        match random.next() % 3 {
+            0 => chars[at] = ['9', '-', '"', '[', '%', ',', '1', 'x'][random.next() as usize % 8],
+            1 => chars.insert(at, ['9', '-', '0', '.'][random.next() as usize % 4]),
+            _ => drop(chars.remove(at)),
+        }
+        if let Ok(graph) = parse(&chars.into_iter().collect::<String>()) {
+            verify(&graph);
+        }
+    }
+}
+
+fn check_decomposition(case: &Case) -> Result<(), String> {
+    let mut b = Builder::new("decomposed");
+    let mut map = HashMap::new();
+    b.copy_inputs(&case.graph, &mut map)?;
+    let operands: Vec<Value> = case.graph.inputs.iter().map(|i| map[&i.value]).collect();
+    let Some(results) = case.sample.op.decompose(&mut b, &operands) else { return Ok(()) };
+    for (k, v) in results?.into_iter().enumerate() {
+        b.output(&format!("y{k}"), OutputRole::User, v);
+    }
+    let decomposed = b.finish();
+    let faults = verify(&decomposed);
+    if !faults.is_empty() {
+        return Err(format!("{}\n{}", faults.join("\n"), print(&decomposed)));
+    }
+    let inputs = arrays(&case.inputs);
+    let whole = evaluate_exact(&case.graph, &inputs).map_err(|e| e.to_string())?;
+    let parts = evaluate_exact(&decomposed, &inputs).map_err(|e| e.to_string())?;
+    if whole.len() != parts.len() {
+        return Err(format!("{} results decompose into {}", whole.len(), parts.len()));
+    }
+    for (k, (x, y)) in whole.iter().zip(&parts).enumerate() {
+        if x.dtype != y.dtype || x.shape != y.shape {
+            return Err(format!("result {k} is {}{:?}, decomposed {}{:?}", x.dtype, x.shape, y.dtype, y.shape));
+        }
+        for (i, (a, b)) in x.floats().into_iter().zip(y.floats()).enumerate() {
+            if !close(a, b, 1e-9) {
+                return Err(format!("result {k}, element {i}: {a} is decomposed into {b}\n{}", print(&decomposed)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn close(a: f64, b: f64, tolerance: f64) -> bool {
+    (a.is_nan() && b.is_nan()) || a == b || (a - b).abs() <= tolerance * a.abs().max(b.abs()).max(1.0)
+}
+
+/// Runs every executor and compares with the oracle.
+fn check_layers(case: &Case) -> Result<(), String> {
+    let exact = evaluate_exact(&case.graph, &arrays(&case.inputs)).map_err(|e| e.to_string())?;
+    let working = evaluate(&case.graph, &case.inputs, Precision::Working).map_err(|e| e.to_string())?;
+    for (name, executor) in EXECUTORS {
+        let outputs = match executor(&case.graph, &case.inputs) {
+            Err(message) if message.starts_with("unsupported") => continue,
+            other => other.map_err(|message| format!("{name}: {message}"))?,
+        };
+        for (k, got) in outputs.iter().enumerate() {
+            let floor = accuracy::floor(got.dtype()).max(op_floor(&case.sample.op));
+            accuracy::check_against_oracle(got, &working[k], &exact[k], floor).map_err(|message| format!("{name}: result {k}: {message}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What the WGSL spelling of a scalar function is granted.
+fn op_floor(op: &Op) -> f64 {
+    if let Op::Pointwise(p) = op { p.f.row().floor } else { 0.0 }
+}
+
+/// Differentiates the weighted sum of the float results, and compares with central differences.
+fn check_gradient(case: &Case) -> Result<(), String> {
+    // What gives way before autograd is differentiated in its inlined form, and what stays refuses.
+    let graph = if case.sample.op.class() == Class::Subgraph { inline_subgraphs(&case.graph, Inline::All)? } else { case.graph.clone() };
+    let floats: Vec<usize> = (0..graph.outputs.len()).filter(|&k| graph.ty(graph.outputs[k].value).dtype.is_float()).collect();
+    let mut subsets = vec![floats.clone()];
+    if floats.len() > 1 {
+        subsets.extend(floats.iter().map(|&k| vec![k]));
+    }
+    for outputs in subsets.into_iter().filter(|s| !s.is_empty()) {
+        match gradient_graph(&graph, &outputs) {
+            Ok(gradients) => compare_gradients(case, &graph, &gradients, &outputs)?,
+            Err(message) if message.contains("not differentiable") => {}
+            Err(message) => return Err(message),
+        }
+    }
+    Ok(())
+}
+
+/// The graph's inputs, a weight for each chosen output -> the gradient of the weighted sum for each float input that has one.
+fn gradient_graph(graph: &Graph, outputs: &[usize]) -> Result<Graph, String> {
+    let mut b = Builder::new("gradient");
+    let mut map = HashMap::new();
+    b.copy_inputs(graph, &mut map)?;
+    let mut cotangents: HashMap<Value, Value> = HashMap::new();
+    for id in graph.ids() {
+        b.copy_node(graph, id, &mut map)?;
+    }
+    for &k in outputs {
+        let weight = b.input(&format!("weight{k}"), InputRole::Cotangent, graph.ty(graph.outputs[k].value).clone())?;
+        accumulate(&mut b, &mut cotangents, map[&graph.outputs[k].value], weight)?;
+    }
+    for id in graph.ids().rev() {
+        let Node { op, operands, types, .. } = graph.node(id);
+        let results: Vec<Value> = (0..types.len() as u32).map(|result| map[&Value { node: id, result }]).collect();
+        let incoming: Vec<Option<Value>> = results.iter().map(|v| cotangents.get(v).copied()).collect();
+        if operands.is_empty() || incoming.iter().all(Option::is_none) {
+            continue;
+        }
+        let operands: Vec<Value> = operands.iter().map(|v| map[v]).collect();
+        let grads = op.vjp(&mut VjpContext { b: &mut b, operands: &operands, results: &results, cotangents: &incoming })?;
+        if grads.len() != operands.len() {
+            return Err(format!("{} gives {} gradients for {} operands", op.name(), grads.len(), operands.len()));
+        }
+        for (operand, grad) in operands.into_iter().zip(grads) {
+            if let Some(g) = grad {
+                if b.ty(g) != b.ty(operand) {
+                    return Err(format!("{} gives a gradient {} for an operand {}", op.name(), b.ty(g), b.ty(operand)));
+                }
+                accumulate(&mut b, &mut cotangents, operand, g)?;
+            }
+        }
+    }
+    for input in &graph.inputs {
+        if let Some(&g) = cotangents.get(&map[&input.value]) {
+            b.output(&input.name, OutputRole::Gradient(input.name.clone()), g);
+        }
+    }
+    Ok(b.finish())
+}
+
+fn accumulate(b: &mut Builder, cotangents: &mut HashMap<Value, Value>, to: Value, g: Value) -> Result<(), String> {
+    let sum = match cotangents.get(&to) {
+        Some(&other) => b.add(other, g)?,
+        None => g,
+    };
+    cotangents.insert(to, sum);
+    Ok(())
+}
+
+fn compare_gradients(case: &Case, graph: &Graph, gradients: &Graph, outputs: &[usize]) -> Result<(), String> {
+    let faults = verify(gradients);
+    if !faults.is_empty() {
+        return Err(format!("{}\n{}", faults.join("\n"), print(gradients)));
+    }
+    let mut random = Random(99);
+    let inputs = arrays(&case.inputs);
+    let objective = objective_graph(graph, outputs)?;
+    let weights: Vec<Array> = outputs
+        .iter()
+        .map(|&k| random.tensor(graph.ty(graph.outputs[k].value), &Sample { positive: false, ..case.sample.clone() }))
+        .map(|t| Array::from_host(&t))
+        .collect();
+    let arguments = |inputs: &[Array]| [inputs, &weights].concat();
+    let analytic = evaluate_exact(gradients, &arguments(&inputs)).map_err(|e| format!("{e}\n{}", print(gradients)))?;
+    let value = |inputs: &[Array]| evaluate_exact(&objective, &arguments(inputs)).map(|out| out[0].floats()[0]).map_err(|e| e.to_string());
+    for (k, input) in inputs.iter().enumerate().filter(|(_, a)| a.dtype.is_float()) {
+        let grad = gradients.outputs.iter().position(|o| o.name == graph.inputs[k].name).map(|at| analytic[at].floats());
+        let numel = input.numel();
+        for i in (0..numel).step_by(numel.div_ceil(MAX_ELEMENTS).max(1)) {
+            let x = input.floats()[i];
+            let step = 1e-5 * x.abs().max(1.0);
+            let at = |x: f64| {
+                let mut moved = inputs.clone();
+                let mut values = input.floats();
+                values[i] = x;
+                moved[k].data = Data::Float(values);
+                value(&moved)
+            };
+            let difference = (at(x + step)? - at(x - step)?) / (2.0 * step);
+            let derivative = grad.as_ref().map_or(0.0, |g| g[i]);
+            if !close(derivative, difference, 2e-5) {
+                let names = outputs.iter().map(|k| format!("y{k}")).collect::<Vec<_>>().join(" + ");
+                return Err(format!("d({names})/d(x{k}[{i}]) at {x}: derivative {derivative}, difference {difference}\n{}", print(gradients)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The weighted sum of the chosen outputs.
+fn objective_graph(graph: &Graph, outputs: &[usize]) -> Result<Graph, String> {
+    let mut b = Builder::new("objective");
+    let mut map = HashMap::new();
+    b.copy_inputs(graph, &mut map)?;
+    for id in graph.ids() {
+        b.copy_node(graph, id, &mut map)?;
+    }
+    let mut total = b.constant(DType::F64, 0.0)?;
+    for &k in outputs {
+        let ty = graph.ty(graph.outputs[k].value).clone();
+        let dims: Vec<usize> = (0..ty.shape.rank()).collect();
+        let weight = b.input(&format!("weight{k}"), InputRole::Cotangent, ty)?;
+        let product = b.mul(weight, map[&graph.outputs[k].value])?;
+        let wide = b.cast(product, DType::F64)?;
+        let sum = b.reduce(ReduceKind::Sum, wide, &dims, false)?;
+        total = b.add(total, sum)?;
+    }
+    b.output("objective", OutputRole::Loss, total);
+    Ok(b.finish())
+}
+
+fn every_op_has_samples() -> Result<(), String> {
+    let missing: Vec<&str> =
+        Op::exemplars().iter().filter(|op| op.class() != Class::Input && op.samples().is_empty()).map(|op| op.text_name()).collect();
+    if missing.is_empty() { Ok(()) } else { Err(format!("no samples: {missing:?}")) }
+}
+
+fn names_are_unambiguous() -> Result<(), String> {
+    let mut names: Vec<&str> = inductor::scalar::ScalarFn::ALL.iter().map(|f| f.name()).chain(Op::NAMES.iter().copied()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|w| w[0] == w[1]) {
+        Some(twice) => Err(format!("{} names two operators", twice[0])),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,227 @@
+//! The rules of the house that a machine can check: direction of dependencies, file length, room docs, what code must not
+//! contain.
+
+use std::path::{Path, PathBuf};
+
+/// Rooms from the bottom up; a room uses rooms of its own line and of the lines above it in this list.
+const ORDER: &[&[&str]] = &[
+    &["types", "config", "error"],
+    &["scalar"],
+    &["loop_ir"],
+    &["fusion"],
+    &["graph", "ops"],
+    &["eval"],
+    &["rewrite", "frontend", "passes", "autograd"],
+    &["lower"],
+    &["partition"],
+    &["schedule"],
+    &["codegen"],
+    &["platform"],
+    &["compile"],
+    &["interp"],
+    &["runtime"],
+    &["report", "train"],
+    &["main", "lib"],
+];
+
+const MAX_LINES: usize = 1000;
+
+struct Source {
+    /// Relative to the package.
+    path: String,
+    room: String,
+    text: String,
+    /// Lines of code without unit tests and comments, with their numbers.
+    code: Vec<(usize, String)>,
+}
+
+fn files(dir: &Path, into: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() { files(&path, into) } else { into.push(path) }
+    }
+    into.sort();
+}
+
+fn package() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources() -> Vec<Source> {
+    let mut paths = vec![];
+    files(&package().join("src"), &mut paths);
+    paths.retain(|p| p.extension().is_some_and(|e| e == "rs"));
+    paths.into_iter().map(|p| source(&p)).collect()
+}
+
+fn source(path: &Path) -> Source {
+    let text = std::fs::read_to_string(path).expect("readable source");
+    let inside = path.strip_prefix(package().join("src")).expect("below src");
+    let room = inside.components().next().expect("a file").as_os_str().to_string_lossy().trim_end_matches(".rs").to_string();
+    let before_tests = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    let is_test_file = path.file_stem().is_some_and(|s| s == "tests");
+    let lines = if is_test_file { "" } else { &text[..before_tests] };
+    let code = lines.lines().enumerate().map(|(i, l)| (i + 1, without_comment(l).to_string())).filter(|(_, l)| !l.trim().is_empty()).collect();
+    Source { path: format!("src/{}", inside.display()), room, text: text.clone(), code }
+}
+
+fn without_comment(line: &str) -> &str {
+    match line.find("//") {
+        Some(at) if !line[..at].contains('"') => &line[..at],
+        _ => line,
+    }
+}
+
+/// Rooms named by `crate::room` and `crate::{room::..., room::...}`.
+fn rooms_used(code: &[(usize, String)]) -> Vec<(usize, String)> {
+    let joined: Vec<(usize, char)> = code.iter().flat_map(|(n, l)| l.chars().chain(['\n']).map(|c| (*n, c))).collect();
+    let text: String = joined.iter().map(|(_, c)| *c).collect();
+    let word = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut used = vec![];
+    for (at, found) in text.match_indices("crate::") {
+        let line = joined[text[..at].chars().count()].0;
+        let rest = &text[at + found.len()..];
+        if !rest.starts_with('{') {
+            used.push((line, word(rest)));
+            continue;
+        }
+        let (mut depth, mut start) = (0, true);
+        for (i, c) in rest.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => start = true,
+                c if c.is_whitespace() => {}
+                _ if depth == 1 && start => {
+                    used.push((line, word(&rest[i..])));
+                    start = false;
+                }
+                _ => {}
+            }
+            start |= c == '{' && depth == 1;
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    used
+}
+
+fn level(room: &str) -> Option<usize> {
+    ORDER.iter().position(|rooms| rooms.contains(&room))
+}
+
+fn report(faults: Vec<String>) {
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let mut faults = vec![];
+    for s in sources().iter().filter(|s| s.room != "main" && s.room != "lib") {
+        let Some(own) = level(&s.room) else {
+            faults.push(format!("{}: room {} is not in the list", s.path, s.room));
+            continue;
+        };
+        for (line, used) in rooms_used(&s.code) {
+            if level(&used).is_some_and(|other| other > own) {
+                faults.push(format!("{}:{line}: {} uses {used}, which comes after it", s.path, s.room));
+            }
+            if matches!(&s.room[..], "schedule" | "codegen" | "interp") && used == "ops" {
+                faults.push(format!("{}:{line}: from schedule on only verification sees operators", s.path));
+            }
+        }
+    }
+    report(faults);
+}
+
+#[test]
+fn only_the_runtime_names_wgpu() {
+    let named = |s: &Source| s.code.iter().filter(|(_, l)| l.contains("wgpu::")).map(|(n, _)| format!("{}:{n}", s.path)).collect::<Vec<_>>();
+    report(sources().iter().filter(|s| s.room != "runtime").flat_map(named).collect());
+}
+
+#[test]
+fn files_are_short() {
+    let too_long = |s: &Source| {
+        let before_tests = s.text.find("#[cfg(test)]\nmod tests {").unwrap_or(s.text.len());
+        let lines = s.text[..before_tests].lines().count();
+        (lines > MAX_LINES).then(|| format!("{}: {lines} lines", s.path))
+    };
+    report(sources().iter().filter_map(too_long).collect());
+}
+
+#[test]
+fn rooms_say_what_comes_in_and_goes_out() {
+    let mut faults = vec![];
+    for s in sources().iter().filter(|s| s.path.ends_with("/mod.rs") && s.path.matches('/').count() == 2) {
+        let docs: String = s.text.lines().take_while(|l| l.starts_with("//!")).collect::<Vec<_>>().join("\n").to_lowercase();
+        for part in ["comes in", "goes out", "invariant", "must not know", "add here"] {
+            if !docs.contains(part) {
+                faults.push(format!("{}: the docs do not say \"{part}\"", s.path));
+            }
+        }
+    }
+    report(faults);
+}
+
+#[test]
+fn code_does_not_contain_what_it_must_not() {
+    let mut faults = vec![];
+    let mut mapping = vec![];
+    for s in sources() {
+        let prints = !matches!(&s.room[..], "main");
+        let environment = !matches!(&s.room[..], "config" | "main");
+        mapping.extend((s.room == "types" && s.text.contains("memmap2")).then(|| s.path.clone()));
+        let may_be_unsafe = s.room == "runtime" || mapping.first() == Some(&s.path);
+        for (n, l) in &s.code {
+            let mut forbid = |bad: bool, what: &str| {
+                if bad {
+                    faults.push(format!("{}:{n}: {what}: {}", s.path, l.trim()));
+                }
+            };
+            let has = |names: &[&str]| names.iter().any(|w| l.contains(w));
+            forbid(prints && has(&["println!(", "print!(", "eprintln!(", "eprint!("]), "the library does not print");
+            forbid(environment && has(&["env::var", "env::set_var"]), "only config reads the environment");
+            forbid(!may_be_unsafe && has(&["unsafe {", "unsafe fn", "unsafe impl"]), "unsafe is for the runtime and the file mapping of types");
+            forbid(has(&["todo!(", "dbg!(", "unimplemented!("]), "unfinished code");
+            forbid(s.room != "lib" && l.trim_start().starts_with("pub use crate::"), "re-exports are for lib.rs");
+        }
+    }
+    if mapping.len() > 1 {
+        faults.push(format!("types maps files in {mapping:?}, which is more than one file"));
+    }
+    report(faults);
+}
+
+#[test]
+fn no_file_names_a_machine() {
+    let mut paths = vec![];
+    for dir in ["src", "tests", "examples", "benches", "shaders", ".ci"] {
+        files(&package().join(dir), &mut paths);
+    }
+    for file in ["Cargo.toml", "Makefile", "README.md", "NOTES.md", "CHANGELOG.md"] {
+        paths.push(package().join(file));
+    }
+    let machine: Vec<String> = ["work", "root", "home", "Users"].iter().map(|dir| format!("/{dir}/")).collect();
+    let mut faults = vec![];
+    for path in paths {
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        for (i, line) in text.lines().enumerate() {
+            let is_path = |m: &String| line.match_indices(m.as_str()).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '.'));
+            if machine.iter().any(is_path) {
+                faults.push(format!("{}:{}: {}", path.display(), i + 1, line.trim()));
+            }
+        }
+    }
+    report(faults);
+}
+
+#[test]
+fn uses_are_found_in_every_spelling() {
+    let lines = ["use crate::graph::{Builder, crate_::x};", "use crate::{ops::{self, Op}, types::DType,", "  eval};", "let x = crate::fusion::f();"];
+    let code: Vec<(usize, String)> = lines.iter().enumerate().map(|(i, l)| (i + 1, l.to_string())).collect();
+    let expected = [(1, "graph"), (2, "ops"), (2, "types"), (2, "eval"), (4, "fusion")];
+    assert_eq!(rooms_used(&code), expected.map(|(n, r)| (n, r.to_string())));
+}
