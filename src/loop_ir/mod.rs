@@ -12,6 +12,7 @@
 //!   a written buffer is written exactly once by the nests that write it.
 //! * A [`Tag`] never changes meaning: it says that the body has a shape for which a faster execution exists.
 //! * Must not know: graphs, ops, devices.
+//! * Add here: an instruction or combiner is a variant with its row in `verify`, `text`, `interp` and `codegen`.
 
 mod index;
 mod text;
