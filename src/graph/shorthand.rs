@@ -110,6 +110,29 @@ impl Builder {
     pub fn index_add(&mut self, base: Value, dim: usize, index: Value, src: Value) -> Built {
         self.op(ops::IndexAdd { dim: dim as u32, checked: true }, &[base, index, src])
     }
+
+    /// Prefix sums along `dim`.
+    pub fn cumsum(&mut self, x: Value, dim: usize) -> Built {
+        self.op(ops::Cumsum { dim: dim as u32 }, &[x])
+    }
+
+    /// Values in order along `dim`, and the indices they came from.
+    pub fn sort(&mut self, x: Value, dim: usize, descending: bool) -> Built<(Value, Value)> {
+        let results = self.node(ops::Sort { dim: dim as u32, descending }, &[x])?;
+        Ok((results[0], results[1]))
+    }
+
+    /// The indices that sort `x` along `dim`, i32.
+    pub fn argsort(&mut self, x: Value, dim: usize, descending: bool) -> Built {
+        Ok(self.sort(x, dim, descending)?.1)
+    }
+
+    /// The `k` largest (or smallest) values along `dim` in order, and their indices.
+    pub fn topk(&mut self, x: Value, k: impl Into<Dim>, dim: usize, largest: bool) -> Built<(Value, Value)> {
+        let k = k.into();
+        let (values, indices) = self.sort(x, dim, largest)?;
+        Ok((self.slice(values, dim, 0, k.clone(), 1)?, self.slice(indices, dim, 0, k, 1)?))
+    }
 }
 
 /// Numbers, random and not.

@@ -81,6 +81,8 @@ operators! {
     IndexAdd = "index_add",
     CheckIndex = "check_index",
     SizeOf = "size",
+    Cumsum = "cumsum",
+    Sort = "sort",
     RandomBits = "random_bits",
     FoldIn = "fold_in",
     Softmax = "softmax",
