@@ -15,6 +15,7 @@
 //! * Add here: an instruction or combiner is a variant with its row in `verify`, `text`, `interp` and `codegen`.
 
 mod index;
+pub mod naive;
 mod text;
 mod verify;
 

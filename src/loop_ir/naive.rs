@@ -1,0 +1,290 @@
+//! Executes a nest as it stands, element by element: the definition of what a nest means, obvious and slow.
+//!
+//! Floats are f64 rounded after every operation to the dtype they are computed in (f32 for the half floats), and to their
+//! own dtype where they are stored or cast.
+
+use super::{Combiner, IndexExpr, Instr, Nest, Number, Val, Write};
+use crate::scalar::ScalarFn;
+use crate::types::{Bindings, DType, Dim};
+use std::cmp::Ordering;
+
+/// The elements of a buffer: floats as [`Number::Float`], integers and bool as [`Number::Int`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Memory {
+    /// Element type.
+    pub dtype: DType,
+    /// Elements in row-major order.
+    pub elements: Vec<Number>,
+}
+
+impl Memory {
+    /// All zeros.
+    pub fn zeros(dtype: DType, len: usize) -> Memory {
+        Memory { dtype, elements: vec![Number::new(dtype, 0.0); len] }
+    }
+
+    /// From numbers, rounded or wrapped to the dtype.
+    pub fn from_f64(dtype: DType, data: &[f64]) -> Memory {
+        Memory { dtype, elements: data.iter().map(|&x| Number::new(dtype, x)).collect() }
+    }
+
+    /// From integers, wrapped to the dtype.
+    pub fn from_i64(dtype: DType, data: &[i64]) -> Memory {
+        let number = |&x: &i64| if dtype.is_float() { Number::new(dtype, x as f64) } else { Number::Int(dtype.wrap(x)) };
+        Memory { dtype, elements: data.iter().map(number).collect() }
+    }
+
+    /// As floats.
+    pub fn to_f64(&self) -> Vec<f64> {
+        self.elements.iter().map(|x| x.as_f64()).collect()
+    }
+}
+
+/// Runs `nest` over `buffers`, indexed by `BufferId`. Gives the code of the first bound that was violated.
+pub fn run(nest: &Nest, buffers: &mut [Memory], bindings: &Bindings) -> Result<Option<u32>, String> {
+    let sizes = |dims: &[Dim]| dims.iter().map(|d| d.eval(bindings)).collect::<Result<Vec<i64>, String>>();
+    let (rows, cols) = (sizes(&nest.rows)?, sizes(&nest.cols)?);
+    let level = nest.element_level();
+    let mut status = None;
+    for row in points(&rows) {
+        let places: Vec<Vec<i64>> = points(&cols).into_iter().map(|col| [row.clone(), col].concat()).collect();
+        let mut frame = Frame { nest, bindings, row: row.clone(), places, values: vec![], status: None };
+        for (i, is_element) in level.iter().enumerate() {
+            let value = frame.statement(Val(i as u32), *is_element, buffers).map_err(|e| format!("%{i} of {}: {e}", nest.label))?;
+            frame.values.push(value);
+        }
+        for write in &nest.writes {
+            let is_element = nest.is_element_write(write, &level);
+            frame.write(write, is_element, buffers).map_err(|e| format!("write of %{} of {}: {e}", write.value.0, nest.label))?;
+        }
+        status = status.or(frame.status);
+    }
+    Ok(status)
+}
+
+/// All coordinates of a domain in row-major order; one without axes.
+fn points(sizes: &[i64]) -> Vec<Vec<i64>> {
+    let mut out = vec![vec![]];
+    for &n in sizes {
+        out = out.into_iter().flat_map(|at: Vec<i64>| (0..n).map(move |i| [at.clone(), vec![i]].concat())).collect();
+    }
+    out
+}
+
+/// Results of a statement: for each result, one number per column, or a single one when it is row-level.
+type Results = Vec<Vec<Number>>;
+
+/// One row in execution.
+struct Frame<'a> {
+    nest: &'a Nest,
+    bindings: &'a Bindings,
+    /// The row's axes.
+    row: Vec<i64>,
+    /// All axes at each column.
+    places: Vec<Vec<i64>>,
+    values: Vec<Results>,
+    status: Option<u32>,
+}
+
+impl Frame<'_> {
+    fn statement(&mut self, v: Val, is_element: bool, buffers: &[Memory]) -> Result<Results, String> {
+        let stmt = self.nest.stmt(v);
+        match &stmt.instr {
+            Instr::Proj(t, k) => Ok(vec![self.values[t.0 as usize][*k as usize].clone()]),
+            Instr::Reduce(c, x) => {
+                let column = self.column(*x);
+                let states = column.iter().enumerate().map(|(i, &x)| c.lift(x, i, stmt.dtype));
+                Ok(states
+                    .reduce(|a, b| c.combine(&a, &b, stmt.dtype))
+                    .unwrap_or_else(|| c.identity(stmt.dtype))
+                    .into_iter()
+                    .map(|x| vec![x])
+                    .collect())
+            }
+            Instr::Scan(c, x) => {
+                let mut state: Option<Vec<Number>> = None;
+                let mut out = vec![];
+                for (i, x) in self.column(*x).into_iter().enumerate() {
+                    let next = c.lift(x, i, stmt.dtype);
+                    let combined = state.map_or(next.clone(), |s| c.combine(&s, &next, stmt.dtype));
+                    out.push(combined[0]);
+                    state = Some(combined);
+                }
+                Ok(vec![out])
+            }
+            Instr::Sort { key, descending } => {
+                let keys = self.column(*key);
+                let mut order: Vec<usize> = (0..keys.len()).collect();
+                order.sort_by(|&a, &b| if *descending { compare(keys[b], keys[a]) } else { compare(keys[a], keys[b]) });
+                Ok(vec![order.iter().map(|&i| keys[i]).collect(), order.iter().map(|&i| Number::Int(i as i64)).collect()])
+            }
+            _ => {
+                let columns = if is_element { self.places.len() } else { 1 };
+                Ok(vec![(0..columns).map(|c| self.scalar(v, is_element.then_some(c), buffers)).collect::<Result<_, _>>()?])
+            }
+        }
+    }
+
+    /// A value of the row at each column.
+    fn column(&self, v: Val) -> Vec<Number> {
+        let values = &self.values[v.0 as usize][0];
+        match self.nest.element_level()[v.0 as usize] {
+            true => values.clone(),
+            false => vec![values[0]; self.places.len()],
+        }
+    }
+
+    /// A value at a column, or at the row.
+    fn at(&self, v: Val, column: Option<usize>) -> Number {
+        let values = &self.values[v.0 as usize][0];
+        if values.len() == 1 { values[0] } else { values[column.expect("an element-level value is read at a column")] }
+    }
+
+    fn index(&self, e: &IndexExpr, column: Option<usize>) -> Result<i64, String> {
+        let axes = column.map_or(&self.row, |c| &self.places[c]);
+        e.eval(axes, &|v| self.at(Val(v), column).as_i64(), self.bindings)
+    }
+
+    /// A statement that works element by element.
+    fn scalar(&mut self, v: Val, column: Option<usize>, buffers: &[Memory]) -> Result<Number, String> {
+        let stmt = self.nest.stmt(v);
+        match &stmt.instr {
+            Instr::Const(n) => Ok(*n),
+            Instr::Index(e) => Ok(integer(stmt.dtype, self.index(e, column)?)),
+            Instr::Load { mask: Some(m), .. } if self.at(*m, column).as_i64() == 0 => Ok(Number::new(stmt.dtype, 0.0)),
+            Instr::Load { buffer, index, .. } => {
+                let at = self.index(index, column)?;
+                let memory = &buffers[buffer.0 as usize].elements;
+                usize::try_from(at).ok().and_then(|i| memory.get(i)).copied().ok_or_else(|| format!("element {at} of {} is read", memory.len()))
+            }
+            Instr::Call(f, args) => {
+                let dtype = self.nest.dtype(*args.last().expect("no function without operands"));
+                let args: Vec<Number> = args.iter().map(|&a| self.at(a, column)).collect();
+                call(*f, dtype, stmt.dtype, &args)
+            }
+            Instr::Cast(x) => Ok(cast(self.at(*x, column), stmt.dtype)),
+            Instr::Bound { index, size, code } => {
+                let (i, n) = (self.at(*index, column).as_i64(), size.eval(self.bindings)?);
+                if !(0..n).contains(&i) {
+                    self.status.get_or_insert(*code);
+                }
+                Ok(integer(stmt.dtype, i.clamp(0, (n - 1).max(0))))
+            }
+            other => Err(format!("{other} is no scalar operation")),
+        }
+    }
+
+    fn write(&self, write: &Write, is_element: bool, buffers: &mut [Memory]) -> Result<(), String> {
+        let columns = if is_element { (0..self.places.len()).map(Some).collect() } else { vec![None] };
+        let memory = &mut buffers[write.buffer.0 as usize];
+        for column in columns {
+            let (at, value) = (self.index(&write.index, column)?, cast(self.at(write.value, column), memory.dtype));
+            let len = memory.elements.len();
+            let place = usize::try_from(at).ok().and_then(|i| memory.elements.get_mut(i));
+            *place.ok_or_else(|| format!("element {at} of {len} is written"))? = value;
+        }
+        Ok(())
+    }
+}
+
+fn float(dtype: DType, x: f64) -> Number {
+    Number::Float(dtype.accumulator().round(x).to_bits())
+}
+
+fn integer(dtype: DType, x: i64) -> Number {
+    if dtype.is_float() { float(dtype, x as f64) } else { Number::Int(dtype.wrap(x)) }
+}
+
+fn call(f: ScalarFn, operand: DType, result: DType, args: &[Number]) -> Result<Number, String> {
+    if operand.is_float() {
+        let args: Vec<f64> = args.iter().map(|x| x.as_f64()).collect();
+        let x = (f.row().eval_f64)(&args);
+        return Ok(if result.is_float() { float(result, x) } else { Number::Int(x as i64) });
+    }
+    let args: Vec<i64> = args.iter().map(|x| x.as_i64()).collect();
+    f.eval_int(operand, &args).map(Number::Int).ok_or_else(|| format!("{} takes floats only", f.name()))
+}
+
+/// Floats to integers truncate and saturate, NaN is zero; integers wrap; anything to bool is `!= 0`.
+fn cast(x: Number, dtype: DType) -> Number {
+    match x {
+        _ if dtype.is_float() => Number::Float(dtype.round(x.as_f64()).to_bits()),
+        Number::Float(_) if dtype == DType::Bool => Number::Int((x.as_f64() != 0.0) as i64),
+        Number::Float(_) => {
+            let (lo, hi) = dtype.int_range().expect("an integer dtype");
+            Number::Int((x.as_f64() as i64).clamp(lo, hi))
+        }
+        Number::Int(i) => Number::Int(dtype.wrap(i)),
+    }
+}
+
+/// NaN is larger than everything; zeros are equal.
+fn compare(a: Number, b: Number) -> Ordering {
+    match (a, b) {
+        (Number::Int(a), Number::Int(b)) => a.cmp(&b),
+        _ => {
+            let (a, b) = (a.as_f64(), b.as_f64());
+            a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+        }
+    }
+}
+
+impl Combiner {
+    /// The state of one column.
+    fn lift(self, x: Number, column: usize, dtype: DType) -> Vec<Number> {
+        match self {
+            Combiner::ArgMax | Combiner::ArgMin => vec![x, Number::Int(column as i64)],
+            Combiner::Welford => vec![x, float(dtype, 0.0), float(dtype, 1.0)],
+            Combiner::OnlineSoftmax => vec![x, float(dtype, 1.0)],
+            _ => vec![x],
+        }
+    }
+
+    /// The state of no column.
+    fn identity(self, dtype: DType) -> Vec<Number> {
+        let (lo, hi) =
+            dtype.int_range().map_or((float(dtype, f64::NEG_INFINITY), float(dtype, f64::INFINITY)), |(lo, hi)| (Number::Int(lo), Number::Int(hi)));
+        let (zero, one) = (integer(dtype, 0), integer(dtype, 1));
+        match self {
+            Combiner::Sum | Combiner::Any => vec![zero],
+            Combiner::Prod | Combiner::All => vec![one],
+            Combiner::Max => vec![lo],
+            Combiner::Min => vec![hi],
+            Combiner::ArgMax => vec![lo, Number::Int(0)],
+            Combiner::ArgMin => vec![hi, Number::Int(0)],
+            Combiner::Welford => vec![zero; 3],
+            Combiner::OnlineSoftmax => vec![lo, zero],
+        }
+    }
+
+    /// Both states together; `a` is of earlier columns.
+    fn combine(self, a: &[Number], b: &[Number], dtype: DType) -> Vec<Number> {
+        let both = |f: ScalarFn| vec![call(f, dtype, dtype, &[a[0], b[0]]).expect("combiners take every dtype they are used with")];
+        let (x, y) = (a[0].as_f64(), b[0].as_f64());
+        match self {
+            Combiner::Sum => both(ScalarFn::Add),
+            Combiner::Prod => both(ScalarFn::Mul),
+            Combiner::Max => both(ScalarFn::Maximum),
+            Combiner::Min => both(ScalarFn::Minimum),
+            Combiner::Any => both(ScalarFn::LogicalOr),
+            Combiner::All => both(ScalarFn::LogicalAnd),
+            Combiner::ArgMax => (if !x.is_nan() && (y.is_nan() || compare(b[0], a[0]).is_gt()) { b } else { a }).to_vec(),
+            Combiner::ArgMin => (if !x.is_nan() && (y.is_nan() || compare(b[0], a[0]).is_lt()) { b } else { a }).to_vec(),
+            Combiner::Welford => {
+                let (na, nb) = (a[2].as_f64(), b[2].as_f64());
+                if na + nb == 0.0 {
+                    return a.to_vec();
+                }
+                let delta = y - x;
+                let (mean, squares) = (x + delta * nb / (na + nb), a[1].as_f64() + b[1].as_f64() + delta * delta * na * nb / (na + nb));
+                vec![float(dtype, mean), float(dtype, squares), float(dtype, na + nb)]
+            }
+            Combiner::OnlineSoftmax => {
+                let max = both(ScalarFn::Maximum)[0];
+                let m = max.as_f64();
+                let part = |x: f64, s: f64| if s == 0.0 { 0.0 } else { s * (x - m).exp() };
+                vec![max, float(dtype, part(x, a[1].as_f64()) + part(y, b[1].as_f64()))]
+            }
+        }
+    }
+}
