@@ -1,81 +1,49 @@
-//! Composite operators as methods of [`Tensor`]: activations, norms, losses, attention, indexing.
+//! Composite, indexing and random operators as methods of [`Tensor`]; their pages in [`crate::ops`] have formulas, dtypes
+//! and gradients.
 
 use super::tensor::Tensor;
-use crate::graph::{Builder, Value};
-use crate::ops::ReduceKind;
-use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim};
-
-type Built<T = Value> = Result<T, String>;
+use crate::ops::{Real, Reduction, ScaledDotProductAttention};
+use crate::types::{DType, Dim, IntoShape};
 
 /// Activations.
 impl Tensor {
-    /// `x * P(X < x)` for a standard normal `X`, by the error function.
+    /// `x * P(X < x)` for a standard normal `X`.
     #[track_caller]
     pub fn gelu(&self) -> Tensor {
-        self.unary("gelu", |b, x| {
-            let t = b.scale(x, std::f64::consts::FRAC_1_SQRT_2)?;
-            let e = b.scalar(ScalarFn::Erf, &[t])?;
-            let one = b.constant(b.dtype(x), 1.0)?;
-            let p = b.add(e, one)?;
-            let h = b.scale(x, 0.5)?;
-            b.mul(h, p)
-        })
+        self.unary("gelu", |b, x| b.gelu(x, false))
+    }
+
+    /// [`Tensor::gelu`] approximated through tanh.
+    #[track_caller]
+    pub fn gelu_tanh(&self) -> Tensor {
+        self.unary("gelu", |b, x| b.gelu(x, true))
     }
 
     /// `x * sigmoid(x)`.
     #[track_caller]
     pub fn silu(&self) -> Tensor {
-        self.unary("silu", |b, x| {
-            let s = b.scalar(ScalarFn::Sigmoid, &[x])?;
-            b.mul(x, s)
-        })
+        self.unary("silu", |b, x| b.silu(x))
     }
 
     /// `exp(x) / sum(exp(x))` along one dimension.
     #[track_caller]
     pub fn softmax(&self, dim: i64) -> Tensor {
-        self.along("softmax", dim, |b, x, dim| {
-            let l = log_softmax(b, x, dim)?;
-            b.scalar(ScalarFn::Exp, &[l])
-        })
+        self.along("softmax", dim, |b, x, dim| b.softmax(x, dim))
     }
 
     /// `x - log(sum(exp(x)))` along one dimension.
     #[track_caller]
     pub fn log_softmax(&self, dim: i64) -> Tensor {
-        self.along("log_softmax", dim, log_softmax)
+        self.along("log_softmax", dim, |b, x, dim| b.log_softmax(x, dim))
     }
 }
 
-fn log_softmax(b: &mut Builder, x: Value, dim: usize) -> Built {
-    let m = b.reduce(ReduceKind::Max, x, &[dim], true)?;
-    let d = b.sub(x, m)?;
-    let e = b.scalar(ScalarFn::Exp, &[d])?;
-    let s = b.reduce(ReduceKind::Sum, e, &[dim], true)?;
-    let l = b.scalar(ScalarFn::Log, &[s])?;
-    b.sub(d, l)
-}
-
-fn mean(b: &mut Builder, x: Value, dims: &[usize], keepdim: bool) -> Built {
-    let n: i64 = dims.iter().map(|&d| b.shape(x)[d].as_int().unwrap_or(1)).product();
-    let s = b.reduce(ReduceKind::Sum, x, dims, keepdim)?;
-    b.scale(s, 1.0 / n as f64)
-}
-
-/// Statistics and norms.
+/// Statistics and norms. Dimensions are dropped.
 impl Tensor {
-    /// Mean over dimensions, which are dropped.
+    /// Mean over dimensions.
     #[track_caller]
     pub fn mean(&self, dims: &[i64]) -> Tensor {
-        let mut at = vec![];
-        for &d in dims {
-            match self.dim("mean", d) {
-                Some(d) => at.push(d),
-                None => return self.recorder.poison(self.ty.clone()),
-            }
-        }
-        self.unary("mean", |b, x| mean(b, x, &at, false))
+        self.over("mean", dims, |b, x, dims| b.mean(x, dims, false))
     }
 
     /// Mean of all elements.
@@ -84,128 +52,102 @@ impl Tensor {
         self.mean(&self.every_dim())
     }
 
-    /// `(x - mean) / sqrt(var + eps)` over the last dimension, times `weight`, plus `bias`.
+    /// Variance over dimensions; `correction` is 1 for the unbiased estimate.
+    #[track_caller]
+    pub fn var(&self, dims: &[i64], correction: u32) -> Tensor {
+        self.over("var", dims, |b, x, dims| b.var(x, dims, correction, false))
+    }
+
+    /// `(x - mean) / sqrt(var + eps) * weight + bias` over the last dimension; a bias needs a weight.
     #[track_caller]
     pub fn layer_norm(&self, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Tensor {
         let operands: Vec<&Tensor> = [self].into_iter().chain(weight).chain(bias).collect();
+        let has_weight = weight.is_some();
         self.recorder.apply("layer_norm", &operands, |b, v| {
-            let last = b.shape(v[0]).rank() - 1;
-            let m = mean(b, v[0], &[last], true)?;
-            let d = b.sub(v[0], m)?;
-            let q = b.mul(d, d)?;
-            let q = mean(b, q, &[last], true)?;
-            let e = b.constant(b.dtype(q), eps)?;
-            let q = b.add(q, e)?;
-            let r = b.scalar(ScalarFn::Rsqrt, &[q])?;
-            let n = b.mul(d, r)?;
-            let n = b.mul(n, v[1])?;
-            if v.len() == 3 { b.add(n, v[2]) } else { Ok(n) }
+            let (weight, bias) = if has_weight { (v.get(1), v.get(2)) } else { (None, v.get(1)) };
+            b.layer_norm(v[0], 1, weight.copied(), bias.copied(), eps)
         })
     }
 
-    /// `x / sqrt(mean(x^2) + eps)` over the last dimension, times `weight`.
+    /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
     #[track_caller]
     pub fn rms_norm(&self, weight: Option<&Tensor>, eps: f64) -> Tensor {
         let operands: Vec<&Tensor> = [self].into_iter().chain(weight).collect();
-        self.recorder.apply("rms_norm", &operands, |b, v| {
-            let last = b.shape(v[0]).rank() - 1;
-            let q = b.mul(v[0], v[0])?;
-            let q = mean(b, q, &[last], true)?;
-            let e = b.constant(b.dtype(q), eps)?;
-            let q = b.add(q, e)?;
-            let r = b.scalar(ScalarFn::Rsqrt, &[q])?;
-            let n = b.mul(v[0], r)?;
-            b.mul(n, v[1])
-        })
+        self.recorder.apply("rms_norm", &operands, |b, v| b.rms_norm(v[0], 1, v.get(1).copied(), eps))
     }
 }
 
-/// Randomness.
+/// Random numbers, as keys from [`Trace::key`](super::Trace::key) decide. Elsewhere: [`Tensor::dropout`].
 impl Tensor {
-    /// Elements zeroed with probability `p`, the others scaled by `1 / (1 - p)`, as the key `stream` decides.
+    /// 32 random bits for each element, from this key.
     #[track_caller]
-    pub fn dropout(&self, p: f64, stream: &Tensor) -> Tensor {
-        self.recorder.apply("dropout", &[self, stream], |b, v| {
-            let shape = b.shape(v[0]).clone();
-            let numel = shape.numel();
-            let at = b.iota(DType::U32, [numel], 0)?;
-            let at = b.reshape(at, shape)?;
-            let bits = philox(b, v[1], at)?;
-            let limit = b.constant(DType::U32, (p * 4294967296.0).floor())?;
-            let keep = b.scalar(ScalarFn::Ge, &[bits, limit])?;
-            let scaled = b.scale(v[0], 1.0 / (1.0 - p))?;
-            let zero = b.constant(b.dtype(v[0]), 0.0)?;
-            b.where_(keep, scaled, zero)
-        })
+    pub fn random_bits(&self, shape: impl IntoShape) -> Tensor {
+        let shape = shape.into_shape();
+        self.unary("random_bits", |b, key| b.random_bits(key, shape))
     }
-}
 
-fn philox(b: &mut Builder, key: Value, at: Value) -> Built {
-    let (k0, k1) = (b.select(key, 0, 0)?, b.select(key, 0, 1)?);
-    b.scalar(ScalarFn::Philox, &[k0, k1, at])
-}
+    /// Uniform f32 numbers in `0..1`, from this key.
+    #[track_caller]
+    pub fn uniform(&self, shape: impl IntoShape) -> Tensor {
+        let shape = shape.into_shape();
+        self.unary("uniform", |b, key| b.uniform(key, shape))
+    }
 
-/// A key of its own for each stream.
-pub(super) fn fold_in(b: &mut Builder, key: Value, stream: u32) -> Built {
-    let at = b.iota(DType::U32, [2], 0)?;
-    let start = b.constant(DType::U32, (4 * stream) as f64)?;
-    let at = b.add(at, start)?;
-    philox(b, key, at)
+    /// Elements zeroed with probability `p`, the others scaled by `1 / (1 - p)`, as `key` decides. A program's
+    /// [`inference`](super::Traced::inference) is without it.
+    #[track_caller]
+    pub fn dropout(&self, p: f64, key: &Tensor) -> Tensor {
+        self.recorder.apply("dropout", &[self, key], |b, v| b.dropout(v[0], v[1], p))
+    }
 }
 
 /// Losses.
 impl Tensor {
-    /// Mean negative log likelihood of integer `targets` under these logits, whose last dimension is classes.
+    /// Mean negative log-likelihood of integer `labels` under these logits, whose last dimension is the classes.
     #[track_caller]
-    pub fn cross_entropy(&self, targets: &Tensor) -> Tensor {
-        self.recorder.apply("cross_entropy", &[self, targets], |b, v| {
-            let last = b.shape(v[0]).rank() - 1;
-            let l = log_softmax(b, v[0], last)?;
-            let at = b.unsqueeze(v[1], last)?;
-            let picked = b.gather(l, at, last)?;
-            let dims: Vec<usize> = (0..=last).collect();
-            let m = mean(b, picked, &dims, false)?;
-            b.neg(m)
-        })
+    pub fn cross_entropy(&self, labels: &Tensor) -> Tensor {
+        self.cross_entropy_with(labels, None, Reduction::Mean)
     }
 
-    /// Mean squared difference.
+    /// As [`Tensor::cross_entropy`], where one label may have no loss, with any reduction.
+    #[track_caller]
+    pub fn cross_entropy_with(&self, labels: &Tensor, ignore_index: Option<i64>, reduction: Reduction) -> Tensor {
+        self.recorder.apply("cross_entropy", &[self, labels], |b, v| b.cross_entropy(v[0], v[1], ignore_index, reduction))
+    }
+
+    /// Mean squared difference of two tensors of one type.
     #[track_caller]
     pub fn mse(&self, target: &Tensor) -> Tensor {
-        (self - target).square().mean_all()
+        self.recorder.apply("mse", &[self, target], |b, v| b.mse(v[0], v[1], Reduction::Mean))
     }
+}
+
+/// What attention does besides `softmax(q k^T / sqrt(width)) v`.
+#[derive(Clone, Debug, Default)]
+pub struct AttentionOptions {
+    /// Hide later keys.
+    pub causal: bool,
+    /// Another factor than `1 / sqrt(width)`.
+    pub scale: Option<f64>,
+    /// Bool (true is attended to) or of the query's dtype (added); broadcasts to the weights.
+    pub mask: Option<Tensor>,
+    /// Probability of dropping a weight, and the random key that decides.
+    pub dropout: Option<(f64, Tensor)>,
 }
 
 /// Attention.
 impl Tensor {
-    /// `softmax(q k^T / sqrt(width)) v` over the last two dimensions; `causal` hides later keys. `self` is the query.
+    /// `softmax(q k^T * scale + mask) v` over the last two dimensions, with this tensor as the query.
     #[track_caller]
-    pub fn attention(&self, key: &Tensor, value: &Tensor, causal: bool) -> Tensor {
-        self.weights(key, causal).matmul(value)
-    }
-
-    /// As [`Tensor::attention`], with a part `p` of the attention weights dropped under a random `stream`.
-    #[track_caller]
-    pub fn attention_dropout(&self, key: &Tensor, value: &Tensor, causal: bool, p: f64, stream: &Tensor) -> Tensor {
-        self.weights(key, causal).dropout(p, stream).matmul(value)
-    }
-
-    #[track_caller]
-    fn weights(&self, key: &Tensor, causal: bool) -> Tensor {
-        let width = self.size(-1).as_int().unwrap_or(1);
-        let scores = self.matmul_t(key) * (1.0 / (width as f64).sqrt());
-        let scores = if causal {
-            let (rows, cols) = (self.size(-2), key.size(-2));
-            let hidden = self.recorder.apply("attention", &[&scores], |b, _| {
-                let i = b.iota(DType::I32, [rows.clone(), cols.clone()], 0)?;
-                let j = b.iota(DType::I32, [rows, cols], 1)?;
-                b.scalar(ScalarFn::Gt, &[j, i])
-            });
-            scores.masked_fill(&hidden, f64::NEG_INFINITY)
-        } else {
-            scores
+    pub fn attention(&self, key: &Tensor, value: &Tensor, options: &AttentionOptions) -> Tensor {
+        let dropout = options.dropout.as_ref().filter(|(p, _)| *p != 0.0);
+        let op = ScaledDotProductAttention {
+            causal: options.causal,
+            scale: options.scale.map(Real::new),
+            dropout: Real::new(dropout.map_or(0.0, |(p, _)| *p)),
         };
-        scores.softmax(-1)
+        let operands: Vec<&Tensor> = [self, key, value].into_iter().chain(options.mask.as_ref()).chain(dropout.map(|(_, key)| key)).collect();
+        self.recorder.apply("scaled_dot_product_attention", &operands, |b, v| b.op(op, v))
     }
 }
 
@@ -255,20 +197,46 @@ impl Tensor {
     /// `value` added before and after each dimension; negative amounts crop.
     #[track_caller]
     pub fn pad(&self, low: &[i64], high: &[i64], value: f64) -> Tensor {
-        let dims = |x: &[i64]| x.iter().map(|&n| Dim::int(n)).collect::<Vec<_>>();
-        self.unary("pad", |b, x| b.pad(x, &dims(low), &dims(high), value))
+        let amounts = |x: &[i64]| x.iter().map(|&n| Dim::int(n)).collect::<Vec<_>>();
+        self.unary("pad", |b, x| b.pad(x, &amounts(low), &amounts(high), value))
     }
 
-    /// The order of dimensions reversed.
+    /// The order along dimensions reversed.
     #[track_caller]
     pub fn flip(&self, dims: &[i64]) -> Tensor {
-        let mut at = vec![];
-        for &d in dims {
-            match self.dim("flip", d) {
-                Some(d) => at.push(d),
-                None => return self.recorder.poison(self.ty.clone()),
-            }
-        }
-        self.unary("flip", |b, x| b.flip(x, &at))
+        self.over("flip", dims, |b, x, dims| b.flip(x, dims))
+    }
+
+    /// This and others along a new dimension.
+    #[track_caller]
+    pub fn stack(&self, others: &[&Tensor], dim: usize) -> Tensor {
+        let operands: Vec<&Tensor> = [self].into_iter().chain(others.iter().copied()).collect();
+        self.recorder.apply("stack", &operands, |b, v| b.stack(v, dim))
+    }
+
+    /// Element `at` of one dimension, which is dropped.
+    #[track_caller]
+    pub fn select(&self, dim: i64, at: impl Into<Dim>) -> Tensor {
+        let at = at.into();
+        self.along("select", dim, |b, x, dim| b.select(x, dim, at))
+    }
+
+    /// 1 where a new last dimension, of size `classes`, counts to this integer index, else 0.
+    #[track_caller]
+    pub fn one_hot(&self, classes: impl Into<Dim>, dtype: DType) -> Tensor {
+        let classes = classes.into();
+        self.unary("one_hot", |b, x| b.one_hot(x, classes, dtype))
+    }
+
+    /// The elements on and below diagonal `offset` of the last two dimensions, else 0.
+    #[track_caller]
+    pub fn tril(&self, offset: i64) -> Tensor {
+        self.unary("tril", |b, x| b.tril(x, offset))
+    }
+
+    /// The elements on and above diagonal `offset` of the last two dimensions, else 0.
+    #[track_caller]
+    pub fn triu(&self, offset: i64) -> Tensor {
+        self.unary("triu", |b, x| b.triu(x, offset))
     }
 }

@@ -17,6 +17,7 @@ mod tensor;
 mod trace;
 mod traced;
 
+pub use composites::AttentionOptions;
 pub use init::Initializer;
 pub use tensor::{Operand, Tensor};
 pub use trace::{IntoOutputs, Scope, Trace, trace, trace_eval};

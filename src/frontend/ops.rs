@@ -257,7 +257,7 @@ impl Tensor {
     #[track_caller]
     pub fn slice_step(&self, dim: i64, start: impl Into<Dim>, end: impl Into<Dim>, step: i64) -> Tensor {
         let (start, end) = (start.into(), end.into());
-        self.along("slice", dim, |b, x, dim| b.op(ops::Slice { dim: dim as u32, start, end, step }, &[x]))
+        self.along("slice", dim, |b, x, dim| b.slice(x, dim, start, end, step))
     }
 
     /// `n` equal parts of a dimension.
@@ -363,17 +363,20 @@ impl Tensor {
     /// Any reduction.
     #[track_caller]
     pub fn reduce(&self, kind: ReduceKind, dims: &[i64], keepdim: bool) -> Tensor {
+        self.over("reduce", dims, |b, x, dims| b.reduce(kind, x, dims, keepdim))
+    }
+
+    /// Records an op of this tensor over dimensions; nothing for none.
+    #[track_caller]
+    pub(super) fn over(&self, op: &str, dims: &[i64], build: impl FnOnce(&mut Builder, Value, &[usize]) -> Result<Value, String>) -> Tensor {
         let mut at = vec![];
         for &dim in dims {
-            match self.dim("reduce", dim) {
+            match self.dim(op, dim) {
                 Some(dim) => at.push(dim),
                 None => return self.recorder.poison(self.ty.clone()),
             }
         }
-        if at.is_empty() {
-            return self.clone();
-        }
-        self.unary("reduce", |b, x| b.reduce(kind, x, &at, keepdim))
+        if at.is_empty() { self.clone() } else { self.unary(op, |b, x| build(b, x, &at)) }
     }
 
     pub(super) fn every_dim(&self) -> Vec<i64> {
@@ -394,6 +397,13 @@ impl Tensor {
     #[track_caller]
     pub fn matmul_t(&self, other: &Tensor) -> Tensor {
         self.product(other, true)
+    }
+
+    /// `x weight^T + bias` over the last dimension, with a weight of `[out, in]`.
+    #[track_caller]
+    pub fn linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        let operands: Vec<&Tensor> = [self, weight].into_iter().chain(bias).collect();
+        self.recorder.apply("linear", &operands, |b, v| b.linear(v[0], v[1], v.get(2).copied()))
     }
 
     #[track_caller]

@@ -1,12 +1,13 @@
 //! Recording a closure as a graph.
 
 use super::tensor::Tensor;
-use super::{Initializer, Traced, composites};
+use super::{Initializer, Traced};
 use crate::error::{Error, Result, TraceFault};
-use crate::graph::{Builder, InputRole, OutputRole, Value};
+use crate::graph::{Builder, Graph, InputRole, OutputRole, Value};
 use crate::ops;
 use crate::types::{DType, HostTensor, IntoShape, Location, Provenance, Shape, TensorType};
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 /// Records `f` as a training program: dropout is active. The first value returned is the loss when it is a 0-d float; others
@@ -147,7 +148,19 @@ impl Trace {
                 Some(root) => root,
                 None => b.input("key", InputRole::Key, TensorType::new(DType::U32, 2))?,
             };
-            composites::fold_in(b, root, stream)
+            b.fold_in(root, stream)
+        })
+    }
+
+    /// Records `f(x)` as a region whose values are computed again in the backward instead of being saved. Like
+    /// `torch.utils.checkpoint`; random numbers repeat, since they are functions of their keys.
+    #[track_caller]
+    pub fn checkpoint(&self, x: &Tensor, f: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
+        let start = self.recorder.builder.borrow().graph().nodes.len();
+        let y = f(x);
+        self.recorder.apply("checkpoint", &[&y], |b, v| {
+            let (body, operands) = region(b.graph(), start, v[0])?;
+            b.op(ops::Checkpoint::new(body), &operands)
         })
     }
 
@@ -344,6 +357,35 @@ impl Recorder {
     }
 }
 
+/// What `result` needs of the nodes from `start` on, as a closed graph, and the values it reads from outside. The recorded
+/// nodes stay behind, unused, and are dropped when the trace is finished.
+fn region(graph: &Graph, start: usize, result: Value) -> Result<(Graph, Vec<Value>), String> {
+    let inside = |v: Value| v.node.0 as usize >= start && !graph.def(v).operands.is_empty();
+    let mut needed = vec![false; graph.nodes.len()];
+    needed[result.node.0 as usize] = inside(result);
+    for id in graph.ids().rev().filter(|id| id.0 as usize >= start) {
+        if needed[id.0 as usize] {
+            for &v in graph.node(id).operands.iter().filter(|&&v| inside(v)) {
+                needed[v.node.0 as usize] = true;
+            }
+        }
+    }
+    let (mut body, mut map, mut operands) = (Builder::new("checkpoint"), HashMap::new(), vec![]);
+    let mut outside: Vec<Value> = graph.ids().filter(|id| needed[id.0 as usize]).flat_map(|id| graph.node(id).operands.clone()).collect();
+    outside.push(result);
+    for v in outside.into_iter().filter(|&v| !inside(v)) {
+        if !map.contains_key(&v) {
+            map.insert(v, body.input(&format!("x.{}", operands.len()), InputRole::Input, graph.ty(v).clone())?);
+            operands.push(v);
+        }
+    }
+    for id in graph.ids().filter(|id| needed[id.0 as usize]) {
+        body.copy_node(graph, id, &mut map)?;
+    }
+    body.output("y", OutputRole::User, map[&result]);
+    Ok((body.finish(), operands))
+}
+
 /// The message with the op in front and the operands' types at the end, unless it has them.
 fn complete(op: &str, message: String, operands: &[&Tensor]) -> String {
     let shown: Vec<String> = operands.iter().map(|x| x.ty.to_string()).collect();
@@ -355,6 +397,7 @@ fn complete(op: &str, message: String, operands: &[&Tensor]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::OpDef;
 
     fn faults(result: Result<Traced>) -> Vec<TraceFault> {
         match result {
@@ -414,6 +457,24 @@ mod tests {
         let new_mean = OutputRole::NewValue("mean".into());
         assert_eq!(outputs, [("new.mean", &new_mean), ("extra", &OutputRole::User), ("loss", &OutputRole::Loss), ("output.1", &OutputRole::User)]);
         assert_eq!(traced.initializer("blocks.0.weight"), Initializer::Ones);
+    }
+
+    #[test]
+    fn a_checkpoint_closes_over_what_it_reads() {
+        let traced = trace("region", |t| {
+            let x = t.input("x", DType::F32, (4, 8));
+            let h = x.exp();
+            let y = t.checkpoint(&h, |h| {
+                let w = t.parameter("w", DType::F32, (8, 8), Initializer::Ones);
+                (h.matmul(&w).tanh() * &h.relu()).dropout(0.5, &t.key())
+            });
+            Ok(y.sum_all())
+        })
+        .unwrap();
+        let region = traced.graph.nodes.iter().find(|n| n.op.name() == "checkpoint").unwrap();
+        assert_eq!(region.operands.len(), 3, "h, w and the key");
+        assert!(!traced.graph.nodes.iter().any(|n| n.op.name() == "matmul"), "recorded inside only");
+        assert_eq!(crate::graph::verify(&traced.graph), Vec::<String>::new());
     }
 
     #[test]

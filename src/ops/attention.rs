@@ -207,6 +207,10 @@ impl OpDef for ScaledDotProductAttention {
         grads.resize(cx.operands.len(), None);
         Ok(grads)
     }
+    fn in_inference(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
+        let (_key, rest) = operands.split_last().filter(|_| self.dropout.get() != 0.0)?;
+        Some(b.node(ScaledDotProductAttention { dropout: Real::new(0.0), ..self.clone() }, rest))
+    }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let mut build = || {
             let Parts { q, k, v, mask, key } = self.parts(operands)?;

@@ -76,6 +76,9 @@ impl OpDef for Dropout {
         let Some(g) = cx.cotangents[0] else { return Ok(vec![None; 2]) };
         Ok(vec![Some(drop(cx.b, g, cx.operands[1], self.p.get())?), None])
     }
+    fn in_inference(&self, _b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
+        Some(Ok(vec![operands[0]]))
+    }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         Some(drop(b, operands[0], operands[1], self.p.get()).map(|y| vec![y]))
     }

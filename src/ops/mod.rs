@@ -190,6 +190,11 @@ pub trait OpDef {
         None
     }
 
+    /// For ops that do something else when a model is used than when it is trained, such as dropout: what they do then.
+    fn in_inference(&self, _b: &mut Builder, _operands: &[Value]) -> Option<Built<Vec<Value>>> {
+        None
+    }
+
     /// For views: coordinates in the operand of the element at `out` coordinates of the result.
     fn view(&self, _operand: &Shape, _result: &Shape, _out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
         None

@@ -119,6 +119,9 @@ impl OpDef for Op {
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         self.def().decompose(b, operands)
     }
+    fn in_inference(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
+        self.def().in_inference(b, operands)
+    }
     fn view(&self, operand: &Shape, result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
         self.def().view(operand, result, out)
     }

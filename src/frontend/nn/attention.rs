@@ -1,7 +1,7 @@
 //! Multi-head attention and the transformer block.
 
 use super::basic::{LayerNorm, Linear, dropout, features, layer_norm, linear};
-use crate::frontend::{Tensor, Trace};
+use crate::frontend::{AttentionOptions, Tensor, Trace};
 
 /// Settings of [`multi_head_attention`].
 #[derive(Clone, Debug)]
@@ -45,11 +45,9 @@ pub fn multi_head_attention(t: &Trace, x: &Tensor, config: &Attention) -> Tensor
     for part in qkv.chunk(3, -1) {
         parts.push(part.reshape([batch.clone(), time.clone(), heads.into(), (width / heads).into()]).permute(&[0, 2, 1, 3]));
     }
-    let y = if t.training() && config.dropout > 0.0 {
-        parts[0].attention_dropout(&parts[1], &parts[2], config.causal, config.dropout, &t.key())
-    } else {
-        parts[0].attention(&parts[1], &parts[2], config.causal)
-    };
+    let dropout_key = if t.training() && config.dropout > 0.0 { Some((config.dropout, t.key())) } else { None };
+    let options = AttentionOptions { causal: config.causal, dropout: dropout_key, ..AttentionOptions::default() };
+    let y = parts[0].attention(&parts[1], &parts[2], &options);
     let y = y.permute(&[0, 2, 1, 3]).reshape([batch, time, width.into()]);
     let y = linear(&t.path("proj"), &y, sized(width, config.bias, config.residual_std.or(config.std)));
     dropout(&t.path("dropout"), &y, config.dropout)

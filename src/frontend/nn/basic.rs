@@ -57,11 +57,8 @@ pub fn linear(t: &Trace, x: &Tensor, layer: impl Into<Linear>) -> Tensor {
         None => (uniform, uniform),
     };
     let weight = t.parameter("weight", x.dtype(), [layer.features as i64, inputs], w);
-    if !layer.bias {
-        return x.matmul_t(&weight);
-    }
-    let bias = t.parameter("bias", x.dtype(), layer.features, b);
-    x.matmul_t(&weight) + bias
+    let bias = if layer.bias { Some(t.parameter("bias", x.dtype(), layer.features, b)) } else { None };
+    x.linear(&weight, bias.as_ref())
 }
 
 /// Settings of [`embedding`].
@@ -208,6 +205,8 @@ mod tests {
         assert_eq!(trace_eval("eval", f).unwrap().graph.inputs.len(), 1);
         let traced = trace("train", f).unwrap();
         assert_eq!(traced.graph.inputs.len(), 2, "the key");
+        let inference = traced.inference().unwrap().graph;
+        assert_eq!((inference.inputs.len(), inference.nodes.len()), (1, 1));
     }
 
     #[test]
