@@ -6,7 +6,7 @@
 
 use super::rules::{is_bijective, is_ordered, is_pointwise, is_trivial};
 use super::{Limits, WhyNot, hint};
-use crate::loop_ir::{BufferId, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, flatten, unflatten};
+use crate::loop_ir::{BufferId, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, factor_domain, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 use std::collections::HashMap;
@@ -123,7 +123,10 @@ fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
     }
     let numel = b.row_count();
     if numel == rows {
-        return try_embedding(a, b, &unflatten(&row_flat, &b.rows));
+        return try_embedding(a, b, &unflatten(&row_flat, &b.rows)).or_else(|why| {
+            let b = factor_domain(b.clone());
+            permuted_axes(a, &b, &row_flat).map_or(Err(why), |axes| try_embedding(a, &b, &axes))
+        });
     }
     if numel != rows.clone() * &cols || template {
         return Err(WhyNot::Domain(format!("{rows} x {cols} against {numel} elements")));
@@ -148,6 +151,27 @@ fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
         }
     }
     Err(refusal)
+}
+
+/// Where `b` reads what `a` writes through a permutation of its axes: those axes as expressions of `a`'s rows.
+fn permuted_axes(a: &Nest, b: &Nest, row_flat: &IndexExpr) -> Option<Vec<IndexExpr>> {
+    let index = b.body.iter().find_map(|s| match &s.instr {
+        Instr::Load { buffer, index, .. } if a.writes.iter().any(|w| w.buffer == *buffer) => Some(index),
+        _ => None,
+    })?;
+    if !b.cols.is_empty() || !is_bijective(index, &b.rows, 0) {
+        return None;
+    }
+    // Axes from the outermost to the innermost stride of the read.
+    let mut order: Vec<usize> = (0..b.rows.len()).collect();
+    let coefficient = |i: usize| index.linear_coefficient(i as u32).expect("a permutation is linear");
+    order.sort_by_key(|&i| (b.rows[i].is(1), std::cmp::Reverse(hint(&coefficient(i)))));
+    let sizes: Vec<Dim> = order.iter().map(|&i| b.rows[i].clone()).collect();
+    let mut axes = vec![IndexExpr::zero(); b.rows.len()];
+    for (at, e) in order.into_iter().zip(unflatten(row_flat, &sizes)) {
+        axes[at] = e;
+    }
+    Some(axes)
 }
 
 fn try_embedding(a: &Nest, b: &Nest, axes: &[IndexExpr]) -> Result<Nest, WhyNot> {

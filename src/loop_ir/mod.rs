@@ -14,11 +14,13 @@
 //! * Must not know: graphs, ops, devices.
 //! * Add here: an instruction or combiner is a variant with its row in `verify`, `text`, `interp` and `codegen`.
 
+mod factor;
 mod index;
 pub mod naive;
 mod text;
 mod verify;
 
+pub use factor::factor_domain;
 pub use index::{Axis, IndexExpr, Term, axes, flatten, unflatten};
 pub use verify::verify;
 

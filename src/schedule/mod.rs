@@ -8,7 +8,6 @@
 //! * Must not know: graphs, WGSL, wgpu.
 //! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `group.rs`.
 
-mod axes;
 mod group;
 mod place;
 mod program;
@@ -21,7 +20,7 @@ pub use program::*;
 use crate::config::{Config, Target};
 use crate::error::Error;
 use crate::fusion::Limits;
-use crate::loop_ir::{BufferId, Instr, Nest, Write};
+use crate::loop_ir::{BufferId, Instr, Nest, Write, factor_domain};
 use crate::lower::Lowered;
 use crate::types::Symbol;
 use group::Group;
@@ -39,7 +38,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     let limits = Limits::of(&target.caps, &target.model);
     let (mut groups, decisions) = group::group(groups, &lowered, limits, config.fuse);
     for group in &mut groups {
-        group.nest = axes::factor_domain(group.nest.clone());
+        group.nest = factor_domain(group.nest.clone());
         let faults = if cfg!(debug_assertions) { crate::loop_ir::verify(&group.nest) } else { vec![] };
         assert!(faults.is_empty(), "schedule made an unsound kernel:\n{}\n{}", faults.join("\n"), group.nest);
     }
@@ -114,4 +113,76 @@ fn check_bindings(buffers: &[PlacedBuffer], target: &Target) -> Result<(), Error
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Builder, Graph, InputRole, OutputRole};
+    use crate::lower::lower;
+    use crate::ops::ReduceKind;
+    use crate::scalar::ScalarFn;
+    use crate::types::{DType, TensorType};
+
+    fn program(graph: &Graph, target: &Target) -> Program {
+        let config = Config::default();
+        let lowered = lower(&[(Phase::Forward, graph)], &config).unwrap();
+        schedule("test", lowered, target, &config).unwrap()
+    }
+
+    fn layer_norm() -> Graph {
+        let mut b = Builder::new("ln");
+        let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (4, 8, 32))).unwrap();
+        let w = b.input("w", InputRole::Parameter, TensorType::new(DType::F32, 32)).unwrap();
+        let sum = b.reduce(ReduceKind::Sum, x, &[2], true).unwrap();
+        let mean = b.scale(sum, 1.0 / 32.0).unwrap();
+        let centered = b.sub(x, mean).unwrap();
+        let square = b.mul(centered, centered).unwrap();
+        let var = b.reduce(ReduceKind::Sum, square, &[2], true).unwrap();
+        let std = b.scalar(ScalarFn::Rsqrt, &[var]).unwrap();
+        let y = b.mul(centered, std).unwrap();
+        let y = b.mul(y, w).unwrap();
+        b.output("y", OutputRole::User, y);
+        b.finish()
+    }
+
+    #[test]
+    fn a_layer_norm_row_is_one_kernel() {
+        let p = program(&layer_norm(), &Target::webgpu_default());
+        assert_eq!(p.commands.len(), 1, "{}", p.kernels.iter().map(|k| k.to_string()).collect::<Vec<_>>().join("\n"));
+        assert_eq!(p.kernels[0].writes.len(), 1);
+        println!("{}", p.kernels[0]);
+    }
+
+    #[test]
+    fn attention_layout_views_cost_nothing() {
+        let mut b = Builder::new("attn");
+        let (n, t, h, d) = (2, 16, 4, 8);
+        let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (n * t, 3 * h * d))).unwrap();
+        let x = b.reshape(x, (n, t, 3, h, d)).unwrap();
+        let x = b.permute(x, &[2, 0, 3, 1, 4]).unwrap();
+        let part = |b: &mut Builder, k: i64| {
+            let s = b.op(crate::ops::Slice { dim: 0, start: k.into(), end: (k + 1).into(), step: 1 }, &[x]).unwrap();
+            b.reshape(s, (n, h, t, d)).unwrap()
+        };
+        let (q, k, v) = (part(&mut b, 0), part(&mut b, 1), part(&mut b, 2));
+        let scores = b.op(crate::ops::Matmul { transpose_a: false, transpose_b: true }, &[q, k]).unwrap();
+        let scores = b.scale(scores, 0.35).unwrap();
+        let max = b.reduce(ReduceKind::Max, scores, &[3], true).unwrap();
+        let e = b.sub(scores, max).unwrap();
+        let e = b.scalar(ScalarFn::Exp, &[e]).unwrap();
+        let sum = b.reduce(ReduceKind::Sum, e, &[3], true).unwrap();
+        let p = b.div(e, sum).unwrap();
+        let y = b.matmul(p, v).unwrap();
+        let y = b.permute(y, &[0, 2, 1, 3]).unwrap();
+        let y = b.reshape(y, (n * t, h * d)).unwrap();
+        let bias = b.input("b", InputRole::Parameter, TensorType::new(DType::F32, h * d)).unwrap();
+        let y = b.add(y, bias).unwrap();
+        b.output("y", OutputRole::User, y);
+        let p = program(&b.finish(), &Target::webgpu_default());
+        for k in &p.kernels {
+            println!("{k}");
+        }
+        assert_eq!(p.commands.len(), 3);
+    }
 }

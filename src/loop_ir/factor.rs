@@ -1,7 +1,7 @@
 //! The final shape of a kernel's domain: axes are split where indices divide them and merged where nothing tells them apart,
 //! so that most indices are affine in few axes.
 
-use crate::loop_ir::{IndexExpr, Instr, Nest, Stmt, Tag, Term, Write, axes};
+use super::{IndexExpr, Instr, Nest, Stmt, Tag, Term, Write, axes};
 use crate::types::Dim;
 
 /// Splits and merges axes of `nest` until nothing changes. Nests with a tag keep their rows.
