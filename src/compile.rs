@@ -1,1 +1,205 @@
 //! The pipeline as one readable function.
+//!
+//! * Comes in: a forward graph with example input types, a target, a configuration.
+//! * Goes out: a [`Plan`] that `runtime` or `interp` executes.
+//! * Invariants: the platform is checked before any work; nothing here touches a device, a thread pool or a file (but for
+//!   `Config::dump`); the same input gives the same bytes.
+//! * Must not know: wgpu.
+
+use crate::autograd::{self, Seed, Wrt};
+use crate::codegen::{self, Plan};
+use crate::config::{Config, Mode, Optimizer, Target};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Inline, InputRole, inline_subgraphs};
+use crate::loop_ir::Phase;
+use crate::lower::lower;
+use crate::partition::{fusible_by_traits, min_cut_rematerialization_partition};
+use crate::passes::{post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
+use crate::schedule::{Program, schedule};
+use crate::types::{Decision, TensorType};
+use std::time::Instant;
+
+/// What a compilation did, beside its plan: never part of the plan, which is deterministic.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Milliseconds of each stage, in order.
+    pub stage_ms: Vec<(String, f64)>,
+    /// The graphs that were lowered, by phase: what `verify` evaluates.
+    pub graphs: Vec<(Phase, Graph)>,
+    /// Saved values: name, bytes and reason.
+    pub saved: Vec<(String, crate::types::Dim, String)>,
+    /// Recomputed values: name, bytes and reason.
+    pub recomputed: Vec<(String, crate::types::Dim, String)>,
+    /// The buffer that holds each stored graph value, by phase: what `verify` compares.
+    pub values: Vec<(Phase, crate::graph::Value, crate::loop_ir::BufferId)>,
+}
+
+/// The front door: compiles `graph` for `target`. `example_inputs` are the types of the graph's inputs of role `input`, in
+/// order (or of all its inputs); they are checked against the signature.
+pub fn inductor(graph: &Graph, example_inputs: &[TensorType], target: &Target, config: &Config) -> Result<Plan> {
+    inductor_with_report(graph, example_inputs, target, config).map(|(plan, _)| plan)
+}
+
+/// [`inductor`], and what it did.
+pub fn inductor_with_report(graph: &Graph, example_inputs: &[TensorType], target: &Target, config: &Config) -> Result<(Plan, Report)> {
+    let span = tracing::info_span!("inductor", graph = %graph.name, target = %target.caps.name);
+    let _entered = span.enter();
+    crate::platform::check(target, graph)?;
+    check_examples(graph, example_inputs)?;
+    let mut report = Report::default();
+    let plan = compile_fx(graph, target, config, &mut report)?;
+    let total: f64 = report.stage_ms.iter().map(|s| s.1).sum();
+    tracing::info!(kernels = plan.program.kernels.len(), launches = plan.program.commands.len(), ms = total, "compiled");
+    Ok((plan, report))
+}
+
+/// Pre-grad passes, differentiation, joint passes, partition, then one schedule over all graphs, then code.
+fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Report) -> Result<Plan> {
+    let mut clock = Clock { report, started: Instant::now() };
+    let (graph, mut decisions) = (recursive_pre_grad_passes(graph)?, vec![]);
+    clock.stage("pre_grad");
+    let graphs = match &config.mode {
+        Mode::Inference => {
+            let inlined = inline_subgraphs(&graph, Inline::All).map_err(Error::compile)?;
+            let joint = recursive_joint_graph_passes(&inlined)?;
+            clock.stage("joint");
+            vec![(Phase::Forward, fw_compiler_base(&joint)?)]
+        }
+        Mode::Train(optimizer) => {
+            let mut graphs = compile_joint(&graph, Wrt::Parameters, Seed::Loss, config, &mut decisions, &mut clock)?;
+            graphs.push((Phase::Update, compile_update(&graph, optimizer)?));
+            graphs
+        }
+        Mode::Vjp => compile_joint(&graph, Wrt::Inputs, Seed::Cotangents, config, &mut decisions, &mut clock)?,
+    };
+    clock.stage("post_grad");
+    dump_graphs(config, &graphs)?;
+    let lowered = lower(&graphs.iter().map(|(p, g)| (*p, g)).collect::<Vec<_>>(), config)?;
+    clock.report.values = lowered.values.clone();
+    clock.stage("lower");
+    let mut program = schedule(&graph.name, lowered, target, config)?;
+    program.decisions.splice(0..0, decisions);
+    clock.stage("schedule");
+    clock.report.graphs = graphs;
+    let plan = generate(program, target)?;
+    clock.stage("codegen");
+    dump_plan(config, &plan)?;
+    Ok(plan)
+}
+
+/// Differentiation, joint passes, the cut, and both halves compiled.
+fn compile_joint(
+    graph: &Graph,
+    wrt: Wrt,
+    seed: Seed,
+    config: &Config,
+    decisions: &mut Vec<Decision>,
+    clock: &mut Clock<'_>,
+) -> Result<Vec<(Phase, Graph)>> {
+    let graph = inline_subgraphs(graph, Inline::All).map_err(Error::compile)?;
+    let joint = autograd::joint_graph(&graph, wrt, seed)?;
+    clock.stage("autograd");
+    let joint = recursive_joint_graph_passes(&joint)?;
+    clock.stage("joint");
+    let partition = min_cut_rematerialization_partition(&joint, &fusible_by_traits, config.saving)?;
+    clock.stage("partition");
+    decisions.extend(partition.decisions.iter().cloned());
+    clock.report.saved = partition.saved.iter().map(|s| (s.name.clone(), s.bytes.clone(), s.reason.clone())).collect();
+    clock.report.recomputed = partition.recomputed.iter().map(|s| (s.label.clone(), s.bytes.clone(), s.reason.clone())).collect();
+    let forward = fw_compiler_base(&partition.forward)?;
+    let backward = bw_compiler(&partition.backward)?;
+    Ok(vec![(Phase::Forward, forward), (Phase::Backward, backward)])
+}
+
+/// Makes a forward ready for lowering; inference and training share it.
+pub fn fw_compiler_base(forward: &Graph) -> Result<Graph> {
+    post_grad_passes(forward)
+}
+
+/// Makes a backward ready for lowering.
+pub fn bw_compiler(backward: &Graph) -> Result<Graph> {
+    post_grad_passes(backward)
+}
+
+/// The optimizer's graph over the parameters of `graph`, through the same passes.
+fn compile_update(graph: &Graph, optimizer: &Optimizer) -> Result<Graph> {
+    let parameters: Vec<(String, TensorType)> = graph
+        .inputs
+        .iter()
+        .filter(|i| i.role == InputRole::Parameter && graph.ty(i.value).dtype.is_float())
+        .map(|i| (i.name.clone(), graph.ty(i.value).clone()))
+        .collect();
+    let update = crate::frontend::optim::update_graph(optimizer, &parameters)?;
+    post_grad_passes(&recursive_joint_graph_passes(&update)?)
+}
+
+fn generate(program: Program, target: &Target) -> Result<Plan> {
+    if target.caps.is_cpu() {
+        return Ok(Plan { program, target: target.clone(), code: vec![], dispatch_code: vec![] });
+    }
+    codegen::generate(program, target)
+}
+
+fn check_examples(graph: &Graph, examples: &[TensorType]) -> Result<()> {
+    let user: Vec<_> = graph.inputs.iter().filter(|i| i.role == InputRole::Input).collect();
+    let all: Vec<_> = graph.inputs.iter().collect();
+    let inputs = if examples.len() == all.len() { all } else { user };
+    if inputs.len() != examples.len() {
+        return Err(Error::Input(format!("{} takes {} inputs, got {} example types", graph.name, inputs.len(), examples.len())));
+    }
+    for (input, example) in inputs.into_iter().zip(examples) {
+        let expected = graph.ty(input.value);
+        let fits = expected.dtype == example.dtype
+            && expected.shape.rank() == example.shape.rank()
+            && expected.shape.0.iter().zip(&example.shape.0).all(|(e, x)| e == x || (e.as_int().is_none() && admits(e.range(), x.range())));
+        if !fits {
+            return Err(Error::Input(format!("{} is {expected}, got {example}", input.name)));
+        }
+    }
+    Ok(())
+}
+
+fn admits(declared: (i64, i64), given: (i64, i64)) -> bool {
+    declared.0 <= given.0 && given.1 <= declared.1
+}
+
+struct Clock<'a> {
+    report: &'a mut Report,
+    started: Instant,
+}
+
+impl Clock<'_> {
+    fn stage(&mut self, name: &str) {
+        let ms = self.started.elapsed().as_secs_f64() * 1e3;
+        tracing::debug!(stage = name, ms, "stage done");
+        self.report.stage_ms.push((name.into(), ms));
+        self.started = Instant::now();
+    }
+}
+
+fn dump_graphs(config: &Config, graphs: &[(Phase, Graph)]) -> Result<()> {
+    let Some(dir) = &config.dump else { return Ok(()) };
+    for (phase, graph) in graphs {
+        write_file(&dir.join(format!("{phase:?}.ir").to_lowercase()), &crate::graph::print(graph))?;
+    }
+    Ok(())
+}
+
+fn dump_plan(config: &Config, plan: &Plan) -> Result<()> {
+    let Some(dir) = &config.dump else { return Ok(()) };
+    let kernels: Vec<String> = plan.program.kernels.iter().enumerate().map(|(i, k)| format!("// kernel {i}\n{k}\n")).collect();
+    write_file(&dir.join("kernels.txt"), &kernels.join("\n"))?;
+    let commands: Vec<String> = plan
+        .program
+        .commands
+        .iter()
+        .map(|c| format!("{:?} kernel {} buffers {:?} {}", c.phase, c.kernel, c.buffers.iter().map(|b| b.0).collect::<Vec<_>>(), c.label))
+        .collect();
+    write_file(&dir.join("commands.txt"), &commands.join("\n"))?;
+    if plan.code.is_empty() { Ok(()) } else { write_file(&dir.join("kernels.wgsl"), &codegen::dump(plan)) }
+}
+
+fn write_file(path: &std::path::Path, text: &str) -> Result<()> {
+    let parent = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(parent).and_then(|()| std::fs::write(path, text)).map_err(|e| Error::file(path, e))
+}
