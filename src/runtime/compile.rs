@@ -6,7 +6,6 @@ use crate::config::{Config, Mode, Optimizer};
 use crate::error::Result;
 use crate::frontend::Traced;
 use crate::types::TensorType;
-use std::time::Instant;
 
 /// Compiles the forward for inference. `config.mode` is set here.
 pub fn compile(traced: &Traced, device: &Device, config: &Config) -> Result<Step> {
@@ -27,8 +26,6 @@ fn with_mode(traced: &Traced, device: &Device, config: &Config, mode: Mode) -> R
     let config = Config { mode, ..config.clone() };
     let graph = &traced.graph;
     let examples: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
-    let started = Instant::now();
-    let plan = super::stand_in::inductor(graph, &examples, &device.target(), &config)?;
-    let compile_ms = vec![("inductor".to_string(), started.elapsed().as_secs_f64() * 1e3)];
-    Step::new(plan, traced, device, &config, compile_ms)
+    let (plan, report) = crate::compile::inductor_with_report(graph, &examples, &device.target(), &config)?;
+    Step::new(plan, traced, device, &config, report.stage_ms)
 }

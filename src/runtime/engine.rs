@@ -2,10 +2,10 @@
 
 use super::counters::{Counted, count};
 use super::device::Device;
-use super::stand_in::Interpreter;
 use crate::codegen::Plan;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::OutputRole;
+use crate::interp::Interpreter;
 use crate::loop_ir::BufferId;
 use crate::types::{Bindings, HostTensor};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl Engine {
         }
         let _ = device;
         count(Counted::Interpreter);
-        let interpreter = Box::new(Interpreter::new(Arc::new(plan.program.clone())));
+        let interpreter = Box::new(Interpreter::new(Arc::new(plan.program.clone()))?);
         Ok(Engine::Cpu { interpreter, plan, bindings: Bindings::new(), bound: false, launches: 0 })
     }
 
@@ -52,7 +52,7 @@ impl Engine {
         match self {
             Engine::Cpu { interpreter, bindings, bound, .. } => {
                 if !*bound || bindings != new {
-                    interpreter.bind(new).map_err(Error::Input)?;
+                    interpreter.bind(new)?;
                     (*bindings, *bound) = (new.clone(), true);
                 }
                 Ok(())
@@ -64,7 +64,7 @@ impl Engine {
 
     pub fn write(&mut self, buffer: BufferId, tensor: &HostTensor) -> Result<()> {
         match self {
-            Engine::Cpu { interpreter, .. } => interpreter.write(buffer, tensor).map_err(Error::Input),
+            Engine::Cpu { interpreter, .. } => interpreter.write(buffer, tensor),
             #[cfg(feature = "gpu")]
             Engine::Gpu(engine) => engine.write(buffer, tensor),
         }
@@ -76,7 +76,7 @@ impl Engine {
 
     pub fn read_all(&self, buffers: &[BufferId]) -> Result<Vec<HostTensor>> {
         match self {
-            Engine::Cpu { interpreter, .. } => buffers.iter().map(|&b| interpreter.read(b).map_err(Error::Device)).collect(),
+            Engine::Cpu { interpreter, .. } => buffers.iter().map(|&b| interpreter.read(b)).collect(),
             #[cfg(feature = "gpu")]
             Engine::Gpu(engine) => engine.read_all(buffers),
         }
@@ -86,10 +86,10 @@ impl Engine {
     pub fn run(&mut self) -> Result<Started> {
         match self {
             Engine::Cpu { interpreter, plan, launches, .. } => {
-                let status = interpreter.run().map_err(Error::Device)?;
+                let status = interpreter.run()?;
                 *launches += plan.program.commands.len() as u64;
                 let loss = plan.program.outputs.iter().find(|o| o.role == OutputRole::Loss);
-                let loss = loss.map(|o| interpreter.read(o.buffer).map_err(Error::Device)).transpose()?;
+                let loss = loss.map(|o| interpreter.read(o.buffer)).transpose()?;
                 Ok(Started::Done { status, loss })
             }
             #[cfg(feature = "gpu")]

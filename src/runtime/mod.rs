@@ -16,7 +16,6 @@ mod explain;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod signature;
-mod stand_in;
 mod state;
 mod step;
 mod storage;
