@@ -15,7 +15,7 @@
 //! cost is one VJP per walked node.
 
 use crate::error::Error;
-use crate::graph::{Builder, Graph, InputRole, NodeId, Output, OutputRole, Value};
+use crate::graph::{Builder, Graph, Inline, InputRole, NodeId, Output, OutputRole, Value, inline_subgraphs};
 use crate::ops::{OpDef, VjpContext};
 use crate::types::{Location, TensorType};
 use std::collections::HashMap;
@@ -65,6 +65,8 @@ pub fn set_unit_cotangents(graph: &Graph) -> Result<Graph, String> {
 
 /// The forward's outputs plus gradients, as one graph. Checkpoint regions are inlined and leave their tags.
 pub fn joint_graph(forward: &Graph, wrt: Wrt, seed: Seed) -> Result<Graph, Error> {
+    let inlined = inline_subgraphs(forward, Inline::All).map_err(|m| internal(m, None))?;
+    let forward = &inlined;
     let mut walk = Walk::copy_forward(forward)?;
     walk.mark_dependents(wrt);
     match seed {

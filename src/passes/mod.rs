@@ -9,7 +9,6 @@
 //!   where its place matters. A family of algebraic rules is a list of `rewrite::Rule`s in such a file.
 
 mod joint_graph;
-mod matching;
 mod post_grad;
 mod pre_grad;
 

@@ -1,1 +1,231 @@
-//! Patterns, rules, fixpoint driver with fuel.
+//! Rules and the driver that applies them until none fires.
+//!
+//! * Comes in: a graph and a list of [`Rule`]s, each with a name and a direction.
+//! * Goes out: a graph that computes the same, rebuilt old -> new through the builder with a value map.
+//! * Invariants: a rule replaces all results of one node by values of the same types. Rules carry fuel: when it runs out, that
+//!   is logged and the rest is copied as it stands, so a pair of rules that undo each other ends.
+//! * Must not know: any particular rule; those live with the passes.
+//! * Add here: questions about values that several rules ask, in `look.rs`.
+//!
+//! A sweep visits nodes in topological order, so a rule sees operands that are rewritten already; sweeps repeat until none
+//! fires. Replacements carry the region and the provenance of the node they replace.
+
+mod look;
+
+pub use look::{SpreadReduction, has_no_negative_zero, scalar_call, spread_reduction, through_broadcast, uniform};
+
+use crate::graph::{Builder, Graph, Node, NodeId, Value};
+use crate::ops::Op;
+use crate::scalar::ScalarFn;
+use crate::types::TensorType;
+use std::collections::HashMap;
+
+/// A node that a rule may replace, with its operands in the graph under construction.
+pub struct Site<'a> {
+    /// The new graph, built up to this node.
+    pub b: &'a mut Builder,
+    /// The node as it was: op, result types, region.
+    pub node: &'a Node,
+    /// Its operands in the new graph.
+    pub operands: &'a [Value],
+}
+
+impl Site<'_> {
+    /// The op.
+    pub fn op(&self) -> &Op {
+        &self.node.op
+    }
+
+    /// The node that computes a value of the new graph.
+    pub fn def(&self, v: Value) -> &Node {
+        self.b.graph().def(v)
+    }
+
+    /// Type of the first result.
+    pub fn ty(&self) -> &TensorType {
+        &self.node.types[0]
+    }
+
+    /// The operands, if the node is a call of that scalar function.
+    pub fn call<const N: usize>(&self, f: ScalarFn) -> Option<[Value; N]> {
+        match &self.node.op {
+            Op::Pointwise(op) if op.f == f => self.operands.try_into().ok(),
+            _ => None,
+        }
+    }
+
+    /// The operands of a value of the new graph, if it is a call of that scalar function.
+    pub fn call_of<const N: usize>(&self, v: Value, f: ScalarFn) -> Option<[Value; N]> {
+        scalar_call(self.b.graph(), v, f)
+    }
+
+    /// The number that every element of operand `k` is, if that is known.
+    pub fn uniform(&self, k: usize) -> Option<f64> {
+        uniform(self.b.graph(), *self.operands.get(k)?)
+    }
+
+    /// The same value in the type of the first result, when only broadcasting is between them.
+    pub fn replace_by(&mut self, v: Value) -> Rewritten {
+        if self.b.dtype(v) != self.ty().dtype {
+            return Ok(None);
+        }
+        let shape = self.ty().shape.clone();
+        Ok(Some(vec![self.b.broadcast_to(v, &shape)?]))
+    }
+
+    /// The node replaced by a number.
+    pub fn replace_by_number(&mut self, x: f64) -> Rewritten {
+        let ty = self.ty().clone();
+        Ok(Some(vec![self.b.full(ty.dtype, x, ty.shape)?]))
+    }
+}
+
+/// What a rule gives: values in place of the node's results, or nothing when it does not apply.
+pub type Rewritten = Result<Option<Vec<Value>>, String>;
+
+/// A named rewrite that goes one way.
+pub struct Rule {
+    /// Name, for logs: what becomes what.
+    pub name: &'static str,
+    /// Applies it to a node.
+    pub apply: fn(&mut Site<'_>) -> Rewritten,
+}
+
+/// Firings allowed: a few for each node.
+fn fuel_of(graph: &Graph) -> usize {
+    64 + 8 * graph.nodes.len()
+}
+
+/// Applies rules, the first that fits at each node, until none fires.
+pub fn rewrite(graph: &Graph, rules: &[Rule]) -> Result<Graph, String> {
+    let mut fuel = fuel_of(graph);
+    let mut graph = graph.clone();
+    loop {
+        let (next, fired) = sweep(&graph, rules, &mut fuel)?;
+        graph = next;
+        if fired == 0 {
+            return Ok(graph);
+        }
+        if fuel == 0 {
+            let names: Vec<&str> = rules.iter().map(|r| r.name).collect();
+            tracing::warn!(graph = graph.name, rules = names.join(", "), "rewriting ran out of fuel");
+            return Ok(graph);
+        }
+    }
+}
+
+/// One visit of every node; how many rules fired.
+fn sweep(graph: &Graph, rules: &[Rule], fuel: &mut usize) -> Result<(Graph, usize), String> {
+    let mut fired = 0;
+    let next = rebuild(graph, |b, id, operands| {
+        if *fuel == 0 {
+            return Ok(None);
+        }
+        let replaced = first_match(b, graph, id, operands, rules)?;
+        if let Some((rule, _)) = &replaced {
+            tracing::trace!(rule, node = id.0, "rule fired");
+            *fuel -= 1;
+            fired += 1;
+        }
+        Ok(replaced.map(|(_, values)| values))
+    })?;
+    Ok((next, fired))
+}
+
+fn first_match(
+    b: &mut Builder,
+    graph: &Graph,
+    id: NodeId,
+    operands: &[Value],
+    rules: &[Rule],
+) -> Result<Option<(&'static str, Vec<Value>)>, String> {
+    let node = graph.node(id);
+    for rule in rules {
+        let mut site = Site { b: &mut *b, node, operands };
+        if let Some(values) = (rule.apply)(&mut site).map_err(|m| format!("rule {}: {m}", rule.name))? {
+            let found: Vec<&TensorType> = values.iter().map(|&v| b.ty(v)).collect();
+            if found.len() != node.types.len() || found.iter().zip(&node.types).any(|(a, b)| *a != b) {
+                return Err(format!("rule {} changes the types of a node", rule.name));
+            }
+            return Ok(Some((rule.name, values)));
+        }
+    }
+    Ok(None)
+}
+
+/// Rebuilds a graph node by node. `replace` gives values for a node's results, or nothing to have it copied; what it
+/// builds carries the node's region and provenance. Nodes that nothing needs any more are dropped.
+pub fn rebuild(
+    graph: &Graph,
+    mut replace: impl FnMut(&mut Builder, NodeId, &[Value]) -> Result<Option<Vec<Value>>, String>,
+) -> Result<Graph, String> {
+    let mut b = Builder::new(&graph.name);
+    let mut map = HashMap::new();
+    b.copy_inputs(graph, &mut map)?;
+    for id in graph.ids() {
+        if map.contains_key(&Value::first(id)) {
+            continue;
+        }
+        let operands: Vec<Value> = graph.node(id).operands.iter().map(|v| map[v]).collect();
+        b.provenance = graph.provenance(id).clone();
+        b.region = graph.node(id).region;
+        let replaced = replace(&mut b, id, &operands)?;
+        (b.provenance, b.region) = (Default::default(), None);
+        match replaced {
+            Some(values) => map.extend(values.into_iter().enumerate().map(|(k, v)| (Value { node: id, result: k as u32 }, v))),
+            None => b.copy_node(graph, id, &mut map)?,
+        }
+    }
+    for output in &graph.outputs {
+        b.output(&output.name, output.role.clone(), map[&output.value]);
+    }
+    Ok(b.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{InputRole, OutputRole};
+    use crate::types::DType;
+
+    fn graph(f: impl Fn(&mut Builder, Value) -> Value) -> Graph {
+        let mut b = Builder::new("g");
+        let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, 3)).unwrap();
+        let y = f(&mut b, x);
+        b.output("y", OutputRole::User, y);
+        b.finish()
+    }
+
+    const DOUBLE_NEGATION: Rule = Rule {
+        name: "neg(neg(x)) -> x",
+        apply: |site| {
+            let inner = site.call::<1>(ScalarFn::Neg).and_then(|[x]| site.call_of::<1>(x, ScalarFn::Neg));
+            Ok(inner.map(|[x]| vec![x]))
+        },
+    };
+
+    #[test]
+    fn rules_fire_to_a_fixpoint() {
+        let g = graph(|b, x| (0..4).fold(x, |y, _| b.neg(y).unwrap()));
+        assert_eq!(rewrite(&g, &[DOUBLE_NEGATION]).unwrap().nodes.len(), 1);
+    }
+
+    #[test]
+    fn rules_that_undo_each_other_run_out_of_fuel() {
+        const THERE: Rule = Rule { name: "sin -> cos", apply: |site| swap(site, ScalarFn::Sin, ScalarFn::Cos) };
+        const BACK: Rule = Rule { name: "cos -> sin", apply: |site| swap(site, ScalarFn::Cos, ScalarFn::Sin) };
+        fn swap(site: &mut Site<'_>, from: ScalarFn, to: ScalarFn) -> Rewritten {
+            let Some([x]) = site.call(from) else { return Ok(None) };
+            Ok(Some(vec![site.b.scalar(to, &[x])?]))
+        }
+        let g = graph(|b, x| b.scalar(ScalarFn::Sin, &[x]).unwrap());
+        assert_eq!(rewrite(&g, &[THERE, BACK]).unwrap().nodes.len(), 2);
+    }
+
+    #[test]
+    fn a_rule_that_changes_types_is_refused() {
+        const BAD: Rule = Rule { name: "bad", apply: |site| if site.operands.is_empty() { Ok(None) } else { Ok(Some(vec![site.b.constant(DType::I32, 1.0)?])) } };
+        let g = graph(|b, x| b.neg(x).unwrap());
+        assert!(rewrite(&g, &[BAD]).unwrap_err().contains("changes the types"));
+    }
+}

@@ -1,0 +1,57 @@
+//! Propagates values whose elements are all the same number.
+
+use crate::graph::Graph;
+use crate::ops::{Op, ReduceKind};
+use crate::passes::pre_grad::{fold_constants, remove_identities};
+use crate::rewrite::{Rewritten, Rule, Site, rewrite};
+use crate::scalar::ScalarFn;
+
+/// Propagates repeated numbers through reductions and zero factors; then folds and removes what that makes constant.
+///
+/// ```text
+/// %1 = full() {value=1.0, shape=[4]}
+/// %2 = reduce(%1) {kind="sum", dims=[0]}   ->   %1 = full() {value=4.0, shape=[]}
+/// ```
+///
+/// A product with zero is zero only for integers: a NaN or infinity in the other factor survives a zero. Sums of repeated
+/// numbers are folded where they are exact. Linear.
+pub(in crate::passes) fn fold_uniform_constants(graph: &Graph) -> Result<Graph, String> {
+    let graph = rewrite(graph, RULES)?;
+    remove_identities(&fold_constants(&graph)?)
+}
+
+const RULES: &[Rule] = &[
+    Rule { name: "reduction of a repeated number -> number", apply: reduction },
+    Rule { name: "x * 0 -> 0 for integers", apply: integer_zero },
+];
+
+/// Integers up to this are exact in every partial sum of an f32.
+const EXACT: f64 = (1 << 24) as f64;
+
+fn reduction(site: &mut Site<'_>) -> Rewritten {
+    let Op::Reduce(op) = site.op() else { return Ok(None) };
+    let Some(x) = site.uniform(0) else { return Ok(None) };
+    let shape = &site.b.ty(site.operands[0]).shape;
+    let count = op.dims.iter().try_fold(1i64, |n, &d| shape[d as usize].as_int().map(|size| n.saturating_mul(size)));
+    let Some(count) = count.filter(|&n| n > 0) else { return Ok(None) };
+    let sum = x * count as f64;
+    match op.kind {
+        ReduceKind::Max | ReduceKind::Min | ReduceKind::Any | ReduceKind::All => site.replace_by_number(x),
+        ReduceKind::Argmax | ReduceKind::Argmin => site.replace_by_number(0.0),
+        ReduceKind::Sum if x.fract() == 0.0 && sum.abs() <= EXACT && site.ty().dtype.round(sum) == sum => site.replace_by_number(sum),
+        ReduceKind::Prod if x == 1.0 || (x == 0.0 && x.is_sign_positive()) => site.replace_by_number(x),
+        _ => Ok(None),
+    }
+}
+
+fn integer_zero(site: &mut Site<'_>) -> Rewritten {
+    if site.ty().dtype.is_float() {
+        return Ok(None);
+    }
+    for f in [ScalarFn::Mul, ScalarFn::BitwiseAnd, ScalarFn::LogicalAnd] {
+        if site.call::<2>(f).is_some() && (site.uniform(0) == Some(0.0) || site.uniform(1) == Some(0.0)) {
+            return site.replace_by_number(0.0);
+        }
+    }
+    Ok(None)
+}

@@ -1,1 +1,0 @@
-//! What passes ask about values: numbers, broadcasts, scalar calls.

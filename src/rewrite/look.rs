@@ -1,0 +1,97 @@
+//! Questions that rules ask about values.
+
+use crate::graph::{Graph, Value};
+use crate::ops::{Op, OpDef, Reduce, ReduceKind};
+use crate::scalar::ScalarFn;
+use crate::types::Dim;
+
+/// Operands of the node that computes `v`, if it is a call of that scalar function with that many operands.
+pub fn scalar_call<const N: usize>(graph: &Graph, v: Value, f: ScalarFn) -> Option<[Value; N]> {
+    let node = graph.def(v);
+    match &node.op {
+        Op::Pointwise(op) if op.f == f => node.operands[..].try_into().ok(),
+        _ => None,
+    }
+}
+
+/// The number that every element of a value is: a `full`, a constant of equal elements, seen through views and casts that
+/// keep it.
+pub fn uniform(graph: &Graph, v: Value) -> Option<f64> {
+    let node = graph.def(v);
+    match &node.op {
+        Op::Full(full) => Some(full.value.get()),
+        Op::Constant(c) => {
+            let first = c.data.first()?;
+            c.data.iter().all(|x| x == first).then(|| first.get())
+        }
+        op if op.is_view() => uniform(graph, *node.operands.first()?),
+        _ => None,
+    }
+}
+
+/// The value before dimensions were repeated, or added with size one: through `expand`, and through a `reshape` that only
+/// adds or drops dimensions of size one.
+pub fn through_broadcast(graph: &Graph, v: Value) -> Value {
+    let node = graph.def(v);
+    let is_broadcast = match &node.op {
+        Op::Expand(_) => true,
+        Op::Reshape(_) => {
+            let without_ones = |v: Value| graph.ty(v).shape.0.iter().filter(|d| !d.is(1)).cloned().collect::<Vec<Dim>>();
+            without_ones(v) == without_ones(node.operands[0])
+        }
+        _ => false,
+    };
+    if is_broadcast { through_broadcast(graph, node.operands[0]) } else { v }
+}
+
+/// A reduction whose result stands beside its operand again: `value` is its result, `operand` what it reduces.
+pub struct SpreadReduction<'a> {
+    /// The reduction.
+    pub op: &'a Reduce,
+    /// Its operand.
+    pub operand: Value,
+    /// Its result.
+    pub value: Value,
+}
+
+/// The reduction that `v` repeats over the dimensions it reduced, if `v` is one: the result, with or without kept
+/// dimensions, reshaped to size one where it reduced, expanded to the operand's shape.
+pub fn spread_reduction(graph: &Graph, v: Value) -> Option<SpreadReduction<'_>> {
+    let shape = &graph.ty(v).shape;
+    let small = match &graph.def(v).op {
+        Op::Expand(_) => graph.def(v).operands[0],
+        _ => v,
+    };
+    let mut at = small;
+    while let Op::Reshape(_) = graph.def(at).op {
+        at = graph.def(at).operands[0];
+    }
+    let Op::Reduce(op) = &graph.def(at).op else { return None };
+    let operand = graph.def(at).operands[0];
+    let with_ones = (0..shape.rank()).map(|d| if op.dims.contains(&(d as u32)) { Dim::int(1) } else { shape[d].clone() });
+    let stands_beside = graph.ty(operand).shape == *shape && graph.ty(small).shape.0.iter().cloned().eq(with_ones);
+    stands_beside.then_some(SpreadReduction { op, operand, value: at })
+}
+
+/// Whether no element of a value is minus zero, so that adding zero to it changes nothing.
+pub fn has_no_negative_zero(graph: &Graph, v: Value) -> bool {
+    let node = graph.def(v);
+    if !graph.ty(v).dtype.is_float() {
+        return true;
+    }
+    match &node.op {
+        Op::Pointwise(op) => match op.f {
+            ScalarFn::Exp | ScalarFn::Exp2 | ScalarFn::Sigmoid | ScalarFn::Abs | ScalarFn::Relu => true,
+            ScalarFn::Mul => node.operands[0] == node.operands[1],
+            ScalarFn::Add => node.operands.iter().any(|&x| has_no_negative_zero(graph, x)),
+            ScalarFn::Maximum => node.operands.iter().all(|&x| has_no_negative_zero(graph, x)),
+            _ => false,
+        },
+        Op::Cast(_) => has_no_negative_zero(graph, node.operands[0]),
+        Op::Reduce(op) => op.kind == ReduceKind::Sum,
+        Op::Full(full) => full.value.get().to_bits() != (-0.0f64).to_bits(),
+        Op::Iota(_) | Op::Matmul(_) => true,
+        op if op.is_view() => has_no_negative_zero(graph, node.operands[0]),
+        _ => false,
+    }
+}
