@@ -132,13 +132,7 @@ fn sweep(graph: &Graph, rules: &[Rule], fuel: &mut usize) -> Result<(Graph, usiz
     Ok((next, fired))
 }
 
-fn first_match(
-    b: &mut Builder,
-    graph: &Graph,
-    id: NodeId,
-    operands: &[Value],
-    rules: &[Rule],
-) -> Result<Option<(&'static str, Vec<Value>)>, String> {
+fn first_match(b: &mut Builder, graph: &Graph, id: NodeId, operands: &[Value], rules: &[Rule]) -> Result<Option<(&'static str, Vec<Value>)>, String> {
     let node = graph.node(id);
     for rule in rules {
         let mut site = Site { b: &mut *b, node, operands };
@@ -224,7 +218,8 @@ mod tests {
 
     #[test]
     fn a_rule_that_changes_types_is_refused() {
-        const BAD: Rule = Rule { name: "bad", apply: |site| if site.operands.is_empty() { Ok(None) } else { Ok(Some(vec![site.b.constant(DType::I32, 1.0)?])) } };
+        const BAD: Rule =
+            Rule { name: "bad", apply: |site| if site.operands.is_empty() { Ok(None) } else { Ok(Some(vec![site.b.constant(DType::I32, 1.0)?])) } };
         let g = graph(|b, x| b.neg(x).unwrap());
         assert!(rewrite(&g, &[BAD]).unwrap_err().contains("changes the types"));
     }

@@ -1,8 +1,16 @@
 //! Replaces attention by products and a softmax.
 
+use super::decompose_composites::decompose;
 use crate::graph::Graph;
+use crate::ops::Op;
 
-/// Placeholder.
+/// Decomposes attention until a template runs it whole; its derivative is written in products already.
+///
+/// ```text
+/// %3 = scaled_dot_product_attention(%0, %1, %2)   ->   matmul, mul, amax, sub, exp, sum, div, matmul
+/// ```
+///
+/// Region and provenance stay. Linear.
 pub(super) fn decompose_attention(graph: &Graph) -> Result<Graph, String> {
-    Ok(graph.clone())
+    decompose(graph, &|op| matches!(op, Op::ScaledDotProductAttention(_)))
 }

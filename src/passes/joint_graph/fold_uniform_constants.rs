@@ -20,10 +20,8 @@ pub(in crate::passes) fn fold_uniform_constants(graph: &Graph) -> Result<Graph, 
     remove_identities(&fold_constants(&graph)?)
 }
 
-const RULES: &[Rule] = &[
-    Rule { name: "reduction of a repeated number -> number", apply: reduction },
-    Rule { name: "x * 0 -> 0 for integers", apply: integer_zero },
-];
+const RULES: &[Rule] =
+    &[Rule { name: "reduction of a repeated number -> number", apply: reduction }, Rule { name: "x * 0 -> 0 for integers", apply: integer_zero }];
 
 /// Integers up to this are exact in every partial sum of an f32.
 const EXACT: f64 = (1 << 24) as f64;

@@ -14,10 +14,7 @@ use crate::scalar::ScalarFn;
 /// `reciprocal(sqrt(x))` and `1 / sqrt(x)`; zero gives infinity and a negative number NaN before and after. PyTorch:
 /// the same pass, post-grad. Linear.
 pub(super) fn use_rsqrt(graph: &Graph) -> Result<Graph, String> {
-    rewrite(
-        graph,
-        &[Rule { name: "reciprocal(sqrt(x)) -> rsqrt(x)", apply: reciprocal }, Rule { name: "1 / sqrt(x) -> rsqrt(x)", apply: quotient }],
-    )
+    rewrite(graph, &[Rule { name: "reciprocal(sqrt(x)) -> rsqrt(x)", apply: reciprocal }, Rule { name: "1 / sqrt(x) -> rsqrt(x)", apply: quotient }])
 }
 
 fn reciprocal(site: &mut Site<'_>) -> Rewritten {

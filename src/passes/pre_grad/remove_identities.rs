@@ -1,7 +1,7 @@
 //! Removes ops whose result is one of their operands.
 
 use crate::graph::{Graph, Value};
-use crate::ops::{Op, OpDef};
+use crate::ops::Op;
 use crate::rewrite::{Rewritten, Rule, Site, has_no_negative_zero, rewrite};
 use crate::scalar::ScalarFn;
 use crate::types::DType;
