@@ -13,6 +13,8 @@ mod counters;
 mod device;
 mod engine;
 mod explain;
+#[cfg(test)]
+mod fixtures;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod signature;

@@ -438,3 +438,113 @@ fn writes_slot_of(program: &Program, state: BufferId) -> bool {
         writes.iter().any(|w| program.buffers[command.buffers[w.buffer.0 as usize].0 as usize].slot == slot)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures;
+    use super::*;
+
+    /// The devices tests run on; a missing software adapter is said, not passed over.
+    fn devices() -> Vec<Device> {
+        let mut devices = vec![];
+        match Device::software() {
+            Ok(device) => devices.push(device),
+            Err(error) => eprintln!("software adapter: skipped, {error}"),
+        }
+        devices
+    }
+
+    fn fixture(device: &Device) -> Step {
+        Step::new(fixtures::training_plan(device.target()), &fixtures::traced(), device, &fixtures::config(), vec![]).unwrap()
+    }
+
+    fn x(values: [f32; 4]) -> HostTensor {
+        HostTensor::f32(&[4], &values)
+    }
+
+    fn index(i: i32) -> HostTensor {
+        HostTensor::i32(&[], &[i])
+    }
+
+    #[test]
+    fn a_step_trains() {
+        for device in devices() {
+            let step = fixture(&device);
+            let mut state = step.init(1).unwrap();
+            assert_eq!(step.run(&mut state, [&x([1.0, 2.0, 3.0, 4.0]), &index(0)]).unwrap().loss().unwrap(), 10.0, "{device:?}");
+            assert_eq!(state.get("w").unwrap().to_f32(), [0.5, 0.0, -0.5, -1.0]);
+            step.set_scalar("lr", 1.0).unwrap();
+            let result = step.run(&mut state, [("i", &index(3)), ("x", &x([1.0; 4]))]).unwrap();
+            assert_eq!(result.loss().unwrap(), -1.0);
+            assert_eq!(result.output("loss").unwrap().to_f32(), [-1.0]);
+            assert_eq!(state.get("w").unwrap().to_f32(), [-0.5, -1.0, -1.5, -2.0]);
+            assert_eq!((state.step(), step.launches()), (2, 4));
+            assert!(step.set_scalar("momentum", 1.0).unwrap_err().to_string().contains("there are [lr]"));
+        }
+    }
+
+    #[test]
+    fn a_refused_step_leaves_state() {
+        for device in devices() {
+            let step = fixture(&device);
+            let mut state = step.init(1).unwrap();
+            let refused = step.run(&mut state, [&x([1.0; 4]), &index(4)]).and_then(|r| r.loss()).unwrap_err();
+            assert_eq!(refused.to_string(), "step refused: index i is out of range");
+            assert_eq!((state.step(), state.get("w").unwrap().to_f32()), (0, vec![1.0; 4]));
+            assert!(matches!(step.run(&mut state, [&x([f32::NAN; 4]), &index(0)]), Err(Error::Input(_))));
+            assert_eq!(step.run(&mut state, [&x([1.0; 4]), &index(1)]).unwrap().loss().unwrap(), 4.0);
+            assert_eq!(state.step(), 1);
+        }
+    }
+
+    #[test]
+    fn states_take_turns_on_one_engine() {
+        for device in devices() {
+            let (step, other) = (fixture(&device), fixture(&device));
+            let (mut a, mut b) = (step.init(1).unwrap(), step.init(1).unwrap());
+            for k in 0..3 {
+                step.run(&mut a, [&x([1.0; 4]), &index(0)]).unwrap();
+                step.run(&mut b, [&x([2.0; 4]), &index(0)]).unwrap();
+                if k == 1 {
+                    other.run(&mut a, [&x([4.0; 4]), &index(0)]).unwrap();
+                }
+            }
+            assert_eq!(a.get("w").unwrap().to_f32(), [1.0 - 3.0 * 0.5 - 2.0; 4]);
+            assert_eq!(b.get("w").unwrap().to_f32(), [1.0 - 3.0; 4]);
+        }
+    }
+
+    #[test]
+    fn outputs_are_read_before_the_next_run() {
+        for device in devices() {
+            let step = fixture(&device);
+            let mut state = step.init(1).unwrap();
+            let first = step.run(&mut state, [&x([1.0; 4]), &index(0)]).unwrap();
+            let _second = step.run(&mut state, [&x([1.0; 4]), &index(0)]).unwrap();
+            assert_eq!(first.loss().unwrap(), 4.0);
+            assert!(first.output("loss").unwrap_err().to_string().contains("overwritten by run 2"));
+            for _ in 0..40 {
+                step.run(&mut state, [&x([0.0; 4]), &index(0)]).unwrap();
+            }
+            assert_eq!(state.get("w").unwrap().to_f32(), [0.0; 4]);
+        }
+    }
+
+    #[test]
+    fn sizes_change_between_runs() {
+        for device in devices() {
+            let plan = fixtures::symbolic_plan(device.target());
+            let traced = Traced { graph: crate::graph::Graph::default(), initializers: vec![] };
+            let step = Step::new(plan, &traced, &device, &Config::default(), vec![]).unwrap();
+            let mut state = step.init(0).unwrap();
+            // The last size needs more than 65,535 workgroups.
+            for n in [3usize, 1000, 1, 64 * 65536 + 5] {
+                let data: Vec<f32> = (0..n).map(|k| (k % 1000) as f32).collect();
+                let result = step.run(&mut state, [&HostTensor::f32(&[n], &data)]).unwrap();
+                let y = result.output("y").unwrap();
+                assert_eq!(y.shape(), [n]);
+                assert!(y.to_f32().iter().zip(&data).all(|(y, x)| *y == 2.0 * x), "{n}");
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! A hand-written training program with its WGSL, for tests of everything above code generation.
+
+use crate::codegen::{Binding, KernelCode, Plan, Variant};
+use crate::config::{Config, Mode, Optimizer, OptimizerKind, Target};
+use crate::frontend::{Initializer, Traced};
+use crate::graph::{Graph, InputRole, OutputRole};
+use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Phase, Stmt, Tag, Val, Write};
+use crate::scalar::ScalarFn;
+use crate::schedule::{Dispatch, PlacedBuffer, Program, ProgramInput, ProgramOutput, Slot, SlotId, SlotKind, Storage};
+use crate::types::{DType, Dim, Provenance, Symbol, TensorType};
+
+/// `loss = sum(x * w)`, refused unless `0 <= i < 4`; then `w -= lr * x`. `x` and `w` have four elements.
+pub fn training_plan(target: Target) -> Plan {
+    let vector = TensorType::new(DType::F32, 4);
+    let buffers = vec![
+        placed("x", vector.clone(), 0),
+        placed("w", vector, 1),
+        placed("i", TensorType::new(DType::I32, ()), 2),
+        placed("lr", TensorType::new(DType::F32, ()), 3),
+        placed("loss", TensorType::new(DType::F32, ()), 4),
+    ];
+    let slot = |kind, bytes: i64| Slot { bytes: Dim::int(bytes), kind };
+    let program = Program {
+        name: "fixture".into(),
+        buffers,
+        slots: vec![
+            slot(SlotKind::Input, 16),
+            slot(SlotKind::State, 16),
+            slot(SlotKind::Input, 4),
+            slot(SlotKind::Input, 4),
+            slot(SlotKind::Output, 4),
+        ],
+        kernels: vec![loss_nest(), update_nest()],
+        commands: vec![dispatch(0, &[0, 1, 2, 4], Phase::Forward, false, "dot"), dispatch(1, &[1, 3, 0], Phase::Update, true, "sgd")],
+        inputs: vec![
+            input("x", InputRole::Input, 0),
+            input("w", InputRole::Parameter, 1),
+            input("i", InputRole::Input, 2),
+            input("lr", InputRole::HostScalar, 3),
+        ],
+        outputs: vec![ProgramOutput { name: "loss".into(), role: OutputRole::Loss, buffer: BufferId(4) }],
+        checks: vec!["index i is out of range".into()],
+        ..Program::default()
+    };
+    let code = vec![
+        code("dot", LOSS_WGSL, vec![Binding::Read(0), Binding::Read(1), Binding::Read(2), Binding::ReadWrite(3), Binding::StatusWrite]),
+        code("sgd", UPDATE_WGSL, vec![Binding::ReadWrite(0), Binding::Read(1), Binding::Read(2), Binding::StatusRead]),
+    ];
+    Plan { program, target, code, dispatch_code: vec![0, 1] }
+}
+
+/// `y = 2 x` over a symbolic size `n`.
+pub fn symbolic_plan(target: Target) -> Plan {
+    let n = Dim::symbol("n", 1, 1 << 24);
+    let ty = TensorType::new(DType::F32, n.clone());
+    let bytes = n.clone() * Dim::int(4);
+    let axis = IndexExpr::axis(0, &n);
+    let nest = Nest {
+        label: "double".into(),
+        rows: vec![n.clone()],
+        cols: vec![],
+        body: vec![load(0, axis.clone()), stmt(Instr::Call(ScalarFn::Add, vec![Val(0), Val(0)]), DType::F32)],
+        writes: vec![Write { buffer: BufferId(1), index: axis, value: Val(1) }],
+        tag: Tag::Loop,
+        provenance: Provenance::default(),
+    };
+    let program = Program {
+        name: "double".into(),
+        symbols: vec![Symbol { name: "n".into(), min: 1, max: 1 << 24 }],
+        buffers: vec![placed("x", ty.clone(), 0), placed("y", ty, 1)],
+        slots: vec![Slot { bytes: bytes.clone(), kind: SlotKind::Input }, Slot { bytes, kind: SlotKind::Output }],
+        kernels: vec![nest],
+        commands: vec![dispatch(0, &[0, 1], Phase::Forward, false, "double")],
+        inputs: vec![input("x", InputRole::Input, 0)],
+        outputs: vec![ProgramOutput { name: "y".into(), role: OutputRole::User, buffer: BufferId(1) }],
+        ..Program::default()
+    };
+    let mut double = code("double", DOUBLE_WGSL, vec![Binding::Read(0), Binding::ReadWrite(1), Binding::Symbols]);
+    double.variants[0].groups = n.ceil_div(&Dim::int(64));
+    Plan { program, target, code: vec![double], dispatch_code: vec![0] }
+}
+
+/// The trace behind [`training_plan`].
+pub fn traced() -> Traced {
+    Traced { graph: Graph::default(), initializers: vec![("w".into(), Initializer::Ones)] }
+}
+
+/// The configuration behind [`training_plan`].
+pub fn config() -> Config {
+    let sgd = Optimizer { kind: OptimizerKind::Sgd { momentum: 0.0 }, lr: 0.5, weight_decay: 0.0, clip_norm: None };
+    Config { mode: Mode::Train(sgd), ..Config::default() }
+}
+
+const LOSS_WGSL: &str = "
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> w: array<f32>;
+@group(0) @binding(2) var<storage, read> i: array<i32>;
+@group(0) @binding(3) var<storage, read_write> loss: array<f32>;
+@group(0) @binding(4) var<storage, read_write> status: atomic<u32>;
+@compute @workgroup_size(1) fn main() {
+  if (i[0] < 0 || i[0] >= 4) { atomicMax(&status, 1u); }
+  var sum = 0.0;
+  for (var k = 0u; k < 4u; k++) { sum += x[k] * w[k]; }
+  loss[0] = sum;
+}";
+
+const UPDATE_WGSL: &str = "
+@group(0) @binding(0) var<storage, read_write> w: array<f32>;
+@group(0) @binding(1) var<storage, read> lr: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read> status: u32;
+@compute @workgroup_size(4) fn main(@builtin(local_invocation_id) id: vec3<u32>) {
+  if (status != 0u) { return; }
+  w[id.x] = w[id.x] - lr[0] * x[id.x];
+}";
+
+const DOUBLE_WGSL: &str = "
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<uniform> symbols: array<vec4<u32>, 1>;
+@compute @workgroup_size(64) fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>) {
+  let k = (group.x + group.y * groups.x) * 64u + id.x;
+  if (k < symbols[0].x) { y[k] = x[k] + x[k]; }
+}";
+
+fn loss_nest() -> Nest {
+    let four = Dim::int(4);
+    let axis = IndexExpr::axis(0, &four);
+    Nest {
+        label: "dot".into(),
+        rows: vec![],
+        cols: vec![four.clone()],
+        body: vec![
+            load(0, axis.clone()),
+            load(1, axis),
+            Stmt { instr: Instr::Load { buffer: BufferId(2), index: IndexExpr::zero(), mask: None }, dtype: DType::I32 },
+            stmt(Instr::Bound { index: Val(2), size: four, code: 1 }, DType::I32),
+            stmt(Instr::Call(ScalarFn::Mul, vec![Val(0), Val(1)]), DType::F32),
+            stmt(Instr::Reduce(Combiner::Sum, Val(4)), DType::F32),
+        ],
+        writes: vec![Write { buffer: BufferId(3), index: IndexExpr::zero(), value: Val(5) }],
+        tag: Tag::Loop,
+        provenance: Provenance::default(),
+    }
+}
+
+fn update_nest() -> Nest {
+    let four = Dim::int(4);
+    let axis = IndexExpr::axis(0, &four);
+    Nest {
+        label: "sgd".into(),
+        rows: vec![four],
+        cols: vec![],
+        body: vec![
+            load(0, axis.clone()),
+            load(1, IndexExpr::zero()),
+            load(2, axis.clone()),
+            stmt(Instr::Call(ScalarFn::Mul, vec![Val(1), Val(2)]), DType::F32),
+            stmt(Instr::Call(ScalarFn::Sub, vec![Val(0), Val(3)]), DType::F32),
+        ],
+        writes: vec![Write { buffer: BufferId(0), index: axis, value: Val(4) }],
+        tag: Tag::Loop,
+        provenance: Provenance::default(),
+    }
+}
+
+fn load(buffer: u32, index: IndexExpr) -> Stmt {
+    Stmt { instr: Instr::Load { buffer: BufferId(buffer), index, mask: None }, dtype: DType::F32 }
+}
+
+fn stmt(instr: Instr, dtype: DType) -> Stmt {
+    Stmt { instr, dtype }
+}
+
+fn placed(name: &str, ty: TensorType, slot: u32) -> PlacedBuffer {
+    PlacedBuffer { name: name.into(), ty, storage: Storage::Native, slot: SlotId(slot) }
+}
+
+fn input(name: &str, role: InputRole, buffer: u32) -> ProgramInput {
+    ProgramInput { name: name.into(), role, buffer: BufferId(buffer) }
+}
+
+fn dispatch(kernel: u32, buffers: &[u32], phase: Phase, guarded: bool, label: &str) -> Dispatch {
+    Dispatch { kernel, buffers: buffers.iter().map(|&b| BufferId(b)).collect(), phase, guarded, label: label.into() }
+}
+
+fn code(name: &str, wgsl: &str, bindings: Vec<Binding>) -> KernelCode {
+    KernelCode { variants: vec![Variant { name: name.into(), wgsl: wgsl.into(), workgroup: [1, 1, 1], groups: Dim::int(1), bindings }] }
+}
