@@ -54,7 +54,7 @@ fn main() {
 
 /// The graph of one sample, with inputs.
 struct Case {
-    sample: Sample,
+    op: Op,
     graph: Graph,
     inputs: Vec<HostTensor>,
 }
@@ -62,9 +62,9 @@ struct Case {
 fn run(sample: &Sample, number: u64, check: fn(&Case) -> Result<(), String>) -> Result<(), String> {
     let graph = graph_of(sample)?;
     let mut random = Random(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x1234_5678);
-    let inputs = sample.operands.iter().map(|ty| random.tensor(ty, sample)).collect();
+    let inputs = sample.operands.iter().map(|ty| random.tensor(ty, sample.positive, sample.index_below)).collect();
     let text = print(&graph);
-    check(&Case { sample: sample.clone(), graph, inputs }).map_err(|message| format!("{message}\n{text}"))
+    check(&Case { op: sample.op.clone(), graph, inputs }).map_err(|message| format!("{message}\n{text}"))
 }
 
 fn graph_of(sample: &Sample) -> Result<Graph, String> {
@@ -96,18 +96,39 @@ impl Random {
         ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
     }
 
-    fn tensor(&mut self, ty: &TensorType, sample: &Sample) -> HostTensor {
+    fn tensor(&mut self, ty: &TensorType, positive: bool, index_below: i64) -> HostTensor {
         let shape = ty.shape.as_ints().expect("samples have constant sizes");
         let numel: usize = shape.iter().product();
         if ty.dtype.is_float() {
-            let (low, high) = if sample.positive { (0.1, 2.0) } else { (-2.0, 2.0) };
+            let (low, high) = if positive { (0.1, 2.0) } else { (-2.0, 2.0) };
             let values: Vec<f64> = (0..numel).map(|_| low + (high - low) * self.unit()).collect();
             return HostTensor::from_f64(ty.dtype, &shape, &values);
         }
-        let below = if ty.dtype == DType::Bool { 2 } else { sample.index_below.max(1) as u64 };
+        let below = if ty.dtype == DType::Bool { 2 } else { index_below.max(1) as u64 };
         let values: Vec<i64> = (0..numel).map(|_| (self.next() % below) as i64).collect();
         HostTensor::from_i64(ty.dtype, &shape, &values)
     }
+}
+
+/// The case, and the same with f64 in place of every float dtype, where constants are not rounded; each with the accuracy to ask
+/// of exact evaluation.
+fn with_wide(case: &Case, accuracy: f64) -> Vec<(Case, f64)> {
+    let text = print(&case.graph);
+    let rounding = [("bf16", 3e-2), ("f16", 4e-3), ("f32", 1e-6)].into_iter().find(|(name, _)| text.contains(name)).map_or(0.0, |(_, eps)| eps);
+    let mut cases = vec![(Case { op: case.op.clone(), graph: case.graph.clone(), inputs: case.inputs.clone() }, accuracy.max(rounding))];
+    let mut wide = text;
+    for name in ["bf16", "f16", "f32"] {
+        wide = wide.replace(&format!(" {name}["), " f64[").replace(&format!("\"{name}\""), "\"f64\"");
+    }
+    if let Ok(graph) = parse(&wide)
+        && let Some(node) = graph.outputs.first().map(|o| graph.def(o.value))
+        && node.op.class() != Class::Input
+    {
+        let widen = |t: &HostTensor| if t.dtype().is_float() { HostTensor::from_f64(DType::F64, t.shape(), &t.to_f64()) } else { t.clone() };
+        let (op, inputs) = (node.op.clone(), case.inputs.iter().map(widen).collect());
+        cases.push((Case { op, graph, inputs }, accuracy));
+    }
+    cases
 }
 
 fn arrays(inputs: &[HostTensor]) -> Vec<Array> {
@@ -166,11 +187,15 @@ fn mutate(text: &str) {
 }
 
 fn check_decomposition(case: &Case) -> Result<(), String> {
+    with_wide(case, 1e-9).iter().try_for_each(|(case, accuracy)| check_one_decomposition(case, *accuracy))
+}
+
+fn check_one_decomposition(case: &Case, accuracy: f64) -> Result<(), String> {
     let mut b = Builder::new("decomposed");
     let mut map = HashMap::new();
     b.copy_inputs(&case.graph, &mut map)?;
     let operands: Vec<Value> = case.graph.inputs.iter().map(|i| map[&i.value]).collect();
-    let Some(results) = case.sample.op.decompose(&mut b, &operands) else { return Ok(()) };
+    let Some(results) = case.op.decompose(&mut b, &operands) else { return Ok(()) };
     for (k, v) in results?.into_iter().enumerate() {
         b.output(&format!("y{k}"), OutputRole::User, v);
     }
@@ -190,7 +215,7 @@ fn check_decomposition(case: &Case) -> Result<(), String> {
             return Err(format!("result {k} is {}{:?}, decomposed {}{:?}", x.dtype, x.shape, y.dtype, y.shape));
         }
         for (i, (a, b)) in x.floats().into_iter().zip(y.floats()).enumerate() {
-            if !close(a, b, 1e-9) {
+            if !close(a, b, accuracy) {
                 return Err(format!("result {k}, element {i}: {a} is decomposed into {b}\n{}", print(&decomposed)));
             }
         }
@@ -212,7 +237,7 @@ fn check_layers(case: &Case) -> Result<(), String> {
             other => other.map_err(|message| format!("{name}: {message}"))?,
         };
         for (k, got) in outputs.iter().enumerate() {
-            let floor = accuracy::floor(got.dtype()).max(op_floor(&case.sample.op));
+            let floor = accuracy::floor(got.dtype()).max(op_floor(&case.op));
             accuracy::check_against_oracle(got, &working[k], &exact[k], floor).map_err(|message| format!("{name}: result {k}: {message}"))?;
         }
     }
@@ -226,8 +251,12 @@ fn op_floor(op: &Op) -> f64 {
 
 /// Differentiates the weighted sum of the float results, and compares with central differences.
 fn check_gradient(case: &Case) -> Result<(), String> {
+    with_wide(case, 1e-5).iter().try_for_each(|(case, accuracy)| check_one_gradient(case, *accuracy))
+}
+
+fn check_one_gradient(case: &Case, accuracy: f64) -> Result<(), String> {
     // What gives way before autograd is differentiated in its inlined form, and what stays refuses.
-    let graph = if case.sample.op.class() == Class::Subgraph { inline_subgraphs(&case.graph, Inline::All)? } else { case.graph.clone() };
+    let graph = if case.op.class() == Class::Subgraph { inline_subgraphs(&case.graph, Inline::All)? } else { case.graph.clone() };
     let floats: Vec<usize> = (0..graph.outputs.len()).filter(|&k| graph.ty(graph.outputs[k].value).dtype.is_float()).collect();
     let mut subsets = vec![floats.clone()];
     if floats.len() > 1 {
@@ -235,7 +264,7 @@ fn check_gradient(case: &Case) -> Result<(), String> {
     }
     for outputs in subsets.into_iter().filter(|s| !s.is_empty()) {
         match gradient_graph(&graph, &outputs) {
-            Ok(gradients) => compare_gradients(case, &graph, &gradients, &outputs)?,
+            Ok(gradients) => compare_gradients(&case.inputs, &graph, &gradients, &outputs, accuracy)?,
             Err(message) if message.contains("not differentiable") => {}
             Err(message) => return Err(message),
         }
@@ -294,15 +323,15 @@ fn accumulate(b: &mut Builder, cotangents: &mut HashMap<Value, Value>, to: Value
     Ok(())
 }
 
-fn compare_gradients(case: &Case, graph: &Graph, gradients: &Graph, outputs: &[usize]) -> Result<(), String> {
+fn compare_gradients(inputs: &[HostTensor], graph: &Graph, gradients: &Graph, outputs: &[usize], accuracy: f64) -> Result<(), String> {
     let faults = verify(gradients);
     if !faults.is_empty() {
         return Err(format!("{}\n{}", faults.join("\n"), print(gradients)));
     }
     let mut random = Random(99);
-    let inputs = arrays(&case.inputs);
-    let any_sign = Sample { positive: false, ..case.sample.clone() };
-    let weights: Vec<Array> = outputs.iter().map(|&k| Array::from_host(&random.tensor(graph.ty(graph.outputs[k].value), &any_sign))).collect();
+    let inputs = arrays(inputs);
+    let draw = |&k: &usize| Array::from_host(&random.tensor(graph.ty(graph.outputs[k].value), false, 1));
+    let weights: Vec<Array> = outputs.iter().map(draw).collect();
     let arguments = [&inputs[..], &weights].concat();
     let analytic = evaluate_exact(gradients, &arguments).map_err(|e| format!("{e}\n{}", print(gradients)))?;
     for (k, input) in inputs.iter().enumerate().filter(|(_, a)| a.dtype.is_float()) {
@@ -311,7 +340,7 @@ fn compare_gradients(case: &Case, graph: &Graph, gradients: &Graph, outputs: &[u
         for i in (0..numel).step_by(numel.div_ceil(MAX_ELEMENTS).max(1)) {
             let difference = central_difference(graph, &inputs, (k, i), outputs, &weights)?;
             let derivative = grad.as_ref().map_or(0.0, |g| g[i]);
-            if !close(derivative, difference, 1e-5) {
+            if !close(derivative, difference, accuracy) {
                 let names = outputs.iter().map(|k| format!("y{k}")).collect::<Vec<_>>().join(" + ");
                 let x = input.floats()[i];
                 return Err(format!("d({names})/d(x{k}[{i}]) at {x}: derivative {derivative}, difference {difference}\n{}", print(gradients)));
