@@ -263,3 +263,6 @@ pub fn samples() -> Vec<Sample> {
     let scalar = crate::scalar::ScalarFn::ALL.iter().map(|&f| Op::from(Pointwise { f }));
     others.chain(scalar).flat_map(|op| op.samples()).collect()
 }
+
+#[cfg(test)]
+mod tests;
