@@ -1,0 +1,61 @@
+//! What the examples share: options, progress, charts.
+
+#![allow(dead_code)]
+
+pub mod chart;
+pub mod progress;
+
+use anyhow::Result;
+use inductor::{Config, Device, Verify};
+
+/// Options of every example.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Common {
+    /// Where to run: auto (a GPU, else the CPU interpreter), gpu, software or cpu.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Training steps.
+    #[arg(long)]
+    pub steps: Option<u64>,
+    /// Seed of weights, batches and samples.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Print what the compiler decided.
+    #[arg(long)]
+    pub explain: bool,
+    /// Compare every kernel with the interpreter, and that with the graph's definition. Slow.
+    #[arg(long)]
+    pub verify: bool,
+    /// Folder for everything that is written.
+    #[arg(long, default_value = "out")]
+    pub out: std::path::PathBuf,
+}
+
+impl Common {
+    /// Opens the device and makes the output folder.
+    pub fn start(&self) -> Result<Device> {
+        let device = Device::from_name(&self.device)?;
+        println!("device: {}", device.describe());
+        std::fs::create_dir_all(&self.out)?;
+        Ok(device)
+    }
+
+    /// The compiler's options.
+    pub fn config(&self) -> Config {
+        Config { verify: if self.verify { Verify::Full } else { Verify::Off }, ..Config::default() }
+    }
+}
+
+/// Random numbers as a pure function of (seed, counter), so that batches do not depend on what was drawn before.
+pub fn random(seed: u64, counter: u64) -> u64 {
+    // SplitMix64's finalizer over a Weyl sequence (Steele, Lea, Flood, OOPSLA 2014).
+    let mut x = seed.wrapping_mul(0xD1B5_4A32_D192_ED03).wrapping_add(counter.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+/// The same, uniform in `0..1`.
+pub fn uniform(seed: u64, counter: u64) -> f64 {
+    (random(seed, counter) >> 11) as f64 / (1u64 << 53) as f64
+}
