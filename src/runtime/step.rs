@@ -127,7 +127,9 @@ impl Step {
             Started::Pending(pending) => result.outcome = Mutex::new(Outcome::Pending(pending)),
         }
         core.record_writes(shared, state);
-        state.counter.store(before + 1, Ordering::SeqCst);
+        if matches!(shared.config.mode, Mode::Train(_)) {
+            state.counter.store(before + 1, Ordering::SeqCst);
+        }
         Ok(result)
     }
 
