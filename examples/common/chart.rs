@@ -60,10 +60,7 @@ pub fn draw(path: &Path, curve: &Curve<'_>) -> Result<()> {
     let points = |of: &[(u64, f32)]| of.iter().map(|&(x, y)| (x as f64, y as f64)).collect::<Vec<_>>();
     chart.draw_series(LineSeries::new(points(curve.training), TRAINING.mix(0.3)))?;
     let key = |color: RGBColor| move |(x, y): (i32, i32)| PathElement::new(vec![(x, y), (x + 24, y)], color.stroke_width(3));
-    chart
-        .draw_series(LineSeries::new(smooth(curve.training), TRAINING.stroke_width(3)))?
-        .label("training, moving average")
-        .legend(key(TRAINING));
+    chart.draw_series(LineSeries::new(smooth(curve.training), TRAINING.stroke_width(3)))?.label("training, moving average").legend(key(TRAINING));
     chart
         .draw_series(LineSeries::new(points(curve.validation), VALIDATION.stroke_width(3)).point_size(5))?
         .label("held-out text")

@@ -4,8 +4,7 @@ use crate::common::random;
 use anyhow::{Context, Result, ensure};
 use inductor::HostTensor;
 
-const TEXTS: [&[u8]; 3] =
-    [include_bytes!("../data/alice29.txt"), include_bytes!("../data/asyoulik.txt"), include_bytes!("../data/plrabn12.txt")];
+const TEXTS: [&[u8]; 3] = [include_bytes!("../data/alice29.txt"), include_bytes!("../data/asyoulik.txt"), include_bytes!("../data/plrabn12.txt")];
 
 /// Tokens of several texts; the last tenth of each is held out.
 pub struct Corpus {

@@ -75,8 +75,7 @@ impl Setup {
     fn new(options: &Options, device: &Device, vocab: usize) -> Setup {
         let is_gpu = !device.is_cpu() && !device.is_software();
         let is_full = options.size == Size::Full || (options.size == Size::Auto && is_gpu);
-        let (mut model, steps, lr) =
-            if is_full { (GptConfig::full(vocab), 2000, 1e-3) } else { (GptConfig::small(vocab), 1000, 3e-3) };
+        let (mut model, steps, lr) = if is_full { (GptConfig::full(vocab), 2000, 1e-3) } else { (GptConfig::small(vocab), 1000, 3e-3) };
         model.dropout = options.dropout;
         model.batch = options.batch.unwrap_or(model.batch);
         Setup { model, steps: options.common.steps.unwrap_or(steps), lr: options.lr.unwrap_or(lr) }
@@ -97,7 +96,7 @@ fn main() -> Result<()> {
     let optimizer = AdamW::new(setup.lr).betas(0.9, 0.99).weight_decay(0.1).clip_norm(1.0);
     let step = compile_train(&traced, &device, optimizer, &options.common.config())?;
     if options.common.explain {
-        println!("{}", step.explain());
+        println!("{:#?}", step.explain());
     }
 
     let mut state = step.init(options.common.seed)?;
