@@ -73,6 +73,26 @@ pub fn check_against_reference(
     }
 }
 
+/// Whether a kernel's `got` agrees with the interpreter's `expected` for the very same inputs: within the tolerance of the dtype
+/// times the largest magnitude. Sums may cancel, so that rounding errors of the size of `input_scale` (the largest input times
+/// the root of the number of terms) in f32 are granted as well.
+pub fn check_kernel(got: &HostTensor, expected: &HostTensor, input_scale: f64) -> Result<(), String> {
+    check_type(got, expected)?;
+    if !got.dtype().is_float() {
+        return check_equal(got, expected);
+    }
+    let (x, y) = (got.to_f64(), expected.to_f64());
+    if let Some(i) = (0..x.len()).find(|&i| !same_kind(x[i], y[i])) {
+        return Err(format!("element {i} is {}, expected {}", x[i], y[i]));
+    }
+    let tolerance = match got.dtype() {
+        DType::F16 => 2e-3,
+        DType::BF16 => 2e-2,
+        _ => 1e-4,
+    };
+    within(&x, &y, tolerance * magnitude(&y) + 1e-6 * input_scale)
+}
+
 fn check_type(got: &HostTensor, expected: &HostTensor) -> Result<(), String> {
     let same = got.dtype() == expected.dtype() && got.shape() == expected.shape();
     if same { Ok(()) } else { Err(format!("{} in place of {}", got.ty(), expected.ty())) }

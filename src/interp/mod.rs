@@ -195,6 +195,11 @@ impl Interpreter {
         self.status = 0;
     }
 
+    /// The status word.
+    pub fn status(&self) -> u32 {
+        self.status
+    }
+
     /// Runs one command, guarded or not; the status word carries on.
     pub fn run_command(&mut self, index: usize) -> Result<(), Error> {
         let program = self.program.clone();

@@ -70,10 +70,6 @@ impl Engine {
         }
     }
 
-    pub fn read(&self, buffer: BufferId) -> Result<HostTensor> {
-        Ok(self.read_all(&[buffer])?.remove(0))
-    }
-
     pub fn read_all(&self, buffers: &[BufferId]) -> Result<Vec<HostTensor>> {
         match self {
             Engine::Cpu { interpreter, .. } => buffers.iter().map(|&b| interpreter.read(b)).collect(),

@@ -17,6 +17,8 @@ mod explain;
 mod fixtures;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+#[cfg(feature = "gpu")]
+mod reproducer;
 mod signature;
 mod state;
 mod step;
@@ -27,6 +29,8 @@ pub use compile::{compile, compile_train, compile_vjp};
 pub use counters::{Counters, counters};
 pub use device::Device;
 pub use explain::{CommandReport, Crossing, Explain, MemoryReport, PartitionReport, PerPhase};
+#[cfg(feature = "gpu")]
+pub use reproducer::{Replay, replay};
 pub use signature::Inputs;
 pub use state::{NamedTensors, State, load_tensors, save_tensors};
 pub use step::{Step, StepResult};

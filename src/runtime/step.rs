@@ -52,6 +52,9 @@ pub(super) struct Core {
     resident: HashMap<String, u64>,
     scalars: BTreeMap<String, f64>,
     runs: u64,
+    /// The interpreter that kernels are compared with, made when first needed.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
+    pub verifier: Option<crate::interp::Interpreter>,
 }
 
 impl Step {
@@ -67,7 +70,7 @@ impl Step {
         if let Mode::Train(optimizer) = &config.mode {
             scalars.insert("lr".to_string(), optimizer.lr);
         }
-        let core = Core { engine, tenant: None, resident: HashMap::new(), scalars, runs: 0 };
+        let core = Core { engine, tenant: None, resident: HashMap::new(), scalars, runs: 0, verifier: None };
         let signature = Signature::new(&plan, config);
         let shared = Shared { plan, config: config.clone(), device: device.clone(), signature, states, compile_ms, core: Mutex::new(core) };
         Ok(Step { shared: Arc::new(shared) })
@@ -103,7 +106,9 @@ impl Step {
         let specs: Vec<Spec> = shared.states.iter().filter(|s| s.buffer.is_some()).map(|s| s.spec.clone()).collect();
         state.admit(&specs)?;
         let missing = shared.lacking(state);
-        state.download(&|name| missing.iter().any(|m| m == name))?;
+        // A verified step may find that the device is wrong: then the host has what was there before.
+        let all = shared.config.verify != Verify::Off;
+        state.download(&|name| all || missing.iter().any(|m| m == name))?;
 
         let mut core = lock(&shared.core);
         core.take_tenant(shared, state)?;
@@ -448,7 +453,7 @@ mod tests {
 
     /// The devices tests run on; a missing software adapter is said, not passed over.
     fn devices() -> Vec<Device> {
-        let mut devices = vec![];
+        let mut devices = vec![Device::cpu()];
         match Device::software() {
             Ok(device) => devices.push(device),
             Err(error) => eprintln!("software adapter: skipped, {error}"),
@@ -529,6 +534,33 @@ mod tests {
                 step.run(&mut state, [&x([0.0; 4]), &index(0)]).unwrap();
             }
             assert_eq!(state.get("w").unwrap().to_f32(), [0.0; 4]);
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "gpu")]
+    fn a_wrong_kernel_is_named_and_leaves_a_reproducer() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { verify: Verify::Kernels, dump: Some(folder.path().to_path_buf()), ..fixtures::config() };
+        for device in devices().into_iter().filter(|d| !d.is_cpu()) {
+            let sound = Step::new(fixtures::training_plan(device.target()), &fixtures::traced(), &device, &config, vec![]).unwrap();
+            let mut state = sound.init(1).unwrap();
+            assert_eq!(sound.run(&mut state, [&x([1.0, 2.0, 3.0, 4.0]), &index(0)]).unwrap().loss().unwrap(), 10.0);
+            assert_eq!(state.get("w").unwrap().to_f32(), [0.5, 0.0, -0.5, -1.0]);
+            assert!(matches!(sound.run(&mut state, [&x([1.0; 4]), &index(9)]), Err(Error::Step(_))));
+
+            let mut plan = fixtures::training_plan(device.target());
+            plan.code[1].variants[0].wgsl = plan.code[1].variants[0].wgsl.replace("- lr[0]", "+ lr[0]");
+            let wrong = Step::new(plan, &fixtures::traced(), &device, &config, vec![]).unwrap();
+            let error = wrong.run(&mut state, [&x([1.0; 4]), &index(0)]).err().expect("refused").to_string();
+            assert!(error.starts_with("verify: command 1, kernel 1 as sgd, ops sgd (sgd): w: element "), "{error}");
+            assert_eq!((state.step(), state.get("w").unwrap().to_f32()), (1, vec![0.5, 0.0, -0.5, -1.0]));
+
+            let case = folder.path().join("fixture-1");
+            assert!(super::super::replay(&case, &device).unwrap().difference.unwrap().contains("w: element"));
+            let facts = std::fs::read_to_string(case.join("case.json")).unwrap().replace("+ lr[0]", "- lr[0]");
+            std::fs::write(case.join("case.json"), facts).unwrap();
+            assert_eq!(super::super::replay(&case, &device).unwrap().difference, None);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Host tensors to device bytes and back, by [`Storage`].
 
-use crate::schedule::{PlacedBuffer, Program, Slot, SlotId, Storage};
+use crate::schedule::{PlacedBuffer, Storage};
 use crate::types::{Bindings, DType, Dim, HostTensor};
 
 /// Bytes of one element, as a device stores it.
@@ -66,25 +66,6 @@ pub fn concrete_shape(buffer: &PlacedBuffer, bindings: &Bindings) -> Result<Vec<
         usize::try_from(n).map_err(|_| format!("{}: size {d} is {n}", buffer.name))
     };
     buffer.ty.shape.0.iter().map(size).collect()
-}
-
-/// The same program with every buffer in host layout, as the interpreter runs it.
-pub fn host_layout(program: &Program) -> Program {
-    let mut out = program.clone();
-    for buffer in &mut out.buffers {
-        buffer.storage = Storage::Native;
-    }
-    for (k, slot) in out.slots.iter_mut().enumerate() {
-        let in_slot = out.buffers.iter().filter(|b| b.slot == SlotId(k as u32));
-        let bytes = in_slot.fold(Dim::int(0), |most, b| most.max_with(&host_slot_bytes(b)));
-        *slot = Slot { bytes, kind: slot.kind };
-    }
-    out
-}
-
-fn host_slot_bytes(buffer: &PlacedBuffer) -> Dim {
-    let bytes = buffer.ty.numel() * Dim::int(buffer.ty.dtype.size() as i64);
-    bytes.ceil_div(&Dim::int(4)) * Dim::int(4)
 }
 
 #[cfg(test)]

@@ -1,20 +1,148 @@
-//! Comparing kernels on the device with the program interpreter, one by one.
+//! Comparing a step, as it runs, with an independent execution of the same program.
+//!
+//! `Verify::Kernels` blames code generation or the driver: each dispatch on the GPU is compared with the program interpreter
+//! on the very inputs the dispatch had. The first kernel that differs is named with its ops and lines, and leaves a
+//! reproducer.
 
-use super::engine::Started;
+use super::engine::{Engine, Started};
 use super::state::State;
 use super::step::{Core, Shared};
 use crate::config::Verify;
 use crate::error::{Error, Result};
+use crate::loop_ir::BufferId;
+use crate::schedule::Program;
+
+#[cfg(feature = "gpu")]
+use super::{gpu::GpuEngine, reproducer::Case};
+#[cfg(feature = "gpu")]
+use crate::eval::accuracy;
+#[cfg(feature = "gpu")]
+use crate::interp::Interpreter;
+#[cfg(feature = "gpu")]
+use crate::types::HostTensor;
 
 impl Shared {
-    /// Runs the step command by command, comparing as `level` says.
+    /// Runs the step command by command, comparing as `level` says. On a difference the state stays as it was.
     pub(super) fn run_verified(&self, core: &mut Core, state: &State, level: Verify) -> Result<Started> {
-        let _ = (state, level);
-        core.engine.run()
+        debug_assert!(level != Verify::Off);
+        let _ = state;
+        let result = match &mut core.engine {
+            Engine::Cpu { .. } => core.engine.run(),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => self.run_kernel_by_kernel(engine, &mut core.verifier),
+        };
+        if result.is_err() {
+            // State was brought to the host before the run; what the device holds now may be wrong.
+            core.forget_tenant();
+        }
+        result
+    }
+
+    #[cfg(feature = "gpu")]
+    fn run_kernel_by_kernel(&self, engine: &mut GpuEngine, verifier: &mut Option<Interpreter>) -> Result<Started> {
+        let program = &self.plan.program;
+        let interpreter = match verifier {
+            Some(interpreter) => interpreter,
+            None => {
+                super::counters::count(super::counters::Counted::Interpreter);
+                verifier.insert(Interpreter::new(std::sync::Arc::new(program.clone()))?)
+            }
+        };
+        interpreter.bind(engine.bindings())?;
+        interpreter.reset_status();
+        engine.reset_status();
+        for index in 0..program.commands.len() {
+            let compared = compare_command(engine, interpreter, index)?;
+            if let Some(difference) = compared.difference {
+                let case = Case::new(engine, index, &difference, compared.inputs, compared.expected)?;
+                let folder = self.config.dump.clone().unwrap_or_else(|| "inductor-verify".into());
+                let path = case.save(&folder)?;
+                return Err(Error::Verify(format!("{difference}; run it again with: inductor replay {}", path.display())));
+            }
+        }
+        let loss = program.outputs.iter().find(|o| o.role == crate::graph::OutputRole::Loss);
+        let loss = loss.map(|o| engine.read(o.buffer)).transpose()?;
+        Ok(Started::Done { status: engine.status()?, loss })
     }
 }
 
-#[allow(dead_code)]
-fn fault(message: String) -> Error {
-    Error::Verify(message)
+/// Inputs, expectations and verdict of one command.
+#[cfg(feature = "gpu")]
+pub(super) struct Compared {
+    pub inputs: Vec<(BufferId, HostTensor)>,
+    pub expected: Vec<(BufferId, HostTensor)>,
+    /// What differs, naming the kernel, its ops and lines.
+    pub difference: Option<String>,
+}
+
+/// Runs command `index` on the GPU and in the interpreter on the same inputs, and compares what it writes.
+#[cfg(feature = "gpu")]
+pub(super) fn compare_command(engine: &mut GpuEngine, interpreter: &mut Interpreter, index: usize) -> Result<Compared> {
+    let plan = engine.plan().clone();
+    let (before, writes) = touched(&plan.program, index);
+    let inputs: Vec<(BufferId, HostTensor)> = before.iter().copied().zip(engine.read_all(&before)?).collect();
+    for (buffer, tensor) in &inputs {
+        interpreter.write(*buffer, tensor)?;
+    }
+    engine.run_command(index)?;
+    interpreter.run_command(index)?;
+    let got = engine.read_all(&writes)?;
+    let mut expected = vec![];
+    let mut faults = vec![];
+    let scale = input_scale(&inputs) * columns(&plan.program, index, engine.bindings()).sqrt();
+    for (&buffer, got) in writes.iter().zip(got) {
+        let want = interpreter.read(buffer)?;
+        if let Err(fault) = accuracy::check_kernel(&got, &want, scale) {
+            faults.push(format!("{}: {fault}", plan.program.buffers[buffer.0 as usize].name));
+        }
+        expected.push((buffer, want));
+    }
+    if (engine.status()? != 0) != (interpreter.status() != 0) {
+        faults.push(format!("the status word is {}, expected {}", engine.status()?, interpreter.status()));
+    }
+    let difference = (!faults.is_empty()).then(|| format!("{}: {}", describe(engine, index), faults.join("; ")));
+    Ok(Compared { inputs, expected, difference })
+}
+
+/// Names a command: its kernel variant, its ops, the user's lines.
+#[cfg(feature = "gpu")]
+fn describe(engine: &GpuEngine, index: usize) -> String {
+    let program = &engine.plan().program;
+    let command = &program.commands[index];
+    let nest = &program.kernels[command.kernel as usize];
+    let lines: Vec<String> = nest.provenance.locations.iter().map(|l| l.to_string()).collect();
+    let at = if lines.is_empty() { String::new() } else { format!(" at {}", lines.join(", ")) };
+    format!("command {index}, kernel {} as {}, ops {} ({}){at}", command.kernel, engine.variant(index).name, nest.label, command.label)
+}
+
+/// Buffers whose contents a command may see (what it reads, and what it writes in part), and buffers it writes. A written
+/// buffer that shares its slot with a read one is not written from the host: that would overwrite the read one.
+#[cfg_attr(not(feature = "gpu"), allow(dead_code))]
+pub(super) fn touched(program: &Program, index: usize) -> (Vec<BufferId>, Vec<BufferId>) {
+    let command = &program.commands[index];
+    let nest = &program.kernels[command.kernel as usize];
+    let slot = |b: &BufferId| program.buffers[b.0 as usize].slot;
+    let mut before: Vec<BufferId> = nest.reads().iter().map(|b| command.buffers[b.0 as usize]).collect();
+    let mut writes: Vec<BufferId> = nest.writes.iter().map(|w| command.buffers[w.buffer.0 as usize]).collect();
+    for list in [&mut before, &mut writes] {
+        list.sort_unstable();
+        list.dedup();
+    }
+    let read_slots: Vec<_> = before.iter().map(slot).collect();
+    before.extend(writes.iter().copied().filter(|b| !read_slots.contains(&slot(b))));
+    (before, writes)
+}
+
+/// The largest finite magnitude among float inputs.
+#[cfg(feature = "gpu")]
+fn input_scale(inputs: &[(BufferId, HostTensor)]) -> f64 {
+    let floats = inputs.iter().filter(|(_, t)| t.dtype().is_float());
+    floats.flat_map(|(_, t)| t.to_f64()).map(f64::abs).filter(|x| x.is_finite()).fold(0.0, f64::max)
+}
+
+/// How many values a command combines into one.
+#[cfg(feature = "gpu")]
+fn columns(program: &Program, index: usize, bindings: &crate::types::Bindings) -> f64 {
+    let nest = &program.kernels[program.commands[index].kernel as usize];
+    nest.col_count().eval(bindings).map_or(1.0, |n| n.max(1) as f64)
 }
