@@ -4,25 +4,34 @@
 //! * `text`: printing and parsing the graph of the one node;
 //! * `gradient`: central differences in f64 against the derivative, for each float operand;
 //! * `decomposition`: the simpler ops give the same values;
-//! * `layers`: every executor of [`EXECUTORS`] agrees with the oracle by the accuracy rule.
+//! * `layers`: every executor of [`EXECUTORS`] agrees with the oracle by the accuracy rule;
+//! * `backward`: the compiled forward and backward agree with the evaluated joint graph.
 //!
 //! A test is named `<op>/<number of the sample>/<what>`; its failure prints the graph.
 
+use inductor::autograd::{Seed, Wrt, joint_graph, set_unit_cotangents};
+use inductor::config::{Config, Mode, Target};
 use inductor::eval::{accuracy, evaluate, evaluate_all, evaluate_exact};
 use inductor::graph::{Builder, Graph, Inline, InputRole, Node, OutputRole, Value, inline_subgraphs, parse, print, verify};
+use inductor::interp::Interpreter;
 use inductor::ops::{Array, Class, Data, Op, OpDef, Precision, Sample, VjpContext, samples};
 use inductor::types::{DType, HostTensor, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 type Executor = fn(&Graph, &[HostTensor]) -> Result<Vec<HostTensor>, String>;
 
-/// Ways to compute a graph's outputs that must agree with the oracle. A row is added for each layer: lowered nests one by one,
-/// the fused program on the interpreter, an adapter. An executor that cannot run an op by design says so with `unsupported`.
-const EXECUTORS: &[(&str, Executor)] = &[("reparsed", |graph, inputs| {
-    let graph = parse(&print(graph)).map_err(|e| e.to_string())?;
-    evaluate(&graph, inputs, Precision::Working).map_err(|e| e.to_string())
-})];
+/// Ways to compute a graph's outputs that must agree with the oracle, one row for each layer. An executor that cannot run an op
+/// by design gives an error that begins with `unsupported`.
+const EXECUTORS: &[(&str, Executor)] = &[
+    ("reparsed", |graph, inputs| {
+        let graph = parse(&print(graph)).map_err(|e| e.to_string())?;
+        evaluate(&graph, inputs, Precision::Working).map_err(|e| e.to_string())
+    }),
+    ("nests", |graph, inputs| interpret(graph, inputs, &Config { fuse: false, reuse: false, donate: false, ..Config::default() })),
+    ("program", |graph, inputs| interpret(graph, inputs, &Config::default())),
+];
 
 /// Elements of an operand whose derivative is checked.
 const MAX_ELEMENTS: usize = 24;
@@ -34,12 +43,13 @@ fn main() {
     for sample in samples() {
         let op = if matches!(sample.op, Op::Pointwise(_)) { sample.op.name() } else { sample.op.text_name() };
         let count = counts.entry(op.to_string()).or_default();
-        let checks: [(&str, fn(&Case) -> Result<(), String>); 5] = [
+        let checks: [(&str, fn(&Case) -> Result<(), String>); 6] = [
             ("inference", check_inference),
             ("text", check_text),
             ("gradient", check_gradient),
             ("decomposition", check_decomposition),
             ("layers", check_layers),
+            ("backward", check_backward),
         ];
         for (what, check) in checks {
             let case = (sample.clone(), *count as u64);
@@ -240,6 +250,67 @@ fn check_layers(case: &Case) -> Result<(), String> {
             let floor = accuracy::floor(got.dtype()).max(op_floor(&case.op));
             accuracy::check_against_oracle(got, &working[k], &exact[k], floor).map_err(|message| format!("{name}: result {k}: {message}"))?;
         }
+    }
+    Ok(())
+}
+
+/// Compiles for the interpreter and runs, with temporary memory full of NaN.
+fn interpret(graph: &Graph, inputs: &[HostTensor], config: &Config) -> Result<Vec<HostTensor>, String> {
+    if graph.nodes.iter().any(|n| matches!(n.op, Op::WhileLoop(_))) {
+        return Err("unsupported: a loop whose trip count only the device knows".into());
+    }
+    let names: Vec<&str> = graph.outputs.iter().map(|o| &o.name[..]).collect();
+    let named: Vec<(&str, &HostTensor)> = graph.inputs.iter().map(|i| &i.name[..]).zip(inputs).collect();
+    interpret_named(graph, &named, &names, config)
+}
+
+/// As [`interpret`], with the program's inputs and outputs by name.
+fn interpret_named(graph: &Graph, inputs: &[(&str, &HostTensor)], outputs: &[&str], config: &Config) -> Result<Vec<HostTensor>, String> {
+    let types: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
+    let program = inductor::compile::inductor(graph, &types, &Target::cpu(), config).map_err(|e| e.to_string())?.program;
+    let text = || program.kernels.iter().map(|k| k.to_string()).collect::<Vec<_>>().join("\n");
+    let mut interpreter = Interpreter::new(Arc::new(program.clone())).map_err(|e| format!("{e}\n{}", text()))?;
+    interpreter.poison_temporaries();
+    for input in &program.inputs {
+        let (_, tensor) = inputs.iter().find(|(name, _)| *name == input.name).ok_or_else(|| format!("the program has an input {}", input.name))?;
+        interpreter.write(input.buffer, tensor).map_err(|e| e.to_string())?;
+    }
+    interpreter.run().map_err(|e| format!("{e}\n{}", text()))?;
+    let read = |name: &str| {
+        let output = program.outputs.iter().find(|o| o.name == name).ok_or_else(|| format!("the program has no output {name}"))?;
+        interpreter.read(output.buffer).map_err(|e| e.to_string())
+    };
+    outputs.iter().map(|name| read(name)).collect()
+}
+
+/// Differentiates through the whole pipeline (autograd, joint passes, partition, one schedule over forward and backward), and
+/// compares outputs and gradients with the evaluation of the joint graph.
+fn check_backward(case: &Case) -> Result<(), String> {
+    let is_float = |v: Value| case.graph.ty(v).dtype.is_float();
+    let differentiable = case.graph.inputs.iter().any(|i| is_float(i.value)) && case.graph.outputs.iter().any(|o| is_float(o.value));
+    if !differentiable || matches!(case.op, Op::WhileLoop(_)) {
+        return Ok(());
+    }
+    let joint = match joint_graph(&case.graph, Wrt::Inputs, Seed::Cotangents) {
+        Err(error) if error.to_string().contains("not differentiable") => return Ok(()),
+        other => set_unit_cotangents(&other.map_err(|e| e.to_string())?)?,
+    };
+    let mut random = Random(7);
+    let mut inputs: Vec<(&str, HostTensor)> = vec![];
+    for input in &joint.inputs {
+        let given = case.graph.inputs.iter().position(|i| i.name == input.name).map(|k| case.inputs[k].clone());
+        inputs.push((&input.name, given.unwrap_or_else(|| random.tensor(joint.ty(input.value), false, 1))));
+    }
+    let tensors: Vec<HostTensor> = inputs.iter().map(|(_, t)| t.clone()).collect();
+    let exact = evaluate_exact(&joint, &arrays(&tensors)).map_err(|e| e.to_string())?;
+    let working = evaluate(&joint, &tensors, Precision::Working).map_err(|e| e.to_string())?;
+    let names: Vec<&str> = joint.outputs.iter().map(|o| &o.name[..]).collect();
+    let named: Vec<(&str, &HostTensor)> = inputs.iter().map(|(name, t)| (*name, t)).collect();
+    let config = Config { mode: Mode::Vjp, ..Config::default() };
+    let got = interpret_named(&case.graph, &named, &names, &config).map_err(|e| format!("{e}\n{}", print(&joint)))?;
+    for (k, got) in got.iter().enumerate() {
+        let floor = accuracy::floor(got.dtype()).max(op_floor(&case.op));
+        accuracy::check_against_oracle(got, &working[k], &exact[k], floor).map_err(|e| format!("{}: {e}\n{}", names[k], print(&joint)))?;
     }
     Ok(())
 }

@@ -134,7 +134,8 @@ impl ScalarFn {
     /// Evaluates on integers or bool; `None` when the function takes floats only.
     pub fn eval_int(self, dtype: DType, args: &[i64]) -> Option<i64> {
         let value = row(self).eval_i64?(args);
-        Some(if row(self).predicate { value } else { dtype.wrap(value) })
+        // A bool is its lowest bit, so that the inverted bits of true are false.
+        Some(if row(self).predicate || dtype == DType::Bool { value & 1 } else { dtype.wrap(value) })
     }
 }
 
