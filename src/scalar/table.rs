@@ -133,6 +133,9 @@ impl ScalarFn {
 
     /// Evaluates on integers or bool; `None` when the function takes floats only.
     pub fn eval_int(self, dtype: DType, args: &[i64]) -> Option<i64> {
+        if self == ScalarFn::BitwiseNot && dtype == DType::Bool {
+            return Some(bi(args[0] == 0));
+        }
         let value = row(self).eval_i64?(args);
         // A bool is its lowest bit, so that the inverted bits of true are false.
         Some(if row(self).predicate || dtype == DType::Bool { value & 1 } else { dtype.wrap(value) })
