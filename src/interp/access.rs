@@ -263,16 +263,16 @@ impl Access {
             let mut add = |x: &dyn Fn(usize) -> i64| out.iter_mut().enumerate().for_each(|(i, o)| *o += k * x(i));
             match part {
                 Part::Value(v) => match operands[*v] {
-                    Src::All(x) => out.iter_mut().zip(x).for_each(|(o, x)| *o += k * x),
+                    Src::All(x) => out.iter_mut().zip(x).for_each(|(o, x)| *o = o.wrapping_add(k.wrapping_mul(*x))),
                     Src::One(x) => add(&|_| x),
                 },
                 Part::Div(inner, d) => {
                     let x = inner.elements(level, block, operands);
-                    divide(&x, *d, |q, _| q).iter().zip(out.iter_mut()).for_each(|(q, o)| *o += k * q);
+                    divide(&x, *d, |q, _| q).iter().zip(out.iter_mut()).for_each(|(q, o)| *o = o.wrapping_add(k.wrapping_mul(*q)));
                 }
                 Part::Mod(inner, d) => {
                     let x = inner.elements(level, block, operands);
-                    divide(&x, *d, |_, r| r).iter().zip(out.iter_mut()).for_each(|(r, o)| *o += k * r);
+                    divide(&x, *d, |_, r| r).iter().zip(out.iter_mut()).for_each(|(r, o)| *o = o.wrapping_add(k.wrapping_mul(*r)));
                 }
             }
         }
@@ -300,12 +300,12 @@ pub struct Iota<'a, T, F: Fn(i64) -> T> {
 impl<T, F: Fn(i64) -> T> Visit for Iota<'_, T, F> {
     fn run(&mut self, lane: usize, element: i64, stride: i64, n: usize) {
         for (i, o) in self.out[lane..lane + n].iter_mut().enumerate() {
-            *o = (self.convert)(element + i as i64 * stride);
+            *o = (self.convert)(element.wrapping_add((i as i64).wrapping_mul(stride)));
         }
     }
     fn gather(&mut self, lane: usize, elements: &[i64], offset: i64) {
         for (o, e) in self.out[lane..].iter_mut().zip(elements) {
-            *o = (self.convert)(e + offset);
+            *o = (self.convert)(e.wrapping_add(offset));
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::access::{Access, Level};
 use super::lanes::Lane;
-use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Number, Val};
+use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Val};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 
@@ -151,9 +151,19 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Compiles a nest whose sizes are integers. With `accumulate`, its one store adds where that value holds.
-    pub fn new(nest: &Nest, accumulate: Option<Val>) -> Kernel {
-        Builder::new(nest, accumulate).build()
+    /// Compiles a nest whose sizes are integers.
+    pub fn new(nest: &Nest) -> Kernel {
+        Builder::new(nest).build()
+    }
+
+    /// The same, but its one store adds where the value `mask` holds.
+    pub fn accumulating(nest: &Nest, mask: Val) -> Kernel {
+        Builder { accumulate: Some(mask), ..Builder::new(nest) }.build()
+    }
+
+    /// The same, but `buffer` differs from one range of rows to the next, so that no load of it is the same for all.
+    pub fn with_tile(nest: &Nest, buffer: BufferId) -> Kernel {
+        Builder { tile: Some(buffer), ..Builder::new(nest) }.build()
     }
 
     /// Steps that run for each lane, about: what decides whether threads pay.
@@ -174,6 +184,7 @@ fn base(nest: &Nest, v: Val) -> (usize, usize) {
 struct Builder<'a> {
     nest: &'a Nest,
     accumulate: Option<Val>,
+    tile: Option<BufferId>,
     row_sizes: Vec<i64>,
     col_sizes: Vec<i64>,
     levels: Vec<Level>,
@@ -194,7 +205,7 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(nest: &'a Nest, accumulate: Option<Val>) -> Builder<'a> {
+    fn new(nest: &'a Nest) -> Builder<'a> {
         let sizes = |dims: &[Dim]| dims.iter().map(|d| d.as_int().expect("sizes are bound")).collect::<Vec<_>>();
         let (row_sizes, col_sizes) = (sizes(&nest.rows), sizes(&nest.cols));
         let n = nest.body.len();
@@ -214,7 +225,8 @@ impl<'a> Builder<'a> {
         };
         Builder {
             nest,
-            accumulate,
+            accumulate: None,
+            tile: None,
             row_sizes,
             col_sizes,
             levels: vec![Level::Uniform; n],
@@ -258,7 +270,8 @@ impl<'a> Builder<'a> {
             self.levels[i] = match &stmt.instr {
                 Instr::Index(e) | Instr::Load { index: e, .. } => {
                     let access = self.access(e);
-                    let level = access.level().max(of_operands);
+                    let tile = matches!(&stmt.instr, Instr::Load { buffer, .. } if Some(*buffer) == self.tile);
+                    let level = access.level().max(of_operands).max(if tile { Level::Row } else { Level::Uniform });
                     self.accesses[i] = Some(access);
                     level
                 }

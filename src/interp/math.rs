@@ -1,11 +1,12 @@
 //! f32 functions without branches or calls, so that loops over them become vector code. Within about two units in the last
 //! place of the exact value; NaN, infinities and denormals as in the scalar table. Polynomials are Chebyshev interpolants;
-//! no fused multiply-add is used, so that every processor gives the same bits.
+//! no fused multiply-add is used, so that every processor gives the same bits. Integer arithmetic wraps, because
+//! overflow checks would be branches.
 
 /// `2^n` for `n` in the normal range.
 #[inline(always)]
 fn power_of_two(n: i32) -> f32 {
-    f32::from_bits(((n + 127) << 23) as u32)
+    f32::from_bits((n.wrapping_add(127) << 23) as u32)
 }
 
 /// Magnitudes of the largest exponent that can be added at once; adding and subtracting rounds to an integer.
@@ -18,7 +19,7 @@ pub fn exp(x: f32) -> f32 {
     let clamped = if clamped < -104.0 { -104.0 } else { clamped };
     let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
-    let exponent = shifted.to_bits() as i32 - ROUND.to_bits() as i32;
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let p = r * 1.392_625_1e-3 + 8.363_233e-3;
     let p = p * r + 4.166_655_4e-2;
@@ -27,7 +28,7 @@ pub fn exp(x: f32) -> f32 {
     let p = p * (r * r) + r + 1.0;
     // In two steps, so that results below the normal range and above 2^127 come out right.
     let half = exponent >> 1;
-    let y = p * power_of_two(half) * power_of_two(exponent - half);
+    let y = p * power_of_two(half) * power_of_two(exponent.wrapping_sub(half));
     if x.is_nan() { x } else { y }
 }
 
@@ -37,7 +38,7 @@ pub fn exp2(x: f32) -> f32 {
     let clamped = if x > 129.0 { 129.0 } else { x };
     let clamped = if clamped < -151.0 { -151.0 } else { clamped };
     let shifted = clamped + ROUND;
-    let exponent = shifted.to_bits() as i32 - ROUND.to_bits() as i32;
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let r = (clamped - (shifted - ROUND)) * std::f32::consts::LN_2;
     let p = r * 1.392_625_1e-3 + 8.363_233e-3;
     let p = p * r + 4.166_655_4e-2;
@@ -45,7 +46,7 @@ pub fn exp2(x: f32) -> f32 {
     let p = p * r + 0.5;
     let p = p * (r * r) + r + 1.0;
     let half = exponent >> 1;
-    let y = p * power_of_two(half) * power_of_two(exponent - half);
+    let y = p * power_of_two(half) * power_of_two(exponent.wrapping_sub(half));
     if x.is_nan() { x } else { y }
 }
 
@@ -56,9 +57,9 @@ fn log_parts(x: f32) -> (f32, f32, f32) {
     let scaled = if denormal { x * 8_388_608.0 } else { x };
     let bits = scaled.to_bits() as i32;
     // The mantissa in [sqrt(1/2), sqrt(2)).
-    let exponent = (bits - 0x3f35_04f3) >> 23;
-    let f = f32::from_bits((bits - (exponent << 23)) as u32) - 1.0;
-    let e = (exponent - if denormal { 23 } else { 0 }) as f32;
+    let exponent = bits.wrapping_sub(0x3f35_04f3) >> 23;
+    let f = f32::from_bits(bits.wrapping_sub(exponent << 23) as u32) - 1.0;
+    let e = exponent.wrapping_sub(if denormal { 23 } else { 0 }) as f32;
     let p = f * 6.971_611_4e-2 - 1.147_973_4e-1;
     let p = p * f + 1.168_542e-1;
     let p = p * f - 1.242_568_7e-1;
@@ -189,7 +190,7 @@ pub fn sin(x: f32) -> f32 {
 #[inline(always)]
 pub fn cos(x: f32) -> f32 {
     let (r, q) = quadrant(x);
-    sine_of(r, q + 1)
+    sine_of(r, q.wrapping_add(1))
 }
 
 /// The larger; NaN wins.

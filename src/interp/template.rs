@@ -37,7 +37,7 @@ pub fn compile(bound: &Bound, tag: Tag) -> Executable {
         Tag::Matmul { .. } => Product::new(bound, tag).map(|p| Executable::Product(Box::new(p))),
         Tag::ScatterSum { .. } => Scatter::new(bound, tag).map(|s| Executable::Scatter(Box::new(s))),
     };
-    special.unwrap_or_else(|| Executable::Loop(Kernel::new(&bound.nest, None)))
+    special.unwrap_or_else(|| Executable::Loop(Kernel::new(&bound.nest)))
 }
 
 impl Executable {
@@ -108,7 +108,7 @@ impl Product {
             b: right,
             direct,
             buffers,
-            epilogue: Kernel::new(&epilogue, None),
+            epilogue: Kernel::with_tile(&epilogue, scratch(2)),
         })
     }
 
@@ -307,7 +307,7 @@ impl Operand {
             batch: walk(nest, &domain.batch, &strides),
             row_stride,
             col_stride,
-            pack: Some((Kernel::new(&pack, None), elements)),
+            pack: Some((Kernel::new(&pack), elements)),
         })
     }
 
@@ -445,8 +445,8 @@ impl Scatter {
             lane,
             elements: (0..rows).map(|i| axis_size(nest, i)).product(),
             buffers,
-            add: Kernel::new(&add, Some(inside)),
-            epilogue: Kernel::new(&epilogue, None),
+            add: Kernel::accumulating(&add, inside),
+            epilogue: Kernel::new(&epilogue),
         })
     }
 
