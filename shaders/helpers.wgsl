@@ -49,9 +49,10 @@ fn exp_tail_(r: f32) -> f32 {
 fn exp_(x: f32) -> f32 {
   let c = clamp(x, -104.0f, 89.0f);
   let n = round(c * 1.44269504f);
-  let r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, c));
-  let y = fma(r * r, exp_tail_(r), r) + 1.0f;
   let k = i32(n);
+  // The second n is spelled otherwise: some compilers merge products by one factor, and with it the two parts of log(2).
+  let r = fma(f32(k), 2.12194440e-4f, fma(n, -0.693359375f, c));
+  let y = fma(r * r, exp_tail_(r), r) + 1.0f;
   let h = k >> 1u;
   return select(y * power_of_two_(h) * power_of_two_(k - h), x, is_nan_(x));
 }
@@ -103,7 +104,8 @@ fn log_special_(x: f32, y: f32) -> f32 {
 
 fn log_(x: f32) -> f32 {
   let p = log_parts_(x);
-  return log_special_(x, p.x * 0.693359375f + (log_near_one_(p.y) + p.x * -2.12194440e-4f));
+  let e = f32(i32(p.x));
+  return log_special_(x, p.x * 0.693359375f + (log_near_one_(p.y) + e * -2.12194440e-4f));
 }
 
 fn log2_(x: f32) -> f32 {
@@ -120,8 +122,9 @@ fn log1p_(x: f32) -> f32 {
 fn quadrant_(x: f32) -> vec2<f32> {
   if (abs(x) > 8192.0f) { return quadrant_large_(x); }
   let n = round(x * 0.636619772f);
-  let r = fma(n, -7.54978995489e-8f, fma(n, -4.837512969970703125e-4f, fma(n, -1.5703125f, x)));
-  return vec2<f32>(r, f32(i32(n) & 3));
+  let k = i32(n);
+  let r = fma(n, -7.54978995489e-8f, fma(f32(k), -4.837512969970703125e-4f, fma(n, -1.5703125f, x)));
+  return vec2<f32>(r, f32(k & 3));
 }
 
 // Payne and Hanek: the bits of 2/pi that matter for the exponent of x, times its significand.

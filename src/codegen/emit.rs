@@ -53,11 +53,19 @@ pub struct Lane {
     pub axes: Vec<IndexExpr>,
     /// The same without clamping, for the places of writes: a lane behind the end stays in the last word of its invocation.
     pub write_axes: Option<Vec<IndexExpr>>,
+    /// The row-major position in the whole domain over the nest's axes, and the same over the kernel's: known also where
+    /// axes of size one hide the lane.
+    pub whole: Option<(IndexExpr, IndexExpr)>,
 }
 
 impl Lane {
     /// A place written, over the kernel's axes.
     pub fn write_index(&self, e: &IndexExpr) -> IndexExpr {
+        if let Some((whole, flat)) = &self.whole
+            && whole == e
+        {
+            return flat.clone();
+        }
         let axes = self.write_axes.as_ref().unwrap_or(&self.axes);
         e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size))
     }

@@ -37,6 +37,10 @@ fn finish(mut em: Emitter, nest: &Nest, numel: Dim, steps: Dim, lanes: u32, has_
     em.axes.insert(0, Ex::global("g"));
     let mut active: Vec<Option<String>> = vec![None; lanes as usize];
     if has_tail && lanes > 1 {
+        let partly = nest.writes.iter().map(|w| &em.unit.buffers[w.buffer.0 as usize]).find(|b| b.format.per_word > 1 && b.numel != numel);
+        if let Some(b) = partly {
+            return Err(format!("{}: a packed write of a part of the buffer does not own whole words; word storage is needed", b.name));
+        }
         let count = em.size(&numel);
         for l in 0..lanes as usize {
             let at = em.fresh("e");
@@ -100,7 +104,12 @@ fn flat_lanes(nest: &Nest, width: u32) -> Vec<Lane> {
     let numel = nest.row_count() * nest.col_count();
     let n = Dim::int(width as i64);
     let step = axis(0, &numel.ceil_div(&n));
-    (0..width).map(|l| Lane { axes: split(nest, &step.times(&n).plus(&Dim::int(l as i64))), write_axes: None }).collect()
+    let whole = flatten(&[nest.row_axes(), nest.col_axes()].concat(), &[nest.rows.clone(), nest.cols.clone()].concat());
+    let lane = |l: u32| {
+        let flat = step.times(&n).plus(&Dim::int(l as i64));
+        Lane { axes: split(nest, &flat), write_axes: None, whole: Some((whole.clone(), flat)) }
+    };
+    (0..width).map(lane).collect()
 }
 
 /// Elements of the widest packed word among the written buffers; 1 when none is packed.

@@ -53,7 +53,7 @@ fn lane(nest: &Nest, lanes: u32, id: u32, l: u32) -> Lane {
     let col = axis(id, &groups).times(&n).plus(&Dim::int(l as i64));
     let mut axes = unflatten(&row, &nest.rows);
     axes.extend(unflatten(&col, &nest.cols));
-    Lane { axes, write_axes: None }
+    Lane { axes, write_axes: None, whole: None }
 }
 
 /// Chooses the layout from sizes and from which axis is contiguous in memory.

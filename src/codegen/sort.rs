@@ -40,7 +40,7 @@ pub fn generate(unit: &Unit) -> Result<Variant, String> {
     for id in &AXES[1..] {
         let mut axes = unflatten(&axis(AXES[0], &rows), &nest.rows);
         axes.extend(unflatten(&axis(*id, &cols), &nest.cols));
-        em.lanes.push(Lane { axes, write_axes: None });
+        em.lanes.push(Lane { axes, write_axes: None, whole: None });
     }
     let (total, count) = (em.size(&(rows.clone() * &cols)), em.size(&cols));
     em.line(format!("let g = group * {THREADS}u + lid;"));

@@ -1,0 +1,573 @@
+//! Generated kernels: validated under several capabilities and, where there is an adapter, run and compared.
+#![allow(missing_docs)]
+
+#[path = "kernels/mod.rs"]
+mod kernels;
+
+use inductor::loop_ir::{Combiner, IndexExpr, Val, flatten};
+use inductor::ops::{Body, NestBuilder, OpDef as _, OperandView};
+use inductor::scalar::ScalarFn as F;
+use inductor::schedule::Storage;
+use inductor::types::{DType, Dim, HostTensor, TensorType};
+use kernels::{Case, random};
+
+const EDGES: &[usize] = &[1, 2, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025, 4097];
+
+fn ty(dtype: DType, shape: &[usize]) -> TensorType {
+    TensorType::new(dtype, shape.iter().map(|&n| Dim::int(n as i64)).collect::<Vec<_>>())
+}
+
+fn row(cx: &NestBuilder, k: usize) -> (OperandView, Vec<Dim>) {
+    let x = cx.operand(k);
+    let sizes = x.ty.shape.0.clone();
+    (x, sizes)
+}
+
+/// Every op's samples, lowered and run.
+#[test]
+fn samples_of_all_ops() {
+    for (n, sample) in inductor::ops::samples().into_iter().enumerate() {
+        let Ok(results) = sample.op.infer(&sample.operands) else { continue };
+        let inputs: Vec<HostTensor> = sample
+            .operands
+            .iter()
+            .enumerate()
+            .map(|(k, t)| {
+                let shape = t.shape.as_ints().unwrap();
+                let count: usize = shape.iter().product();
+                let mut r = kernels::Random(n as u64 * 31 + k as u64);
+                if t.dtype.is_float() {
+                    let x: Vec<f64> = (0..count).map(|_| if sample.positive { 0.1 + 1.9 * r.unit() } else { r.unit() * 4.0 - 2.0 }).collect();
+                    HostTensor::from_f64(t.dtype, &shape, &x)
+                } else {
+                    let top = if t.dtype == DType::Bool { 2 } else { sample.index_below };
+                    HostTensor::from_i64(t.dtype, &shape, &(0..count).map(|_| (r.next() % top as u64) as i64).collect::<Vec<_>>())
+                }
+            })
+            .collect();
+        let name = format!("{} {:?}", sample.op.name(), sample.op);
+        let mut lowered = true;
+        let mut case = Case::new(name, inputs, results, |cx| {
+            lowered = sample.op.lower(cx).is_ok();
+            Ok(())
+        });
+        if lowered {
+            case.tolerance = 2e-5;
+            case.check();
+        }
+    }
+}
+
+fn softmax(cx: &mut NestBuilder) -> Result<(), String> {
+    let (x, sizes) = row(cx, 0);
+    let (buffer, ty) = cx.results[0].clone();
+    cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
+        let at = [r, c].concat();
+        let v = b.load(&x, &at);
+        let m = b.reduce(Combiner::Max, v);
+        let d = b.call(F::Sub, &[v, m]);
+        let e = b.call(F::Exp, &[d]);
+        let s = b.reduce(Combiner::Sum, e);
+        let y = b.call(F::Div, &[e, s]);
+        b.write(buffer, flatten(&at, &ty.shape.0), y);
+        Ok(())
+    })
+}
+
+#[test]
+fn softmax_of_every_width() {
+    for &n in EDGES {
+        for rows in [1, 3, 70] {
+            if rows * n < 100_000 {
+                Case::new(format!("softmax {rows}x{n}"), vec![random(DType::F32, &[rows, n], 1)], vec![ty(DType::F32, &[rows, n])], softmax).check();
+            }
+        }
+    }
+}
+
+#[test]
+fn softmax_keeps_infinities() {
+    let inf = f32::INFINITY;
+    let x = HostTensor::f32(&[4, 5], &[-inf, -inf, -inf, -inf, -inf, 1., 2., -inf, 3., 4., inf, 0., 0., 0., 0., f32::NAN, 1., 2., 3., 4.]);
+    Case::new("softmax inf", vec![x], vec![ty(DType::F32, &[4, 5])], softmax).check();
+}
+
+fn layer_norm(cx: &mut NestBuilder) -> Result<(), String> {
+    let (x, sizes) = row(cx, 0);
+    let (g, h) = (cx.operand(1), cx.operand(2));
+    let (y, mean, rstd) = (cx.results[0].0, cx.results[1].0, cx.results[2].0);
+    cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
+        let at = [r, c].concat();
+        let v = b.load(&x, &at);
+        let mu = b.reduce(Combiner::Welford, v);
+        let m2 = b.proj(mu, 1);
+        let n = b.proj(mu, 2);
+        let var = b.call(F::Div, &[m2, n]);
+        let eps = b.constant(DType::F32, 1e-5);
+        let var = b.call(F::Add, &[var, eps]);
+        let rs = b.call(F::Rsqrt, &[var]);
+        let d = b.call(F::Sub, &[v, mu]);
+        let d = b.call(F::Mul, &[d, rs]);
+        let (w, k) = (b.load(&g, c), b.load(&h, c));
+        let d = b.call(F::Mul, &[d, w]);
+        let d = b.call(F::Add, &[d, k]);
+        b.write(y, flatten(&at, &sizes), d);
+        b.write(mean, r[0].clone(), mu);
+        b.write(rstd, r[0].clone(), rs);
+        Ok(())
+    })
+}
+
+#[test]
+fn layer_norm_of_every_width() {
+    for &n in EDGES {
+        let f = |shape: &[usize], seed| random(DType::F32, shape, seed);
+        let inputs = vec![f(&[5, n], 1), f(&[n], 2), f(&[n], 3)];
+        let mut case =
+            Case::new(format!("layer norm {n}"), inputs, vec![ty(DType::F32, &[5, n]), ty(DType::F32, &[5]), ty(DType::F32, &[5])], layer_norm);
+        case.tolerance = if n < 3 { 1e-3 } else { 1e-5 };
+        case.check();
+    }
+}
+
+#[test]
+fn every_combiner_at_every_size() {
+    use Combiner::*;
+    let all = [
+        (Sum, DType::F32),
+        (Prod, DType::F32),
+        (Max, DType::F32),
+        (Min, DType::F32),
+        (ArgMax, DType::F32),
+        (ArgMin, DType::F32),
+        (Welford, DType::F32),
+        (OnlineSoftmax, DType::F32),
+        (Sum, DType::I32),
+        (Max, DType::I32),
+        (ArgMax, DType::I32),
+        (Min, DType::U8),
+        (Sum, DType::I8),
+        (Max, DType::U32),
+        (Any, DType::Bool),
+        (All, DType::Bool),
+        (Sum, DType::I64),
+    ];
+    for (combiner, dtype) in all {
+        for &n in EDGES {
+            for transposed in [false, true] {
+                let rows = if n > 300 { 3 } else { 37 };
+                let shape = if transposed { [n, rows] } else { [rows, n] };
+                let mut x = random(dtype, &shape, n as u64);
+                if combiner == Prod {
+                    x = HostTensor::from_f64(dtype, &shape, &x.to_f64().iter().map(|v| 1.0 + v * 0.01).collect::<Vec<_>>());
+                }
+                let outputs = (0..combiner.results()).map(|k| ty(combiner.result_dtype(k, dtype), &[rows])).collect();
+                let mut case = Case::new(format!("{combiner:?} {dtype} {n} transposed {transposed}"), vec![x], outputs, |cx| {
+                    let x = cx.operand(0);
+                    let results = cx.results.clone();
+                    cx.nest(&[rows.into()], &[n.into()], |b, r, c| {
+                        let at = if transposed { [c, r].concat() } else { [r, c].concat() };
+                        let v = b.load(&x, &at);
+                        let s = b.reduce(combiner, v);
+                        for (k, (buffer, _)) in results.iter().enumerate() {
+                            let p = b.proj(s, k as u32);
+                            b.write(*buffer, r[0].clone(), p);
+                        }
+                        Ok(())
+                    })
+                });
+                case.tolerance = 1e-5;
+                case.check();
+            }
+        }
+    }
+}
+
+#[test]
+fn extremes_with_nan_and_ties() {
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    let n = 70;
+    let mut data = vec![0f32; 6 * n];
+    data[n..2 * n].fill(-inf);
+    data[2 * n..3 * n].fill(inf);
+    (3 * n..4 * n).for_each(|i| data[i] = (i % 7) as f32);
+    data[3 * n + 40] = nan;
+    data[3 * n + 60] = nan;
+    data[4 * n..5 * n].fill(nan);
+    (5 * n..6 * n).for_each(|i| data[i] = -((i % 9) as f32));
+    for combiner in [Combiner::Max, Combiner::Min, Combiner::ArgMax, Combiner::ArgMin, Combiner::OnlineSoftmax, Combiner::Sum] {
+        let outputs = (0..combiner.results()).map(|k| ty(combiner.result_dtype(k, DType::F32), &[6])).collect();
+        Case::new(format!("{combiner:?} extremes"), vec![HostTensor::f32(&[6, n], &data)], outputs, |cx| {
+            let x = cx.operand(0);
+            let results = cx.results.clone();
+            cx.nest(&[6.into()], &[n.into()], |b, r, c| {
+                let v = b.load(&x, &[r, c].concat());
+                let s = b.reduce(combiner, v);
+                for (k, (buffer, _)) in results.iter().enumerate() {
+                    let p = b.proj(s, k as u32);
+                    b.write(*buffer, r[0].clone(), p);
+                }
+                Ok(())
+            })
+        })
+        .check();
+    }
+}
+
+fn unary(name: &str, x: HostTensor, out: DType, f: impl Fn(&mut Body, Val) -> Val) -> Case {
+    let y = TensorType { dtype: out, shape: x.ty().shape };
+    Case::new(name, vec![x], vec![y], |cx| {
+        let x = cx.operand(0);
+        cx.pointwise(0, |b, at| {
+            let v = b.load(&x, at);
+            Ok(f(b, v))
+        })
+    })
+}
+
+#[test]
+fn packed_stores_and_loads() {
+    for dtype in [DType::Bool, DType::U8, DType::I8, DType::I16, DType::F16, DType::BF16] {
+        for n in [1usize, 2, 3, 4, 5, 7, 8, 63, 64, 65, 1023] {
+            let x = random(DType::F32, &[n], 3);
+            let mut case = unary(&format!("pack {dtype} {n}"), x, dtype, |b, v| {
+                let k = b.constant(DType::F32, 50.0);
+                let v = b.call(F::Mul, &[v, k]);
+                b.cast(v, dtype)
+            });
+            case.storage[1] = Storage::Packed;
+            case.check();
+            let mut case = unary(&format!("unpack {dtype} {n}"), random(dtype, &[n], 4), DType::F32, |b, v| b.cast(v, DType::F32));
+            case.storage[0] = Storage::Packed;
+            case.check();
+        }
+        // A packed tensor read transposed and written packed.
+        let mut case = Case::new(format!("transpose {dtype}"), vec![random(dtype, &[12, 10], 5)], vec![ty(dtype, &[10, 12])], |cx| {
+            let x = cx.operand(0);
+            cx.pointwise(0, |b, at| Ok(b.load(&x, &[at[1].clone(), at[0].clone()])))
+        });
+        case.storage = vec![Storage::Packed, Storage::Packed];
+        case.check();
+        // Comparison with the row's mean, written packed from a reduction.
+        for n in [8usize, 64, 260, 1024] {
+            let mut case = Case::new(format!("row mask {dtype} {n}"), vec![random(DType::F32, &[3, n], 6)], vec![ty(dtype, &[3, n])], |cx| {
+                let x = cx.operand(0);
+                let buffer = cx.results[0].0;
+                cx.nest(&[3.into()], &[n.into()], |b, r, c| {
+                    let at = [r, c].concat();
+                    let v = b.load(&x, &at);
+                    let m = b.reduce(Combiner::Max, v);
+                    let half = b.constant(DType::F32, 0.5);
+                    let m = b.call(F::Mul, &[m, half]);
+                    let big = b.call(F::Gt, &[v, m]);
+                    let big = b.cast(big, dtype);
+                    b.write(buffer, flatten(&at, &[3.into(), n.into()]), big);
+                    Ok(())
+                })
+            });
+            case.storage[1] = Storage::Packed;
+            case.check();
+        }
+    }
+}
+
+#[test]
+fn rounding_to_half_types() {
+    let mut x = vec![0.0f32, -0.0, 1.0, 65504.0, 65519.9, 65520.0, 1e30, -1e30, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    let mut r = kernels::Random(5);
+    for _ in 0..2000 {
+        let e = (r.unit() * 60.0 - 40.0).exp2();
+        x.push(((r.unit() * 2.0 - 1.0) * e) as f32);
+    }
+    for k in 0..2100u32 {
+        // Halves between neighbors, and the border to subnormals.
+        x.push(f32::from_bits(0x3f80_0000 + k * 0x1000));
+        x.push(f32::from_bits(0x3380_0000 + k * 0x0800));
+    }
+    let n = x.len();
+    for dtype in [DType::F16, DType::BF16] {
+        for storage in [Storage::Word, Storage::Packed, Storage::Native] {
+            if storage == Storage::Native && (dtype != DType::F16 || kernels::device::gpu().is_none_or(|g| !g.target.caps.f16)) {
+                continue;
+            }
+            let mut case = unary(&format!("round {dtype} {storage:?}"), HostTensor::f32(&[n], &x), dtype, |b, v| b.cast(v, dtype));
+            case.storage[1] = storage;
+            let Some(gpu) = kernels::device::gpu() else { continue };
+            let plan = case.plan(&gpu.target);
+            kernels::validate(&plan);
+            let (got, _, _) = gpu.run(&plan, &[Some(case.inputs[0].clone()), None], &case.bindings, 1);
+            let got = kernels::device::decode(&got[1], &plan.program.buffers[1], &[n]).to_f64();
+            for i in 0..n {
+                let want = dtype.round(x[i] as f64);
+                assert!(got[i] == want || got[i].is_nan() && want.is_nan(), "{dtype} {storage:?}: {:e} gave {:e}, not {want:e}", x[i], got[i]);
+            }
+        }
+    }
+}
+
+#[test]
+fn casts() {
+    let x: Vec<f32> = vec![0.0, -0.0, 0.4, -0.6, 1.5, -1.5, 127.9, 128.0, -129.0, 255.9, 300.0, 70000.0, 3e9, -3e9, 5e9, 1e20, -1e20, f32::NAN];
+    let x: Vec<f32> = x.into_iter().chain([f32::INFINITY, f32::NEG_INFINITY, 2147483520.0, 4294967040.0, 1e-40]).collect();
+    for to in [DType::I32, DType::U32, DType::U8, DType::I8, DType::I16, DType::Bool, DType::F16, DType::F32] {
+        unary(&format!("cast f32 to {to}"), HostTensor::f32(&[x.len()], &x), to, |b, v| b.cast(v, to)).check();
+    }
+    let n: Vec<i64> = vec![0, 1, -1, 127, 128, 255, 256, -128, -129, 40000, 70000, i32::MAX as i64, i32::MIN as i64];
+    for from in [DType::I32, DType::U32, DType::I8, DType::U8, DType::I16, DType::Bool] {
+        let t = HostTensor::from_i64(from, &[n.len()], &n);
+        for to in [DType::I32, DType::U32, DType::U8, DType::I8, DType::I16, DType::Bool, DType::F32] {
+            unary(&format!("cast {from} to {to}"), t.clone(), to, |b, v| b.cast(v, to)).check();
+        }
+    }
+}
+
+#[test]
+fn symbolic_sizes() {
+    let (b, n) = (Dim::symbol("b", 1, 1000), Dim::symbol("n", 1, 5000));
+    for (rows, cols) in [(1i64, 1i64), (3, 70), (65, 257), (2, 4097)] {
+        let shape = [rows as usize, cols as usize];
+        let t = TensorType::new(DType::F32, vec![b.clone(), n.clone()]);
+        let sizes = [(&b, rows), (&n, cols)];
+        Case::symbolic("softmax b x n", vec![random(DType::F32, &shape, 1)], vec![t.clone()], vec![t.clone()], &sizes, softmax).check();
+        let swapped = TensorType::new(DType::F32, vec![n.clone(), b.clone()]);
+        Case::symbolic("transpose b x n", vec![random(DType::F32, &shape, 1)], vec![t.clone()], vec![swapped], &sizes, |cx| {
+            let x = cx.operand(0);
+            cx.pointwise(0, |b, at| Ok(b.load(&x, &[at[1].clone(), at[0].clone()])))
+        })
+        .check();
+        let mut case = unary("packed symbolic", random(DType::F32, &shape, 1), DType::Bool, |b, v| {
+            let z = b.constant(DType::F32, 0.0);
+            b.call(F::Gt, &[v, z])
+        });
+        case.storage[1] = Storage::Packed;
+        case.check();
+    }
+}
+
+#[test]
+fn in_place_updates() {
+    // y overwrites x's slot.
+    for n in [7usize, 64, 1000] {
+        let mut case = unary("in place", random(DType::F32, &[n], 1), DType::F32, |b, v| b.call(F::Exp, &[v]));
+        case.slots = vec![0, 0];
+        case.check();
+    }
+    for n in [5usize, 64, 257, 4097] {
+        let mut case = Case::new(format!("softmax in place {n}"), vec![random(DType::F32, &[9, n], 1)], vec![ty(DType::F32, &[9, n])], softmax);
+        case.slots = vec![0, 0];
+        case.check();
+    }
+}
+
+#[test]
+fn gathers_set_the_status_word() {
+    let table = random(DType::F32, &[10, 8], 1);
+    let index = HostTensor::i32(&[6], &[0, 9, 3, -1, 10, 5]);
+    let case = Case::new("gather", vec![table, index], vec![ty(DType::F32, &[6, 8])], |cx| {
+        let (t, i) = (cx.operand(0), cx.operand(1));
+        cx.pointwise(0, |b, at| {
+            let k = b.load(&i, &at[..1]);
+            let k = b.bound(k, &10.into(), 7);
+            Ok(b.load(&t, &[k, at[1].clone()]))
+        })
+    });
+    case.check();
+    if let Some(gpu) = kernels::device::gpu() {
+        let mut initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).collect();
+        initial.push(None);
+        let (_, status, _) = gpu.run(&case.plan(&gpu.target), &initial, &case.bindings, 1);
+        assert_eq!(status, 7);
+    }
+}
+
+#[test]
+fn masked_loads_and_windows() {
+    // A padded convolution-like window sum: x[i + k - 2] for k in 0..5 where inside.
+    let n = 50usize;
+    Case::new("window", vec![random(DType::F32, &[n], 1)], vec![ty(DType::F32, &[n])], |cx| {
+        let x = cx.operand(0);
+        let y = cx.results[0].0;
+        cx.nest(&[n.into()], &[5.into()], |b, r, c| {
+            let at = r[0].add(&c[0]).plus(&Dim::int(-2));
+            let i = b.index(&at, DType::I32);
+            let (zero, size) = (b.constant(DType::I32, 0.0), b.constant(DType::I32, n as f64));
+            let (lo, hi) = (b.call(F::Ge, &[i, zero]), b.call(F::Lt, &[i, size]));
+            let inside = b.call(F::LogicalAnd, &[lo, hi]);
+            let v = b.load_if(&x, &[at], inside);
+            let s = b.reduce(Combiner::Sum, v);
+            b.write(y, r[0].clone(), s);
+            Ok(())
+        })
+    })
+    .check();
+}
+
+#[test]
+fn scans_and_sorts() {
+    for n in [1usize, 2, 33, 257] {
+        for combiner in [Combiner::Sum, Combiner::Max, Combiner::Prod] {
+            let x = random(DType::F32, &[4, n], 1);
+            let x = HostTensor::from_f64(DType::F32, &[4, n], &x.to_f64().iter().map(|v| 1.0 + v * 0.01).collect::<Vec<_>>());
+            let mut case = Case::new(format!("scan {combiner:?} {n}"), vec![x], vec![ty(DType::F32, &[4, n])], |cx| {
+                let x = cx.operand(0);
+                let y = cx.results[0].0;
+                cx.nest(&[4.into()], &[n.into()], |b, r, c| {
+                    let at = [r, c].concat();
+                    let v = b.load(&x, &at);
+                    let s = b.scan(combiner, v);
+                    b.write(y, flatten(&at, &[4.into(), n.into()]), s);
+                    Ok(())
+                })
+            });
+            case.tolerance = 1e-5;
+            case.check();
+        }
+        for (dtype, descending) in [(DType::F32, false), (DType::F32, true), (DType::I32, true), (DType::Bool, false)] {
+            let mut x = random(dtype, &[4, n], 1).to_f64();
+            x.iter_mut().enumerate().filter(|(i, _)| i % 11 == 3).for_each(|(_, v)| *v = f64::NAN);
+            x.iter_mut().enumerate().filter(|(i, _)| i % 5 == 1).for_each(|(_, v)| *v = 1.0);
+            let x = HostTensor::from_f64(dtype, &[4, n], &x);
+            Case::new(format!("sort {dtype} {n} {descending}"), vec![x], vec![ty(dtype, &[4, n]), ty(DType::I32, &[4, n])], |cx| {
+                let x = cx.operand(0);
+                let (y, z) = (cx.results[0].0, cx.results[1].0);
+                cx.nest(&[4.into()], &[n.into()], |b, r, c| {
+                    let at = [r, c].concat();
+                    let v = b.load(&x, &at);
+                    let s = b.sort(v, descending);
+                    let from = b.proj(s, 1);
+                    let flat = flatten(&at, &[4.into(), n.into()]);
+                    b.write(y, flat.clone(), s);
+                    b.write(z, flat, from);
+                    Ok(())
+                })
+            })
+            .check();
+        }
+    }
+}
+
+/// Functions of the scalar table against f64, at values that matter.
+#[test]
+fn scalar_functions_are_accurate() {
+    let Some(gpu) = kernels::device::gpu() else {
+        eprintln!("skipped: no adapter");
+        return;
+    };
+    let mut points: Vec<f32> =
+        vec![0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-30, -1e-30, 1e30, -1e30];
+    let mut r = kernels::Random(11);
+    for _ in 0..1500 {
+        points.push((r.unit() * 2.0 - 1.0) as f32);
+        points.push((r.unit() * 20.0 - 10.0) as f32);
+        points.push((r.unit() * 200.0 - 100.0) as f32);
+        points.push(1.0 + (r.unit() as f32 - 0.5) * 1e-3);
+        let scale = (r.unit() * 60.0 - 30.0).exp2();
+        points.push(((r.unit() * 2.0 - 1.0) * scale) as f32);
+    }
+    points.truncate(7000);
+    let n = points.len();
+    let second: Vec<f32> = (0..n).map(|i| points[(i * 37 + 11) % n]).collect();
+    let third: Vec<f32> = (0..n).map(|i| points[(i * 53 + 5) % n]).collect();
+    let mut worst: Vec<(String, f64)> = vec![];
+    for f in F::ALL.iter().filter(|f| f.row().domain.admits(DType::F32) && **f != F::Where) {
+        let arity = f.row().arity;
+        let inputs: Vec<HostTensor> = [&points, &second, &third][..arity].iter().map(|x| HostTensor::f32(&[n], x)).collect();
+        let out = f.result(DType::F32);
+        let case = Case::new(f.name(), inputs, vec![ty(out, &[n])], |cx| {
+            let operands = cx.operands.clone();
+            cx.pointwise(0, |b, at| {
+                let args: Vec<Val> = operands.iter().map(|o| b.load(o, at)).collect();
+                Ok(b.call(*f, &args))
+            })
+        });
+        let plan = case.plan(&gpu.target);
+        kernels::validate(&plan);
+        let mut initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).collect();
+        initial.push(None);
+        let (got, _, _) = gpu.run(&plan, &initial, &case.bindings, 1);
+        let got = kernels::device::decode(&got[arity], &plan.program.buffers[arity], &[n]).to_f64();
+        let mut bad = 0.0f64;
+        for i in 0..n {
+            let args = [points[i] as f64, second[i] as f64, third[i] as f64];
+            let want = (f.row().eval_f64)(&args[..arity]);
+            let want32 = want as f32 as f64;
+            let same = got[i] == want || got[i] == want32 || got[i].is_nan() && want.is_nan();
+            if same || (want.abs() < 1.2e-38 && got[i].abs() < 1.2e-38) {
+                continue;
+            }
+            // Floor of a quotient may step where the quotient is rounded.
+            if *f == F::FloorDiv && (got[i] - want).abs() <= 1.0f64.max(want.abs() * 2e-7) {
+                continue;
+            }
+            let error = (got[i] - want).abs() / want.abs();
+            if !(error <= f.row().floor) && !(error <= bad) {
+                eprintln!("{}({:?}) = {} on the device, {} exactly, error {error:e}", f.name(), &args[..arity], got[i], want);
+            }
+            bad = if error.is_nan() { f64::INFINITY } else { bad.max(error) };
+        }
+        worst.push((f.name().to_string(), bad));
+    }
+    for (name, error) in &worst {
+        eprintln!("{name:12} {error:.1e}");
+    }
+    let failed: Vec<_> = worst.iter().filter(|(name, e)| *e > F::parse(name).unwrap().row().floor).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn integer_functions_are_exact() {
+    let Some(gpu) = kernels::device::gpu() else { return };
+    let points: Vec<i64> = vec![0, 1, -1, 2, 3, -3, 7, -7, 31, 32, 33, 64, 100, -100, 65535, 65536, i32::MAX as i64, i32::MIN as i64, 12345678];
+    for dtype in [DType::I32, DType::U32, DType::U8, DType::I8, DType::I16, DType::Bool] {
+        let mut pairs = vec![];
+        for &x in &points {
+            for &y in &points {
+                pairs.push((dtype.wrap(x), dtype.wrap(y)));
+            }
+        }
+        let n = pairs.len();
+        for f in F::ALL.iter().filter(|f| f.row().domain.admits(dtype) && f.row().eval_i64.is_some() && !matches!(f, F::Where | F::Philox)) {
+            let arity = f.row().arity;
+            let tensors = [
+                HostTensor::from_i64(dtype, &[n], &pairs.iter().map(|p| p.0).collect::<Vec<_>>()),
+                HostTensor::from_i64(dtype, &[n], &pairs.iter().map(|p| p.1).collect::<Vec<_>>()),
+                HostTensor::from_i64(dtype, &[n], &pairs.iter().rev().map(|p| p.0 / 2).collect::<Vec<_>>()),
+            ];
+            let case = Case::new(format!("{} {dtype}", f.name()), tensors[..arity].to_vec(), vec![ty(f.result(dtype), &[n])], |cx| {
+                let operands = cx.operands.clone();
+                cx.pointwise(0, |b, at| {
+                    let args: Vec<Val> = operands.iter().map(|o| b.load(o, at)).collect();
+                    Ok(b.call(*f, &args))
+                })
+            });
+            let plan = case.plan(&gpu.target);
+            let mut initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).collect();
+            initial.push(None);
+            let (got, _, _) = gpu.run(&plan, &initial, &case.bindings, 1);
+            let got = kernels::device::decode(&got[arity], &plan.program.buffers[arity], &[n]).to_i64();
+            let columns: Vec<Vec<i64>> = tensors.iter().map(|t| t.to_i64()).collect();
+            for i in 0..n {
+                let args: Vec<i64> = columns[..arity].iter().map(|c| c[i]).collect();
+                if *f == F::Pow && (args[1] > 64 || args[1] < 0) {
+                    continue;
+                }
+                let want = f.eval_int(dtype, &args).unwrap();
+                assert_eq!(got[i], want, "{}{args:?} of {dtype}", f.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn philox_on_the_device() {
+    let keys = HostTensor::from_i64(DType::U32, &[2], &[0x1234_5678, 0xdead_beef]);
+    Case::new("philox", vec![keys], vec![ty(DType::U32, &[1000])], |cx| {
+        let k = cx.operand(0);
+        cx.pointwise(0, |b, at| {
+            let (k0, k1) = (b.load(&k, &[IndexExpr::zero()]), b.load(&k, &[IndexExpr::constant(1)]));
+            let i = b.index(&at[0], DType::U32);
+            Ok(b.call(F::Philox, &[k0, k1, i]))
+        })
+    })
+    .check();
+}
