@@ -87,6 +87,7 @@ operators! {
     FoldIn = "fold_in",
     Softmax = "softmax",
     LogSoftmax = "log_softmax",
+    OnlineSoftmaxStats = "online_softmax_stats",
     Mean = "mean",
     Var = "var",
     LayerNorm = "layer_norm",

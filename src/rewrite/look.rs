@@ -57,20 +57,34 @@ pub struct SpreadReduction<'a> {
 /// The reduction that `v` repeats over the dimensions it reduced, if `v` is one: the result, with or without kept
 /// dimensions, reshaped to size one where it reduced, expanded to the operand's shape.
 pub fn spread_reduction(graph: &Graph, v: Value) -> Option<SpreadReduction<'_>> {
-    let shape = &graph.ty(v).shape;
-    let small = match &graph.def(v).op {
-        Op::Expand(_) => graph.def(v).operands[0],
-        _ => v,
-    };
-    let mut at = small;
+    let at = spread_core(graph, v);
+    let Op::Reduce(op) = &graph.def(at).op else { return None };
+    let operand = graph.def(at).operands[0];
+    stands_beside(graph, v, operand, &op.dims).then_some(SpreadReduction { op, operand, value: at })
+}
+
+/// What `v` repeats: the value below one `expand` and the reshapes under it.
+pub fn spread_core(graph: &Graph, v: Value) -> Value {
+    let mut at = below_expand(graph, v);
     while let Op::Reshape(_) = graph.def(at).op {
         at = graph.def(at).operands[0];
     }
-    let Op::Reduce(op) = &graph.def(at).op else { return None };
-    let operand = graph.def(at).operands[0];
-    let with_ones = (0..shape.rank()).map(|d| if op.dims.contains(&(d as u32)) { Dim::int(1) } else { shape[d].clone() });
-    let stands_beside = graph.ty(operand).shape == *shape && graph.ty(small).shape.0.iter().cloned().eq(with_ones);
-    stands_beside.then_some(SpreadReduction { op, operand, value: at })
+    at
+}
+
+/// Whether `v`, which repeats something that was reduced over `dims` of `operand`, stands element by element beside
+/// `operand`: below its `expand` it has size one exactly where it was reduced.
+pub fn stands_beside(graph: &Graph, v: Value, operand: Value, dims: &[u32]) -> bool {
+    let (shape, small) = (&graph.ty(v).shape, &graph.ty(below_expand(graph, v)).shape);
+    let with_ones = (0..shape.rank()).map(|d| if dims.contains(&(d as u32)) { Dim::int(1) } else { shape[d].clone() });
+    graph.ty(operand).shape == *shape && small.0.iter().cloned().eq(with_ones)
+}
+
+fn below_expand(graph: &Graph, v: Value) -> Value {
+    match &graph.def(v).op {
+        Op::Expand(_) => graph.def(v).operands[0],
+        _ => v,
+    }
 }
 
 /// Whether no element of a value is minus zero, so that adding zero to it changes nothing.

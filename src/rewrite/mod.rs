@@ -12,7 +12,7 @@
 
 mod look;
 
-pub use look::{SpreadReduction, has_no_negative_zero, scalar_call, spread_reduction, through_broadcast, uniform};
+pub use look::{SpreadReduction, has_no_negative_zero, scalar_call, spread_core, spread_reduction, stands_beside, through_broadcast, uniform};
 
 use crate::graph::{Builder, Graph, Node, NodeId, Value};
 use crate::ops::Op;

@@ -2,6 +2,7 @@
 
 mod inline_control_flow;
 mod one_hot_scatter_to_where;
+mod prepare_online_softmax;
 mod use_rsqrt;
 
 use super::Pass;
@@ -14,6 +15,8 @@ pub(super) const PASSES: &[Pass] = &[
     // The partition has made unit cotangents numbers.
     ("fold_uniform_constants", fold_uniform_constants),
     ("one_hot_scatter_to_where", one_hot_scatter_to_where::one_hot_scatter_to_where),
+    // Here and not on the joint graph, where the pair could only be saved together.
+    ("prepare_online_softmax", prepare_online_softmax::prepare_online_softmax),
     ("use_rsqrt", use_rsqrt::use_rsqrt),
     ("eliminate_dead_code", eliminate_dead_code),
 ];
