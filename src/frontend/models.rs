@@ -120,6 +120,7 @@ pub fn mnist_mlp() -> Result<Traced> {
 mod tests {
     use super::*;
     use crate::graph::{Graph, InputRole, OutputRole};
+    use crate::types::HostTensor;
 
     fn parameters(graph: &Graph) -> i64 {
         graph.inputs.iter().filter(|i| i.role == InputRole::Parameter).map(|i| graph.ty(i.value).numel().as_int().unwrap()).sum()
@@ -142,6 +143,27 @@ mod tests {
         assert_eq!(train.graph.outputs[0].role, OutputRole::Loss);
         assert_eq!(infer.graph.outputs[0].name, "logits");
         assert_eq!(train.graph.inputs.iter().filter(|i| i.role == InputRole::Key).count(), 1);
+    }
+
+    #[test]
+    fn an_untrained_gpt_knows_nothing() {
+        let config = GptConfig { vocab: 11, layers: 2, width: 8, heads: 2, context: 5, batch: 2, ..GptConfig::small(11) };
+        let traced = gpt(&config).unwrap();
+        let inputs: Vec<HostTensor> = traced
+            .graph
+            .inputs
+            .iter()
+            .map(|i| {
+                let ty = traced.graph.ty(i.value);
+                let shape = ty.shape.as_ints().unwrap();
+                match i.role {
+                    InputRole::Parameter => traced.initializer(&i.name).sample(ty.dtype, &shape, 1, &i.name),
+                    _ => HostTensor::i32(&shape, &(0..10).map(|k| k * 7 % 11).collect::<Vec<_>>()),
+                }
+            })
+            .collect();
+        let loss = crate::eval::evaluate(&traced.graph, &inputs, crate::ops::Precision::Working).unwrap()[0].to_f64()[0];
+        assert!((loss - 11f64.ln()).abs() < 0.02, "{loss}");
     }
 
     #[test]
