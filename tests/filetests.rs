@@ -8,10 +8,14 @@
 //! the expected text
 //! ```
 //!
-//! The first line names a function of [`FUNCTIONS`]. An error is written `error: <message>`. `UPDATE_EXPECT=1` rewrites the
+//! The first line names a function of [`FUNCTIONS`], or a pass, which runs in subgraphs too. An error is written `error: <message>`. `UPDATE_EXPECT=1` rewrites the
 //! expected texts. A test is named after its file, so `cargo test --test filetests -- passes/` runs those of one room.
 
+use inductor::autograd::{Seed, Wrt, joint_graph};
+use inductor::config::Saving;
 use inductor::graph::{Graph, Inline, inline_subgraphs, parse, print, verify};
+use inductor::partition::{fusible_by_traits, min_cut_rematerialization_partition};
+use inductor::passes;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +25,10 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("verify", |g| Ok(verify(g).join("\n"))),
     ("inline_calls", |g| transformed(g, |g| inline_subgraphs(g, Inline::Calls))),
     ("inline_all", |g| transformed(g, |g| inline_subgraphs(g, Inline::All))),
+    ("autograd", |g| differentiated(g, Wrt::Parameters, Seed::Loss)),
+    ("vjp", |g| differentiated(g, Wrt::Inputs, Seed::Cotangents)),
+    ("partition", |g| partitioned(&training(g)?, Saving::MinCut)),
+    ("partition_everything", |g| partitioned(&training(g)?, Saving::Everything)),
 ];
 
 /// A function of [`FUNCTIONS`].
@@ -57,9 +65,7 @@ fn run(path: &Path) -> Result<(), String> {
     let file = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
     let (input, expected) = file.split_once(&format!("{SEPARATOR}\n")).unwrap_or((&file, ""));
     let header = input.lines().next().and_then(|l| l.strip_prefix("// test:")).ok_or("the first line is `// test: <name>`")?.trim();
-    let (_, function) =
-        FUNCTIONS.iter().find(|(name, _)| *name == header).ok_or_else(|| format!("there is no function {header} in tests/filetests.rs"))?;
-    let actual = match evaluate(header, *function, input) {
+    let actual = match evaluate(header, input) {
         Ok(text) => text,
         Err(message) => format!("error: {message}"),
     };
@@ -71,10 +77,33 @@ fn run(path: &Path) -> Result<(), String> {
     if actual.trim_end() == expected.trim_end() { Ok(()) } else { Err(difference(expected, &actual)) }
 }
 
-fn evaluate(header: &str, function: Function, input: &str) -> Result<String, String> {
+fn evaluate(header: &str, input: &str) -> Result<String, String> {
     let graph = parse(input).map_err(|e| e.to_string())?;
     let faults = if header == "verify" { vec![] } else { verify(&graph) };
-    if faults.is_empty() { function(&graph) } else { Err(format!("the input is not sound:\n{}", faults.join("\n"))) }
+    if !faults.is_empty() {
+        return Err(format!("the input is not sound:\n{}", faults.join("\n")));
+    }
+    match FUNCTIONS.iter().find(|(name, _)| *name == header) {
+        Some((_, function)) => function(&graph),
+        None => transformed(&graph, |g| passes::run_pass(header, g).map_err(|e| e.to_string())),
+    }
+}
+
+/// Forward and backward, and what was decided.
+fn partitioned(joint: &Graph, saving: Saving) -> Result<String, String> {
+    let p = min_cut_rematerialization_partition(joint, &fusible_by_traits, saving).map_err(|e| e.to_string())?;
+    let decisions: Vec<String> = p.decisions.iter().map(|d| format!("{} {}: {}", d.verdict, d.subject, d.reason)).collect();
+    let (forward, backward) = (transformed(&p.forward, |g| Ok(g.clone()))?, transformed(&p.backward, |g| Ok(g.clone()))?);
+    Ok(format!("{forward}\n{backward}\n{}", decisions.join("\n")))
+}
+
+fn differentiated(graph: &Graph, wrt: Wrt, seed: Seed) -> Result<String, String> {
+    transformed(graph, |g| joint_graph(g, wrt, seed).map_err(|e| e.to_string()))
+}
+
+/// The joint graph of training, after its passes.
+fn training(graph: &Graph) -> Result<Graph, String> {
+    joint_graph(graph, Wrt::Parameters, Seed::Loss).and_then(|g| passes::recursive_joint_graph_passes(&g)).map_err(|e| e.to_string())
 }
 
 /// The text of the graph that `f` makes, which must be sound and parse back.

@@ -15,6 +15,7 @@ use inductor::eval::{accuracy, evaluate, evaluate_all, evaluate_exact};
 use inductor::graph::{Builder, Graph, Inline, InputRole, Node, OutputRole, Value, inline_subgraphs, parse, print, verify};
 use inductor::interp::Interpreter;
 use inductor::ops::{Array, Class, Data, Op, OpDef, Precision, Sample, VjpContext, samples};
+use inductor::passes::{post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
 use inductor::types::{DType, HostTensor, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::{BTreeMap, HashMap};
@@ -27,6 +28,13 @@ type Executor = fn(&Graph, &[HostTensor]) -> Result<Vec<HostTensor>, String>;
 const EXECUTORS: &[(&str, Executor)] = &[
     ("reparsed", |graph, inputs| {
         let graph = parse(&print(graph)).map_err(|e| e.to_string())?;
+        evaluate(&graph, inputs, Precision::Working).map_err(|e| e.to_string())
+    }),
+    ("passes", |graph, inputs| {
+        let graph = recursive_pre_grad_passes(graph)
+            .and_then(|g| recursive_joint_graph_passes(&g))
+            .and_then(|g| post_grad_passes(&g))
+            .map_err(|e| e.to_string())?;
         evaluate(&graph, inputs, Precision::Working).map_err(|e| e.to_string())
     }),
     ("nests", |graph, inputs| interpret(graph, inputs, &Config { fuse: false, reuse: false, donate: false, ..Config::default() })),

@@ -1,7 +1,8 @@
 //! What the compiler decided, as data.
 
 use crate::codegen::Plan;
-use crate::schedule::{Decision, Phase};
+use crate::schedule::Phase;
+use crate::types::Decision;
 use crate::types::Bindings;
 use serde::Serialize;
 

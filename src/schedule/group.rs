@@ -7,7 +7,7 @@
 use crate::fusion::{Limits, WhyNot, fuse, hint, is_pointwise, is_trivial};
 use crate::loop_ir::{BufferId, Instr, Nest, Phase, Tag};
 use crate::lower::Lowered;
-use crate::schedule::Decision;
+use crate::types::Decision;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A kernel in the making.

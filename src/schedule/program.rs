@@ -2,8 +2,7 @@
 
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::{BufferId, Nest, Phase};
-pub use crate::types::Decision;
-use crate::types::{Dim, HostTensor, Symbol, TensorType};
+use crate::types::{Decision, Dim, HostTensor, Symbol, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// How elements lie in memory.
