@@ -2,8 +2,7 @@
 
 use crate::codegen::Plan;
 use crate::schedule::Phase;
-use crate::types::Decision;
-use crate::types::Bindings;
+use crate::types::{Bindings, Decision};
 use serde::Serialize;
 
 /// A count for each phase.
