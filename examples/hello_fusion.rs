@@ -11,13 +11,12 @@ use inductor::types::TensorType;
 use inductor::{Config, DType, Device, HostTensor, Trace, compile, trace};
 
 fn main() -> Result<()> {
-    // The program: a gated softmax over rows.
+    // The program: a softmax over rows of a gated input.
     let traced = trace("hello", |t: &Trace| {
-        let x = t.input("x", DType::F32, (4, 8));
-        let scale = t.input("scale", DType::F32, 8);
-        let gate = (&x * &scale + 0.5).sigmoid();
-        let scores = (&x - 1.0).tanh() * &gate;
-        Ok(scores.softmax(-1) * gate)
+        let x = t.input("x", DType::F32, (4, 7));
+        let scale = t.input("scale", DType::F32, 7);
+        let gated = (&x * &scale + 0.5).relu() * &x;
+        Ok(gated.softmax(-1) * 2.0)
     })?;
     println!("--- graph\n{}", inductor::graph::print(&traced.graph));
 
@@ -31,9 +30,9 @@ fn main() -> Result<()> {
 
     // And run, here by the interpreter.
     let step = compile(&traced, &Device::cpu(), &Config::default())?;
-    let x: Vec<f32> = (0..32).map(|i| (i as f32 * 0.7).sin()).collect();
-    let inputs = [HostTensor::f32(&[4, 8], &x), HostTensor::f32(&[8], &[1.5; 8])];
+    let x: Vec<f32> = (0..28).map(|i| (i as f32 * 0.7).sin()).collect();
+    let inputs = [HostTensor::f32(&[4, 7], &x), HostTensor::f32(&[7], &[1.5; 7])];
     let y = step.run(&mut step.init(0)?, inputs)?.output("output")?;
-    println!("--- first row of the result: {:.4?}", &y.to_f32()[..8]);
+    println!("--- first row of the result: {:.4?}", &y.to_f32()[..7]);
     Ok(())
 }

@@ -82,7 +82,7 @@ impl Setup {
     }
 
     fn schedule(&self) -> Schedule {
-        Schedule::Cosine { peak: self.lr, floor: self.lr / 10.0, warmup: (self.steps / 10).clamp(1, 100), total: self.steps }
+        Schedule::Cosine { peak: self.lr, floor: self.lr / 10.0, warmup: (self.steps / 10).clamp(20, 100), total: self.steps }
     }
 }
 
