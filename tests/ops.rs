@@ -21,6 +21,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+type Check = fn(&Case) -> Result<(), String>;
 type Executor = fn(&Graph, &[HostTensor]) -> Result<Vec<HostTensor>, String>;
 
 /// Ways to compute a graph's outputs that must agree with the oracle, one row for each layer. An executor that cannot run an op
@@ -51,7 +52,7 @@ fn main() {
     for sample in samples() {
         let op = if matches!(sample.op, Op::Pointwise(_)) { sample.op.name() } else { sample.op.text_name() };
         let count = counts.entry(op.to_string()).or_default();
-        let checks: [(&str, fn(&Case) -> Result<(), String>); 6] = [
+        let checks: [(&str, Check); 6] = [
             ("inference", check_inference),
             ("text", check_text),
             ("gradient", check_gradient),
@@ -77,7 +78,7 @@ struct Case {
     inputs: Vec<HostTensor>,
 }
 
-fn run(sample: &Sample, number: u64, check: fn(&Case) -> Result<(), String>) -> Result<(), String> {
+fn run(sample: &Sample, number: u64, check: Check) -> Result<(), String> {
     let graph = graph_of(sample)?;
     let mut random = Random(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x1234_5678);
     let inputs = sample.operands.iter().map(|ty| random.tensor(ty, sample.positive, sample.index_below)).collect();

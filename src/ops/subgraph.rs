@@ -2,7 +2,7 @@
 //!
 //! A call is function application and nothing else: it folds nothing into the keys it passes. Whoever records a call passes it
 //! a key of its own (`fold_in(key, stream)` with a stream assigned at trace time), so that two calls of one body draw
-//! different numbers, and equal calls are still equal.
+//! different numbers, and equal calls are still equal. Only [`Scan`] folds: its trips share their operands.
 
 use super::run::run;
 use super::{Array, Built, Class, Data, Grads, OpDef, Precision, Sample, VjpContext};
@@ -61,7 +61,8 @@ pub struct WhileLoop {
 
 /// `length` trips of `body(carries..., slices..., constants...) -> (carries..., slices...)`. Operands: `carries` starting values;
 /// `stacked` tensors whose dimension 0 is `length`, sliced one index a trip; constants. Results: the last carries, then
-/// the slices of all trips stacked along a new dimension 0. Differentiated after decomposition, which unrolls. JAX: `lax.scan`.
+/// the slices of all trips stacked along a new dimension 0. A constant that the body takes as a key reaches trip `i` as
+/// `fold_in(key, i)`, so that trips draw different numbers. Differentiated after decomposition, which unrolls. JAX: `lax.scan`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scan {
     /// Trip count.
@@ -284,18 +285,24 @@ impl OpDef for WhileLoop {
 }
 
 impl Scan {
-    fn split<'a, T>(&self, operands: &'a [T]) -> Result<(&'a [T], &'a [T], &'a [T]), String> {
+    fn split<'a, T>(&self, operands: &'a [T]) -> Result<Split<'a, T>, String> {
         let (carries, stacked) = (self.carries as usize, self.stacked as usize);
         if operands.len() < carries.saturating_add(stacked) {
             return Err(format!("takes at least {carries} carried and {stacked} stacked operands"));
         }
-        let (first, rest) = operands.split_at(carries);
-        let (second, third) = rest.split_at(stacked);
-        Ok((first, second, third))
+        let (carries, rest) = operands.split_at(carries);
+        let (stacked, constants) = rest.split_at(stacked);
+        Ok(Split { carries, stacked, constants })
+    }
+
+    /// Whether the body takes constant `k` as a key.
+    fn is_key(&self, k: usize) -> bool {
+        let at = self.carries as usize + self.stacked as usize + k;
+        self.body.inputs.get(at).is_some_and(|i| i.role == InputRole::Key)
     }
 
     fn unroll(&self, b: &mut Builder, operands: &[Value]) -> Built<Vec<Value>> {
-        let (carries, stacked, constants) = self.split(operands)?;
+        let Split { carries, stacked, constants } = self.split(operands)?;
         let mut carried = carries.to_vec();
         let mut slices: Vec<Vec<Value>> = vec![];
         for trip in 0..self.length {
@@ -303,7 +310,9 @@ impl Scan {
             for &x in stacked {
                 arguments.push(b.select(x, 0, trip)?);
             }
-            arguments.extend(constants);
+            for (k, &constant) in constants.iter().enumerate() {
+                arguments.push(if self.is_key(k) { b.fold_in(constant, trip)? } else { constant });
+            }
             let mut results = b.inline(&self.body, &arguments)?;
             slices.push(results.split_off(self.carries as usize));
             carried = results;
@@ -325,7 +334,7 @@ impl OpDef for Scan {
         Class::Subgraph
     }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
-        let (carries, stacked, constants) = self.split(operands)?;
+        let Split { carries, stacked, constants } = self.split(operands)?;
         let mut arguments = carries.to_vec();
         for ty in stacked {
             match ty.shape.0.split_first() {
@@ -344,7 +353,7 @@ impl OpDef for Scan {
         Ok(results)
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
-        let (carries, stacked, constants) = self.split(operands)?;
+        let Split { carries, stacked, constants } = self.split(operands)?;
         let mut carried = carries.to_vec();
         let mut results: Vec<Array> = types[carries.len()..].iter().map(empty_stack).collect();
         for trip in 0..self.length as usize {
@@ -353,7 +362,10 @@ impl OpDef for Scan {
                 let size = x.shape[1..].iter().product::<usize>();
                 x.gather(x.shape[1..].to_vec(), trip * size..(trip + 1) * size)
             }));
-            arguments.extend_from_slice(constants);
+            for (k, constant) in constants.iter().enumerate() {
+                let fold = super::FoldIn { stream: trip as u32 };
+                arguments.extend(if self.is_key(k) { fold.eval(&[constant.clone()], &[], precision)? } else { vec![constant.clone()] });
+            }
             let mut out = run(&self.body, &arguments, precision)?;
             for (all, slice) in results.iter_mut().zip(out.split_off(carries.len())) {
                 match (&mut all.data, slice.data) {
@@ -402,8 +414,15 @@ impl OpDef for Scan {
             let operands = vec![ty.clone(), TensorType::new(DType::F32, (length, 4)), ty.clone()];
             Sample::new(Scan { length, carries: 1, stacked: 1, body: body.clone() }, operands)
         };
-        vec![of(3), of(1), of(0)]
+        vec![of(3), of(1), of(0), random_walk()]
     }
+}
+
+/// Operands of a scan by kind.
+struct Split<'a, T> {
+    carries: &'a [T],
+    stacked: &'a [T],
+    constants: &'a [T],
 }
 
 /// A region id that no node of the graph has.
@@ -448,6 +467,22 @@ fn check_predicate(ty: &TensorType) -> Result<(), String> {
 
 fn list(types: &[TensorType]) -> String {
     format!("({})", types.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(", "))
+}
+
+/// A scan whose trips draw numbers from one key.
+fn random_walk() -> Sample {
+    let (ty, key) = (TensorType::new(DType::F32, (4,)), TensorType::new(DType::U32, (2,)));
+    let mut b = Builder::new("walk");
+    let mut build = || {
+        let (x, k) = (b.input("x", InputRole::Input, ty.clone())?, b.input("key", InputRole::Key, key.clone())?);
+        let noise = b.uniform(k, &ty.shape)?;
+        let next = b.mul(x, noise)?;
+        b.output("x", crate::graph::OutputRole::User, next);
+        b.output("noise", crate::graph::OutputRole::User, noise);
+        Ok::<_, String>(())
+    };
+    build().expect("the sample is well typed");
+    Sample::new(Scan { length: 3, carries: 1, stacked: 0, body: Arc::new(b.finish()) }, vec![ty, key])
 }
 
 fn sample_types() -> Vec<TensorType> {
