@@ -19,7 +19,7 @@ pub struct Group {
     pub phase: Phase,
     /// Writes state.
     pub commit: bool,
-    /// Position of its last member before fusion; keeps the order stable.
+    /// Position of its first member before fusion; early kernels let what they read die early.
     pub position: usize,
 }
 
@@ -165,7 +165,7 @@ impl Grouping<'_> {
     fn replace(&mut self, a: usize, b: usize, nest: Nest) -> usize {
         let (x, y) = (self.remove(a), self.remove(b));
         self.note(&x.nest.label, &y.nest.label, "fused", String::new());
-        self.set(b, Group { nest, phase: x.phase.max(y.phase), commit: x.commit || y.commit, position: x.position.max(y.position) })
+        self.set(b, Group { nest, phase: x.phase.max(y.phase), commit: x.commit || y.commit, position: x.position.min(y.position) })
     }
 
     fn note(&mut self, a: &str, b: &str, verdict: &str, reason: String) {

@@ -151,7 +151,6 @@ mod tests {
         let p = program(&layer_norm(), &Target::webgpu_default());
         assert_eq!(p.commands.len(), 1, "{}", p.kernels.iter().map(|k| k.to_string()).collect::<Vec<_>>().join("\n"));
         assert_eq!(p.kernels[0].writes.len(), 1);
-        println!("{}", p.kernels[0]);
     }
 
     #[test]
