@@ -104,6 +104,10 @@ impl IndexExpr {
         if d.is(1) {
             return self.clone();
         }
+        if d.is(0) {
+            // Coordinates of an empty domain: nothing is ever evaluated.
+            return IndexExpr::zero();
+        }
         if self.terms.is_empty() {
             return IndexExpr::constant(self.offset.floor_div(d));
         }
@@ -132,7 +136,7 @@ impl IndexExpr {
 
     /// Remainder modulo a positive size.
     pub fn modulo(&self, d: &Dim) -> IndexExpr {
-        if d.is(1) {
+        if d.is(1) || d.is(0) {
             return IndexExpr::zero();
         }
         if self.terms.is_empty() {

@@ -337,29 +337,40 @@ impl Grouping<'_> {
         }
     }
 
-    /// Topological order, earliest position first.
+    /// Topological order, earliest position first; a kernel is as early as the earliest that waits for it.
     fn finish(mut self) -> (Vec<Group>, Vec<Decision>) {
         let alive = self.alive();
-        let mut waiting: BTreeMap<usize, usize> = alive.iter().map(|&id| (id, 0)).collect();
-        for &id in &alive {
-            for s in self.successors(id) {
-                *waiting.get_mut(&s).expect("successors are alive") += 1;
-            }
-        }
-        let mut ready: BTreeSet<(usize, usize)> = alive.iter().filter(|id| waiting[id] == 0).map(|&id| (self.get(id).position, id)).collect();
-        let mut order = vec![];
-        while let Some((_, id)) = ready.pop_first() {
-            for s in self.successors(id) {
-                let left = waiting.get_mut(&s).expect("successors are alive");
-                *left -= 1;
-                if *left == 0 {
-                    ready.insert((self.get(s).position, s));
-                }
-            }
-            order.push(id);
-        }
+        let successors: BTreeMap<usize, BTreeSet<usize>> = alive.iter().map(|&id| (id, self.successors(id))).collect();
+        let order = ordered(&successors, &|id| self.get(id).position);
         assert_eq!(order.len(), alive.len(), "fusion made a cycle");
+        let mut urgency: BTreeMap<usize, usize> = BTreeMap::new();
+        for &id in order.iter().rev() {
+            let waiting = successors[&id].iter().map(|s| urgency[s]).min().unwrap_or(usize::MAX);
+            urgency.insert(id, waiting.min(self.get(id).position));
+        }
+        let order = ordered(&successors, &|id| urgency[&id]);
         let groups = order.into_iter().map(|id| self.groups[id].take().expect("ordered once")).collect();
         (groups, self.decisions)
     }
+}
+
+/// A topological order that takes the smallest key among the ready ones.
+fn ordered(successors: &BTreeMap<usize, BTreeSet<usize>>, key: &dyn Fn(usize) -> usize) -> Vec<usize> {
+    let mut waiting: BTreeMap<usize, usize> = successors.keys().map(|&id| (id, 0)).collect();
+    for s in successors.values().flatten() {
+        *waiting.get_mut(s).expect("successors are alive") += 1;
+    }
+    let mut ready: BTreeSet<(usize, usize)> = waiting.iter().filter(|(_, n)| **n == 0).map(|(&id, _)| (key(id), id)).collect();
+    let mut order = vec![];
+    while let Some((_, id)) = ready.pop_first() {
+        order.push(id);
+        for s in &successors[&id] {
+            let left = waiting.get_mut(s).expect("successors are alive");
+            *left -= 1;
+            if *left == 0 {
+                ready.insert((key(*s), *s));
+            }
+        }
+    }
+    order
 }

@@ -1,0 +1,179 @@
+//! Every way to execute a graph, for tests that hold them against the graph evaluation.
+#![allow(dead_code)]
+
+use inductor::autograd::{Seed, Wrt, joint_graph, set_unit_cotangents};
+use inductor::compile::inductor;
+use inductor::config::{Config, Mode, Target};
+use inductor::eval::{accuracy, evaluate, evaluate_exact};
+use inductor::frontend::Traced;
+use inductor::graph::{Graph, Inline, inline_subgraphs};
+use inductor::interp::Interpreter;
+use inductor::loop_ir::naive::{self, Memory};
+use inductor::loop_ir::{Number, Phase};
+use inductor::lower::lower;
+use inductor::ops::{Array, Precision};
+use inductor::passes::{post_grad_passes, recursive_joint_graph_passes};
+use inductor::runtime::{self, Device};
+use inductor::schedule::Program;
+use inductor::types::{Bindings, DeviceModel, HostTensor};
+use std::sync::{Arc, OnceLock};
+
+/// Named tensors.
+pub type Named = Vec<(String, HostTensor)>;
+
+/// What is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The outputs.
+    Forward,
+    /// The outputs and the gradients of all float inputs, for given cotangents.
+    Gradients,
+}
+
+/// A layer of execution: its name and how it computes outputs by name.
+pub type Layer = (&'static str, fn(&Graph, What, &Named) -> Result<Named, String>);
+
+/// The layers that need no adapter, lowest first.
+pub const LAYERS: &[Layer] = &[
+    ("lowered nests", nests),
+    ("program without fusion", |g, w, i| program(g, w, i, &Target::cpu(), false, true)),
+    ("program", |g, w, i| program(g, w, i, &Target::cpu(), true, true)),
+    ("program without reuse", |g, w, i| program(g, w, i, &Target::cpu(), true, false)),
+    ("program for webgpu-default", |g, w, i| program(g, w, i, &Target::webgpu_default(), true, true)),
+    ("program for a large GPU", |g, w, i| program(g, w, i, &Target { model: DeviceModel::large_gpu(), ..Target::webgpu_default() }, true, true)),
+];
+
+/// The software adapter, when there is one; says once why not.
+pub fn software() -> Option<&'static Device> {
+    static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
+    let found = DEVICE.get_or_init(|| match Device::software() {
+        Ok(device) => {
+            println!("device tests run on: {}", device.describe());
+            Some(device)
+        }
+        Err(why) => {
+            println!("device tests are skipped: {why}");
+            None
+        }
+    });
+    found.as_ref()
+}
+
+/// The oracle: outputs in the dtypes' arithmetic and in f64.
+pub fn oracle(graph: &Graph, what: What, inputs: &Named) -> Result<Vec<(String, HostTensor, Array)>, String> {
+    let whole = match what {
+        What::Forward => graph.clone(),
+        What::Gradients => {
+            let joint = joint_graph(graph, Wrt::Inputs, Seed::Cotangents).map_err(|e| e.to_string())?;
+            set_unit_cotangents(&joint)?
+        }
+    };
+    let mut tensors = vec![];
+    for input in &whole.inputs {
+        let found = inputs.iter().find(|(name, _)| *name == input.name);
+        tensors.push(found.ok_or_else(|| format!("no value for {}", input.name))?.1.clone());
+    }
+    let arrays: Vec<Array> = tensors.iter().map(Array::from_host).collect();
+    let working = evaluate(&whole, &tensors, Precision::Working).map_err(|e| e.to_string())?;
+    let exact = evaluate_exact(&whole, &arrays).map_err(|e| e.to_string())?;
+    Ok(whole.outputs.iter().zip(working).zip(exact).map(|((o, w), e)| (o.name.clone(), w, e)).collect())
+}
+
+/// Holds one layer against the oracle.
+pub fn check(layer: &Layer, graph: &Graph, what: What, inputs: &Named, floor: f64) -> Result<(), String> {
+    let expected = oracle(graph, what, inputs)?;
+    let run = std::panic::catch_unwind(|| (layer.1)(graph, what, inputs));
+    let got = run.unwrap_or_else(|_| Err("panicked".into())).map_err(|e| format!("{}: {e}", layer.0))?;
+    for (name, working, exact) in &expected {
+        let tensor = got.iter().find(|(n, _)| n == name).ok_or_else(|| format!("{}: output {name} is missing", layer.0))?;
+        let floor = accuracy::floor(working.dtype()).max(floor);
+        accuracy::check_against_oracle(&tensor.1, working, exact, floor).map_err(|e| format!("{}: {name}: {e}", layer.0))?;
+    }
+    Ok(())
+}
+
+/// The adapter, through the public interface.
+pub fn adapter(graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
+    let Some(device) = software() else { return Err("unsupported: no adapter".into()) };
+    let traced = Traced { graph: graph.clone(), initializers: vec![] };
+    let config = Config { allow_non_finite: true, allow_empty: true, ..Config::default() };
+    let step = match what {
+        What::Forward => runtime::compile(&traced, device, &config),
+        What::Gradients => runtime::compile_vjp(&traced, device, &config),
+    }
+    .map_err(|e| e.to_string())?;
+    let mut state = step.init(0).map_err(|e| e.to_string())?;
+    let wanted: Vec<String> = step.plan().program.inputs.iter().map(|i| i.name.clone()).collect();
+    let given: Named = inputs.iter().filter(|(n, _)| wanted.contains(n)).cloned().collect();
+    let result = step.run(&mut state, given).map_err(|e| e.to_string())?;
+    let mut out = result.outputs().map_err(|e| e.to_string())?;
+    if what == What::Gradients {
+        let gradients = result.gradients().map_err(|e| e.to_string())?;
+        out.extend(gradients.into_iter().map(|(name, g)| (format!("grad.{name}"), g)));
+    }
+    Ok(out)
+}
+
+/// Lowered nests one by one, element by element.
+fn nests(graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
+    let graph = match what {
+        What::Forward => inline_subgraphs(graph, Inline::All)?,
+        What::Gradients => {
+            let joint = joint_graph(graph, Wrt::Inputs, Seed::Cotangents).map_err(|e| e.to_string())?;
+            set_unit_cotangents(&joint)?
+        }
+    };
+    let graph = recursive_joint_graph_passes(&graph).and_then(|g| post_grad_passes(&g)).map_err(|e| e.to_string())?;
+    let lowered = lower(&[(Phase::Forward, &graph)], &Config::default()).map_err(|e| e.to_string())?;
+    let shapes: Vec<_> = lowered.buffers.iter().map(|b| b.ty.shape.as_ints().expect("constant sizes")).collect();
+    let mut memory: Vec<Memory> = lowered.buffers.iter().zip(&shapes).map(|(b, shape)| Memory::zeros(b.ty.dtype, shape.iter().product())).collect();
+    for input in &lowered.inputs {
+        let (_, tensor) = inputs.iter().find(|(n, _)| *n == input.name).ok_or_else(|| format!("no value for {}", input.name))?;
+        memory[input.buffer.0 as usize] = to_memory(tensor);
+    }
+    for (buffer, tensor) in &lowered.constants {
+        memory[buffer.0 as usize] = to_memory(tensor);
+    }
+    for nest in &lowered.nests {
+        naive::run(nest, &mut memory, &Bindings::new())?;
+    }
+    let read = |b: usize| {
+        let m = &memory[b];
+        if m.dtype.is_float() {
+            HostTensor::from_f64(m.dtype, &shapes[b], &m.to_f64())
+        } else {
+            HostTensor::from_i64(m.dtype, &shapes[b], &m.elements.iter().map(|n: &Number| n.as_i64()).collect::<Vec<_>>())
+        }
+    };
+    Ok(lowered.outputs.iter().map(|o| (o.name.clone(), read(o.buffer.0 as usize))).collect())
+}
+
+fn to_memory(t: &HostTensor) -> Memory {
+    if t.dtype().is_float() { Memory::from_f64(t.dtype(), &t.to_f64()) } else { Memory::from_i64(t.dtype(), &t.to_i64()) }
+}
+
+/// The scheduled program on the interpreter, temporaries poisoned first.
+fn program(graph: &Graph, what: What, inputs: &Named, target: &Target, fuse: bool, reuse: bool) -> Result<Named, String> {
+    let mode = if what == What::Forward { Mode::Inference } else { Mode::Vjp };
+    let config = Config { mode, fuse, reuse, donate: reuse, ..Config::default() };
+    let types: Vec<_> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
+    let plan = inductor(graph, &types, target, &config).map_err(|e| e.to_string())?;
+    run_program(plan.program, inputs)
+}
+
+/// Runs a program on the interpreter.
+pub fn run_program(program: Program, inputs: &Named) -> Result<Named, String> {
+    let program = Arc::new(program);
+    let mut interpreter = Interpreter::new(program.clone()).map_err(|e| e.to_string())?;
+    interpreter.bind(&Bindings::new()).map_err(|e| e.to_string())?;
+    interpreter.poison_temporaries();
+    for input in &program.inputs {
+        let (_, tensor) = inputs.iter().find(|(n, _)| *n == input.name).ok_or_else(|| format!("no value for {}", input.name))?;
+        interpreter.write(input.buffer, tensor).map_err(|e| e.to_string())?;
+    }
+    let status = interpreter.run().map_err(|e| e.to_string())?;
+    if status != 0 {
+        return Err(format!("status: {}", program.checks[status as usize - 1]));
+    }
+    program.outputs.iter().map(|o| Ok((o.name.clone(), interpreter.read(o.buffer).map_err(|e| e.to_string())?))).collect()
+}

@@ -1,0 +1,2 @@
+//! Shared by the test binaries.
+pub mod layers;
