@@ -571,3 +571,71 @@ fn philox_on_the_device() {
     })
     .check();
 }
+
+/// `a[z, m, k] * b[z, k, n]` with a prologue on `a` and an epilogue of scale, bias and residual.
+fn product(batch: usize, m: usize, n: usize, k: usize, swap: (bool, bool), rich: bool) -> Case {
+    let a_shape = if swap.0 { [batch, k, m] } else { [batch, m, k] };
+    let b_shape = if swap.1 { [batch, n, k] } else { [batch, k, n] };
+    let mut inputs = vec![random(DType::F32, &a_shape, 1), random(DType::F32, &b_shape, 2)];
+    if rich {
+        inputs.extend([random(DType::F32, &[n], 3), random(DType::F32, &[batch, m, n], 4)]);
+    }
+    let name = format!("matmul {batch}x{m}x{n}x{k} {swap:?} {rich}");
+    let mut case = Case::new(name, inputs, vec![ty(DType::F32, &[batch, m, n])], |cx| {
+        let (a, b) = (cx.operand(0), cx.operand(1));
+        let y = cx.results[0].0;
+        let extra = rich.then(|| (cx.operand(2), cx.operand(3)));
+        let rows: Vec<Dim> = [batch, m, n].map(Dim::from).to_vec();
+        cx.nest(&rows, &[k.into()], |body, r, c| {
+            let a_at = if swap.0 { [&r[0], &c[0], &r[1]] } else { [&r[0], &r[1], &c[0]] }.map(Clone::clone);
+            let b_at = if swap.1 { [&r[0], &r[2], &c[0]] } else { [&r[0], &c[0], &r[2]] }.map(Clone::clone);
+            let (mut x, w) = (body.load(&a, &a_at), body.load(&b, &b_at));
+            if rich {
+                x = body.call(F::Relu, &[x]);
+            }
+            let p = body.call(F::Mul, &[x, w]);
+            let dot = body.reduce(Combiner::Sum, p);
+            body.tag = inductor::loop_ir::Tag::Matmul { a: x, b: w, dot, batch: 1 };
+            let mut out = dot;
+            if let Some((bias, residual)) = &extra {
+                let bias = body.load(bias, &r[2..]);
+                let residual = body.load(residual, r);
+                out = body.call(F::Add, &[out, bias]);
+                out = body.call(F::Add, &[out, residual]);
+            }
+            body.write(y, flatten(r, &rows), out);
+            Ok(())
+        })
+    });
+    case.tolerance = 1e-5;
+    case
+}
+
+#[test]
+fn matmul_with_tails() {
+    let all = [(false, false), (true, false), (false, true), (true, true)];
+    for (m, n, k) in
+        [(1, 1, 1), (16, 16, 8), (17, 33, 9), (64, 64, 16), (65, 63, 17), (33, 130, 40), (128, 128, 32), (132, 200, 52), (16, 64, 0), (40, 40, 3)]
+    {
+        for swap in all {
+            product(1, m, n, k, swap, false).check();
+            product(2, m, n, k, swap, true).check();
+        }
+    }
+}
+
+#[test]
+fn matmul_with_symbols() {
+    let (m, k) = (Dim::symbol("m", 1, 512), Dim::symbol("k", 1, 512));
+    for (rows, inner) in [(5i64, 7i64), (64, 64), (70, 100)] {
+        let (a, b) = (TensorType::new(DType::F32, vec![m.clone(), k.clone()]), TensorType::new(DType::F32, vec![k.clone(), Dim::int(48)]));
+        let y = TensorType::new(DType::F32, vec![m.clone(), Dim::int(48)]);
+        let inputs = vec![random(DType::F32, &[rows as usize, inner as usize], 1), random(DType::F32, &[inner as usize, 48], 2)];
+        let sizes = [(&m, rows), (&k, inner)];
+        let mut case = Case::symbolic("matmul m x k", inputs, vec![a, b], vec![y], &sizes, |cx| {
+            inductor::ops::Matmul { transpose_a: false, transpose_b: false }.lower(cx)
+        });
+        case.tolerance = 1e-5;
+        case.check();
+    }
+}

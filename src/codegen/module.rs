@@ -2,9 +2,11 @@
 
 use super::emit::Emitter;
 use super::helpers;
-use super::plan::Variant;
+use super::plan::{Binding, Variant};
 use super::storage::Element;
+use super::unit::Unit;
 use crate::types::Dim;
+use std::collections::BTreeSet;
 
 /// Shape of a variant's launch.
 pub struct Launch {
@@ -27,32 +29,12 @@ pub fn assemble(mut em: Emitter, launch: Launch) -> Result<Variant, String> {
     if launch.shared_bytes > caps.max_workgroup_bytes {
         return Err(format!("{} bytes of workgroup memory are more than this device's {}", launch.shared_bytes, caps.max_workgroup_bytes));
     }
-    let mut entry = vec![];
-    if unit.guarded {
-        entry.push(if unit.sets_status { "if (atomicLoad(&status) != 0u) { return; }" } else { "if (status != 0u) { return; }" }.to_string());
-    }
-    let count = em.size_text(&launch.groups);
-    match launch.groups.as_int() {
-        Some(n) if n <= caps.max_groups as i64 => entry.push("let group = wid.x;".into()),
-        _ => {
-            entry.push("let group = wid.x + wid.y * nwg.x;".into());
-            entry.push(format!("if (group >= {count}) {{ return; }}"));
-        }
-    }
+    let entry = entry(&mut em, &launch.groups);
     let vector = em.vector.clone();
     let (lines, used, globals, uses_symbols) = em.finish();
-    let (bindings, declarations) = unit.declarations(&vector, uses_symbols);
-    let mut out = String::new();
-    if unit.bindings.iter().any(|b| b.element == Element::F16) {
-        out.push_str("enable f16;\n\n");
-    }
-    for line in declarations.iter().chain(&globals) {
+    let (bindings, mut out) = header(unit, &vector, uses_symbols, &used);
+    for line in &globals {
         out.push_str(line);
-        out.push('\n');
-    }
-    for text in helpers::texts(&used) {
-        out.push('\n');
-        out.push_str(text);
         out.push('\n');
     }
     let nwg = if entry.iter().any(|l| l.contains("nwg")) { "@builtin(num_workgroups) nwg: vec3<u32>, " } else { "" };
@@ -69,4 +51,41 @@ pub fn assemble(mut em: Emitter, launch: Launch) -> Result<Variant, String> {
     }
     out.push_str("}\n");
     Ok(Variant { name: launch.name, wgsl: out, workgroup: [launch.threads, 1, 1], groups: launch.groups, bindings })
+}
+
+/// First statements of the entry point: the guard, the workgroup's number as `group`.
+pub fn entry(em: &mut Emitter, groups: &Dim) -> Vec<String> {
+    let (unit, caps) = (em.unit, &em.unit.target.caps);
+    let mut entry = vec![];
+    if unit.guarded {
+        entry.push(if unit.sets_status { "if (atomicLoad(&status) != 0u) { return; }" } else { "if (status != 0u) { return; }" }.to_string());
+    }
+    match groups.as_int() {
+        Some(n) if n <= caps.max_groups as i64 => entry.push("let group = wid.x;".into()),
+        _ => {
+            let count = em.size_text(groups);
+            entry.push("let group = wid.x + wid.y * nwg.x;".into());
+            entry.push(format!("if (group >= {count}) {{ return; }}"));
+        }
+    }
+    entry
+}
+
+/// Everything before the entry point: directives, bindings, helper functions.
+pub fn header(unit: &Unit, vector: &[bool], uses_symbols: bool, used: &BTreeSet<String>) -> (Vec<Binding>, String) {
+    let (bindings, declarations) = unit.declarations(vector, uses_symbols);
+    let mut out = String::new();
+    if unit.bindings.iter().any(|b| b.element == Element::F16) {
+        out.push_str("enable f16;\n\n");
+    }
+    for line in &declarations {
+        out.push_str(line);
+        out.push('\n');
+    }
+    for text in helpers::texts(used) {
+        out.push('\n');
+        out.push_str(text);
+        out.push('\n');
+    }
+    (bindings, out)
 }
