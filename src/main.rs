@@ -1,2 +1,177 @@
 //! The command line program.
-fn main() {}
+
+#[path = "main/bench.rs"]
+mod bench;
+#[path = "main/doctor.rs"]
+mod doctor;
+#[path = "main/models.rs"]
+mod models;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use inductor::compile::inductor_with_report;
+use inductor::config::{Mode, Target};
+use inductor::runtime::{Explain, load_tensors, replay, save_tensors};
+use inductor::{Config, Device, HostTensor, Inputs, compile, optim, report};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// A training compiler for every GPU that wgpu reaches.
+#[derive(Parser)]
+#[command(version, about)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show adapters, limits and fast paths; fails when the device is unusable.
+    Doctor {
+        /// The device that must be usable: auto, gpu, software or cpu.
+        #[arg(long, default_value = "auto")]
+        device: String,
+    },
+    /// Show what the compiler decides for a model.
+    Explain(ExplainOptions),
+    /// Run a model once on inputs from a safetensors file.
+    Run(RunOptions),
+    /// Measure.
+    Bench(bench::BenchOptions),
+    /// Run a reproducer that `verify` wrote.
+    Replay {
+        /// Folder of the reproducer.
+        folder: PathBuf,
+        /// Device for kernels: auto, gpu or software.
+        #[arg(long, default_value = "auto")]
+        device: String,
+    },
+}
+
+#[derive(clap::Args)]
+struct ExplainOptions {
+    /// Graph text (`.ir`), or one of mlp, small, nanogpt, gpt2.
+    model: String,
+    /// Compile a training step instead of inference.
+    #[arg(long)]
+    train: bool,
+    /// Target: auto, gpu, software, cpu, or webgpu-default, which needs no device.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Write graphs, loop nests and shaders of every stage into this folder.
+    #[arg(long)]
+    dump: Option<PathBuf>,
+    /// Write everything as JSON into this file; `-` is the standard output.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct RunOptions {
+    /// Graph text (`.ir`).
+    model: String,
+    /// Safetensors file with the inputs, by name.
+    #[arg(long)]
+    input: PathBuf,
+    /// Safetensors file that receives the outputs, by name.
+    #[arg(long)]
+    output: PathBuf,
+    /// Safetensors file with parameters and buffers.
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// Where to run: auto, gpu, software or cpu.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Seed of parameters that no file gives, and of random ops.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("INDUCTOR_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(Options::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Doctor { device } => doctor::doctor(&device),
+        Command::Explain(options) => explain(&options).map(|()| ExitCode::SUCCESS),
+        Command::Run(options) => run_model(&options).map(|()| ExitCode::SUCCESS),
+        Command::Bench(options) => bench::bench(&options).map(|()| ExitCode::SUCCESS),
+        Command::Replay { folder, device } => replay_case(&folder, &device),
+    }
+}
+
+fn explain(options: &ExplainOptions) -> Result<()> {
+    let traced = models::load(&options.model)?;
+    let target = match options.device.as_str() {
+        "webgpu-default" => Target::webgpu_default(),
+        "cpu" => Target::cpu(),
+        name => Device::from_name(name)?.target(),
+    };
+    let mode = if options.train { Mode::Train(optim::AdamW::new(1e-3).into()) } else { Mode::Inference };
+    let config = Config { mode, dump: options.dump.clone(), ..Config::default() };
+    let examples: Vec<_> = traced.graph.inputs.iter().map(|i| traced.graph.ty(i.value).clone()).collect();
+    let (plan, compiled) = inductor_with_report(&traced.graph, &examples, &target, &config)?;
+    let explained = Explain::new(&plan, &compiled);
+    if !options.json.as_ref().is_some_and(|p| p == Path::new("-")) {
+        print!("{explained}");
+    }
+    write_json(options.json.as_deref(), &explained)
+}
+
+fn run_model(options: &RunOptions) -> Result<()> {
+    let traced = models::load(&options.model)?;
+    let device = Device::from_name(&options.device)?;
+    eprintln!("device: {}", device.describe());
+    let step = compile(&traced, &device, &Config::default())?;
+    let mut state = step.init(options.seed)?;
+    if let Some(weights) = &options.weights {
+        state.load(weights)?;
+    }
+    let (inputs, _) = load_tensors(&options.input)?;
+    let result = step.run(&mut state, Inputs::Named(inputs))?;
+    let outputs: Vec<(String, HostTensor)> = result.outputs()?;
+    save_tensors(&options.output, &outputs, None)?;
+    for (name, tensor) in &outputs {
+        println!("{name}: {}{:?}", tensor.dtype(), tensor.shape());
+    }
+    Ok(())
+}
+
+fn replay_case(folder: &Path, device: &str) -> Result<ExitCode> {
+    let replayed = replay(folder, &Device::from_name(device)?)?;
+    println!("recorded: {}", replayed.recorded);
+    println!("device:   {}", replayed.device);
+    match replayed.difference {
+        None => {
+            println!("now:      everything agrees");
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(difference) => {
+            println!("now:      {difference}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Writes JSON to a file, or to the standard output for `-`.
+pub fn write_json(path: Option<&Path>, value: &impl serde::Serialize) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = report::json(value);
+    if path == Path::new("-") {
+        println!("{text}");
+        return Ok(());
+    }
+    if path.is_dir() {
+        bail!("{} is a folder", path.display());
+    }
+    std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,1 +1,138 @@
-//! Formats what `explain` returns.
+//! Formats what `explain` and the measured suites return: text for people, JSON for machines.
+//!
+//! * Comes in: [`Explain`], rows of measurements.
+//! * Goes out: text and JSON; the keys of the JSON are those of the field names.
+//! * Invariants: read-only; nothing here decides or measures.
+//! * Must not know: how plans are made or run.
+//! * Add here: a table is one function.
+
+mod table;
+
+pub use table::Table;
+
+use crate::runtime::{Crossing, Explain, PerPhase};
+use serde::Serialize;
+use std::fmt;
+
+/// One measurement of a suite.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Suite it belongs to: `train`, `matmul`.
+    pub suite: String,
+    /// What was measured.
+    pub name: String,
+    /// Where.
+    pub device: String,
+    /// Milliseconds of a step that is waited for.
+    pub ms: f64,
+    /// Milliseconds of a step when several are queued.
+    pub pipelined_ms: f64,
+    /// Seconds from the traced graph to the first loss: compilation, pipelines, initialization, one step.
+    pub first_step_s: f64,
+    /// Dispatches of a step.
+    pub launches: u64,
+    /// Bytes of all device buffers.
+    pub peak_bytes: u64,
+    /// f32 arithmetic reached, for suites that count it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tflops: Option<f64>,
+}
+
+/// Rows as a table.
+pub fn rows_text(rows: &[Row]) -> String {
+    let mut table = Table::new(&["suite", "name", "device", "ms", "pipelined ms", "first step s", "launches", "peak MiB", "TFLOPS"]);
+    for r in rows {
+        table.row(&[
+            r.suite.clone(),
+            r.name.clone(),
+            r.device.clone(),
+            format!("{:.3}", r.ms),
+            format!("{:.3}", r.pipelined_ms),
+            format!("{:.2}", r.first_step_s),
+            r.launches.to_string(),
+            format!("{:.1}", r.peak_bytes as f64 / (1 << 20) as f64),
+            r.tflops.map(|t| format!("{t:.2}")).unwrap_or_default(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// Anything here as JSON text.
+pub fn json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"))
+}
+
+impl fmt::Display for Explain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "program {} for {}", self.name, self.device)?;
+        let phases = |p: &PerPhase| format!("{} forward, {} backward, {} update", p.forward, p.backward, p.update);
+        writeln!(f, "kernels:  {}", phases(&self.kernels))?;
+        writeln!(f, "launches: {}", phases(&self.launches))?;
+        writeln!(f, "memory:   {} predicted peak", bytes(self.memory.predicted_peak_bytes))?;
+        writeln!(f, "compile:  {}", self.compile_ms.iter().map(|(s, ms)| format!("{s} {:.1} ms", ms.as_f64().unwrap_or(0.0))).collect::<Vec<_>>().join(", "))?;
+        let partition = &self.partition;
+        if !partition.saved.is_empty() || !partition.recomputed.is_empty() {
+            writeln!(f, "\nsaved between forward and backward: {}", bytes(partition.saved_activation_bytes))?;
+            write!(f, "{}", crossings(&partition.saved))?;
+            writeln!(f, "\nrecomputed in the backward: {} values", partition.recomputed.len())?;
+            write!(f, "{}", crossings(&partition.recomputed))?;
+        }
+        writeln!(f, "\ncommands")?;
+        let mut table = Table::new(&["#", "phase", "kernel", "variant", "ops"]);
+        for (i, c) in self.commands.iter().enumerate() {
+            table.row(&[i.to_string(), format!("{:?}", c.phase).to_lowercase(), c.kernel.to_string(), c.variant.clone(), c.label.clone()]);
+        }
+        write!(f, "{table}")?;
+        let others: Vec<_> = self.decisions.iter().filter(|d| d.stage != "partition").collect();
+        if !others.is_empty() {
+            writeln!(f, "\ndecisions")?;
+            let mut table = Table::new(&["stage", "subject", "verdict", "reason"]);
+            for d in others {
+                table.row(&[d.stage.clone(), d.subject.clone(), d.verdict.clone(), d.reason.clone()]);
+            }
+            write!(f, "{table}")?;
+        }
+        Ok(())
+    }
+}
+
+fn crossings(list: &[Crossing]) -> String {
+    let mut table = Table::new(&["name", "bytes", "reason"]);
+    for c in list {
+        table.row(&[c.name.clone(), c.bytes.to_string(), c.reason.clone()]);
+    }
+    table.to_string()
+}
+
+/// Bytes with a binary unit.
+pub fn bytes(n: u64) -> String {
+    match n {
+        0..=9999 => format!("{n} B"),
+        10_000..=10_485_759 => format!("{:.1} KiB", n as f64 / 1024.0),
+        _ => format!("{:.1} MiB", n as f64 / (1 << 20) as f64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_the_documented_keys() {
+        let row = Row {
+            suite: "train".into(),
+            name: "mlp".into(),
+            device: "cpu".into(),
+            ms: 1.0,
+            pipelined_ms: 0.5,
+            first_step_s: 2.0,
+            launches: 3,
+            peak_bytes: 1 << 20,
+            tflops: None,
+        };
+        let value: serde_json::Value = serde_json::from_str(&json(&[&row])).unwrap();
+        let keys: Vec<&String> = value[0].as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["suite", "name", "device", "ms", "pipelined_ms", "first_step_s", "launches", "peak_bytes"]);
+        assert!(rows_text(&[row]).contains("train  mlp   cpu"));
+    }
+}

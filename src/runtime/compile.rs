@@ -27,5 +27,5 @@ fn with_mode(traced: &Traced, device: &Device, config: &Config, mode: Mode) -> R
     let graph = &traced.graph;
     let examples: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
     let (plan, report) = crate::compile::inductor_with_report(graph, &examples, &device.target(), &config)?;
-    Step::new(plan, traced, device, &config, report.stage_ms)
+    Step::new(plan, report, traced, device, &config)
 }

@@ -1,8 +1,9 @@
 //! What the compiler decided, as data.
 
 use crate::codegen::Plan;
+use crate::compile::Report;
 use crate::schedule::Phase;
-use crate::types::{Bindings, Decision};
+use crate::types::{Bindings, Decision, Dim};
 use serde::Serialize;
 
 /// A count for each phase.
@@ -32,7 +33,7 @@ impl PerPhase {
 pub struct Crossing {
     /// Name.
     pub name: String,
-    /// Bytes, 0 when not stored.
+    /// Bytes, symbols at their smallest value.
     pub bytes: u64,
     /// Why.
     pub reason: String,
@@ -93,8 +94,8 @@ pub struct Explain {
 }
 
 impl Explain {
-    /// Reads a plan.
-    pub fn new(plan: &Plan, compile_ms: Vec<(String, f64)>) -> Explain {
+    /// Reads a plan and what its compilation reported.
+    pub fn new(plan: &Plan, report: &Report) -> Explain {
         let program = &plan.program;
         let smallest: Bindings = program.symbols.iter().map(|s| (s.name.to_string(), s.min)).collect();
         let in_phase = |phase: Phase| program.commands.iter().filter(move |c| c.phase == phase);
@@ -108,11 +109,11 @@ impl Explain {
         Explain {
             name: program.name.clone(),
             device: plan.target.caps.name.clone(),
-            partition: partition(plan, &smallest),
+            partition: partition(report, &smallest),
             kernels: PerPhase::of(kernels),
             launches: PerPhase::of(|phase| in_phase(phase).count() as u64),
             memory: MemoryReport { predicted_peak_bytes: program.slots.iter().map(|s| s.bytes.eval(&smallest).unwrap_or(0).max(0) as u64).sum() },
-            compile_ms: compile_ms.into_iter().map(|(stage, ms)| (stage, serde_json::json!(ms))).collect(),
+            compile_ms: compile_ms(report),
             commands: (program.commands.iter().enumerate())
                 .map(|(i, c)| CommandReport {
                     phase: c.phase,
@@ -126,16 +127,21 @@ impl Explain {
     }
 }
 
-fn partition(plan: &Plan, smallest: &Bindings) -> PartitionReport {
-    let program = &plan.program;
-    let bytes = |name: &str| {
-        let buffer = program.buffers.iter().find(|b| b.name == name);
-        buffer.map_or(0, |b| b.ty.numel().eval(smallest).unwrap_or(0).max(0) as u64 * b.ty.dtype.size() as u64)
+fn partition(report: &Report, smallest: &Bindings) -> PartitionReport {
+    let crossings = |list: &[(String, Dim, String)]| -> Vec<Crossing> {
+        let bytes = |d: &Dim| d.eval(smallest).unwrap_or(0).max(0) as u64;
+        list.iter().map(|(name, size, reason)| Crossing { name: name.clone(), bytes: bytes(size), reason: reason.clone() }).collect()
     };
-    let crossings = |verdict: &str| -> Vec<Crossing> {
-        let chosen = program.decisions.iter().filter(|d| d.stage == "partition" && d.verdict == verdict);
-        chosen.map(|d| Crossing { name: d.subject.clone(), bytes: bytes(&d.subject), reason: d.reason.clone() }).collect()
-    };
-    let saved = crossings("saved");
-    PartitionReport { saved_activation_bytes: saved.iter().map(|c| c.bytes).sum(), saved, recomputed: crossings("recomputed") }
+    let saved = crossings(&report.saved);
+    PartitionReport { saved_activation_bytes: saved.iter().map(|c| c.bytes).sum(), saved, recomputed: crossings(&report.recomputed) }
+}
+
+/// Milliseconds by stage; stages that ran more than once are added up.
+fn compile_ms(report: &Report) -> serde_json::Map<String, serde_json::Value> {
+    let mut out = serde_json::Map::new();
+    for (stage, ms) in &report.stage_ms {
+        let before = out.get(stage).and_then(|v| v.as_f64()).unwrap_or(0.0);
+        out.insert(stage.clone(), serde_json::json!(before + ms));
+    }
+    out
 }

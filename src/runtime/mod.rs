@@ -17,7 +17,7 @@ mod explain;
 mod fixtures;
 #[cfg(feature = "gpu")]
 pub mod gpu;
-#[cfg(feature = "gpu")]
+mod oracle;
 mod reproducer;
 mod signature;
 mod state;
@@ -29,7 +29,6 @@ pub use compile::{compile, compile_train, compile_vjp};
 pub use counters::{Counters, counters};
 pub use device::Device;
 pub use explain::{CommandReport, Crossing, Explain, MemoryReport, PartitionReport, PerPhase};
-#[cfg(feature = "gpu")]
 pub use reproducer::{Replay, replay};
 pub use signature::Inputs;
 pub use state::{NamedTensors, State, load_tensors, save_tensors};

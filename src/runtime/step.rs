@@ -3,9 +3,11 @@
 use super::device::Device;
 use super::engine::{Engine, Started};
 use super::explain::Explain;
+use super::oracle::Sources;
 use super::signature::{Inputs, Signature};
 use super::state::{Mailbox, Spec, State, lock};
 use crate::codegen::Plan;
+use crate::compile::Report;
 use crate::config::{Config, Mode, Verify};
 use crate::error::{Error, Result};
 use crate::frontend::{Initializer, Traced};
@@ -31,7 +33,8 @@ pub(super) struct Shared {
     pub device: Device,
     signature: Signature,
     states: Vec<StateTensor>,
-    compile_ms: Vec<(String, f64)>,
+    report: Report,
+    pub sources: Sources,
     core: Mutex<Core>,
 }
 
@@ -59,20 +62,24 @@ pub(super) struct Core {
 
 impl Step {
     /// Binds a plan to a device: pipelines are compiled here, buffers made at the first run with known sizes.
-    pub fn new(plan: Plan, traced: &Traced, device: &Device, config: &Config, compile_ms: Vec<(String, f64)>) -> Result<Step> {
+    pub fn new(plan: Plan, mut report: Report, traced: &Traced, device: &Device, config: &Config) -> Result<Step> {
         let plan = Arc::new(plan);
         let states = state_tensors(&plan.program, traced)?;
         let started = Instant::now();
         let engine = Engine::new(device, plan.clone())?;
-        let mut compile_ms = compile_ms;
-        compile_ms.push(("pipelines".into(), started.elapsed().as_secs_f64() * 1e3));
+        report.stage_ms.push(("pipelines".into(), started.elapsed().as_secs_f64() * 1e3));
+        let sources = match config.verify {
+            Verify::Full => Sources { graphs: std::mem::take(&mut report.graphs), values: std::mem::take(&mut report.values) },
+            _ => Sources::default(),
+        };
         let mut scalars = BTreeMap::new();
         if let Mode::Train(optimizer) = &config.mode {
             scalars.insert("lr".to_string(), optimizer.lr);
         }
         let core = Core { engine, tenant: None, resident: HashMap::new(), scalars, runs: 0, verifier: None };
         let signature = Signature::new(&plan, config);
-        let shared = Shared { plan, config: config.clone(), device: device.clone(), signature, states, compile_ms, core: Mutex::new(core) };
+        let (config, device) = (config.clone(), device.clone());
+        let shared = Shared { plan, config, device, signature, states, report, sources, core: Mutex::new(core) };
         Ok(Step { shared: Arc::new(shared) })
     }
 
@@ -121,7 +128,7 @@ impl Step {
         let run = core.runs;
         let started = match shared.config.verify {
             Verify::Off => core.engine.run()?,
-            level => shared.run_verified(&mut core, state, level)?,
+            level => shared.run_verified(&mut core, state, &checked.bindings, &feeds, level)?,
         };
         let before = state.step();
         let mut result = StepResult { shared: shared.clone(), run, outcome: Mutex::new(Outcome::Refused(0)), before, counter: state.counter.clone() };
@@ -132,7 +139,7 @@ impl Step {
             Started::Pending(pending) => result.outcome = Mutex::new(Outcome::Pending(pending)),
         }
         core.record_writes(shared, state);
-        if matches!(shared.config.mode, Mode::Train(_)) {
+        if shared.counts() {
             state.counter.store(before + 1, Ordering::SeqCst);
         }
         Ok(result)
@@ -155,7 +162,7 @@ impl Step {
 
     /// What the compiler decided, as data; prints as text.
     pub fn explain(&self) -> Explain {
-        Explain::new(&self.shared.plan, self.shared.compile_ms.clone())
+        Explain::new(&self.shared.plan, &self.shared.report)
     }
 
     /// The compiled plan.
@@ -272,7 +279,9 @@ impl StepResult {
         match &*outcome {
             Outcome::Done(loss) => Ok(loss.clone()),
             Outcome::Refused(status) => {
-                let _ = self.counter.compare_exchange(self.before + 1, self.before, Ordering::SeqCst, Ordering::SeqCst);
+                if self.shared.counts() {
+                    let _ = self.counter.compare_exchange(self.before + 1, self.before, Ordering::SeqCst, Ordering::SeqCst);
+                }
                 Err(self.shared.refusal(*status))
             }
             #[cfg(feature = "gpu")]
@@ -286,6 +295,11 @@ impl Shared {
     pub fn refusal(&self, status: u32) -> Error {
         let known = (status as usize).checked_sub(1).and_then(|k| self.plan.program.checks.get(k));
         Error::Step(known.cloned().unwrap_or_else(|| format!("status {status}")))
+    }
+
+    /// Whether a run is a step of the state: only training counts.
+    fn counts(&self) -> bool {
+        matches!(self.config.mode, Mode::Train(_))
     }
 
     /// Keys and host scalars of the next step.
@@ -462,7 +476,7 @@ mod tests {
     }
 
     fn fixture(device: &Device) -> Step {
-        Step::new(fixtures::training_plan(device.target()), &fixtures::traced(), device, &fixtures::config(), vec![]).unwrap()
+        Step::new(fixtures::training_plan(device.target()), Report::default(), &fixtures::traced(), device, &fixtures::config()).unwrap()
     }
 
     fn x(values: [f32; 4]) -> HostTensor {
@@ -543,7 +557,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { verify: Verify::Kernels, dump: Some(folder.path().to_path_buf()), ..fixtures::config() };
         for device in devices().into_iter().filter(|d| !d.is_cpu()) {
-            let sound = Step::new(fixtures::training_plan(device.target()), &fixtures::traced(), &device, &config, vec![]).unwrap();
+            let sound = Step::new(fixtures::training_plan(device.target()), Report::default(), &fixtures::traced(), &device, &config).unwrap();
             let mut state = sound.init(1).unwrap();
             assert_eq!(sound.run(&mut state, [&x([1.0, 2.0, 3.0, 4.0]), &index(0)]).unwrap().loss().unwrap(), 10.0);
             assert_eq!(state.get("w").unwrap().to_f32(), [0.5, 0.0, -0.5, -1.0]);
@@ -551,7 +565,7 @@ mod tests {
 
             let mut plan = fixtures::training_plan(device.target());
             plan.code[1].variants[0].wgsl = plan.code[1].variants[0].wgsl.replace("- lr[0]", "+ lr[0]");
-            let wrong = Step::new(plan, &fixtures::traced(), &device, &config, vec![]).unwrap();
+            let wrong = Step::new(plan, Report::default(), &fixtures::traced(), &device, &config).unwrap();
             let error = wrong.run(&mut state, [&x([1.0; 4]), &index(0)]).err().expect("refused").to_string();
             assert!(error.starts_with("verify: command 1, kernel 1 as sgd, ops sgd (sgd): w: element "), "{error}");
             assert_eq!((state.step(), state.get("w").unwrap().to_f32()), (1, vec![0.5, 0.0, -0.5, -1.0]));
@@ -569,7 +583,7 @@ mod tests {
         for device in devices() {
             let plan = fixtures::symbolic_plan(device.target());
             let traced = Traced { graph: crate::graph::Graph::default(), initializers: vec![] };
-            let step = Step::new(plan, &traced, &device, &Config::default(), vec![]).unwrap();
+            let step = Step::new(plan, Report::default(), &traced, &device, &Config::default()).unwrap();
             let mut state = step.init(0).unwrap();
             // The last size needs more than 65,535 workgroups.
             for n in [3usize, 1000, 1, 64 * 65536 + 5] {

@@ -2,40 +2,75 @@
 //!
 //! `Verify::Kernels` blames code generation or the driver: each dispatch on the GPU is compared with the program interpreter
 //! on the very inputs the dispatch had. The first kernel that differs is named with its ops and lines, and leaves a
-//! reproducer.
+//! reproducer. `Verify::Full` first blames the compiler: see `oracle`.
 
 use super::engine::{Engine, Started};
-use super::state::State;
+use super::oracle::compare_program;
+use super::reproducer;
+use super::state::{State, lock};
 use super::step::{Core, Shared};
 use crate::config::Verify;
 use crate::error::{Error, Result};
 use crate::loop_ir::BufferId;
 use crate::schedule::Program;
+use crate::types::{Bindings, HostTensor};
+use std::path::PathBuf;
 
 #[cfg(feature = "gpu")]
-use super::{gpu::GpuEngine, reproducer::Case};
+use super::gpu::GpuEngine;
 #[cfg(feature = "gpu")]
 use crate::eval::accuracy;
 #[cfg(feature = "gpu")]
 use crate::interp::Interpreter;
-#[cfg(feature = "gpu")]
-use crate::types::HostTensor;
 
 impl Shared {
-    /// Runs the step command by command, comparing as `level` says. On a difference the state stays as it was.
-    pub(super) fn run_verified(&self, core: &mut Core, state: &State, level: Verify) -> Result<Started> {
-        debug_assert!(level != Verify::Off);
-        let _ = state;
+    /// Runs the step, comparing as `level` says. On a difference the state stays as it was.
+    pub(super) fn run_verified(
+        &self,
+        core: &mut Core,
+        state: &State,
+        bindings: &Bindings,
+        feeds: &[(BufferId, HostTensor)],
+        level: Verify,
+    ) -> Result<Started> {
         let result = match &mut core.engine {
-            Engine::Cpu { .. } => core.engine.run(),
+            Engine::Cpu { .. } => self.compare_with_graphs(state, bindings, feeds, level).and_then(|()| core.engine.run()),
             #[cfg(feature = "gpu")]
-            Engine::Gpu(engine) => self.run_kernel_by_kernel(engine, &mut core.verifier),
+            Engine::Gpu(engine) => {
+                self.compare_with_graphs(state, bindings, feeds, level).and_then(|()| self.run_kernel_by_kernel(engine, &mut core.verifier))
+            }
         };
         if result.is_err() {
             // State was brought to the host before the run; what the device holds now may be wrong.
             core.forget_tenant();
         }
         result
+    }
+
+    /// The program interpreter against the graphs, apart from the engine.
+    fn compare_with_graphs(&self, state: &State, bindings: &Bindings, feeds: &[(BufferId, HostTensor)], level: Verify) -> Result<()> {
+        if level != Verify::Full || self.sources.graphs.is_empty() {
+            return Ok(());
+        }
+        let program = &self.plan.program;
+        let mut all = feeds.to_vec();
+        let entries = lock(&state.entries);
+        for input in &program.inputs {
+            let host = entries.get(&input.name).and_then(|e| e.host.clone());
+            all.extend(host.filter(|_| !feeds.iter().any(|(b, _)| *b == input.buffer)).map(|t| (input.buffer, t)));
+        }
+        drop(entries);
+        match compare_program(program, &self.sources, bindings, &all)? {
+            None => Ok(()),
+            Some(difference) => {
+                let path = reproducer::save_program(&self.verify_folder(), &difference, program, &self.sources, bindings, &all)?;
+                Err(Error::Verify(format!("{difference}; run it again with: inductor replay {}", path.display())))
+            }
+        }
+    }
+
+    fn verify_folder(&self) -> PathBuf {
+        self.config.dump.clone().unwrap_or_else(|| "inductor-verify".into())
     }
 
     #[cfg(feature = "gpu")]
@@ -54,9 +89,8 @@ impl Shared {
         for index in 0..program.commands.len() {
             let compared = compare_command(engine, interpreter, index)?;
             if let Some(difference) = compared.difference {
-                let case = Case::new(engine, index, &difference, compared.inputs, compared.expected)?;
-                let folder = self.config.dump.clone().unwrap_or_else(|| "inductor-verify".into());
-                let path = case.save(&folder)?;
+                let case = reproducer::KernelCase::new(engine, index, &difference, compared.inputs, compared.expected);
+                let path = case.save(&self.verify_folder())?;
                 return Err(Error::Verify(format!("{difference}; run it again with: inductor replay {}", path.display())));
             }
         }

@@ -1,0 +1,169 @@
+//! The measured suites.
+
+use super::{models, write_json};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use inductor::graph::InputRole;
+use inductor::report::{Row, rows_text};
+use inductor::{Config, DType, Device, HostTensor, Initializer, State, Step, Traced, compile, compile_train, optim, trace_eval};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// What to measure, and where.
+#[derive(Args)]
+pub struct BenchOptions {
+    /// Suites: train, matmul.
+    #[arg(default_value = "train")]
+    suites: Vec<String>,
+    /// Where to run: auto, gpu, software or cpu.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Models of the train suite: mlp, small, nanogpt, gpt2.
+    #[arg(long, value_delimiter = ',', default_value = "mlp,nanogpt")]
+    model: Vec<String>,
+    /// Sizes of the matmul suite.
+    #[arg(long, value_delimiter = ',', default_value = "512,1024,2048,4096")]
+    size: Vec<usize>,
+    /// Measured steps; the median is reported.
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    /// Steps before measuring.
+    #[arg(long, default_value_t = 5)]
+    warm_up: usize,
+    /// Show the time of each command, where the device has timestamps.
+    #[arg(long)]
+    kernels: bool,
+    /// Write rows as JSON into this file; `-` is the standard output.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Runs the suites and prints their rows.
+pub fn bench(options: &BenchOptions) -> Result<()> {
+    let device = Device::from_name(&options.device)?;
+    eprintln!("device: {}", device.describe());
+    let mut rows = vec![];
+    for suite in &options.suites {
+        match suite.as_str() {
+            "train" => {
+                for model in &options.model {
+                    rows.push(train(options, &device, model)?);
+                }
+            }
+            "matmul" => {
+                for &n in &options.size {
+                    rows.push(matmul(options, &device, n)?);
+                }
+            }
+            _ => bail!("there is no suite {suite}: use train or matmul"),
+        }
+    }
+    if !options.json.as_ref().is_some_and(|p| p.as_os_str() == "-") {
+        print!("{}", rows_text(&rows));
+    }
+    write_json(options.json.as_deref(), &rows)
+}
+
+fn train(options: &BenchOptions, device: &Device, model: &str) -> Result<Row> {
+    let traced = models::named(model)?.with_context(|| format!("there is no model {model}: use mlp, small, nanogpt or gpt2"))?;
+    let inputs = random_inputs(&traced)?;
+    let started = Instant::now();
+    let step = compile_train(&traced, device, optim::AdamW::new(1e-4), &Config::default())?;
+    let mut state = step.init(1)?;
+    let loss = step.run(&mut state, &inputs)?.loss()?;
+    let first_step_s = started.elapsed().as_secs_f64();
+    if !loss.is_finite() {
+        bail!("{model}: the loss is {loss}");
+    }
+    measure(options, "train", model, device, &step, &mut state, &inputs, first_step_s)
+}
+
+fn matmul(options: &BenchOptions, device: &Device, n: usize) -> Result<Row> {
+    // Operands are state, so that no step uploads them.
+    let uniform = Initializer::Uniform { low: -1.0, high: 1.0 };
+    let traced = trace_eval("matmul", |t| {
+        let a = t.parameter("a", DType::F32, (n, n), uniform);
+        let b = t.parameter("b", DType::F32, (n, n), uniform);
+        Ok(vec![("c", a.matmul(&b))])
+    })?;
+    let started = Instant::now();
+    let step = compile(&traced, device, &Config::default())?;
+    let mut state = step.init(1)?;
+    step.run(&mut state, ())?.wait()?;
+    let first_step_s = started.elapsed().as_secs_f64();
+    let mut row = measure(options, "matmul", &format!("{n}x{n}x{n}"), device, &step, &mut state, &[], first_step_s)?;
+    row.tflops = Some(2.0 * (n as f64).powi(3) / (row.pipelined_ms * 1e-3) / 1e12);
+    Ok(row)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn measure(
+    options: &BenchOptions,
+    suite: &str,
+    name: &str,
+    device: &Device,
+    step: &Step,
+    state: &mut State,
+    inputs: &[HostTensor],
+    first_step_s: f64,
+) -> Result<Row> {
+    for _ in 0..options.warm_up {
+        step.run(state, inputs)?.wait()?;
+    }
+    let before = step.launches();
+    let mut times = vec![];
+    for _ in 0..options.steps.max(1) {
+        let started = Instant::now();
+        step.run(state, inputs)?.wait()?;
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    let launches = (step.launches() - before) / options.steps.max(1) as u64;
+    times.sort_by(f64::total_cmp);
+    let started = Instant::now();
+    let mut last = None;
+    for _ in 0..options.steps.max(1) {
+        last = Some(step.run(state, inputs)?);
+    }
+    if let Some(last) = last {
+        last.wait()?;
+    }
+    let pipelined_ms = started.elapsed().as_secs_f64() * 1e3 / options.steps.max(1) as f64;
+    if options.kernels {
+        print_kernels(step)?;
+    }
+    Ok(Row {
+        suite: suite.into(),
+        name: name.into(),
+        device: device.caps().name.clone(),
+        ms: times[times.len() / 2],
+        pipelined_ms,
+        first_step_s,
+        launches,
+        peak_bytes: step.peak_bytes(),
+        tflops: None,
+    })
+}
+
+fn print_kernels(step: &Step) -> Result<()> {
+    let mut times = step.command_times()?;
+    let total: f64 = times.iter().map(|t| t.us).sum();
+    times.sort_by(|a, b| b.us.total_cmp(&a.us));
+    eprintln!("{} commands, {total:.0} us on the device; the slowest:", times.len());
+    for t in times.iter().take(40) {
+        eprintln!("  {:>9.1} us  {:>4}  {}", t.us, t.command, t.label);
+    }
+    Ok(())
+}
+
+/// Inputs that fit the signature: uniform floats, and integers that are valid labels and tokens of every measured model.
+fn random_inputs(traced: &Traced) -> Result<Vec<HostTensor>> {
+    let graph = &traced.graph;
+    let mut out = vec![];
+    for input in graph.inputs.iter().filter(|i| i.role == InputRole::Input) {
+        let ty = graph.ty(input.value);
+        let shape = ty.shape.as_ints().with_context(|| format!("{}: {ty} has no fixed size", input.name))?;
+        let uniform = Initializer::Uniform { low: 0.0, high: if ty.dtype.is_float() { 1.0 } else { 10.0 } };
+        out.push(uniform.sample(ty.dtype, &shape, 7, &input.name));
+    }
+    Ok(out)
+}

@@ -1,0 +1,97 @@
+//! The platform check as a table.
+
+use anyhow::Result;
+use inductor::config::Environment;
+use inductor::report::{Table, bytes};
+use inductor::types::DeviceCaps;
+use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+use std::process::ExitCode;
+
+/// Shows adapters, limits and fast paths, and trains one small step on the named device.
+pub fn doctor(name: &str) -> Result<ExitCode> {
+    let environment = Environment::read();
+    println!("inductor {} on {} {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
+    println!("cache folder: {}", environment.cache_dir.as_ref().map_or("none".into(), |d| d.display().to_string()));
+    print_adapters(&environment);
+    let device = match Device::from_name(name) {
+        Ok(device) => device,
+        Err(error) => {
+            println!("\ndevice {name}: unusable, {error}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    println!("\ndevice {name}: {}", device.describe());
+    print_caps(device.caps());
+    match self_test(&device) {
+        Ok(loss) => {
+            println!("\nself test: a training step ran, loss {loss}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            println!("\nself test: failed, {error:#}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn print_adapters(environment: &Environment) {
+    let adapters = inductor::runtime::gpu::adapters(environment);
+    if adapters.is_empty() {
+        println!("\nadapters: none (no Vulkan, Metal or DX12 driver was found; the CPU interpreter needs none)");
+        return;
+    }
+    println!("\nadapters");
+    let mut table = Table::new(&["name", "backend", "kind", "driver", "note"]);
+    for a in adapters {
+        let note = a.excluded.unwrap_or_else(|| {
+            let software = a.kind.name() == "software";
+            if software { "only with --device software".into() } else { "usable".into() }
+        });
+        table.row(&[a.name, a.backend, a.kind.name().into(), a.driver, note]);
+    }
+    print!("{table}");
+}
+
+fn print_caps(caps: &DeviceCaps) {
+    println!("\nlimits");
+    let mut table = Table::new(&["limit", "value"]);
+    let mut limit = |name: &str, value: String| table.row(&[name.into(), value]);
+    limit("storage buffers per kernel", caps.max_storage_buffers.to_string());
+    limit("bytes of one binding", bytes(caps.max_binding_bytes));
+    limit("bytes of one buffer", bytes(caps.max_buffer_bytes));
+    limit("workgroup memory", bytes(caps.max_workgroup_bytes as u64));
+    limit("invocations per workgroup", caps.max_invocations.to_string());
+    limit("workgroups per dimension", caps.max_groups.to_string());
+    print!("{table}");
+    println!("\nfast paths");
+    let mut table = Table::new(&["path", "state", "otherwise"]);
+    let mut path = |name: &str, on: bool, state: String, otherwise: &str| {
+        table.row(&[name.into(), if on { state } else { "off: the adapter lacks it".into() }, if on { "".into() } else { otherwise.into() }]);
+    };
+    let subgroups = caps.subgroups.map(|(min, max)| if min == max { format!("on, size {min}") } else { format!("on, sizes {min} to {max}") });
+    path("subgroup operations", subgroups.is_some(), subgroups.unwrap_or_default(), "reductions combine through workgroup memory");
+    path("f16 arithmetic and storage", caps.f16, "on".into(), "halves are packed in words and computed in f32");
+    path("64-bit integers", caps.i64, "on".into(), "i64 is narrowed under a proof or a checked upload");
+    path("64-bit floats", caps.f64, "on".into(), "f64 programs are refused");
+    path("cooperative matrices", caps.coop_f16_f32, "on, 16x16x16 f16 to f32".into(), "matmul uses f32 tiles");
+    path("timestamps", caps.timestamps, "on".into(), "only wall clock is reported");
+    print!("{table}");
+}
+
+/// One step of a small model: products, a reduction, an update.
+fn self_test(device: &Device) -> Result<f32> {
+    let traced = trace("self_test", |t| {
+        let x = t.input("x", DType::F32, (4, 8));
+        let y = t.input("y", DType::I32, 4);
+        let w = t.parameter("w", DType::F32, (8, 3), Initializer::Normal { std: 0.5 });
+        Ok(x.matmul(&w).cross_entropy(&y))
+    })?;
+    let step = compile_train(&traced, device, optim::Sgd::new(0.1), &Config::default())?;
+    let mut state = step.init(1)?;
+    let x: Vec<f32> = (0..32).map(|i| (i % 7) as f32 / 7.0).collect();
+    let inputs = [HostTensor::f32(&[4, 8], &x), HostTensor::i32(&[4], &[0, 1, 2, 0])];
+    let first = step.run(&mut state, &inputs.to_vec())?.loss()?;
+    let second = step.run(&mut state, &inputs.to_vec())?.loss()?;
+    anyhow::ensure!(second < first, "the loss did not fall: {first}, then {second}");
+    Ok(second)
+}
