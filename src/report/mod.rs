@@ -69,7 +69,11 @@ impl fmt::Display for Explain {
         writeln!(f, "kernels:  {}", phases(&self.kernels))?;
         writeln!(f, "launches: {}", phases(&self.launches))?;
         writeln!(f, "memory:   {} predicted peak", bytes(self.memory.predicted_peak_bytes))?;
-        writeln!(f, "compile:  {}", self.compile_ms.iter().map(|(s, ms)| format!("{s} {:.1} ms", ms.as_f64().unwrap_or(0.0))).collect::<Vec<_>>().join(", "))?;
+        writeln!(
+            f,
+            "compile:  {}",
+            self.compile_ms.iter().map(|(s, ms)| format!("{s} {:.1} ms", ms.as_f64().unwrap_or(0.0))).collect::<Vec<_>>().join(", ")
+        )?;
         let partition = &self.partition;
         if !partition.saved.is_empty() || !partition.recomputed.is_empty() {
             writeln!(f, "\nsaved between forward and backward: {}", bytes(partition.saved_activation_bytes))?;
