@@ -1,6 +1,7 @@
 //! Concatenation.
 
 use super::array::{coordinates, flat_index, sizes};
+use super::pad::within;
 use super::{Array, Built, Class, Data, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
 use crate::loop_ir::IndexExpr;
 use crate::scalar::ScalarFn;
@@ -91,7 +92,8 @@ impl OpDef for Concat {
                 let (after, before) = (b.call(ScalarFn::Ge, &[position, from]), b.call(ScalarFn::Lt, &[position, to]));
                 let here = b.call(ScalarFn::LogicalAnd, &[after, before]);
                 let mut source = at.to_vec();
-                source[dim] = if x.ty.shape[dim].is(1) { IndexExpr::zero() } else { at[dim].plus(&(Dim::int(0) - &start)) };
+                source[dim] =
+                    if x.ty.shape[dim].is(1) { IndexExpr::zero() } else { within(at[dim].plus(&(Dim::int(0) - &start)), &start, &x.ty.shape[dim]) };
                 parts.push((here, b.load_if(x, &source, here)));
                 start = end;
             }

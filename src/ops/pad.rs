@@ -123,7 +123,7 @@ impl OpDef for Pad {
             let (mut from, mut mask) = (vec![], None);
             for (i, a) in at.iter().enumerate() {
                 let (coordinate, conditions) = self.source(b, i, &x.ty.shape[i], &ty.shape[i], a);
-                from.push(coordinate);
+                from.push(within(coordinate, &self.low[i], &x.ty.shape[i]));
                 for c in conditions {
                     mask = Some(mask.map_or(c, |m| b.call(ScalarFn::LogicalAnd, &[m, c])));
                 }
@@ -159,4 +159,10 @@ impl OpDef for Pad {
             of(DType::Bool, &[3, 2], &[1, 0], &[0, 1], &[0, 0], 1.0),
         ]
     }
+}
+
+/// A coordinate known to lie in `0..size` wherever it is read. Where the offset is a multiple of the size, as for one of
+/// several equal parts, the remainder says so to later simplification: views of the part stay affine.
+pub(super) fn within(coordinate: IndexExpr, offset: &Dim, size: &Dim) -> IndexExpr {
+    if !size.is(0) && !coordinate.is_within(size) && offset.try_div(size).is_some() { coordinate.modulo(size) } else { coordinate }
 }
