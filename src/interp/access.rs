@@ -299,8 +299,11 @@ pub struct Iota<'a, T, F: Fn(i64) -> T> {
 
 impl<T, F: Fn(i64) -> T> Visit for Iota<'_, T, F> {
     fn run(&mut self, lane: usize, element: i64, stride: i64, n: usize) {
-        for (i, o) in self.out[lane..lane + n].iter_mut().enumerate() {
-            *o = (self.convert)(element.wrapping_add((i as i64).wrapping_mul(stride)));
+        // An addition a lane: a 64-bit multiplication has no vector form on most processors.
+        let mut e = element;
+        for o in &mut self.out[lane..lane + n] {
+            *o = (self.convert)(e);
+            e = e.wrapping_add(stride);
         }
     }
     fn gather(&mut self, lane: usize, elements: &[i64], offset: i64) {

@@ -408,19 +408,24 @@ impl Request<'_> {
 }
 
 /// Writes lanes to elements.
-struct Put<'a, T, F: Fn(usize) -> T> {
+struct Put<'a, T, U, F: Fn(T) -> U> {
     memory: &'a Memory<'a>,
-    value: F,
+    values: Src<'a, T>,
+    convert: F,
+    element: std::marker::PhantomData<U>,
 }
 
-impl<T: Pod, F: Fn(usize) -> T> Visit for Put<'_, T, F> {
+impl<T: Pod, U: Pod, F: Fn(T) -> U> Visit for Put<'_, T, U, F> {
     #[inline(always)]
     fn run(&mut self, lane: usize, element: i64, stride: i64, n: usize) {
-        self.memory.write(element, stride, n, |i| (self.value)(lane + i));
+        match self.values {
+            Src::All(x) => self.memory.write(element, stride, &x[lane..lane + n], &self.convert),
+            Src::One(x) => self.memory.fill(element, stride, n, (self.convert)(x)),
+        }
     }
     fn gather(&mut self, lane: usize, elements: &[i64], offset: i64) {
         for (i, e) in elements.iter().enumerate() {
-            self.memory.set(e + offset, (self.value)(lane + i));
+            self.memory.set(e + offset, (self.convert)(self.values.at(lane + i)));
         }
     }
 }
@@ -483,12 +488,6 @@ fn store(s: &Store, cx: &Context<'_>, frame: &Frame<'_>) {
 }
 
 #[inline(always)]
-fn put<T: Pod, U: Pod>(s: &Store, memory: &Memory<'_>, frame: &Frame<'_>, x: Src<'_, T>, convert: impl Fn(T) -> U) {
-    match x {
-        Src::All(x) => frame.visit(&s.access, &s.args, &mut Put { memory, value: |i| convert(x[i]) }),
-        Src::One(x) => {
-            let x = convert(x);
-            frame.visit(&s.access, &s.args, &mut Put { memory, value: |_| x });
-        }
-    }
+fn put<T: Pod, U: Pod>(s: &Store, memory: &Memory<'_>, frame: &Frame<'_>, values: Src<'_, T>, convert: impl Fn(T) -> U) {
+    frame.visit(&s.access, &s.args, &mut Put { memory, values, convert, element: std::marker::PhantomData });
 }

@@ -325,10 +325,10 @@ impl<'a> Builder<'a> {
             self.out.row_block = LANES;
             self.out.col_block = 1;
         } else {
-            let block = rows.clamp(1, LANES / 4);
+            let block = rows.clamp(1, LANES / 2);
             self.resident = cols * block <= resident;
             self.out.row_block = block;
-            self.out.col_block = if self.resident { cols } else { (2 * LANES / block).min(cols) };
+            self.out.col_block = if self.resident { cols } else { (2 * LANES / block).max(16).min(cols) };
         }
         self.out.row_block = self.out.row_block.min(rows.max(1));
     }

@@ -120,43 +120,64 @@ impl<'a> Memory<'a> {
         if out.is_empty() {
             return;
         }
-        let from = self.span::<T>(index, stride, out.len());
-        // SAFETY: `span` checked that every element read lies inside the slot, which is aligned for any element type.
+        let out_len = out.len();
+        let from = self.span::<T>(index, stride, out_len);
+        // SAFETY: `span` checked that every element read lies inside the slot, which is aligned for any element type. Slices
+        // rather than pointers, because debug builds check pointer arithmetic step by step.
         unsafe {
             match stride {
                 1 => {
-                    for (i, o) in out.iter_mut().enumerate() {
-                        *o = convert(*from.add(i));
+                    for (o, &x) in out.iter_mut().zip(std::slice::from_raw_parts(from, out_len)) {
+                        *o = convert(x);
                     }
                 }
                 0 => out.fill(convert(*from)),
+                1.. => {
+                    let all = std::slice::from_raw_parts(from, (out_len - 1) * stride as usize + 1);
+                    for (o, &x) in out.iter_mut().zip(all.iter().step_by(stride as usize)) {
+                        *o = convert(x);
+                    }
+                }
                 _ => {
                     for (i, o) in out.iter_mut().enumerate() {
-                        *o = convert(*from.offset(i as isize * stride as isize));
+                        *o = convert(*from.wrapping_offset(i as isize * stride as isize));
                     }
                 }
             }
         }
     }
 
-    /// Writes `n` elements from `index` on, `stride` apart, each computed from its position.
+    /// Writes `values` to the elements from `index` on, `stride` apart, converting each.
     #[inline(always)]
-    pub fn write<T: Pod>(&self, index: i64, stride: i64, n: usize, value: impl Fn(usize) -> T) {
-        if n == 0 {
+    pub fn write<T: Pod, U: Copy>(&self, index: i64, stride: i64, values: &[U], convert: impl Fn(U) -> T) {
+        if values.is_empty() {
             return;
         }
+        let n = values.len();
         let to = self.span::<T>(index, stride, n);
         // SAFETY: `span` checked that every element written lies inside the slot; no other thread touches them, see the module.
         unsafe {
             if stride == 1 {
-                for i in 0..n {
-                    *to.add(i) = value(i);
+                for (o, &x) in std::slice::from_raw_parts_mut(to, n).iter_mut().zip(values) {
+                    *o = convert(x);
                 }
             } else {
-                for i in 0..n {
-                    *to.offset(i as isize * stride as isize) = value(i);
+                for (i, &x) in values.iter().enumerate() {
+                    *to.wrapping_offset(i as isize * stride as isize) = convert(x);
                 }
             }
+        }
+    }
+
+    /// Writes one value to `n` elements from `index` on, `stride` apart.
+    pub fn fill<T: Pod>(&self, index: i64, stride: i64, n: usize, value: T) {
+        if n == 0 {
+            return;
+        }
+        let to = self.span::<T>(index, stride, n);
+        for i in 0..n {
+            // SAFETY: as in `write`.
+            unsafe { *to.wrapping_offset(i as isize * stride as isize) = value }
         }
     }
 
@@ -209,7 +230,7 @@ pub fn product<T: Scalar>(m: usize, n: usize, k: usize, dst: Matrix<'_>, a: Matr
     let to = dst.check::<T>(m, n);
     if k == 0 {
         for i in 0..m as i64 {
-            dst.memory.write(dst.offset + i * dst.row_stride, dst.col_stride, n, |_| T::ZERO);
+            dst.memory.fill(dst.offset + i * dst.row_stride, dst.col_stride, n, T::ZERO);
         }
         return;
     }
