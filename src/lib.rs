@@ -85,3 +85,8 @@ pub use error::{Error, Result};
 pub use frontend::{Initializer, Tensor, Trace, Traced, models, nn, optim, trace, trace_eval};
 pub use runtime::{Device, Inputs, State, Step, StepResult, compile, compile_train, compile_vjp};
 pub use types::{DType, Dim, HostTensor};
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
