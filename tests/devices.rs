@@ -1,0 +1,213 @@
+//! The public interface on every device of this machine: the interpreter, and the software adapter or a GPU where there is one.
+
+use inductor::compile::inductor_with_report;
+use inductor::config::Mode;
+use inductor::graph::InputRole;
+use inductor::loop_ir::Instr;
+use inductor::models::{GptConfig, gpt, mlp};
+use inductor::optim::{AdamW, Sgd};
+use inductor::runtime::replay;
+use inductor::scalar::ScalarFn;
+use inductor::types::TensorType;
+use inductor::{
+    Config, DType, Device, Dim, Error, HostTensor, Initializer, State, Step, Traced, Verify, compile, compile_train, compile_vjp, nn, trace,
+};
+
+/// The interpreter, and what else there is; what is missing is said.
+fn devices() -> Vec<Device> {
+    let mut out = vec![Device::cpu()];
+    for (name, device) in [("gpu", Device::best()), ("software", Device::software())] {
+        match device {
+            Ok(device) => out.push(device),
+            Err(error) => eprintln!("{name}: skipped, {error}"),
+        }
+    }
+    out
+}
+
+fn spirals(batch: usize, step: u64) -> [HostTensor; 2] {
+    let of = |i: usize, k: usize| ((i * 7 + k * 3 + step as usize * 11) % 17) as f32 / 8.0 - 1.0;
+    let x: Vec<f32> = (0..batch * 8).map(|i| of(i / 8, i % 8)).collect();
+    let y: Vec<i32> = (0..batch).map(|i| (i % 4) as i32).collect();
+    [HostTensor::f32(&[batch, 8], &x), HostTensor::i32(&[batch], &y)]
+}
+
+fn losses(step: &Step, state: &mut State, from: u64, until: u64) -> Vec<f32> {
+    (from..until).map(|k| step.run(state, spirals(16, k)).unwrap().loss().unwrap()).collect()
+}
+
+fn dropout_model() -> Traced {
+    trace("dropped", |t| {
+        let x = t.input("x", DType::F32, (16, 8));
+        let y = t.input("y", DType::I32, 16);
+        let h = nn::dropout(&t.path("dropout"), &nn::linear(&t.path("fc1"), &x, 32).relu(), 0.3);
+        Ok(nn::linear(&t.path("fc2"), &h, 4).cross_entropy(&y))
+    })
+    .unwrap()
+}
+
+fn close(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(x, y)| (x - y).abs() <= 1e-3 * y.abs().max(1e-3))
+}
+
+#[test]
+fn devices_agree() {
+    let traced = mlp(16, &[8, 32, 4]).unwrap();
+    let mut reference: Option<Vec<f32>> = None;
+    for device in devices() {
+        for config in [Config::default(), Config { reuse: false, donate: false, ..Config::default() }, Config { fuse: false, ..Config::default() }] {
+            let step = compile_train(&traced, &device, AdamW::new(1e-2), &config).unwrap();
+            let mut state = step.init(1).unwrap();
+            step.poison_temporaries();
+            let got = losses(&step, &mut state, 0, 10);
+            assert!(got[9] < got[0], "{device:?}: {got:?}");
+            let want = reference.get_or_insert_with(|| got.clone());
+            assert!(close(&got, want), "{device:?} {config:?}: {got:?} against {want:?}");
+        }
+    }
+}
+
+#[test]
+fn verification_passes_what_is_right() {
+    let tiny = GptConfig { layers: 1, width: 16, heads: 2, context: 8, batch: 2, ..GptConfig::small(11) };
+    let traced = gpt(&tiny).unwrap();
+    let tokens: Vec<i32> = (0..16).map(|i| (i * 5 % 11) as i32).collect();
+    let tokens = HostTensor::i32(&[2, 8], &tokens);
+    for device in devices() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { verify: Verify::Full, dump: Some(folder.path().into()), ..Config::default() };
+        let step = compile_train(&traced, &device, AdamW::new(1e-2), &config).unwrap();
+        let mut state = step.init(1).unwrap();
+        for _ in 0..3 {
+            step.run(&mut state, [&tokens, &tokens]).and_then(|r| r.loss()).unwrap_or_else(|e| panic!("{device:?}: {e}"));
+        }
+    }
+}
+
+/// A wrong fusion is planted: one scalar function of a scheduled kernel becomes another.
+#[test]
+fn verification_names_a_wrong_fusion() {
+    let traced = mlp(16, &[8, 32, 4]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::cpu();
+    let config = Config { mode: Mode::Train(Sgd::new(0.1).into()), verify: Verify::Full, dump: Some(folder.path().into()), ..Config::default() };
+    let graph = &traced.graph;
+    let examples: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
+    let (mut plan, report) = inductor_with_report(graph, &examples, &device.target(), &config).unwrap();
+    let is_relu = |i: &Instr| matches!(i, Instr::Call(ScalarFn::Relu, _));
+    let wrong = plan.program.kernels.iter().position(|k| k.body.iter().any(|s| is_relu(&s.instr))).unwrap();
+    for stmt in &mut plan.program.kernels[wrong].body {
+        if let Instr::Call(f @ ScalarFn::Relu, _) = &mut stmt.instr {
+            *f = ScalarFn::Neg;
+        }
+    }
+    let step = Step::new(plan, report, &traced, &device, &config).unwrap();
+    let mut state = step.init(1).unwrap();
+    let before = state.get("0.weight").or_else(|_| state.get(&state.names()[0])).unwrap();
+    let error = step.run(&mut state, spirals(16, 0)).err().expect("refused").to_string();
+    assert!(error.contains(&format!("kernel {wrong}, ops ")) && error.contains("models.rs"), "{error}");
+    assert_eq!(state.step(), 0);
+    assert_eq!(state.get("0.weight").or_else(|_| state.get(&state.names()[0])).unwrap(), before);
+    let replayed = replay(&folder.path().join("mlp-program"), &device).unwrap();
+    assert_eq!(replayed.difference.as_ref(), Some(&replayed.recorded));
+}
+
+#[test]
+fn resuming_continues_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint.safetensors");
+    let traced = dropout_model();
+    for device in devices() {
+        let step = compile_train(&traced, &device, AdamW::new(1e-2), &Config::default()).unwrap();
+        let mut whole = step.init(3).unwrap();
+        let expected = losses(&step, &mut whole, 0, 6);
+        let mut first = step.init(3).unwrap();
+        losses(&step, &mut first, 0, 3);
+        first.save_checkpoint(&path).unwrap();
+        let again = compile_train(&traced, &device, AdamW::new(1e-2), &Config::default()).unwrap();
+        let mut resumed = again.init(99).unwrap();
+        resumed.load_checkpoint(&path).unwrap();
+        assert_eq!(losses(&again, &mut resumed, 3, 6), expected[3..], "{device:?}");
+    }
+}
+
+#[test]
+fn training_and_evaluation_share_a_state() {
+    let traced = mlp(16, &[8, 32, 4]).unwrap();
+    for device in devices() {
+        let train = compile_train(&traced, &device, Sgd::new(0.1).momentum(0.9), &Config::default()).unwrap();
+        let evaluate = compile(&traced, &device, &Config::default()).unwrap();
+        let mut state = evaluate.init(1).unwrap();
+        for k in 0..3 {
+            let before = evaluate.run(&mut state, spirals(16, k)).unwrap().loss().unwrap();
+            let loss = train.run(&mut state, spirals(16, k)).unwrap().loss().unwrap();
+            // The same forward through the same compiler: bitwise on the interpreter.
+            assert!(if device.is_cpu() { before == loss } else { close(&[before], &[loss]) }, "{device:?}: {before} and {loss}");
+        }
+        assert_eq!(state.step(), 3);
+    }
+}
+
+#[test]
+fn one_plan_runs_every_batch_size() {
+    let traced = mlp(Dim::symbol("batch", 1, 64), &[8, 32, 4]).unwrap();
+    for device in devices() {
+        let step = compile_train(&traced, &device, Sgd::new(0.1), &Config::default()).unwrap();
+        let mut state = step.init(1).unwrap();
+        for batch in [16, 3, 64, 1] {
+            let fixed = compile_train(&mlp(batch, &[8, 32, 4]).unwrap(), &device, Sgd::new(0.1), &Config::default()).unwrap();
+            let mut other = fixed.init(0).unwrap();
+            for name in other.names_of(InputRole::Parameter) {
+                other.set(&name, state.get(&name).unwrap()).unwrap();
+            }
+            let want = fixed.run(&mut other, spirals(batch, 0)).unwrap().loss().unwrap();
+            let got = step.run(&mut state, spirals(batch, 0)).unwrap().loss().unwrap();
+            assert!(close(&[got], &[want]), "{device:?} {batch}: {got} against {want}");
+        }
+        assert!(matches!(step.run(&mut state, spirals(65, 0)), Err(Error::Input(_))));
+    }
+}
+
+#[test]
+fn bad_steps_are_refused_and_change_nothing() {
+    let traced = mlp(16, &[8, 32, 4]).unwrap();
+    for device in devices() {
+        let step = compile_train(&traced, &device, AdamW::new(1e-2), &Config { check_gradients: true, ..Config::default() }).unwrap();
+        let mut state = step.init(1).unwrap();
+        losses(&step, &mut state, 0, 2);
+        let [x, y] = spirals(16, 0);
+        let kept: Vec<HostTensor> = state.names().iter().map(|n| state.get(n).unwrap()).collect();
+        let mut labels = [0i32; 16];
+        labels[5] = 4;
+        let mut fault = |x: &HostTensor, y: &HostTensor| step.run(&mut state, [x, y]).and_then(|r| r.loss()).unwrap_err();
+        assert!(matches!(fault(&x, &HostTensor::i32(&[16], &labels)), Error::Step(_)));
+        assert!(matches!(fault(&HostTensor::f32(&[16, 8], &[f32::INFINITY; 128]), &y), Error::Input(_)));
+        assert!(matches!(fault(&HostTensor::f32(&[16, 8], &[f32::MAX; 128]), &y), Error::Step(_)));
+        assert!(matches!(fault(&y, &x), Error::Input(_)));
+        assert_eq!(state.step(), 2);
+        for (name, before) in state.names().iter().zip(&kept) {
+            assert_eq!(&state.get(name).unwrap(), before, "{device:?}: {name}");
+        }
+    }
+}
+
+#[test]
+fn cotangents_give_gradients() {
+    let traced = inductor::trace_eval("scaled", |t| {
+        let x = t.input("x", DType::F32, 3);
+        let w = t.parameter("w", DType::F32, 3, Initializer::Constant(2.0));
+        Ok(vec![("y", &x * &w)])
+    })
+    .unwrap();
+    for device in devices() {
+        let step = compile_vjp(&traced, &device, &Config::default()).unwrap();
+        let mut state = step.init(1).unwrap();
+        let x = HostTensor::f32(&[3], &[1.0, 2.0, 3.0]);
+        let result = step.run(&mut state, [("x", &x), ("cotangent.y", &HostTensor::f32(&[3], &[1.0, 10.0, 100.0]))]).unwrap();
+        let gradients = result.gradients().unwrap();
+        let of = |name: &str| gradients.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name} of {gradients:?}")).1.to_f32();
+        assert_eq!(of("x"), [2.0, 20.0, 200.0], "{device:?}");
+        assert_eq!(of("w"), [1.0, 20.0, 300.0]);
+        assert_eq!(result.output("y").unwrap().to_f32(), [2.0, 4.0, 6.0]);
+    }
+}
