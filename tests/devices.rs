@@ -59,7 +59,7 @@ fn devices_agree() {
             let step = compile_train(&traced, &device, AdamW::new(1e-2), &config).unwrap();
             let mut state = step.init(1).unwrap();
             step.poison_temporaries();
-            let got = losses(&step, &mut state, 0, 10);
+            let got: Vec<f32> = (0..10).map(|_| step.run(&mut state, spirals(16, 0)).unwrap().loss().unwrap()).collect();
             assert!(got[9] < got[0], "{device:?}: {got:?}");
             let want = reference.get_or_insert_with(|| got.clone());
             assert!(close(&got, want), "{device:?} {config:?}: {got:?} against {want:?}");
@@ -109,7 +109,9 @@ fn verification_names_a_wrong_fusion() {
     assert_eq!(state.step(), 0);
     assert_eq!(state.get("0.weight").or_else(|_| state.get(&state.names()[0])).unwrap(), before);
     let replayed = replay(&folder.path().join("mlp-program"), &device).unwrap();
-    assert_eq!(replayed.difference.as_ref(), Some(&replayed.recorded));
+    // The text of a graph carries no source lines.
+    let command = replayed.recorded.split(": ").next().unwrap();
+    assert!(replayed.difference.as_ref().is_some_and(|d| d.starts_with(command)), "{replayed:?}");
 }
 
 #[test]
@@ -179,10 +181,14 @@ fn bad_steps_are_refused_and_change_nothing() {
         let kept: Vec<HostTensor> = state.names().iter().map(|n| state.get(n).unwrap()).collect();
         let mut labels = [0i32; 16];
         labels[5] = 4;
-        let mut fault = |x: &HostTensor, y: &HostTensor| step.run(&mut state, [x, y]).and_then(|r| r.loss()).unwrap_err();
+        let mut fault = |x: &HostTensor, y: &HostTensor| {
+            let loss = step.run(&mut state, [x, y]).and_then(|r| r.loss());
+            loss.err().unwrap_or_else(|| panic!("{device:?}: the step was not refused: {x:?} {y:?}"))
+        };
         assert!(matches!(fault(&x, &HostTensor::i32(&[16], &labels)), Error::Step(_)));
         assert!(matches!(fault(&HostTensor::f32(&[16, 8], &[f32::INFINITY; 128]), &y), Error::Input(_)));
-        assert!(matches!(fault(&HostTensor::f32(&[16, 8], &[f32::MAX; 128]), &y), Error::Step(_)));
+        let e = fault(&HostTensor::f32(&[16, 8], &[f32::MAX; 128]), &y);
+        assert!(matches!(e, Error::Step(_)), "{e}");
         assert!(matches!(fault(&y, &x), Error::Input(_)));
         assert_eq!(state.step(), 2);
         for (name, before) in state.names().iter().zip(&kept) {
