@@ -139,11 +139,17 @@ fn measure(
         pipelined_ms,
         first_step_s,
         launches,
-        peak_bytes: step.peak_bytes(),
+        peak_bytes: device.allocated_bytes().unwrap_or(0).max(step.peak_bytes()),
         tflops: None,
     })
 }
 
+#[cfg(not(feature = "gpu"))]
+fn print_kernels(_: &Step) -> Result<()> {
+    bail!("this build has no GPU support, and the interpreter no timestamps");
+}
+
+#[cfg(feature = "gpu")]
 fn print_kernels(step: &Step) -> Result<()> {
     let mut times = step.command_times()?;
     let total: f64 = times.iter().map(|t| t.us).sum();

@@ -34,6 +34,12 @@ pub fn doctor(name: &str) -> Result<ExitCode> {
     }
 }
 
+#[cfg(not(feature = "gpu"))]
+fn print_adapters(_: &Environment) {
+    println!("\nadapters: this build has no GPU support");
+}
+
+#[cfg(feature = "gpu")]
 fn print_adapters(environment: &Environment) {
     let adapters = inductor::runtime::gpu::adapters(environment);
     if adapters.is_empty() {

@@ -101,6 +101,15 @@ impl Device {
         }
     }
 
+    /// Bytes the driver's allocator has handed out for all buffers of this device, where it says so.
+    pub fn allocated_bytes(&self) -> Option<u64> {
+        match &*self.0 {
+            Kind::Cpu { .. } => None,
+            #[cfg(feature = "gpu")]
+            Kind::Gpu { device, .. } => device.allocated_bytes(),
+        }
+    }
+
     /// The open GPU device, if this is one.
     #[cfg(feature = "gpu")]
     pub fn gpu(&self) -> Option<&Arc<GpuDevice>> {

@@ -22,6 +22,7 @@ mod reproducer;
 mod signature;
 mod state;
 mod step;
+#[cfg(feature = "gpu")]
 mod storage;
 mod verify;
 

@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub device: Device,
     signature: Signature,
     states: Vec<StateTensor>,
+    /// What the program reads of a state.
+    specs: Vec<Spec>,
     report: Report,
     pub sources: Sources,
     core: Mutex<Core>,
@@ -79,7 +81,8 @@ impl Step {
         let core = Core { engine, tenant: None, resident: HashMap::new(), scalars, runs: 0, verifier: None };
         let signature = Signature::new(&plan, config);
         let (config, device) = (config.clone(), device.clone());
-        let shared = Shared { plan, config, device, signature, states, report, sources, core: Mutex::new(core) };
+        let specs = states.iter().filter(|s| s.buffer.is_some()).map(|s| s.spec.clone()).collect();
+        let shared = Shared { plan, config, device, signature, states, specs, report, sources, core: Mutex::new(core) };
         Ok(Step { shared: Arc::new(shared) })
     }
 
@@ -110,8 +113,7 @@ impl Step {
         let checked = shared.signature.check(inputs.into())?;
         let mut feeds = checked.feeds;
         feeds.extend(shared.host_inputs(state)?);
-        let specs: Vec<Spec> = shared.states.iter().filter(|s| s.buffer.is_some()).map(|s| s.spec.clone()).collect();
-        state.admit(&specs)?;
+        state.admit(&shared.specs)?;
         let missing = shared.lacking(state);
         // A verified step may find that the device is wrong: then the host has what was there before.
         let all = shared.config.verify != Verify::Off;
@@ -267,6 +269,7 @@ impl StepResult {
 
     /// Waits; gives the loss, or the refusal, which takes the step counter back unless later steps are queued.
     fn settle(&self) -> Result<Option<HostTensor>> {
+        #[cfg_attr(not(feature = "gpu"), allow(unused_mut))]
         let mut outcome = lock(&self.outcome);
         #[cfg(feature = "gpu")]
         if let Outcome::Pending(pending) = &mut *outcome {

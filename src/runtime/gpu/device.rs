@@ -95,6 +95,11 @@ impl GpuDevice {
         &self.reason
     }
 
+    /// Bytes that the allocator has handed out, staging and readback included, on back ends that report it.
+    pub fn allocated_bytes(&self) -> Option<u64> {
+        self.device.generate_allocator_report().map(|r| r.total_allocated_bytes)
+    }
+
     /// The first error since the last call, if any; a lost device stays lost.
     pub fn check(&self) -> Result<()> {
         if let Some(message) = lock(&self.faults.lost).clone() {
