@@ -121,7 +121,7 @@ fn explain(options: &ExplainOptions) -> Result<()> {
     let examples: Vec<_> = traced.graph.inputs.iter().map(|i| traced.graph.ty(i.value).clone()).collect();
     let (plan, compiled) = inductor_with_report(&traced.graph, &examples, &target, &config)?;
     let explained = Explain::new(&plan, &compiled);
-    if !options.json.as_ref().is_some_and(|p| p == Path::new("-")) {
+    if options.json.as_ref().is_none_or(|p| p != Path::new("-")) {
         print!("{explained}");
     }
     write_json(options.json.as_deref(), &explained)

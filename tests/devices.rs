@@ -71,7 +71,7 @@ fn devices_agree() {
 fn verification_passes_what_is_right() {
     let tiny = GptConfig { layers: 1, width: 16, heads: 2, context: 8, batch: 2, ..GptConfig::small(11) };
     let traced = gpt(&tiny).unwrap();
-    let tokens: Vec<i32> = (0..16).map(|i| (i * 5 % 11) as i32).collect();
+    let tokens: Vec<i32> = (0..16).map(|i| i * 5 % 11).collect();
     let tokens = HostTensor::i32(&[2, 8], &tokens);
     for device in devices() {
         let folder = tempfile::tempdir().unwrap();

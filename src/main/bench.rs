@@ -58,7 +58,7 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
             _ => bail!("there is no suite {suite}: use train or matmul"),
         }
     }
-    if !options.json.as_ref().is_some_and(|p| p.as_os_str() == "-") {
+    if options.json.as_ref().is_none_or(|p| p.as_os_str() != "-") {
         print!("{}", rows_text(&rows));
     }
     write_json(options.json.as_deref(), &rows)

@@ -96,8 +96,8 @@ fn self_test(device: &Device) -> Result<f32> {
     let mut state = step.init(1)?;
     let x: Vec<f32> = (0..32).map(|i| (i % 7) as f32 / 7.0).collect();
     let inputs = [HostTensor::f32(&[4, 8], &x), HostTensor::i32(&[4], &[0, 1, 2, 0])];
-    let first = step.run(&mut state, &inputs.to_vec())?.loss()?;
-    let second = step.run(&mut state, &inputs.to_vec())?.loss()?;
+    let first = step.run(&mut state, &inputs[..])?.loss()?;
+    let second = step.run(&mut state, &inputs[..])?.loss()?;
     anyhow::ensure!(second < first, "the loss did not fall: {first}, then {second}");
     Ok(second)
 }

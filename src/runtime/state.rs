@@ -23,6 +23,9 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Names of tensors with the version that is meant.
+type Versions = Vec<(String, u64)>;
+
 /// What a step needs to know about one tensor of its state.
 #[derive(Clone, Debug)]
 pub(super) struct Spec {
@@ -183,7 +186,7 @@ impl State {
     /// Brings the wanted tensors to the host, one round trip per owner.
     pub(super) fn download(&self, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
         let mut entries = lock(&self.entries);
-        let mut owners: Vec<(Arc<Shared>, Vec<(String, u64)>)> = vec![];
+        let mut owners: Vec<(Arc<Shared>, Versions)> = vec![];
         for (name, entry) in entries.iter().filter(|(n, e)| e.host.is_none() && wanted(n)) {
             let Some(owner) = &entry.owner else { continue };
             let at = owners.iter().position(|(o, _)| Arc::ptr_eq(o, owner)).unwrap_or(owners.len());
