@@ -13,6 +13,7 @@ use inductor::compile::inductor_with_report;
 use inductor::config::{Mode, Target};
 use inductor::runtime::{Explain, load_tensors, replay, save_tensors};
 use inductor::{Config, Device, HostTensor, Inputs, compile, optim, report};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -121,10 +122,11 @@ fn explain(options: &ExplainOptions) -> Result<()> {
     let examples: Vec<_> = traced.graph.inputs.iter().map(|i| traced.graph.ty(i.value).clone()).collect();
     let (plan, compiled) = inductor_with_report(&traced.graph, &examples, &target, &config)?;
     let explained = Explain::new(&plan, &compiled);
+    write_json(options.json.as_deref(), &explained)?;
     if options.json.as_ref().is_none_or(|p| p != Path::new("-")) {
-        print!("{explained}");
+        emit(&explained.to_string())?;
     }
-    write_json(options.json.as_deref(), &explained)
+    Ok(())
 }
 
 fn run_model(options: &RunOptions) -> Result<()> {
@@ -162,13 +164,20 @@ fn replay_case(folder: &Path, device: &str) -> Result<ExitCode> {
     }
 }
 
+/// Writes to the standard output; a reader that has seen enough is no error.
+pub fn emit(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Writes JSON to a file, or to the standard output for `-`.
 pub fn write_json(path: Option<&Path>, value: &impl serde::Serialize) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     let text = report::json(value);
     if path == Path::new("-") {
-        println!("{text}");
-        return Ok(());
+        return emit(&format!("{text}\n"));
     }
     if path.is_dir() {
         bail!("{} is a folder", path.display());

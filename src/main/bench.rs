@@ -1,6 +1,6 @@
 //! The measured suites.
 
-use super::{models, write_json};
+use super::{emit, models, write_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use inductor::graph::InputRole;
@@ -59,7 +59,7 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
         }
     }
     if options.json.as_ref().is_none_or(|p| p.as_os_str() != "-") {
-        print!("{}", rows_text(&rows));
+        emit(&rows_text(&rows))?;
     }
     write_json(options.json.as_deref(), &rows)
 }
