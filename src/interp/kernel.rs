@@ -325,7 +325,8 @@ impl<'a> Builder<'a> {
             self.out.row_block = LANES;
             self.out.col_block = 1;
         } else {
-            let block = rows.clamp(1, LANES / 2);
+            // A few blocks at least, so that threads share them; whole cache lines each.
+            let block = ((rows / 4 + 31) / 32 * 32).clamp(64, LANES / 2).min(rows.max(1));
             self.resident = cols * block <= resident;
             self.out.row_block = block;
             self.out.col_block = if self.resident { cols } else { (2 * LANES / block).max(16).min(cols) };

@@ -15,8 +15,8 @@ use crate::types::{DType, Dim};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Elements of a product's tile, about: a quarter of a second-level cache.
-const TILE: i64 = 1 << 16;
+/// Elements of a product's tile, about: half of a second-level cache.
+const TILE: i64 = 1 << 17;
 /// Columns of a tile at most.
 const TILE_COLUMNS: i64 = 1024;
 
@@ -151,8 +151,8 @@ impl Product {
         let columns = if self.n <= TILE_COLUMNS { self.n } else { up(up(self.n, up(self.n, TILE_COLUMNS)), 16) * 16 };
         let mut rows = (TILE / columns).max(16);
         if self.batch < 8 {
-            // Enough tiles for a few threads, none so small that packing dominates.
-            rows = rows.min((self.m * self.batch / 8).max(32));
+            // Enough tiles for a few threads, few enough that packing the right operand again for each does not count.
+            rows = rows.min((self.m * self.batch / 4).max(32));
         }
         let rows = (up(rows, 8) * 8).min(self.m);
         let mut out = vec![];
