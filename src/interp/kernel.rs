@@ -6,6 +6,7 @@
 
 use super::access::{Access, Level};
 use super::lanes::Lane;
+use super::registers::allocate;
 use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Val};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
@@ -253,7 +254,7 @@ impl<'a> Builder<'a> {
             self.emit_phase(phase, phase == last);
         }
         self.emit_row_stores();
-        self.allocate();
+        allocate(&mut self.out, &self.virtuals);
         self.out
     }
 
@@ -369,8 +370,8 @@ impl<'a> Builder<'a> {
         let mut out = Phase::default();
         self.spreads.iter_mut().for_each(|s| *s = [None; 3]);
         let body = &self.nest.body;
-        for i in 0..body.len() {
-            let is_result = matches!(body[i].instr, Instr::Reduce(..) | Instr::Proj(..));
+        for (i, stmt) in body.iter().enumerate() {
+            let is_result = matches!(stmt.instr, Instr::Reduce(..) | Instr::Proj(..));
             if self.needed[i] && self.levels[i] == Level::Row && self.depth[i] == phase && !is_result {
                 let dst = self.register(Level::Row);
                 let step = self.step(i, dst, Level::Row, &mut out.before);
@@ -379,8 +380,8 @@ impl<'a> Builder<'a> {
             }
         }
         let wanted = self.elements_of(phase, last);
-        for i in 0..body.len() {
-            if let Instr::Reduce(combiner, v) = &body[i].instr {
+        for (i, stmt) in body.iter().enumerate() {
+            if let Instr::Reduce(combiner, v) = &stmt.instr {
                 if self.needed[i] && self.depth[i] == phase + 1 {
                     self.emit_reduce(i, *combiner, *v, &mut out);
                 }
@@ -552,130 +553,6 @@ impl<'a> Builder<'a> {
                 self.out.row_stores.push(store);
             }
         }
-    }
-
-    /// Gives virtual registers physical ones, which are used again after the last use. What a chunk reads from outside its
-    /// phase lives until the last chunk.
-    fn allocate(&mut self) {
-        let n = self.virtuals.len();
-        let mut life = Lives { first: vec![usize::MAX; n], last: vec![0; n] };
-        let mut at = 0;
-        let phases = self.out.phases.len();
-        for (p, phase) in self.out.phases.iter().enumerate() {
-            for step in &phase.before {
-                at += 1;
-                life.step(step, at, at, 0);
-            }
-            let start = at + 1;
-            let stores: &[Store] = if p + 1 == phases { &self.out.elem_stores } else { &[] };
-            let end = at + phase.body.len() + stores.len() + 1;
-            for step in &phase.body {
-                at += 1;
-                life.step(step, at, end, start);
-            }
-            for store in stores {
-                at += 1;
-                store.args.iter().for_each(|a| life.read(a.place, at, end, start));
-            }
-            at = end + 1;
-            for &r in &phase.ends {
-                self.out.reductions[r].results.iter().for_each(|&(_, _, dst)| life.write(dst, at));
-            }
-        }
-        at += 1;
-        for store in &self.out.row_stores {
-            store.args.iter().for_each(|a| life.read(a.place, at, at, 0));
-        }
-        let map = life.assign(&self.virtuals, &mut self.out.regs);
-        let rename = |r: &mut usize| *r = map.get(*r).copied().unwrap_or(*r);
-        let steps = self.out.phases.iter_mut().flat_map(|p| p.before.iter_mut().chain(&mut p.body));
-        for step in steps {
-            rename(&mut step.dst);
-            if let Op::Sort { from, .. } = &mut step.op {
-                rename(from);
-            }
-            step.args.iter_mut().for_each(|a| rename_place(&mut a.place, &rename));
-        }
-        for store in self.out.elem_stores.iter_mut().chain(&mut self.out.row_stores) {
-            store.args.iter_mut().for_each(|a| rename_place(&mut a.place, &rename));
-        }
-        for reduction in &mut self.out.reductions {
-            reduction.results.iter_mut().for_each(|(_, _, dst)| rename(dst));
-        }
-    }
-}
-
-fn rename_place(place: &mut Place, rename: &dyn Fn(&mut usize)) {
-    match place {
-        Place::Uniform(_) => {}
-        Place::Row(r) | Place::Elem(r) => rename(r),
-        Place::Spread(a, b) => {
-            rename(a);
-            rename(b);
-        }
-    }
-}
-
-/// Positions between which each virtual register holds something.
-struct Lives {
-    first: Vec<usize>,
-    last: Vec<usize>,
-}
-
-impl Lives {
-    fn write(&mut self, reg: usize, at: usize) {
-        if reg < self.first.len() {
-            self.first[reg] = self.first[reg].min(at);
-            self.last[reg] = self.last[reg].max(at);
-        }
-    }
-
-    fn read(&mut self, place: Place, at: usize, end: usize, start: usize) {
-        let mut touch = |r: usize| self.last[r] = self.last[r].max(if self.first[r] < start { end } else { at });
-        match place {
-            Place::Uniform(_) => {}
-            Place::Row(r) | Place::Elem(r) => touch(r),
-            Place::Spread(a, b) => {
-                touch(a);
-                touch(b);
-            }
-        }
-    }
-
-    fn step(&mut self, step: &Step, at: usize, end: usize, start: usize) {
-        step.args.iter().for_each(|a| self.read(a.place, at, end, start));
-        self.write(step.dst, at);
-        if let Op::Sort { from, .. } = step.op {
-            self.write(from, at);
-        }
-    }
-
-    /// Linear scan; row and element registers do not mix, since their sizes differ.
-    fn assign(&self, levels: &[Level], count: &mut usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..levels.len()).filter(|&r| self.first[r] != usize::MAX).collect();
-        order.sort_by_key(|&r| (self.first[r], r));
-        let mut map = vec![0; levels.len()];
-        let mut live: Vec<usize> = vec![];
-        let mut free: Vec<(Level, usize)> = vec![];
-        for r in order {
-            live.retain(|&other| {
-                let keep = self.last[other] >= self.first[r];
-                if !keep {
-                    free.push((levels[other], map[other]));
-                }
-                keep
-            });
-            let level = levels[r];
-            map[r] = match free.iter().rposition(|(l, _)| *l == level) {
-                Some(i) => free.remove(i).1,
-                None => {
-                    *count += 1;
-                    *count - 1
-                }
-            };
-            live.push(r);
-        }
-        map
     }
 }
 

@@ -60,7 +60,7 @@ fn log_parts(x: f32) -> (f32, f32, f32) {
     let exponent = bits.wrapping_sub(0x3f35_04f3) >> 23;
     let f = f32::from_bits(bits.wrapping_sub(exponent << 23) as u32) - 1.0;
     let e = exponent.wrapping_sub(if denormal { 23 } else { 0 }) as f32;
-    let p = f * 6.971_611_4e-2 - 1.147_973_4e-1;
+    let p = f * 6.971_611e-2 - 1.147_973_4e-1;
     let p = p * f + 1.168_542e-1;
     let p = p * f - 1.242_568_7e-1;
     let p = p * f + 1.424_905_8e-1;
@@ -132,7 +132,7 @@ pub fn sigmoid(x: f32) -> f32 {
 pub fn erf(x: f32) -> f32 {
     let t = x.abs();
     let s = x * x;
-    let p = s * 8.212_78e-5 - 8.105_054_5e-4;
+    let p = s * 8.212_78e-5 - 8.105_055e-4;
     let p = p * s + 5.197_684_9e-3;
     let p = p * s - 2.685_804_2e-2;
     let p = p * s + 1.128_367_1e-1;

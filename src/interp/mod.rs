@@ -22,6 +22,7 @@ mod lanes;
 mod math;
 mod raw;
 mod reduce;
+mod registers;
 mod template;
 
 #[cfg(test)]

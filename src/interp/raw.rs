@@ -132,7 +132,7 @@ impl<'a> Memory<'a> {
                     }
                 }
                 0 => out.fill(convert(*from)),
-                1.. => {
+                2.. => {
                     let all = std::slice::from_raw_parts(from, (out_len - 1) * stride as usize + 1);
                     for (o, &x) in out.iter_mut().zip(all.iter().step_by(stride as usize)) {
                         *o = convert(x);

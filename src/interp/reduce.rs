@@ -59,9 +59,9 @@ impl Accumulator {
         match x {
             Value::F32(Src::All(x)) => self.add_reals(combiner, &x[..n], block),
             Value::F64(Src::All(x)) => self.add_reals(combiner, &x[..n], block),
-            Value::I32(Src::All(x)) => self.add_ints(combiner, &x[..n], block, i32::wrapping_add, i32::wrapping_mul),
-            Value::I64(Src::All(x)) => self.add_ints(combiner, &x[..n], block, i64::wrapping_add, i64::wrapping_mul),
-            Value::Bool(Src::All(x)) => self.add_ints(combiner, &x[..n], block, u8::wrapping_add, u8::wrapping_mul),
+            Value::I32(Src::All(x)) => self.add_ints(combiner, &x[..n], block),
+            Value::I64(Src::All(x)) => self.add_ints(combiner, &x[..n], block),
+            Value::Bool(Src::All(x)) => self.add_ints(combiner, &x[..n], block),
             _ => unreachable!("reduced values have a lane for each element"),
         }
         self.count += block.cols as i64;
@@ -137,13 +137,13 @@ impl Accumulator {
         }
     }
 
-    fn add_ints<T: Int>(&mut self, combiner: Combiner, x: &[T], block: &Block, add: fn(T, T) -> T, mul: fn(T, T) -> T) {
+    fn add_ints<T: Int>(&mut self, combiner: Combiner, x: &[T], block: &Block) {
         let first = self.count == 0;
         let a = &mut self.int;
         let put = |a: &mut Vec<i64>, f: fn(i64, i64) -> i64, r: usize, s: T| a[r] = f(a[r], s.into());
         match combiner {
-            Combiner::Sum => fold(x, block, usize::MAX, T::ZERO, |p, q| add(p, q), |r, s| put(a, i64::wrapping_add, r, s)),
-            Combiner::Prod => fold(x, block, usize::MAX, T::ONE, |p, q| mul(p, q), |r, s| put(a, i64::wrapping_mul, r, s)),
+            Combiner::Sum => fold(x, block, usize::MAX, T::ZERO, T::add, |r, s| put(a, i64::wrapping_add, r, s)),
+            Combiner::Prod => fold(x, block, usize::MAX, T::ONE, T::mul, |r, s| put(a, i64::wrapping_mul, r, s)),
             Combiner::Max | Combiner::Any => fold(x, block, usize::MAX, T::LEAST, T::max, |r, s| put(a, i64::max, r, s)),
             Combiner::Min | Combiner::All => fold(x, block, usize::MAX, T::MOST, T::min, |r, s| put(a, i64::min, r, s)),
             Combiner::ArgMax | Combiner::ArgMin => {
@@ -220,14 +220,14 @@ fn int_step(combiner: Combiner, a: i64, x: i64) -> i64 {
 
 #[inline(always)]
 fn prefix<T: Copy, A: Copy>(x: &[T], dst: &mut [T], block: &Block, carry: &mut [A], step: impl Fn(A, T) -> A, out: impl Fn(A) -> T) {
-    for r in 0..block.rows {
-        let mut a = carry[r];
+    for (r, carry) in carry[..block.rows].iter_mut().enumerate() {
+        let mut a = *carry;
         let row = r * block.cols..(r + 1) * block.cols;
         for (o, &x) in dst[row.clone()].iter_mut().zip(&x[row]) {
             a = step(a, x);
             *o = out(a);
         }
-        carry[r] = a;
+        *carry = a;
     }
 }
 
@@ -306,6 +306,8 @@ trait Int: Pod + Ord + Into<i64> {
     const ONE: Self;
     const LEAST: Self;
     const MOST: Self;
+    fn add(self, y: Self) -> Self;
+    fn mul(self, y: Self) -> Self;
 }
 macro_rules! int {
     ($($ty:ty),+) => {$(
@@ -314,6 +316,14 @@ macro_rules! int {
             const ONE: $ty = 1;
             const LEAST: $ty = <$ty>::MIN;
             const MOST: $ty = <$ty>::MAX;
+            #[inline(always)]
+            fn add(self, y: $ty) -> $ty {
+                self.wrapping_add(y)
+            }
+            #[inline(always)]
+            fn mul(self, y: $ty) -> $ty {
+                self.wrapping_mul(y)
+            }
         }
     )+};
 }
