@@ -105,8 +105,8 @@ impl IndexExpr {
             return self.clone();
         }
         if d.is(0) {
-            // Coordinates of an empty domain: nothing is ever evaluated.
-            return IndexExpr::zero();
+            // A coordinate of an empty domain: never evaluated, but it keeps the axes it depends on.
+            return self.clone();
         }
         if self.terms.is_empty() {
             return IndexExpr::constant(self.offset.floor_div(d));
@@ -136,8 +136,11 @@ impl IndexExpr {
 
     /// Remainder modulo a positive size.
     pub fn modulo(&self, d: &Dim) -> IndexExpr {
-        if d.is(1) || d.is(0) {
+        if d.is(1) {
             return IndexExpr::zero();
+        }
+        if d.is(0) {
+            return self.clone();
         }
         if self.terms.is_empty() {
             return IndexExpr::constant(self.offset.modulo(d));

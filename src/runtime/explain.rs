@@ -2,7 +2,7 @@
 
 use crate::codegen::Plan;
 use crate::compile::Report;
-use crate::schedule::Phase;
+use crate::loop_ir::Phase;
 use crate::types::{Bindings, Decision, Dim};
 use serde::Serialize;
 

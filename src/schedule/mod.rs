@@ -13,7 +13,6 @@ mod place;
 mod program;
 mod split;
 
-pub use crate::loop_ir::Phase;
 pub use place::buffer_bytes;
 pub use program::*;
 

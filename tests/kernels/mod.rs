@@ -5,9 +5,10 @@ pub mod reference;
 
 use inductor::codegen::{Plan, generate};
 use inductor::config::Target;
+use inductor::loop_ir::Phase;
 use inductor::loop_ir::{Buffer, BufferId, Nest};
 use inductor::ops::{Array, NestBuilder, OperandView};
-use inductor::schedule::{Dispatch, Phase, PlacedBuffer, Program, Slot, SlotId, SlotKind, Storage};
+use inductor::schedule::{Dispatch, PlacedBuffer, Program, Slot, SlotId, SlotKind, Storage};
 use inductor::types::{Bindings, DType, DeviceCaps, DeviceModel, Dim, HostTensor, Provenance, Symbol, TensorType};
 
 /// A program under test: buffers, of which the first are inputs with contents.
