@@ -118,6 +118,7 @@ fn check_bindings(buffers: &[PlacedBuffer], target: &Target) -> Result<(), Error
 mod tests {
     use super::*;
     use crate::graph::{Builder, Graph, InputRole, OutputRole};
+    use crate::loop_ir::Phase;
     use crate::lower::lower;
     use crate::ops::ReduceKind;
     use crate::scalar::ScalarFn;
