@@ -261,7 +261,7 @@ impl<'a> Emitter<'a> {
                 None if negative => Ex { text: format!("(0u - {})", part.text), depth: part.depth },
                 None => part,
                 Some(before) => {
-                    let before = if before.depth < part.depth { self.bind(before, "i") } else { before };
+                    let before = if before.depth < part.depth { self.bind(before, "x") } else { before };
                     let sign = if negative { "-" } else { "+" };
                     Ex { text: format!("{} {sign} {}", before.text, part.text), depth: part.depth.max(before.depth) }
                 }
@@ -301,6 +301,6 @@ impl<'a> Emitter<'a> {
         } else {
             format!("({} {op} {})", x.text, y.text)
         };
-        Ok(self.bind(Ex { text, depth }, "i"))
+        Ok(self.bind(Ex { text, depth }, "x"))
     }
 }

@@ -185,7 +185,7 @@ impl Emitter<'_> {
             let at = self.lanes[chunk[0]].write_index(&write.index);
             let at = if width > 1 { at.div(&Dim::int(width as i64)) } else { at };
             let i = self.index(&at, chunk[0])?;
-            let i = self.bind(i, "i");
+            let i = self.bind(i, "x");
             let stored = if vector {
                 format!("vec4<{}>({})", element.wgsl(), parts.join(", "))
             } else if width > 1 {
