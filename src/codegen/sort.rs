@@ -45,7 +45,8 @@ pub fn generate(unit: &Unit) -> Result<Variant, String> {
     let (total, count) = (em.size(&(rows.clone() * &cols)), em.size(&cols));
     em.line(format!("let g = group * {THREADS}u + lid;"));
     em.line(format!("if (g >= {}) {{ return; }}", total.text));
-    em.line(format!("let row = g / {};", count.text));
+    // Nothing runs over rows without columns, but the shader must be valid.
+    em.line(format!("let row = g / max({}, 1u);", count.text));
     em.line(format!("let c = g - row * {};", count.text));
     em.axes.insert(AXES[0], Ex::global("row"));
     em.axes.insert(AXES[1], Ex::global("c"));
