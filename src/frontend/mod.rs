@@ -14,6 +14,8 @@ pub mod nn;
 mod ops;
 pub mod optim;
 mod tensor;
+#[cfg(feature = "torch")]
+pub mod torch_export;
 mod trace;
 mod traced;
 

@@ -101,8 +101,9 @@ macro_rules! functions {
 }
 functions!(
     Neg, Abs, Sign, Sqrt, Rsqrt, Exp, Exp2, Expm1, Log, Log2, Log1p, Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Tanh, Erf, Sigmoid, Floor, Ceil,
-    Round, Trunc, Reciprocal, Relu, IsNan, IsInf, LogicalNot, BitwiseNot, Add, Sub, Mul, Div, FloorDiv, Remainder, Fmod, Pow, Maximum, Minimum,
-    Atan2, Eq, Ne, Lt, Le, Gt, Ge, LogicalAnd, LogicalOr, LogicalXor, BitwiseAnd, BitwiseOr, BitwiseXor, ShiftLeft, ShiftRight, Where, Clamp, Philox,
+    Round, Trunc, Reciprocal, Relu, Detach, IsNan, IsInf, LogicalNot, BitwiseNot, Add, Sub, Mul, Div, FloorDiv, Remainder, Fmod, Pow, Maximum,
+    Minimum, Atan2, Eq, Ne, Lt, Le, Gt, Ge, LogicalAnd, LogicalOr, LogicalXor, BitwiseAnd, BitwiseOr, BitwiseXor, ShiftLeft, ShiftRight, Where,
+    Clamp, Philox,
 );
 
 impl ScalarFn {
@@ -367,6 +368,7 @@ pub static TABLE: &[Row] = &[
     )
     .of(Domain::Number, |x| x[0].max(0))
     .cheap(),
+    float(F::Detach, "detach", "x; its gradient is zero", |x| x[0], Zero, Template("({0})")).cheap(),
     float(F::IsNan, "is_nan", "whether x is NaN, by its bits", |x| b(x[0].is_nan()), Zero, Helper("is_nan_")).of(Domain::Number, |_| 0).predicate(),
     float(F::IsInf, "is_inf", "whether x is an infinity, by its bits", |x| b(x[0].is_infinite()), Zero, Helper("is_inf_"))
         .of(Domain::Number, |_| 0)

@@ -1,0 +1,285 @@
+//! Tensors that share storage: what makes programs with writes in place pure.
+//!
+//! A storage has a current value and a version. A tensor is a value computed from its storage's value by views. After a write
+//! its storage has a later version, and the tensor is computed anew, by the same views, when it is read next. A write through a
+//! view goes the views back: each writes its part into the value that it was taken from (an array as a functional store, as in
+//! "Functionalization in PyTorch", 2022). Views are the nodes of class `View` between the value and its storage's value, so
+//! that no operator says anything about aliases but that it is a view.
+
+use crate::graph::{Builder, Value};
+use crate::ops::{Op, OpDef};
+use crate::types::{DType, Dim, Shape};
+
+/// A storage, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StorageId(usize);
+
+/// A tensor of the program.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor {
+    value: Value,
+    /// The storage's value that `value` was computed from, and its version.
+    from: Value,
+    version: u32,
+    /// Its storage.
+    pub storage: StorageId,
+}
+
+#[derive(Debug)]
+struct Storage {
+    value: Value,
+    version: u32,
+}
+
+/// All storages of a program.
+#[derive(Debug, Default)]
+pub struct Storages {
+    list: Vec<Storage>,
+}
+
+impl Storages {
+    /// A tensor with a storage of its own.
+    pub fn fresh(&mut self, value: Value) -> Tensor {
+        self.list.push(Storage { value, version: 0 });
+        Tensor { value, from: value, version: 0, storage: StorageId(self.list.len() - 1) }
+    }
+
+    /// A tensor that shares the storage of `base`, from whose current value `value` was computed; one with a storage of its own
+    /// when something else than views lies between.
+    pub fn view(&mut self, b: &Builder, base: Tensor, value: Value) -> Tensor {
+        let storage = &self.list[base.storage.0];
+        let view = Tensor { value, from: storage.value, version: storage.version, storage: base.storage };
+        if chain(b, value, storage.value).is_some() { view } else { self.fresh(value) }
+    }
+
+    /// The current value of a tensor.
+    pub fn read(&self, b: &mut Builder, tensor: &mut Tensor) -> Result<Value, String> {
+        let storage = &self.list[tensor.storage.0];
+        if storage.version != tensor.version {
+            let steps = chain(b, tensor.value, tensor.from).ok_or("a view was lost")?;
+            tensor.value = replay(b, &steps, storage.value)?;
+            (tensor.from, tensor.version) = (storage.value, storage.version);
+        }
+        Ok(tensor.value)
+    }
+
+    /// Writes `value`, of the tensor's type, into a tensor and with it into everything that shares its storage.
+    pub fn write(&mut self, b: &mut Builder, tensor: &mut Tensor, value: Value) -> Result<(), String> {
+        let now = self.read(b, tensor)?;
+        let mut steps = chain(b, now, tensor.from).ok_or("a view was lost")?;
+        let mut new = value;
+        while let Some((op, source)) = steps.pop() {
+            new = put_back(b, &op, source, new)?;
+        }
+        let storage = &mut self.list[tensor.storage.0];
+        storage.value = new;
+        storage.version += 1;
+        // What is read back is what was written, by the same views.
+        tensor.value = replay(b, &chain(b, now, tensor.from).ok_or("a view was lost")?, new)?;
+        (tensor.from, tensor.version) = (new, storage.version);
+        Ok(())
+    }
+
+    /// The current value of a storage.
+    pub fn value(&self, storage: StorageId) -> Value {
+        self.list[storage.0].value
+    }
+
+    /// Whether a storage was written.
+    pub fn is_written(&self, storage: StorageId) -> bool {
+        self.list[storage.0].version > 0
+    }
+}
+
+/// Views from `from` to `to`, first one first, each with the value that it reads.
+fn chain(b: &Builder, to: Value, from: Value) -> Option<Vec<(Op, Value)>> {
+    let (mut at, mut steps) = (to, vec![]);
+    while at != from {
+        let node = b.graph().def(at);
+        if !node.op.is_view() {
+            return None;
+        }
+        steps.push((node.op.clone(), node.operands[0]));
+        at = node.operands[0];
+    }
+    steps.reverse();
+    Some(steps)
+}
+
+fn replay(b: &mut Builder, steps: &[(Op, Value)], from: Value) -> Result<Value, String> {
+    steps.iter().try_fold(from, |x, (op, _)| b.op(op.clone(), &[x]))
+}
+
+/// `source` with the part that the view `op` shows replaced by `new`.
+fn put_back(b: &mut Builder, op: &Op, source: Value, new: Value) -> Result<Value, String> {
+    let shape = b.shape(source).clone();
+    match op {
+        Op::Reshape(_) => b.reshape(new, shape),
+        Op::Permute(p) => {
+            let mut inverse = vec![0; p.order.len()];
+            for (i, &o) in p.order.iter().enumerate() {
+                inverse[o as usize] = i;
+            }
+            b.permute(new, &inverse)
+        }
+        Op::Flip(f) => b.flip(new, &f.dims.iter().map(|&d| d as usize).collect::<Vec<_>>()),
+        Op::Slice(s) => put_slice(b, source, new, s.dim as usize, &s.start, &s.end, s.step),
+        Op::Expand(_) => Err("a write through an expanded tensor would write one element several times".into()),
+        other => Err(format!("a write through the view {} is not supported", other.name())),
+    }
+}
+
+/// `source` with `start..end` by `step` of a dimension replaced by `new`: positions outside keep the source's elements.
+pub fn put_slice(b: &mut Builder, source: Value, new: Value, dim: usize, start: &Dim, end: &Dim, step: i64) -> Result<Value, String> {
+    let shape = b.shape(source).clone();
+    let size = shape[dim].clone();
+    if start.is(0) && step == 1 && *end == size {
+        return Ok(new);
+    }
+    if step == 1 {
+        let head = b.slice(source, dim, 0, start.clone(), 1)?;
+        let tail = b.slice(source, dim, end.clone(), size, 1)?;
+        let parts: Vec<Value> = [head, new, tail].into_iter().filter(|&v| !b.shape(v)[dim].is(0)).collect();
+        return if parts.is_empty() { Ok(source) } else { b.concat(&parts, dim) };
+    }
+    // Spread `new` to every `step`-th position by repeating each element, and choose by position.
+    let count = b.shape(new)[dim].clone();
+    if count.is(0) {
+        return Ok(source);
+    }
+    let mut spread = b.shape(new).clone();
+    spread.0.insert(dim + 1, Dim::int(step));
+    let repeated = b.unsqueeze(new, dim + 1)?;
+    let repeated = b.broadcast_to(repeated, &spread)?;
+    let mut joined = b.shape(new).clone();
+    joined.0[dim] = count * Dim::int(step);
+    let length = joined[dim].clone();
+    let repeated = b.reshape(repeated, joined)?;
+    let rank = shape.rank();
+    let (mut low, mut high) = (vec![Dim::int(0); rank], vec![Dim::int(0); rank]);
+    low[dim] = start.clone();
+    high[dim] = size - start - &length;
+    let placed = b.pad(repeated, &low, &high, 0.0)?;
+    let chosen = is_on_stride(b, &shape, dim, start, end, step)?;
+    b.where_(chosen, placed, source)
+}
+
+/// Where a position of `dim` is one of `start, start + step, ...` below `end`.
+fn is_on_stride(b: &mut Builder, shape: &Shape, dim: usize, start: &Dim, end: &Dim, step: i64) -> Result<Value, String> {
+    use crate::scalar::ScalarFn;
+    let at = b.iota(DType::I32, shape, dim)?;
+    let (first, last) = (b.size(start, DType::I32)?, b.size(end, DType::I32)?);
+    let (stride, zero) = (b.constant(DType::I32, step as f64)?, b.constant(DType::I32, 0.0)?);
+    let offset = b.sub(at, first)?;
+    let rest = b.scalar(ScalarFn::Remainder, &[offset, stride])?;
+    let hit = b.scalar(ScalarFn::Eq, &[rest, zero])?;
+    let after = b.scalar(ScalarFn::Ge, &[at, first])?;
+    let before = b.scalar(ScalarFn::Lt, &[at, last])?;
+    let inside = b.scalar(ScalarFn::LogicalAnd, &[after, before])?;
+    b.scalar(ScalarFn::LogicalAnd, &[hit, inside])
+}
+
+/// Whether PyTorch's `reshape` of a tensor of these sizes and strides to `new` sizes is a view, by its strides.
+pub fn view_strides(sizes: &[i64], strides: &[i64], new: &[i64]) -> Option<Vec<i64>> {
+    if sizes.contains(&0) {
+        return Some(vec![]);
+    }
+    // Runs of dimensions that lie behind each other in memory, innermost last: elements and innermost stride.
+    let mut runs: Vec<(i64, i64)> = vec![];
+    for (&n, &stride) in sizes.iter().zip(strides).rev().filter(|(n, _)| **n != 1) {
+        match runs.last_mut() {
+            Some((count, inner)) if stride == inner.checked_mul(*count)? => *count = count.checked_mul(n)?,
+            _ => runs.push((n, stride)),
+        }
+    }
+    let (mut runs, mut out) = (runs.into_iter(), vec![]);
+    let (mut left, mut stride) = runs.next().unwrap_or((1, 1));
+    for &n in new.iter().rev() {
+        if n == 1 {
+            out.push(stride);
+            continue;
+        }
+        if left == 1 {
+            (left, stride) = runs.next()?;
+        }
+        if n == 0 || left % n != 0 {
+            return None;
+        }
+        out.push(stride);
+        left /= n;
+        stride = stride.checked_mul(n)?;
+    }
+    out.reverse();
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::evaluate;
+    use crate::graph::{InputRole, OutputRole};
+    use crate::ops::Precision;
+    use crate::types::{HostTensor, TensorType};
+
+    /// Writes `value` into `view(x)` for `x = 0..12` of shape 3 x 4, and gives the new `x`.
+    fn check(value: f64, view: impl Fn(&mut Builder, Value) -> Result<Value, String>, expected: &[f32]) {
+        let mut b = Builder::new("write");
+        let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (3, 4))).unwrap();
+        let mut storages = Storages::default();
+        let mut base = storages.fresh(x);
+        let part = view(&mut b, x).unwrap();
+        let mut part = storages.view(&b, base, part);
+        let shape = b.shape(part.value).clone();
+        let new = b.full(DType::F32, value, shape).unwrap();
+        storages.write(&mut b, &mut part, new).unwrap();
+        let now = storages.read(&mut b, &mut base).unwrap();
+        b.output("x", OutputRole::User, now);
+        let part = storages.read(&mut b, &mut part).unwrap();
+        b.output("part", OutputRole::User, part);
+        let x: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let out = evaluate(&b.finish(), &[HostTensor::f32(&[3, 4], &x)], Precision::Working).unwrap();
+        assert_eq!(out[0].to_f32(), expected);
+        assert!(out[1].to_f64().iter().all(|&v| v == value));
+    }
+
+    #[test]
+    fn writes_go_through_views() {
+        let column = [0., 9., 2., 3., 4., 9., 6., 7., 8., 9., 10., 11.];
+        check(9.0, |b, x| b.select(x, 1, 1), &column);
+        check(
+            9.0,
+            |b, x| {
+                let t = b.permute(x, &[1, 0])?;
+                b.select(t, 0, 1)
+            },
+            &column,
+        );
+        check(
+            9.0,
+            |b, x| {
+                let t = b.flip(x, &[1])?;
+                b.slice(t, 1, 2, 3, 1)
+            },
+            &column,
+        );
+        check(
+            9.0,
+            |b, x| {
+                let t = b.reshape(x, [12i64])?;
+                b.slice(t, 0, 1, 12, 4)
+            },
+            &column,
+        );
+        check(5.0, |b, x| b.slice(x, 1, 0, 4, 3), &[5., 1., 2., 5., 5., 5., 6., 5., 5., 9., 10., 5.]);
+        check(7.0, |_, x| Ok(x), &[7.0; 12]);
+    }
+
+    #[test]
+    fn reshapes_are_views_where_strides_allow() {
+        assert_eq!(view_strides(&[2, 3], &[3, 1], &[6]), Some(vec![1]));
+        assert_eq!(view_strides(&[2, 3], &[1, 2], &[6]), None);
+        assert_eq!(view_strides(&[4, 6], &[6, 1], &[2, 2, 3, 2]), Some(vec![12, 6, 2, 1]));
+        assert_eq!(view_strides(&[2, 3, 4], &[4, 8, 1], &[6, 4]), None);
+        assert_eq!(view_strides(&[2, 1, 4], &[4, 99, 1], &[8]), Some(vec![1]));
+    }
+}

@@ -1,0 +1,111 @@
+//! The operators of PyTorch, by families: each row says how one operator, in all the overloads that share a schema, is built.
+//!
+//! How an operator is added: a row in the family's `ROWS`, and a function `(cx, args) -> Result<Vec<Value>, String>` that
+//! reads its arguments by the names of the schema (`native_functions.yaml`; arguments left at their default are not in the
+//! file, so give the default here) and builds over [`Cx::b`](super::args::Cx), with all results in order. The importer does the
+//! rest: dtypes and shapes are compared with what the program declares, variants in place (`add_` for `add`) write the result
+//! of the same row into their first argument, and a row of effect [`Effect::View`] gives results that share memory with its
+//! first tensor. An operator that writes other arguments calls `cx.write`. Integer results that PyTorch gives as i64 are cast
+//! here.
+//!
+//! A new family is a file with `ROWS` and a line in [`FAMILIES`].
+//! Open families: convolution, pooling, resampling, batch and group norm, `index_put`, scatter variants, scans besides sums.
+
+mod creation;
+mod index;
+mod loss;
+mod matmul;
+mod norm;
+mod pointwise;
+mod random;
+mod reduce;
+mod sort;
+mod views;
+
+use super::args::{Args, Cx};
+use crate::graph::Value;
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+/// What a row does to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Gives new tensors.
+    Pure,
+    /// Its results are views of its first tensor.
+    View,
+    /// Its result is a view of its first tensor where strides allow, else a copy.
+    ViewIfStrided,
+}
+
+/// Builds the results of one call.
+pub type Build = fn(&mut Cx, &Args) -> Result<Vec<Value>, String>;
+
+/// One operator.
+pub struct Row {
+    /// Name and overload of every call that it stands for, such as `add.Tensor`.
+    pub names: &'static [&'static str],
+    /// What it does to memory.
+    pub effect: Effect,
+    /// How it is built.
+    pub build: Build,
+}
+
+/// A row of an operator that gives new tensors.
+pub const fn pure(names: &'static [&'static str], build: Build) -> Row {
+    Row { names, effect: Effect::Pure, build }
+}
+
+/// A row of an operator that gives views.
+pub const fn view(names: &'static [&'static str], build: Build) -> Row {
+    Row { names, effect: Effect::View, build }
+}
+
+/// A row of an operator that gives a view where strides allow.
+pub const fn view_if_strided(names: &'static [&'static str], build: Build) -> Row {
+    Row { names, effect: Effect::ViewIfStrided, build }
+}
+
+/// All families.
+const FAMILIES: &[&[Row]] =
+    &[creation::ROWS, index::ROWS, loss::ROWS, matmul::ROWS, norm::ROWS, pointwise::ROWS, random::ROWS, reduce::ROWS, sort::ROWS, views::ROWS];
+
+/// The row of a target such as `torch.ops.aten.add_.Tensor`, and whether the call writes into its first argument.
+pub fn find(target: &str) -> Option<(&'static Row, bool)> {
+    static TABLE: OnceLock<HashMap<&'static str, &'static Row>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| FAMILIES.iter().copied().flatten().flat_map(|row| row.names.iter().map(move |&n| (n, row))).collect());
+    let call = target.strip_prefix("torch.ops.aten.")?;
+    if let Some(row) = table.get(call) {
+        return Some((row, false));
+    }
+    let (name, overload) = call.split_once('.')?;
+    // `__iand__` is `__and__` in place.
+    let functional = match name.strip_prefix("__i").and_then(|n| n.strip_suffix("__")) {
+        Some(inner) => format!("__{inner}__.{overload}"),
+        None => format!("{}.{overload}", name.strip_suffix('_')?),
+    };
+    table.get(functional.as_str()).map(|row| (*row, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_overload_has_one_row() {
+        let mut names: Vec<&str> = FAMILIES.iter().copied().flatten().flat_map(|r| r.names).copied().collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        assert!(names.iter().all(|n| n.split('.').count() == 2), "name and overload");
+    }
+
+    #[test]
+    fn variants_in_place_use_the_same_row() {
+        assert!(find("torch.ops.aten.add.Tensor").is_some_and(|(_, in_place)| !in_place));
+        assert!(find("torch.ops.aten.add_.Tensor").is_some_and(|(_, in_place)| in_place));
+        assert!(find("torch.ops.aten.__iand__.Tensor").is_some_and(|(_, in_place)| in_place));
+        assert!(find("torch.ops.aten.no_such_operator.default").is_none());
+    }
+}

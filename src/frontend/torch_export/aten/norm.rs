@@ -1,0 +1,183 @@
+//! Normalizations and activations with their own derivative.
+
+use super::{Row, pure};
+use crate::frontend::torch_export::args::{Args, Cx};
+use crate::graph::Value;
+use crate::scalar::ScalarFn as F;
+use crate::types::{DType, Dim, Shape};
+
+type Built = Result<Vec<Value>, String>;
+
+/// Rows of this family.
+pub const ROWS: &[Row] = &[
+    pure(&["_softmax.default", "softmax.int", "_safe_softmax.default", "special_softmax.int"], |cx, a| softmax(cx, a, false)),
+    pure(&["_log_softmax.default", "log_softmax.int", "special_log_softmax.int"], |cx, a| softmax(cx, a, true)),
+    pure(&["layer_norm.default"], |cx, a| Ok(vec![layer_norm(cx, a)?.0])),
+    pure(&["native_layer_norm.default"], |cx, a| {
+        let (y, x, dims) = layer_norm(cx, a)?;
+        let (mean, rstd) = statistics(cx, x, &dims, a.float("eps")?)?;
+        Ok(vec![y, mean, rstd])
+    }),
+    pure(&["rms_norm.default", "_fused_rms_norm.default"], |cx, a| {
+        let x = a.tensor("input")?;
+        let dims = a.dims("normalized_shape")?.len();
+        let eps = match a.has("eps") {
+            true => a.float("eps")?,
+            false if cx.b.dtype(x) == DType::F64 => f64::EPSILON,
+            false => f32::EPSILON as f64,
+        };
+        let weight = a.tensor_opt("weight")?;
+        Ok(vec![cx.b.rms_norm(x, dims, weight, eps)?])
+    }),
+    pure(&["gelu.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let approximate = a.text_or("approximate", "none")? == "tanh";
+        Ok(vec![cx.b.gelu(x, approximate)?])
+    }),
+    pure(&["silu.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        Ok(vec![cx.b.silu(x)?])
+    }),
+    pure(&["leaky_relu.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let scaled = cx.b.scale(x, a.float_or("negative_slope", 0.01)?)?;
+        piecewise(cx, x, 0.0, x, scaled)
+    }),
+    pure(&["elu.default"], elu),
+    pure(&["softplus.default"], softplus),
+    pure(&["hardsigmoid.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let (y, _) = hard_sigmoid(cx, x)?;
+        Ok(vec![y])
+    }),
+    pure(&["hardswish.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let (y, _) = hard_sigmoid(cx, x)?;
+        Ok(vec![cx.b.mul(x, y)?])
+    }),
+    pure(&["mish.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let y = smooth(cx, x, 1.0, 20.0)?;
+        let y = cx.b.scalar(F::Tanh, &[y])?;
+        Ok(vec![cx.b.mul(x, y)?])
+    }),
+    pure(&["log_sigmoid.default", "logsigmoid.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let minus = cx.b.neg(x)?;
+        let y = softplus_exact(cx, minus)?;
+        Ok(vec![cx.b.neg(y)?])
+    }),
+];
+
+fn softmax(cx: &mut Cx, a: &Args, log: bool) -> Built {
+    let x = a.tensor("self")?;
+    let own = cx.b.dtype(x);
+    let to_float = a.bool_or("half_to_float", false)?;
+    let dtype = a.dtype_opt("dtype")?.unwrap_or(if to_float || !own.is_float() { DType::F32 } else { own });
+    let x = cx.b.cast(x, dtype)?;
+    let (shape, dim) = (cx.shape(x), cx.dim(x, a.int("dim")?)?);
+    let x = cx.at_least_1d(x)?;
+    if shape.numel().is(0) {
+        return Ok(vec![x]);
+    }
+    let y = if log { cx.b.log_softmax(x, dim)? } else { cx.b.softmax(x, dim)? };
+    Ok(vec![cx.b.reshape(y, shape)?])
+}
+
+/// The result, the operand, and the dimensions normalized over.
+fn layer_norm(cx: &mut Cx, a: &Args) -> Result<(Value, Value, Vec<usize>), String> {
+    let x = a.tensor("input")?;
+    let count = a.dims("normalized_shape")?.len();
+    let (weight, bias) = (a.tensor_opt("weight")?, a.tensor_opt("bias")?);
+    let eps = a.float_or("eps", 1e-5)?;
+    let rank = cx.b.shape(x).rank();
+    let first = rank.checked_sub(count).ok_or("it normalizes over more dimensions than there are")?;
+    let y = match (weight, bias) {
+        (None, Some(bias)) => {
+            let y = cx.b.layer_norm(x, count, None, None, eps)?;
+            cx.b.add(y, bias)?
+        }
+        _ => cx.b.layer_norm(x, count, weight, bias, eps)?,
+    };
+    Ok((y, x, (first..rank).collect()))
+}
+
+/// Mean and `1 / sqrt(var + eps)`, kept, in f32 for half floats.
+pub fn statistics(cx: &mut Cx, x: Value, dims: &[usize], eps: f64) -> Result<(Value, Value), String> {
+    let wide = cx.b.dtype(x).accumulator();
+    let x = cx.b.cast(x, wide)?;
+    let mean = cx.b.mean(x, dims, true)?;
+    let var = cx.b.var(x, dims, 0, true)?;
+    let eps = cx.b.constant(wide, eps)?;
+    let shifted = cx.b.add(var, eps)?;
+    Ok((mean, cx.b.scalar(F::Rsqrt, &[shifted])?))
+}
+
+/// `above` where `x > at`, else `below`.
+fn piecewise(cx: &mut Cx, x: Value, at: f64, above: Value, below: Value) -> Built {
+    let at = cx.b.constant(cx.b.dtype(x), at)?;
+    let is_above = cx.b.scalar(F::Gt, &[x, at])?;
+    Ok(vec![cx.b.where_(is_above, above, below)?])
+}
+
+fn elu(cx: &mut Cx, a: &Args) -> Built {
+    let x = a.tensor("self")?;
+    let (alpha, scale, input_scale) = (a.float_or("alpha", 1.0)?, a.float_or("scale", 1.0)?, a.float_or("input_scale", 1.0)?);
+    // The exponential is taken of what is not positive only: elsewhere its overflow would make the gradient NaN.
+    let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
+    let positive = cx.b.scalar(F::Gt, &[x, zero])?;
+    let low = cx.b.where_(positive, zero, x)?;
+    let low = cx.b.scale(low, input_scale)?;
+    let low = cx.b.scalar(F::Expm1, &[low])?;
+    let low = cx.b.scale(low, alpha * scale)?;
+    let high = cx.b.scale(x, scale)?;
+    Ok(vec![cx.b.where_(positive, high, low)?])
+}
+
+fn softplus(cx: &mut Cx, a: &Args) -> Built {
+    let x = a.tensor("self")?;
+    Ok(vec![smooth(cx, x, a.float_or("beta", 1.0)?, a.float_or("threshold", 20.0)?)?])
+}
+
+/// `log(1 + e^(beta x)) / beta`, and `x` itself where `beta x` is above the threshold.
+fn smooth(cx: &mut Cx, x: Value, beta: f64, threshold: f64) -> Result<Value, String> {
+    let scaled = cx.b.scale(x, beta)?;
+    let y = softplus_exact(cx, scaled)?;
+    let y = cx.b.scale(y, 1.0 / beta)?;
+    let threshold = cx.b.constant(cx.b.dtype(x), threshold)?;
+    let straight = cx.b.scalar(F::Gt, &[scaled, threshold])?;
+    cx.b.where_(straight, x, y)
+}
+
+/// `log(1 + e^x) = max(x, 0) + log1p(e^-|x|)`, which does not overflow.
+fn softplus_exact(cx: &mut Cx, x: Value) -> Result<Value, String> {
+    let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
+    let positive = cx.b.scalar(F::Ge, &[x, zero])?;
+    let minus = cx.b.neg(x)?;
+    let below = cx.b.where_(positive, minus, x)?;
+    let e = cx.b.scalar(F::Exp, &[below])?;
+    let log = cx.b.scalar(F::Log1p, &[e])?;
+    let high = cx.b.where_(positive, x, zero)?;
+    cx.b.add(high, log)
+}
+
+/// `min(max(x + 3, 0), 6) / 6`, and whether it is between its bounds.
+fn hard_sigmoid(cx: &mut Cx, x: Value) -> Result<(Value, Value), String> {
+    let dtype = cx.b.dtype(x);
+    let [three, low, high, zero, one] = [3.0, -3.0, 3.0, 0.0, 1.0].map(|k| cx.b.constant(dtype, k));
+    let (below, above) = (cx.b.scalar(F::Le, &[x, low?])?, cx.b.scalar(F::Ge, &[x, high?])?);
+    let line = cx.b.add(x, three?)?;
+    let line = cx.b.scale(line, 1.0 / 6.0)?;
+    let y = cx.b.where_(below, zero?, line)?;
+    let y = cx.b.where_(above, one?, y)?;
+    Ok((y, below))
+}
+
+/// The shape in which per-channel values broadcast against a tensor whose channels are dimension 1.
+pub fn channel_shape(channels: &Dim, rank: usize) -> Shape {
+    let mut shape = vec![Dim::int(1); rank];
+    if let Some(d) = shape.get_mut(1) {
+        *d = channels.clone();
+    }
+    Shape(shape)
+}

@@ -1,0 +1,388 @@
+//! Functions of one element: arithmetic, comparisons, selection, activations.
+
+use super::{Row, pure, view_if_strided};
+use crate::frontend::torch_export::args::{Args, Cx, Operand, Scalar};
+use crate::graph::Value;
+use crate::scalar::ScalarFn as F;
+use crate::types::DType;
+
+type Built = Result<Vec<Value>, String>;
+
+/// Rows of this family.
+pub const ROWS: &[Row] = &[
+    pure(&["acos.default", "arccos.default"], |cx, a| float(cx, a, F::Acos)),
+    pure(&["acosh.default", "arccosh.default"], |cx, a| acosh(cx, a)),
+    pure(&["asin.default", "arcsin.default"], |cx, a| float(cx, a, F::Asin)),
+    pure(&["asinh.default", "arcsinh.default"], |cx, a| asinh(cx, a)),
+    pure(&["atan.default", "arctan.default"], |cx, a| float(cx, a, F::Atan)),
+    pure(&["atanh.default", "arctanh.default"], |cx, a| atanh(cx, a)),
+    pure(&["cos.default"], |cx, a| float(cx, a, F::Cos)),
+    pure(&["cosh.default"], |cx, a| float(cx, a, F::Cosh)),
+    pure(&["erf.default", "special_erf.default"], |cx, a| float(cx, a, F::Erf)),
+    pure(&["exp.default"], |cx, a| float(cx, a, F::Exp)),
+    pure(&["exp2.default", "special_exp2.default"], |cx, a| float(cx, a, F::Exp2)),
+    pure(&["expm1.default", "special_expm1.default"], |cx, a| float(cx, a, F::Expm1)),
+    pure(&["log.default"], |cx, a| float(cx, a, F::Log)),
+    pure(&["log10.default"], |cx, a| {
+        let y = float(cx, a, F::Log)?[0];
+        Ok(vec![cx.b.scale(y, std::f64::consts::LOG10_E)?])
+    }),
+    pure(&["log1p.default", "special_log1p.default"], |cx, a| float(cx, a, F::Log1p)),
+    pure(&["log2.default"], |cx, a| float(cx, a, F::Log2)),
+    pure(&["reciprocal.default"], |cx, a| float(cx, a, F::Reciprocal)),
+    pure(&["rsqrt.default"], |cx, a| float(cx, a, F::Rsqrt)),
+    pure(&["sigmoid.default", "special_expit.default"], |cx, a| float(cx, a, F::Sigmoid)),
+    pure(&["sin.default"], |cx, a| float(cx, a, F::Sin)),
+    pure(&["sinh.default"], |cx, a| float(cx, a, F::Sinh)),
+    pure(&["sqrt.default"], |cx, a| float(cx, a, F::Sqrt)),
+    pure(&["tan.default"], |cx, a| float(cx, a, F::Tan)),
+    pure(&["tanh.default"], |cx, a| float(cx, a, F::Tanh)),
+    pure(&["abs.default", "absolute.default"], |cx, a| number(cx, a, F::Abs)),
+    pure(&["ceil.default"], |cx, a| number(cx, a, F::Ceil)),
+    pure(&["floor.default"], |cx, a| number(cx, a, F::Floor)),
+    pure(&["neg.default", "negative.default"], |cx, a| number(cx, a, F::Neg)),
+    pure(&["relu.default"], |cx, a| number(cx, a, F::Relu)),
+    pure(&["round.default"], |cx, a| number(cx, a, F::Round)),
+    pure(&["round.decimals"], round_decimals),
+    pure(&["sign.default", "sgn.default"], |cx, a| number(cx, a, F::Sign)),
+    pure(&["trunc.default", "fix.default"], |cx, a| number(cx, a, F::Trunc)),
+    pure(&["positive.default"], |_, a| Ok(vec![a.tensor("self")?])),
+    pure(&["square.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        Ok(vec![cx.b.mul(x, x)?])
+    }),
+    pure(&["isnan.default"], |cx, a| number_flag(cx, a, F::IsNan)),
+    pure(&["isinf.default"], |cx, a| number_flag(cx, a, F::IsInf)),
+    pure(&["isfinite.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let x = cx.to_float(x)?;
+        let difference = cx.b.sub(x, x)?;
+        let broken = cx.b.scalar(F::IsNan, &[difference])?;
+        Ok(vec![cx.b.scalar(F::LogicalNot, &[broken])?])
+    }),
+    pure(&["bitwise_not.default"], |cx, a| one(cx, a, F::BitwiseNot)),
+    pure(&["logical_not.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let x = cx.b.cast(x, DType::Bool)?;
+        Ok(vec![cx.b.scalar(F::LogicalNot, &[x])?])
+    }),
+    pure(&["add.Tensor", "add.Scalar", "__radd__.Tensor"], |cx, a| scaled(cx, a, F::Add)),
+    pure(&["sub.Tensor", "sub.Scalar", "subtract.Tensor"], |cx, a| scaled(cx, a, F::Sub)),
+    pure(&["rsub.Scalar", "rsub.Tensor"], rsub),
+    pure(&["mul.Tensor", "mul.Scalar", "multiply.Tensor"], mul),
+    pure(&["div.Tensor", "div.Scalar", "true_divide.Tensor", "divide.Tensor"], div),
+    pure(&["div.Tensor_mode", "div.Scalar_mode", "divide.Tensor_mode", "divide.Scalar_mode"], div_mode),
+    pure(&["floor_divide.default", "floor_divide.Scalar"], |cx, a| binary(cx, a, F::FloorDiv)),
+    pure(&["remainder.Tensor", "remainder.Scalar", "remainder.Scalar_Tensor"], |cx, a| binary(cx, a, F::Remainder)),
+    pure(&["fmod.Tensor", "fmod.Scalar"], |cx, a| binary(cx, a, F::Fmod)),
+    pure(&["pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar"], pow),
+    pure(&["atan2.default", "arctan2.default"], |cx, a| float_binary(cx, a, F::Atan2)),
+    pure(&["maximum.default", "max.other"], |cx, a| binary(cx, a, F::Maximum)),
+    pure(&["minimum.default", "min.other"], |cx, a| binary(cx, a, F::Minimum)),
+    pure(&["fmax.default"], |cx, a| ignoring_nan(cx, a, F::Maximum, F::Ge)),
+    pure(&["fmin.default"], |cx, a| ignoring_nan(cx, a, F::Minimum, F::Le)),
+    pure(&["eq.Tensor", "eq.Scalar"], |cx, a| binary(cx, a, F::Eq)),
+    pure(&["ne.Tensor", "ne.Scalar", "not_equal.Tensor", "not_equal.Scalar"], |cx, a| binary(cx, a, F::Ne)),
+    pure(&["lt.Tensor", "lt.Scalar", "less.Tensor", "less.Scalar"], |cx, a| binary(cx, a, F::Lt)),
+    pure(&["le.Tensor", "le.Scalar", "less_equal.Tensor", "less_equal.Scalar"], |cx, a| binary(cx, a, F::Le)),
+    pure(&["gt.Tensor", "gt.Scalar", "greater.Tensor", "greater.Scalar"], |cx, a| binary(cx, a, F::Gt)),
+    pure(&["ge.Tensor", "ge.Scalar", "greater_equal.Tensor", "greater_equal.Scalar"], |cx, a| binary(cx, a, F::Ge)),
+    pure(&["logical_and.default"], |cx, a| logical(cx, a, F::LogicalAnd)),
+    pure(&["logical_or.default"], |cx, a| logical(cx, a, F::LogicalOr)),
+    pure(&["logical_xor.default"], |cx, a| logical(cx, a, F::LogicalXor)),
+    pure(&["bitwise_and.Tensor", "bitwise_and.Scalar", "__and__.Tensor", "__and__.Scalar"], |cx, a| binary(cx, a, F::BitwiseAnd)),
+    pure(&["bitwise_or.Tensor", "bitwise_or.Scalar", "__or__.Tensor", "__or__.Scalar"], |cx, a| binary(cx, a, F::BitwiseOr)),
+    pure(&["bitwise_xor.Tensor", "bitwise_xor.Scalar", "__xor__.Tensor", "__xor__.Scalar"], |cx, a| binary(cx, a, F::BitwiseXor)),
+    pure(&["bitwise_left_shift.Tensor", "bitwise_left_shift.Tensor_Scalar", "__lshift__.Scalar", "__lshift__.Tensor"], |cx, a| {
+        binary(cx, a, F::ShiftLeft)
+    }),
+    pure(&["bitwise_right_shift.Tensor", "bitwise_right_shift.Tensor_Scalar", "__rshift__.Scalar", "__rshift__.Tensor"], |cx, a| {
+        binary(cx, a, F::ShiftRight)
+    }),
+    pure(&["where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar"], where_),
+    pure(&["masked_fill.Scalar", "masked_fill.Tensor"], masked_fill),
+    pure(&["clamp.default", "clamp.Tensor", "clip.default", "clip.Tensor"], clamp),
+    pure(&["clamp_min.default", "clamp_min.Tensor"], |cx, a| one_bound(cx, a, "min", F::Maximum)),
+    pure(&["clamp_max.default", "clamp_max.Tensor"], |cx, a| one_bound(cx, a, "max", F::Minimum)),
+    pure(&["hardtanh.default"], hardtanh),
+    pure(&["relu6.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        Ok(vec![bounded(cx, x, 0.0, 6.0)?])
+    }),
+    pure(&["_to_copy.default", "_to_copy.out"], to_dtype),
+    view_if_strided(&["to.dtype", "to.dtype_layout", "to.device", "to.other", "type_as.default"], to_dtype),
+];
+
+fn one(cx: &mut Cx, a: &Args, f: F) -> Built {
+    let x = a.tensor("self")?;
+    Ok(vec![cx.b.scalar(f, &[x])?])
+}
+
+/// A function of floats; integers become f32 first.
+fn float(cx: &mut Cx, a: &Args, f: F) -> Built {
+    let x = a.tensor("self")?;
+    let x = cx.to_float(x)?;
+    Ok(vec![cx.b.scalar(f, &[x])?])
+}
+
+/// A function of floats and integers.
+fn number(cx: &mut Cx, a: &Args, f: F) -> Built {
+    let x = a.tensor("self")?;
+    if cx.b.dtype(x) == DType::Bool {
+        return Ok(vec![x]);
+    }
+    Ok(vec![cx.b.scalar(f, &[x])?])
+}
+
+/// A predicate that only floats can satisfy.
+fn number_flag(cx: &mut Cx, a: &Args, f: F) -> Built {
+    let x = a.tensor("self")?;
+    if !cx.b.dtype(x).is_float() {
+        let shape = cx.shape(x);
+        return Ok(vec![cx.b.full(DType::Bool, 0.0, shape)?]);
+    }
+    Ok(vec![cx.b.scalar(f, &[x])?])
+}
+
+/// Both operands in their common dtype.
+fn operands(cx: &mut Cx, a: &Args) -> Result<(Value, Value, DType), String> {
+    let (x, y) = (a.operand("self")?, a.operand("other")?);
+    let dtype = cx.result_type(&[&x, &y]);
+    Ok((cx.as_tensor(&x, dtype)?, cx.as_tensor(&y, dtype)?, dtype))
+}
+
+fn binary(cx: &mut Cx, a: &Args, f: F) -> Built {
+    let (x, y, _) = operands(cx, a)?;
+    Ok(vec![cx.b.scalar(f, &[x, y])?])
+}
+
+fn float_binary(cx: &mut Cx, a: &Args, f: F) -> Built {
+    let (x, y, _) = operands(cx, a)?;
+    let (x, y) = (cx.to_float(x)?, cx.to_float(y)?);
+    Ok(vec![cx.b.scalar(f, &[x, y])?])
+}
+
+/// A function of bools; everything that is not zero is true.
+fn logical(cx: &mut Cx, a: &Args, f: F) -> Built {
+    let (x, y) = (a.tensor("self")?, a.tensor("other")?);
+    let (x, y) = (cx.b.cast(x, DType::Bool)?, cx.b.cast(y, DType::Bool)?);
+    Ok(vec![cx.b.scalar(f, &[x, y])?])
+}
+
+/// `self + alpha * other`, or minus.
+fn scaled(cx: &mut Cx, a: &Args, f: F) -> Built {
+    let (x, mut y, dtype) = operands(cx, a)?;
+    if dtype == DType::Bool {
+        return Ok(vec![cx.b.scalar(F::LogicalOr, &[x, y])?]);
+    }
+    if let Some(alpha) = a.scalar_opt("alpha")?
+        && alpha.to_f64() != Some(1.0)
+    {
+        let alpha = cx.number(&alpha, dtype)?;
+        y = cx.b.mul(alpha, y)?;
+    }
+    Ok(vec![cx.b.scalar(f, &[x, y])?])
+}
+
+fn rsub(cx: &mut Cx, a: &Args) -> Built {
+    let (x, y, dtype) = operands(cx, a)?;
+    let alpha = a.scalar_opt("alpha")?.unwrap_or(Scalar::Float(1.0));
+    let alpha = cx.number(&alpha, dtype)?;
+    let x = cx.b.mul(x, alpha)?;
+    Ok(vec![cx.b.sub(y, x)?])
+}
+
+fn mul(cx: &mut Cx, a: &Args) -> Built {
+    let (x, y, dtype) = operands(cx, a)?;
+    Ok(vec![cx.b.scalar(if dtype == DType::Bool { F::LogicalAnd } else { F::Mul }, &[x, y])?])
+}
+
+fn div(cx: &mut Cx, a: &Args) -> Built {
+    float_binary(cx, a, F::Div)
+}
+
+/// Division rounded toward zero or down; without a mode it is `div`.
+fn div_mode(cx: &mut Cx, a: &Args) -> Built {
+    let mode = a.text_or("rounding_mode", "")?.to_string();
+    match mode.as_str() {
+        "" => div(cx, a),
+        "floor" => binary(cx, a, F::FloorDiv),
+        "trunc" => {
+            let (x, y, dtype) = operands(cx, a)?;
+            if dtype.is_float() {
+                let q = cx.b.div(x, y)?;
+                return Ok(vec![cx.b.scalar(F::Trunc, &[q])?]);
+            }
+            // x - fmod(x, y) divides exactly, so that rounding down is rounding toward zero.
+            let rest = cx.b.scalar(F::Fmod, &[x, y])?;
+            let even = cx.b.sub(x, rest)?;
+            Ok(vec![cx.b.scalar(F::FloorDiv, &[even, y])?])
+        }
+        other => Err(format!("rounding mode {other} is not known")),
+    }
+}
+
+/// Powers of a constant small exponent are products, which are exact where `pow` is not.
+fn pow(cx: &mut Cx, a: &Args) -> Built {
+    let (x, y) = (a.operand("self")?, a.operand("exponent")?);
+    let dtype = cx.result_type(&[&x, &y]);
+    let base = cx.as_tensor(&x, dtype)?;
+    if let Operand::Scalar(exponent) = &y {
+        match exponent.to_f64() {
+            Some(1.0) => return Ok(vec![base]),
+            Some(2.0) => return Ok(vec![cx.b.mul(base, base)?]),
+            Some(3.0) => {
+                let square = cx.b.mul(base, base)?;
+                return Ok(vec![cx.b.mul(square, base)?]);
+            }
+            Some(0.5) if dtype.is_float() => return Ok(vec![cx.b.scalar(F::Sqrt, &[base])?]),
+            Some(-0.5) if dtype.is_float() => return Ok(vec![cx.b.scalar(F::Rsqrt, &[base])?]),
+            Some(-1.0) if dtype.is_float() => return Ok(vec![cx.b.scalar(F::Reciprocal, &[base])?]),
+            _ => {}
+        }
+    }
+    let exponent = cx.as_tensor(&y, dtype)?;
+    Ok(vec![cx.b.scalar(F::Pow, &[base, exponent])?])
+}
+
+fn round_decimals(cx: &mut Cx, a: &Args) -> Built {
+    let (x, decimals) = (a.tensor("self")?, a.int("decimals")?);
+    if !cx.b.dtype(x).is_float() || decimals == 0 {
+        return number(cx, a, F::Round);
+    }
+    let factor = cx.b.constant(cx.b.dtype(x), 10f64.powi(decimals.unsigned_abs().min(300) as i32))?;
+    // Multiplying and dividing by the same positive power, as PyTorch does, gives its very roundings.
+    let (up, down) = if decimals > 0 { (F::Mul, F::Div) } else { (F::Div, F::Mul) };
+    let scaled = cx.b.scalar(up, &[x, factor])?;
+    let rounded = cx.b.scalar(F::Round, &[scaled])?;
+    Ok(vec![cx.b.scalar(down, &[rounded, factor])?])
+}
+
+/// The larger or smaller; a NaN gives way to a number. Equal operands share the cotangent's first place, as in PyTorch.
+fn ignoring_nan(cx: &mut Cx, a: &Args, _f: F, wins: F) -> Built {
+    let (x, y, dtype) = operands(cx, a)?;
+    let first = cx.b.scalar(wins, &[x, y])?;
+    let first = if dtype.is_float() {
+        let missing = cx.b.scalar(F::IsNan, &[y])?;
+        cx.b.scalar(F::LogicalOr, &[first, missing])?
+    } else {
+        first
+    };
+    Ok(vec![cx.b.where_(first, x, y)?])
+}
+
+fn acosh(cx: &mut Cx, a: &Args) -> Built {
+    let x = a.tensor("self")?;
+    let x = cx.to_float(x)?;
+    // log(x + sqrt(x - 1) sqrt(x + 1)): no overflow for large x, and NaN below one.
+    let one = cx.b.constant(cx.b.dtype(x), 1.0)?;
+    let (below, above) = (cx.b.sub(x, one)?, cx.b.add(x, one)?);
+    let (below, above) = (cx.b.scalar(F::Sqrt, &[below])?, cx.b.scalar(F::Sqrt, &[above])?);
+    let root = cx.b.mul(below, above)?;
+    // With t = x - 1, log1p(t + root) keeps its digits near one.
+    let t = cx.b.sub(x, one)?;
+    let sum = cx.b.add(t, root)?;
+    Ok(vec![cx.b.scalar(F::Log1p, &[sum])?])
+}
+
+fn asinh(cx: &mut Cx, a: &Args) -> Built {
+    let x = a.tensor("self")?;
+    let x = cx.to_float(x)?;
+    // sign(x) log1p(|x| + x^2 / (1 + sqrt(x^2 + 1))), which neither cancels nor overflows early.
+    let dtype = cx.b.dtype(x);
+    let one = cx.b.constant(dtype, 1.0)?;
+    let square = cx.b.mul(x, x)?;
+    let root = cx.b.add(square, one)?;
+    let root = cx.b.scalar(F::Sqrt, &[root])?;
+    let low = cx.b.add(root, one)?;
+    let ratio = cx.b.div(square, low)?;
+    let zero = cx.b.constant(dtype, 0.0)?;
+    let negative = cx.b.scalar(F::Lt, &[x, zero])?;
+    let minus = cx.b.neg(x)?;
+    let magnitude = cx.b.where_(negative, minus, x)?;
+    let sum = cx.b.add(magnitude, ratio)?;
+    let y = cx.b.scalar(F::Log1p, &[sum])?;
+    let minus = cx.b.neg(y)?;
+    Ok(vec![cx.b.where_(negative, minus, y)?])
+}
+
+fn atanh(cx: &mut Cx, a: &Args) -> Built {
+    let x = a.tensor("self")?;
+    let x = cx.to_float(x)?;
+    let minus = cx.b.neg(x)?;
+    let (plus, minus) = (cx.b.scalar(F::Log1p, &[x])?, cx.b.scalar(F::Log1p, &[minus])?);
+    let difference = cx.b.sub(plus, minus)?;
+    Ok(vec![cx.b.scale(difference, 0.5)?])
+}
+
+fn where_(cx: &mut Cx, a: &Args) -> Built {
+    let (x, y) = (a.operand("self")?, a.operand("other")?);
+    let dtype = cx.result_type(&[&x, &y]);
+    let condition = a.tensor("condition")?;
+    let condition = cx.b.cast(condition, DType::Bool)?;
+    let (x, y) = (cx.as_tensor(&x, dtype)?, cx.as_tensor(&y, dtype)?);
+    Ok(vec![cx.b.where_(condition, x, y)?])
+}
+
+fn masked_fill(cx: &mut Cx, a: &Args) -> Built {
+    let (x, mask) = (a.tensor("self")?, a.tensor("mask")?);
+    let value = a.operand("value")?;
+    let value = cx.as_tensor(&value, cx.b.dtype(x))?;
+    Ok(vec![cx.b.where_(mask, value, x)?])
+}
+
+fn clamp(cx: &mut Cx, a: &Args) -> Built {
+    let x = Operand::Tensor(a.tensor("self")?);
+    let bounds = [a.has("min").then(|| a.operand("min")).transpose()?, a.has("max").then(|| a.operand("max")).transpose()?];
+    let mut all = vec![&x];
+    all.extend(bounds.iter().flatten());
+    let dtype = cx.result_type(&all);
+    let value = cx.as_tensor(&x, dtype)?;
+    let [low, high] = bounds.map(|bound| bound.map(|bound| cx.as_tensor(&bound, dtype)));
+    Ok(vec![match (low.transpose()?, high.transpose()?) {
+        (Some(low), Some(high)) => cx.b.scalar(F::Clamp, &[value, low, high])?,
+        (Some(low), None) => lower_bound(cx, value, low, F::Lt)?,
+        (None, Some(high)) => lower_bound(cx, value, high, F::Gt)?,
+        (None, None) => return Err("it has neither a lower nor an upper bound".into()),
+    }])
+}
+
+/// `bound` where `outside(x, bound)`, else `x`: at the bound the cotangent goes to `x` alone, as PyTorch's clamp has it. A NaN
+/// bound wins.
+fn lower_bound(cx: &mut Cx, x: Value, bound: Value, outside: F) -> Result<Value, String> {
+    let mut crossed = cx.b.scalar(outside, &[x, bound])?;
+    if cx.b.dtype(x).is_float() {
+        let nan = cx.b.scalar(F::IsNan, &[bound])?;
+        crossed = cx.b.scalar(F::LogicalOr, &[crossed, nan])?;
+    }
+    cx.b.where_(crossed, bound, x)
+}
+
+fn one_bound(cx: &mut Cx, a: &Args, name: &str, f: F) -> Built {
+    let (x, bound) = (Operand::Tensor(a.tensor("self")?), a.operand(name)?);
+    let dtype = cx.result_type(&[&x, &bound]);
+    let (x, bound) = (cx.as_tensor(&x, dtype)?, cx.as_tensor(&bound, dtype)?);
+    Ok(vec![lower_bound(cx, x, bound, if f == F::Maximum { F::Lt } else { F::Gt })?])
+}
+
+/// Between two numbers; outside, and at the bounds themselves, the gradient is zero.
+fn bounded(cx: &mut Cx, x: Value, low: f64, high: f64) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let (low, high) = (cx.b.constant(dtype, low)?, cx.b.constant(dtype, high)?);
+    let below = cx.b.scalar(F::Le, &[x, low])?;
+    let above = cx.b.scalar(F::Ge, &[x, high])?;
+    let bounded = cx.b.where_(below, low, x)?;
+    cx.b.where_(above, high, bounded)
+}
+
+fn hardtanh(cx: &mut Cx, a: &Args) -> Built {
+    let x = a.tensor("self")?;
+    Ok(vec![bounded(cx, x, a.float_or("min_val", -1.0)?, a.float_or("max_val", 1.0)?)?])
+}
+
+fn to_dtype(cx: &mut Cx, a: &Args) -> Built {
+    let x = a.tensor("self")?;
+    let other = a.tensor_opt("other")?.map(|o| cx.b.dtype(o));
+    let dtype = a.dtype_opt("dtype")?.or(other).unwrap_or(cx.b.dtype(x));
+    Ok(vec![cx.b.cast(x, dtype)?])
+}

@@ -1,0 +1,314 @@
+//! Reductions over dimensions.
+
+use super::{Row, pure};
+use crate::frontend::torch_export::args::{Args, Cx};
+use crate::graph::Value;
+use crate::ops::ReduceKind;
+use crate::scalar::ScalarFn as F;
+use crate::types::{DType, Dim};
+
+type Built = Result<Vec<Value>, String>;
+
+/// Rows of this family.
+pub const ROWS: &[Row] = &[
+    pure(&["sum.default", "sum.dim_IntList"], |cx, a| accumulate(cx, a, ReduceKind::Sum)),
+    pure(&["prod.default", "prod.dim_int"], |cx, a| accumulate(cx, a, ReduceKind::Prod)),
+    pure(&["mean.default", "mean.dim"], |cx, a| {
+        let (x, dims, keep) = float_over(cx, a)?;
+        Ok(vec![mean(cx, x, &dims, keep)?])
+    }),
+    pure(&["amax.default"], |cx, a| extremum(cx, a, ReduceKind::Max)),
+    pure(&["amin.default"], |cx, a| extremum(cx, a, ReduceKind::Min)),
+    pure(&["max.default"], |cx, a| whole(cx, a, ReduceKind::Max)),
+    pure(&["min.default"], |cx, a| whole(cx, a, ReduceKind::Min)),
+    pure(&["max.dim"], |cx, a| with_index(cx, a, ReduceKind::Max, ReduceKind::Argmax)),
+    pure(&["min.dim"], |cx, a| with_index(cx, a, ReduceKind::Min, ReduceKind::Argmin)),
+    pure(&["argmax.default"], |cx, a| position(cx, a, ReduceKind::Argmax)),
+    pure(&["argmin.default"], |cx, a| position(cx, a, ReduceKind::Argmin)),
+    pure(&["any.default", "any.dim", "any.dims"], |cx, a| flags(cx, a, ReduceKind::Any)),
+    pure(&["all.default", "all.dim", "all.dims"], |cx, a| flags(cx, a, ReduceKind::All)),
+    pure(&["var.correction", "var.default", "var.dim"], |cx, a| Ok(vec![variance(cx, a)?.0])),
+    pure(&["var_mean.correction", "var_mean.dim", "var_mean.default"], |cx, a| {
+        let (var, mean) = variance(cx, a)?;
+        Ok(vec![var, mean])
+    }),
+    pure(&["std.correction", "std.default", "std.dim"], |cx, a| {
+        let var = variance(cx, a)?.0;
+        Ok(vec![cx.b.scalar(F::Sqrt, &[var])?])
+    }),
+    pure(&["logsumexp.default"], logsumexp),
+    pure(&["linalg_vector_norm.default"], |cx, a| vector_norm(cx, a, "ord")),
+    pure(&["norm.Scalar", "norm.ScalarOpt_dim", "norm.ScalarOpt_dim_dtype"], |cx, a| vector_norm(cx, a, "p")),
+    pure(&["cumsum.default"], cumsum),
+    pure(&["count_nonzero.default", "count_nonzero.dim_IntList"], |cx, a| {
+        let x = a.tensor("self")?;
+        let dims = cx.dims_or_all(x, &a.ints_or_empty("dim")?)?;
+        let flag = cx.b.cast(x, DType::Bool)?;
+        let count = cx.b.cast(flag, DType::I64)?;
+        Ok(vec![over(cx, ReduceKind::Sum, count, &dims, false)?])
+    }),
+];
+
+/// The reduction over dimensions; the tensor itself over none.
+pub fn over(cx: &mut Cx, kind: ReduceKind, x: Value, dims: &[usize], keep: bool) -> Result<Value, String> {
+    if dims.is_empty() { Ok(x) } else { cx.b.reduce(kind, x, dims, keep) }
+}
+
+/// The mean over dimensions; of a half float in f32.
+pub fn mean(cx: &mut Cx, x: Value, dims: &[usize], keep: bool) -> Result<Value, String> {
+    if dims.is_empty() { Ok(x) } else { cx.b.mean(x, dims, keep) }
+}
+
+/// Dimensions and whether they are kept.
+fn chosen(cx: &Cx, a: &Args, x: Value) -> Result<(Vec<usize>, bool), String> {
+    Ok((cx.dims_or_all(x, &a.ints_or_empty("dim")?)?, a.bool_or("keepdim", false)?))
+}
+
+/// Sums and products: integers and bool give i64, unless a dtype is asked for.
+fn accumulate(cx: &mut Cx, a: &Args, kind: ReduceKind) -> Built {
+    let x = a.tensor("self")?;
+    let own = cx.b.dtype(x);
+    let dtype = a.dtype_opt("dtype")?.unwrap_or(if own.is_float() { own } else { DType::I64 });
+    let x = cx.b.cast(x, dtype)?;
+    let (dims, keep) = chosen(cx, a, x)?;
+    if dtype == DType::Bool {
+        return Ok(vec![over(cx, if kind == ReduceKind::Sum { ReduceKind::Any } else { ReduceKind::All }, x, &dims, keep)?]);
+    }
+    Ok(vec![over(cx, kind, x, &dims, keep)?])
+}
+
+fn float_over(cx: &mut Cx, a: &Args) -> Result<(Value, Vec<usize>, bool), String> {
+    let x = a.tensor("self")?;
+    let dtype = a.dtype_opt("dtype")?.unwrap_or(cx.b.dtype(x));
+    let x = cx.b.cast(x, dtype)?;
+    let x = cx.to_float(x)?;
+    let (dims, keep) = chosen(cx, a, x)?;
+    Ok((x, dims, keep))
+}
+
+/// `amax` and `amin`: all elements that tie share the cotangent, as in PyTorch. The gradient of the plain reduction goes to
+/// the first of them, so the result is the mean of the elements that are at the extremum, which is the extremum.
+fn extremum(cx: &mut Cx, a: &Args, kind: ReduceKind) -> Built {
+    let x = a.tensor("self")?;
+    let (dims, keep) = chosen(cx, a, x)?;
+    if dims.is_empty() {
+        return Ok(vec![x]);
+    }
+    bool_safe(cx, x, |cx, x| shared_extremum(cx, x, kind, &dims, keep)).map(|v| vec![v])
+}
+
+/// The extremum of all elements; ties share the cotangent.
+fn whole(cx: &mut Cx, a: &Args, kind: ReduceKind) -> Built {
+    let x = a.tensor("self")?;
+    let dims: Vec<usize> = (0..cx.b.shape(x).rank()).collect();
+    if dims.is_empty() {
+        return Ok(vec![x]);
+    }
+    bool_safe(cx, x, |cx, x| shared_extremum(cx, x, kind, &dims, false)).map(|v| vec![v])
+}
+
+fn shared_extremum(cx: &mut Cx, x: Value, kind: ReduceKind, dims: &[usize], keep: bool) -> Result<Value, String> {
+    let kept = cx.b.reduce(kind, x, dims, true)?;
+    let value = if cx.b.dtype(x).is_float() {
+        let fixed = cx.b.scalar(F::Detach, &[kept])?;
+        let hit = cx.b.scalar(F::Eq, &[x, fixed])?;
+        let count = cx.b.cast(hit, cx.b.dtype(x).accumulator())?;
+        let count = cx.b.reduce(ReduceKind::Sum, count, dims, true)?;
+        let dtype = cx.b.dtype(x);
+        let count = cx.b.cast(count, dtype)?;
+        // Zero in value, the mean over the ties in derivative: (x - extremum) where it ties, summed and divided.
+        let difference = cx.b.sub(x, fixed)?;
+        let zero = cx.b.constant(dtype, 0.0)?;
+        let tied = cx.b.where_(hit, difference, zero)?;
+        let sum = cx.b.reduce(ReduceKind::Sum, tied, dims, true)?;
+        let one = cx.b.constant(dtype, 1.0)?;
+        let divisor = cx.b.scalar(F::Maximum, &[count, one])?;
+        let share = cx.b.div(sum, divisor)?;
+        let share = finite_or_zero(cx, share)?;
+        cx.b.add(fixed, share)?
+    } else {
+        kept
+    };
+    if keep {
+        return Ok(value);
+    }
+    let left = cx.shape(x).0.into_iter().enumerate().filter(|(i, _)| !dims.contains(i)).map(|(_, d)| d).collect::<Vec<Dim>>();
+    cx.b.reshape(value, left)
+}
+
+/// Infinity minus infinity is NaN, which must not reach the value of an infinite extremum.
+fn finite_or_zero(cx: &mut Cx, x: Value) -> Result<Value, String> {
+    let nan = cx.b.scalar(F::IsNan, &[x])?;
+    let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
+    cx.b.where_(nan, zero, x)
+}
+
+/// Bools are ordered through u8.
+fn bool_safe(cx: &mut Cx, x: Value, f: impl FnOnce(&mut Cx, Value) -> Result<Value, String>) -> Result<Value, String> {
+    if cx.b.dtype(x) != DType::Bool {
+        return f(cx, x);
+    }
+    let wide = cx.b.cast(x, DType::I32)?;
+    let out = f(cx, wide)?;
+    cx.b.cast(out, DType::Bool)
+}
+
+/// The extremum along one dimension and its first position, i64. The value is read at the position, so that one element takes
+/// the cotangent.
+fn with_index(cx: &mut Cx, a: &Args, value: ReduceKind, index: ReduceKind) -> Built {
+    let x = a.tensor("self")?;
+    let keep = a.bool_or("keepdim", false)?;
+    let dim = cx.dim(x, a.int("dim")?)?;
+    if cx.b.shape(x).rank() == 0 {
+        let zero = cx.b.constant(DType::I64, 0.0)?;
+        return Ok(vec![x, zero]);
+    }
+    let numbers = if cx.b.dtype(x) == DType::Bool { cx.b.cast(x, DType::I32)? } else { x };
+    let extremum = bool_safe(cx, x, |cx, x| cx.b.reduce(value, x, &[dim], keep))?;
+    let at = cx.b.reduce(index, numbers, &[dim], keep)?;
+    Ok(vec![extremum, cx.b.cast(at, DType::I64)?])
+}
+
+fn position(cx: &mut Cx, a: &Args, kind: ReduceKind) -> Built {
+    let mut x = a.tensor("self")?;
+    let keep = a.bool_or("keepdim", false)?;
+    if cx.b.dtype(x) == DType::Bool {
+        x = cx.b.cast(x, DType::I32)?;
+    }
+    let shape = cx.shape(x);
+    let at = if a.has("dim") && shape.rank() > 0 {
+        let dim = cx.dim(x, a.int("dim")?)?;
+        cx.b.reduce(kind, x, &[dim], keep)?
+    } else {
+        let flat = cx.b.reshape(x, [shape.numel()])?;
+        let at = cx.b.reduce(kind, flat, &[0], false)?;
+        let ones = vec![Dim::int(1); if keep { shape.rank() } else { 0 }];
+        cx.b.reshape(at, ones)?
+    };
+    Ok(vec![cx.b.cast(at, DType::I64)?])
+}
+
+fn flags(cx: &mut Cx, a: &Args, kind: ReduceKind) -> Built {
+    let x = a.tensor("self")?;
+    let own = cx.b.dtype(x);
+    let flag = cx.b.cast(x, DType::Bool)?;
+    let dims = match a.has("dim") {
+        // An empty list of dimensions reduces nothing here, unlike for sums.
+        true => a.ints("dim")?.iter().map(|&d| cx.dim(x, d)).collect::<Result<Vec<_>, _>>()?,
+        false => (0..cx.b.shape(x).rank()).collect(),
+    };
+    let dims: Vec<usize> = dims.into_iter().filter(|&d| d < cx.b.shape(x).rank()).collect();
+    let out = over(cx, kind, flag, &dims, a.bool_or("keepdim", false)?)?;
+    Ok(vec![if own == DType::U8 { cx.b.cast(out, DType::U8)? } else { out }])
+}
+
+/// Variance and mean; the correction may be any number.
+fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
+    let (x, dims, keep) = float_over(cx, a)?;
+    let correction = match a.has("correction") {
+        true => a.float("correction")?,
+        false => a.bool_or("unbiased", true)? as u8 as f64,
+    };
+    let average = mean(cx, x, &dims, keep)?;
+    if !dims.is_empty() && [0.0, 1.0].contains(&correction) {
+        return Ok((cx.b.var(x, &dims, correction as u32, keep)?, average));
+    }
+    let dtype = cx.b.dtype(x);
+    let kept = mean(cx, x, &dims, true)?;
+    let centered = cx.b.sub(x, kept)?;
+    let square = cx.b.mul(centered, centered)?;
+    let sum = over(cx, ReduceKind::Sum, square, &dims, keep)?;
+    let count = dims.iter().fold(Dim::int(1), |n, &d| n * &cx.b.shape(x)[d]);
+    let count = cx.b.size(&count, dtype)?;
+    let (correction, zero) = (cx.b.constant(dtype, correction)?, cx.b.constant(dtype, 0.0)?);
+    let divisor = cx.b.sub(count, correction)?;
+    let divisor = cx.b.scalar(F::Maximum, &[divisor, zero])?;
+    Ok((cx.b.div(sum, divisor)?, average))
+}
+
+fn logsumexp(cx: &mut Cx, a: &Args) -> Built {
+    let x = a.tensor("self")?;
+    let x = cx.to_float(x)?;
+    let (dims, keep) = chosen(cx, a, x)?;
+    if dims.is_empty() {
+        return Ok(vec![x]);
+    }
+    let top = cx.b.reduce(ReduceKind::Max, x, &dims, true)?;
+    let top = cx.b.scalar(F::Detach, &[top])?;
+    // An infinite maximum is not subtracted: infinity minus itself is NaN.
+    let infinite = cx.b.scalar(F::IsInf, &[top])?;
+    let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
+    let top = cx.b.where_(infinite, zero, top)?;
+    let shifted = cx.b.sub(x, top)?;
+    let e = cx.b.scalar(F::Exp, &[shifted])?;
+    let sum = cx.b.reduce(ReduceKind::Sum, e, &dims, keep)?;
+    let log = cx.b.scalar(F::Log, &[sum])?;
+    let shape = cx.shape(log);
+    let top = cx.b.reshape(top, shape)?;
+    Ok(vec![cx.b.add(log, top)?])
+}
+
+/// `sum(|x|^p)^(1/p)`, with its limits at 0 and the infinities. The gradient at zero is zero.
+fn vector_norm(cx: &mut Cx, a: &Args, order: &str) -> Built {
+    let p = a.float_or(order, 2.0)?;
+    let (x, dims, keep) = float_over(cx, a)?;
+    let dtype = cx.b.dtype(x);
+    let zero = cx.b.constant(dtype, 0.0)?;
+    if p == 0.0 {
+        let hit = cx.b.scalar(F::Ne, &[x, zero])?;
+        let count = cx.b.cast(hit, dtype)?;
+        return Ok(vec![over(cx, ReduceKind::Sum, count, &dims, keep)?]);
+    }
+    let magnitude = cx.b.scalar(F::Abs, &[x])?;
+    if p.is_infinite() || dims.is_empty() || p == 1.0 {
+        let kind = if p == 1.0 {
+            ReduceKind::Sum
+        } else if p > 0.0 {
+            ReduceKind::Max
+        } else {
+            ReduceKind::Min
+        };
+        return Ok(vec![match kind {
+            _ if dims.is_empty() => magnitude,
+            ReduceKind::Sum => over(cx, kind, magnitude, &dims, keep)?,
+            _ => shared_extremum(cx, magnitude, kind, &dims, keep)?,
+        }]);
+    }
+    let wide = dtype.accumulator();
+    let magnitude = cx.b.cast(magnitude, wide)?;
+    let power = match p {
+        2.0 => cx.b.mul(magnitude, magnitude)?,
+        _ => {
+            let p = cx.b.constant(wide, p)?;
+            cx.b.scalar(F::Pow, &[magnitude, p])?
+        }
+    };
+    let sum = over(cx, ReduceKind::Sum, power, &dims, keep)?;
+    // The root's slope at zero is infinite: the sum is replaced by one there, so that the gradient is zero and not NaN.
+    let zero = cx.b.constant(wide, 0.0)?;
+    let one = cx.b.constant(wide, 1.0)?;
+    let empty = cx.b.scalar(F::Eq, &[sum, zero])?;
+    let safe = cx.b.where_(empty, one, sum)?;
+    let root = match p {
+        2.0 => cx.b.scalar(F::Sqrt, &[safe])?,
+        _ => {
+            let inverse = cx.b.constant(wide, 1.0 / p)?;
+            cx.b.scalar(F::Pow, &[safe, inverse])?
+        }
+    };
+    let at_zero = cx.b.constant(wide, if p > 0.0 { 0.0 } else { f64::INFINITY })?;
+    let root = cx.b.where_(empty, at_zero, root)?;
+    Ok(vec![cx.b.cast(root, dtype)?])
+}
+
+fn cumsum(cx: &mut Cx, a: &Args) -> Built {
+    let x = a.tensor("self")?;
+    let own = cx.b.dtype(x);
+    let dtype = a.dtype_opt("dtype")?.unwrap_or(if own.is_float() { own } else { DType::I64 });
+    let x = cx.b.cast(x, dtype)?;
+    let dim = cx.dim(x, a.int("dim")?)?;
+    if cx.b.shape(x).rank() == 0 {
+        return Ok(vec![x]);
+    }
+    Ok(vec![cx.b.cumsum(x, dim)?])
+}

@@ -1,0 +1,446 @@
+//! The exported graph, node by node, into the graph IR.
+
+use super::alias::{StorageId, Storages, Tensor, view_strides};
+use super::args::{Arg, Args, Cx, Scalar};
+use super::aten::{self, Effect, Row};
+use super::schema::{Argument, ExportedGraph, ExportedNode, GraphArgument, OptionalTensor, Range, SymArgument, SymInt, TensorMeta};
+use super::{expr, symbols, weights};
+use crate::graph::Value;
+use crate::scalar::ScalarFn;
+use crate::types::{Dim, Location, Provenance, Shape};
+use std::collections::{BTreeMap, HashMap};
+
+/// Subgraphs within subgraphs beyond this are refused.
+const DEPTH: usize = 16;
+
+/// What a name of the exported graph stands for.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A tensor.
+    Tensor(Tensor),
+    /// A number.
+    Scalar(Scalar),
+    /// Nothing: an effect's token, or a result that is None.
+    Nothing,
+}
+
+/// State of a conversion.
+pub struct Converter<'a> {
+    /// The graph under construction.
+    pub cx: Cx,
+    /// Tensors that share memory.
+    pub storages: Storages,
+    ranges: &'a BTreeMap<String, Range>,
+    names: HashMap<String, Item>,
+    depth: usize,
+}
+
+/// One operator that the registry lacks.
+struct Missing {
+    target: String,
+    count: usize,
+    first: String,
+}
+
+impl<'a> Converter<'a> {
+    /// An empty graph of that name.
+    pub fn new(name: &str, ranges: &'a BTreeMap<String, Range>) -> Converter<'a> {
+        Converter { cx: Cx::new(name), storages: Storages::default(), ranges, names: HashMap::new(), depth: 0 }
+    }
+
+    /// Declares a tensor under a name of the exported graph.
+    pub fn declare(&mut self, name: &str, value: Value) -> Result<StorageId, String> {
+        let tensor = self.storages.fresh(value);
+        self.define(name, Item::Tensor(tensor))?;
+        Ok(tensor.storage)
+    }
+
+    /// Declares a tensor that is the same as another one.
+    pub fn declare_tied(&mut self, name: &str, other: &str) -> Result<(), String> {
+        let item = self.item(other)?.clone();
+        self.define(name, item)
+    }
+
+    /// Declares what is no tensor.
+    pub fn declare_nothing(&mut self, name: &str) -> Result<(), String> {
+        self.define(name, Item::Nothing)
+    }
+
+    fn define(&mut self, name: &str, item: Item) -> Result<(), String> {
+        if self.names.insert(name.to_string(), item).is_some() {
+            return Err(format!("{name} is defined twice"));
+        }
+        Ok(())
+    }
+
+    fn item(&self, name: &str) -> Result<&Item, String> {
+        self.names.get(name).ok_or_else(|| format!("{name} is used before it is defined"))
+    }
+
+    /// The current value of a tensor.
+    pub fn tensor(&mut self, name: &str) -> Result<Value, String> {
+        match self.names.get_mut(name) {
+            Some(Item::Tensor(tensor)) => self.storages.read(&mut self.cx.b, tensor),
+            Some(other) => Err(format!("{name} is {other:?}, expected a tensor")),
+            None => Err(format!("{name} is used before it is defined")),
+        }
+    }
+
+    /// The shape that a tensor's meta data give.
+    pub fn shape(&self, meta: &TensorMeta) -> Result<Shape, String> {
+        meta.sizes.iter().map(|s| self.size(s)).collect::<Result<_, _>>().map(Shape)
+    }
+
+    fn size(&self, size: &SymInt) -> Result<Dim, String> {
+        match size {
+            SymInt::AsInt(n) if *n >= 0 => Ok(Dim::int(*n)),
+            SymInt::AsInt(n) => Err(format!("{n} is no size")),
+            SymInt::AsExpr(e) => expr::parse(&e.expr_str, &|name| symbols::symbol(name, self.ranges.get(name))),
+        }
+    }
+
+    /// Converts all nodes of the graph.
+    pub fn run(&mut self, graph: &ExportedGraph) -> Result<(), String> {
+        for node in &graph.nodes {
+            self.cx.b.provenance = provenance(node);
+            self.node(node, graph).map_err(|what| at(node, &what))?;
+        }
+        self.cx.b.provenance = Provenance::default();
+        Ok(())
+    }
+
+    fn node(&mut self, node: &ExportedNode, graph: &ExportedGraph) -> Result<(), String> {
+        if let Some(body) = symbols::find(&node.target) {
+            let args = self.args(node)?;
+            let result = body(&self.cx, &args)?;
+            return match (&node.outputs[..], result) {
+                ([], _) => Ok(()),
+                ([Argument::Sym(SymArgument::AsName(name))], Some(scalar)) => {
+                    let scalar = self.declared(name, graph, scalar)?;
+                    self.define(name, Item::Scalar(scalar))
+                }
+                _ => Err("its result is no number".into()),
+            };
+        }
+        if node.target.starts_with("torch.ops.higher_order.") {
+            return self.higher_order(node, graph);
+        }
+        let (row, in_place) = aten::find(&node.target).ok_or("it is not supported")?;
+        let args = self.args(node)?;
+        self.cx.writes.clear();
+        let results = (row.build)(&mut self.cx, &args)?;
+        let results = self.apply_effects(node, graph, row, in_place, results)?;
+        self.define_results(node, graph, results)
+    }
+
+    /// Writes what the call writes, and finds what its results share storage with.
+    fn apply_effects(
+        &mut self,
+        node: &ExportedNode,
+        graph: &ExportedGraph,
+        row: &Row,
+        in_place: bool,
+        results: Vec<Value>,
+    ) -> Result<Vec<Tensor>, String> {
+        for (argument, value) in std::mem::take(&mut self.cx.writes) {
+            if let Some(name) = tensor_name(node, &argument) {
+                self.write(name, value)?;
+            }
+        }
+        let first = node.inputs.iter().find_map(|a| if let Argument::Tensor(name) = &a.arg { Some(name.as_str()) } else { None });
+        let base = match first.map(|name| (name, self.names.get(name))) {
+            Some((name, Some(Item::Tensor(t)))) => Some((name, *t)),
+            _ => None,
+        };
+        if in_place {
+            let ((name, base), [value]) = (base.ok_or("it writes no tensor")?, &results[..]) else { return Err("it has several results".into()) };
+            if row.effect != Effect::Pure {
+                let view = self.storages.view(&self.cx.b, base, *value);
+                self.names.insert(name.to_string(), Item::Tensor(view));
+                return Ok(vec![view]);
+            }
+            self.write(name, *value)?;
+            return match self.names.get(name) {
+                Some(Item::Tensor(t)) => Ok(vec![*t]),
+                _ => Err(format!("{name} is no tensor")),
+            };
+        }
+        let mut out = vec![];
+        for (k, value) in results.into_iter().enumerate() {
+            let aliases = match (row.effect, base) {
+                (Effect::View, Some(_)) => true,
+                (Effect::ViewIfStrided, Some((name, _))) => is_view_by_strides(graph, name, node.outputs.get(k)),
+                _ => false,
+            };
+            out.push(match base.filter(|_| aliases) {
+                Some((_, base)) => self.storages.view(&self.cx.b, base, value),
+                None => self.storages.fresh(value),
+            });
+        }
+        Ok(out)
+    }
+
+    /// Writes into a tensor, which keeps its dtype and shape.
+    fn write(&mut self, name: &str, value: Value) -> Result<(), String> {
+        let old = self.tensor(name)?;
+        let ty = self.cx.b.ty(old).clone();
+        let value = self.cx.b.cast(value, ty.dtype)?;
+        let value = self.cx.b.broadcast_to(value, &ty.shape)?;
+        match self.names.get_mut(name) {
+            Some(Item::Tensor(tensor)) => self.storages.write(&mut self.cx.b, tensor, value),
+            _ => Err(format!("{name} is no tensor")),
+        }
+    }
+
+    fn define_results(&mut self, node: &ExportedNode, graph: &ExportedGraph, results: Vec<Tensor>) -> Result<(), String> {
+        let mut results = results.into_iter();
+        for output in &node.outputs {
+            let names: Vec<&str> = match output {
+                Argument::Tensor(name) => vec![name],
+                Argument::Tensors(names) => names.iter().map(|n| n.name.as_str()).collect(),
+                Argument::None => continue,
+                other => return Err(format!("its result {other:?} is no tensor")),
+            };
+            for name in names {
+                let mut tensor = results.next().ok_or("it gives fewer results than the program declares")?;
+                let value = self.storages.read(&mut self.cx.b, &mut tensor)?;
+                if let Some(meta) = graph.tensor_values.get(name) {
+                    self.check_type(name, value, meta)?;
+                }
+                self.define(name, Item::Tensor(tensor))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the importer builds must have the type that PyTorch recorded.
+    fn check_type(&self, name: &str, value: Value, meta: &TensorMeta) -> Result<(), String> {
+        let (found, dtype, shape) = (self.cx.b.ty(value), weights::dtype(meta.dtype)?, self.shape(meta)?);
+        let same = found.shape.rank() == shape.rank()
+            && found.shape.0.iter().zip(&shape.0).all(|(a, b)| a == b || a.as_int().is_none() || b.as_int().is_none());
+        if found.dtype == dtype && same { Ok(()) } else { Err(format!("{name} is {found} here, {dtype}{shape} in the program")) }
+    }
+
+    /// A size as the program declares it, when it does: symbols that only data decides have no other value.
+    fn declared(&self, name: &str, graph: &ExportedGraph, scalar: Scalar) -> Result<Scalar, String> {
+        match (graph.sym_int_values.get(name), &scalar) {
+            (Some(declared), Scalar::Int(found)) => {
+                let declared = self.size(declared)?;
+                let agree = found.as_int().is_none() || declared.as_int().is_none() || *found == declared;
+                if agree { Ok(scalar) } else { Err(format!("{name} is {found} here, {declared} in the program")) }
+            }
+            _ => Ok(scalar),
+        }
+    }
+
+    fn args(&mut self, node: &ExportedNode) -> Result<Args, String> {
+        let mut args = Args::default();
+        for input in &node.inputs {
+            let arg = self.arg(&input.arg).map_err(|what| format!("argument {}: {what}", input.name))?;
+            args.list.push((input.name.clone(), arg));
+        }
+        Ok(args)
+    }
+
+    fn arg(&mut self, argument: &Argument) -> Result<Arg, String> {
+        Ok(match argument {
+            Argument::None => Arg::None,
+            Argument::Tensor(name) => match self.item(name)? {
+                Item::Tensor(_) => Arg::Tensor(self.tensor(name)?),
+                Item::Scalar(s) => Arg::Scalar(s.clone()),
+                Item::Nothing => Arg::None,
+            },
+            Argument::Tensors(names) => Arg::Tensors(names.iter().map(|n| self.tensor(&n.name)).collect::<Result<_, _>>()?),
+            Argument::OptionalTensors(names) => {
+                let mut list = vec![];
+                for name in names {
+                    list.push(match name {
+                        OptionalTensor::AsTensor(n) => Some(self.tensor(&n.name)?),
+                        OptionalTensor::AsNone(_) => None,
+                    });
+                }
+                Arg::OptionalTensors(list)
+            }
+            Argument::Int(n) => Arg::Scalar(Scalar::Int(Dim::int(*n))),
+            Argument::Ints(list) => Arg::Dims(list.iter().map(|&n| Dim::int(n)).collect()),
+            Argument::Float(x) => Arg::Scalar(Scalar::Float(*x)),
+            Argument::Floats(list) => Arg::Floats(list.iter().map(|x| x.0).collect()),
+            Argument::Bool(x) => Arg::Scalar(Scalar::Bool(Some(*x))),
+            Argument::Bools(list) => Arg::Bools(list.clone()),
+            Argument::Text(s) => Arg::Text(s.clone()),
+            Argument::ScalarType(n) => Arg::DType(weights::dtype(*n)?),
+            Argument::Sym(s) => Arg::Scalar(self.symbolic(s)?),
+            Argument::Syms(list) => {
+                let mut dims = vec![];
+                for s in list {
+                    match self.symbolic(s)? {
+                        Scalar::Int(n) => dims.push(n),
+                        other => return Err(format!("{other:?} is no size")),
+                    }
+                }
+                Arg::Dims(dims)
+            }
+            Argument::Graph(_) => return Err("a subgraph is no argument here".into()),
+            Argument::Other(_) => Arg::Other,
+        })
+    }
+
+    fn symbolic(&self, s: &SymArgument) -> Result<Scalar, String> {
+        Ok(match s {
+            SymArgument::AsInt(n) => Scalar::Int(Dim::int(*n)),
+            SymArgument::AsFloat(x) => Scalar::Float(x.0),
+            SymArgument::AsBool(x) => Scalar::Bool(Some(*x)),
+            SymArgument::AsName(name) => match self.item(name)? {
+                Item::Scalar(s) => s.clone(),
+                other => return Err(format!("{name} is {other:?}, expected a number")),
+            },
+        })
+    }
+
+    /// Operators that hold a subgraph which runs once: its nodes take its place. Where gradients are off, they stop.
+    fn higher_order(&mut self, node: &ExportedNode, graph: &ExportedGraph) -> Result<(), String> {
+        let body = node.inputs.iter().find_map(|a| if let Argument::Graph(g) = &a.arg { Some(&**g) } else { None });
+        let body = body.ok_or("it has no subgraph")?;
+        let enabled = node.inputs.iter().any(|a| matches!(a.arg, Argument::Bool(true)));
+        let stops = node.target.ends_with(".wrap_with_set_grad_enabled") && !enabled;
+        let at = node.inputs.iter().position(|a| matches!(a.arg, Argument::Graph(_))).unwrap_or(0);
+        let operands: Vec<&str> =
+            node.inputs[at + 1..].iter().filter_map(|a| if let Argument::Tensor(name) = &a.arg { Some(name.as_str()) } else { None }).collect();
+        if self.depth >= DEPTH {
+            return Err("subgraphs are nested too deeply".into());
+        }
+        let results = self.inline(body, &operands)?;
+        let mut tensors = vec![];
+        for item in results {
+            let Item::Tensor(mut tensor) = item else { return Err("a result of its subgraph is no tensor".into()) };
+            if stops {
+                let value = self.storages.read(&mut self.cx.b, &mut tensor)?;
+                let value = if self.cx.b.dtype(value).is_float() { self.cx.b.scalar(ScalarFn::Detach, &[value])? } else { value };
+                tensor = self.storages.fresh(value);
+            }
+            tensors.push(tensor);
+        }
+        self.define_results(node, graph, tensors)
+    }
+
+    fn inline(&mut self, body: &GraphArgument, operands: &[&str]) -> Result<Vec<Item>, String> {
+        if body.graph.inputs.len() != operands.len() {
+            return Err(format!("its subgraph takes {} tensors, it has {}", body.graph.inputs.len(), operands.len()));
+        }
+        let mut inner = HashMap::new();
+        for (input, operand) in body.graph.inputs.iter().zip(operands) {
+            let Argument::Tensor(name) = input else { return Err("an input of its subgraph is no tensor".into()) };
+            if inner.insert(name.clone(), self.item(operand)?.clone()).is_some() {
+                return Err(format!("{name} is an input of its subgraph twice"));
+            }
+        }
+        let outer = std::mem::replace(&mut self.names, inner);
+        self.depth += 1;
+        let provenance = self.cx.b.provenance.clone();
+        let done = self.run(&body.graph);
+        self.cx.b.provenance = provenance;
+        self.depth -= 1;
+        let inner = std::mem::replace(&mut self.names, outer);
+        done?;
+        let result = |output: &Argument| match output {
+            Argument::Tensor(name) => inner.get(name).cloned().ok_or_else(|| format!("{name} is not defined in the subgraph")),
+            _ => Err("a result of the subgraph is no tensor".to_string()),
+        };
+        body.graph.outputs.iter().map(result).collect()
+    }
+}
+
+/// The tensor that a call has for an argument.
+fn tensor_name<'n>(node: &'n ExportedNode, argument: &str) -> Option<&'n str> {
+    node.inputs.iter().find(|a| a.name == argument).and_then(|a| if let Argument::Tensor(name) = &a.arg { Some(name.as_str()) } else { None })
+}
+
+/// Whether a result lies in the memory of `base`, by what the program says about strides.
+fn is_view_by_strides(graph: &ExportedGraph, base: &str, output: Option<&Argument>) -> bool {
+    let Some(Argument::Tensor(name)) = output else { return false };
+    let (Some(from), Some(to)) = (graph.tensor_values.get(base), graph.tensor_values.get(name)) else { return false };
+    let ints = |x: &[SymInt]| x.iter().map(|n| if let SymInt::AsInt(n) = n { Some(*n) } else { None }).collect::<Option<Vec<i64>>>();
+    let (Some(sizes), Some(strides), Some(new), Some(found)) = (ints(&from.sizes), ints(&from.strides), ints(&to.sizes), ints(&to.strides)) else {
+        return false;
+    };
+    let same = |expected: Vec<i64>| expected.iter().zip(&found).zip(&new).all(|((a, b), &n)| n == 1 || a == b);
+    from.dtype == to.dtype && sizes.len() == strides.len() && view_strides(&sizes, &strides, &new).is_some_and(same)
+}
+
+/// Where a node came from.
+fn provenance(node: &ExportedNode) -> Provenance {
+    let mut out = Provenance::default();
+    let path = module_path(node);
+    if !path.is_empty() {
+        out.paths.push(path.to_string());
+    }
+    // Innermost call last: `File "model.py", line 12, in forward`.
+    if let Some((_, last)) = node.metadata.stack_trace.rsplit_once("File \"")
+        && let Some((file, rest)) = last.split_once("\", line ")
+        && let Ok(line) = rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse()
+    {
+        out.locations.push(Location { file: file.to_string(), line });
+    }
+    out
+}
+
+/// The path of the innermost module around a call.
+fn module_path(node: &ExportedNode) -> &str {
+    let innermost = node.metadata.nn_module_stack.rsplit(';').next().unwrap_or_default();
+    innermost.split(',').nth(1).unwrap_or_default()
+}
+
+/// A message with the operator, its module and its line.
+fn at(node: &ExportedNode, what: &str) -> String {
+    let target = node.target.strip_prefix("torch.ops.").unwrap_or(&node.target);
+    let found = provenance(node);
+    let path = found.paths.first().map(|p| format!(" in {p}")).unwrap_or_default();
+    let line = found.line().map(|l| format!(" (at {l})")).unwrap_or_default();
+    format!("{target}{path}: {what}{line}")
+}
+
+/// All operators that the registry lacks, as one message.
+pub fn missing(graph: &ExportedGraph) -> Option<String> {
+    let mut missing: Vec<Missing> = vec![];
+    collect_missing(graph, &mut missing);
+    if missing.is_empty() {
+        return None;
+    }
+    let list: Vec<String> = missing
+        .iter()
+        .map(|m| {
+            let first = if m.first.is_empty() { "the top module" } else { &m.first };
+            format!("\n  {}, {} time{}, first in {first}", m.target, m.count, if m.count == 1 { "" } else { "s" })
+        })
+        .collect();
+    Some(format!(
+        "the program uses {} operator{} that {} not supported:{}",
+        list.len(),
+        if list.len() == 1 { "" } else { "s" },
+        if list.len() == 1 { "is" } else { "are" },
+        list.concat()
+    ))
+}
+
+fn collect_missing(graph: &ExportedGraph, out: &mut Vec<Missing>) {
+    for node in &graph.nodes {
+        for input in &node.inputs {
+            if let Argument::Graph(body) = &input.arg {
+                collect_missing(&body.graph, out);
+            }
+        }
+        let higher_order = ["wrap_with_set_grad_enabled", "wrap_with_autocast", "hints_wrapper", "wrap"];
+        let known = match node.target.strip_prefix("torch.ops.higher_order.") {
+            Some(name) => higher_order.contains(&name),
+            None => symbols::find(&node.target).is_some() || aten::find(&node.target).is_some(),
+        };
+        if known {
+            continue;
+        }
+        let target = node.target.strip_prefix("torch.ops.").unwrap_or(&node.target);
+        match out.iter_mut().find(|m| m.target == target) {
+            Some(m) => m.count += 1,
+            None => out.push(Missing { target: target.into(), count: 1, first: module_path(node).into() }),
+        }
+    }
+}
