@@ -1,10 +1,13 @@
 //! The measured suites.
 
+#[path = "bench_memory.rs"]
+mod memory;
+
 use super::{emit, models, write_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use inductor::graph::InputRole;
-use inductor::report::{Row, rows_text};
+use inductor::report::{Row, memory_text, rows_text};
 use inductor::{Config, DType, Device, HostTensor, Initializer, State, Step, Traced, compile, compile_train, optim, trace_eval};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -12,7 +15,7 @@ use std::time::Instant;
 /// What to measure, and where.
 #[derive(Args)]
 pub struct BenchOptions {
-    /// Suites: train, matmul.
+    /// Suites: train, matmul, memory.
     #[arg(default_value = "train")]
     suites: Vec<String>,
     /// Where to run: auto, gpu, software or cpu.
@@ -21,9 +24,12 @@ pub struct BenchOptions {
     /// Models of the train suite: mlp, small, nanogpt, gpt2.
     #[arg(long, value_delimiter = ',', default_value = "mlp,nanogpt")]
     model: Vec<String>,
-    /// Sizes of the matmul suite.
-    #[arg(long, value_delimiter = ',', default_value = "512,1024,2048,4096")]
+    /// Sizes of the matmul suite (512, 1024, 2048 and 4096 unless given); rows of the memory suite (65,536 on a GPU, else 256).
+    #[arg(long, value_delimiter = ',')]
     size: Vec<usize>,
+    /// Only cases of the memory suite whose name contains this.
+    #[arg(long)]
+    filter: Option<String>,
     /// Measured steps; the median is reported.
     #[arg(long, default_value_t = 20)]
     steps: usize,
@@ -42,7 +48,7 @@ pub struct BenchOptions {
 pub fn bench(options: &BenchOptions) -> Result<()> {
     let device = Device::from_name(&options.device)?;
     eprintln!("device: {}", device.describe());
-    let mut rows = vec![];
+    let (mut rows, mut memory_rows) = (vec![], vec![]);
     for suite in &options.suites {
         match suite.as_str() {
             "train" => {
@@ -51,17 +57,26 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
                 }
             }
             "matmul" => {
-                for &n in &options.size {
+                let sizes: &[usize] = if options.size.is_empty() { &[512, 1024, 2048, 4096] } else { &options.size };
+                for &n in sizes {
                     rows.push(matmul(options, &device, n)?);
                 }
             }
-            _ => bail!("there is no suite {suite}: use train or matmul"),
+            "memory" => memory_rows.extend(memory::memory(options, &device)?),
+            _ => bail!("there is no suite {suite}: use train, matmul or memory"),
         }
     }
     if options.json.as_ref().is_none_or(|p| p.as_os_str() != "-") {
-        emit(&rows_text(&rows))?;
+        if !rows.is_empty() {
+            emit(&rows_text(&rows))?;
+        }
+        if !memory_rows.is_empty() {
+            emit(&memory_text(&memory_rows))?;
+        }
     }
-    write_json(options.json.as_deref(), &rows)
+    let all: Vec<serde_json::Value> =
+        rows.iter().map(serde_json::to_value).chain(memory_rows.iter().map(serde_json::to_value)).collect::<Result<_, _>>()?;
+    write_json(options.json.as_deref(), &all)
 }
 
 fn train(options: &BenchOptions, device: &Device, model: &str) -> Result<Row> {

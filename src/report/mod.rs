@@ -17,7 +17,7 @@ use std::fmt;
 /// One measurement of a suite.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// Suite it belongs to: `train`, `matmul`.
+    /// Suite it belongs to: `train` or `matmul`.
     pub suite: String,
     /// What was measured.
     pub name: String,
@@ -53,6 +53,35 @@ pub fn rows_text(rows: &[Row]) -> String {
             format!("{:.1}", r.peak_bytes as f64 / (1 << 20) as f64),
             r.tflops.map(|t| format!("{t:.2}")).unwrap_or_default(),
         ]);
+    }
+    table.to_string()
+}
+
+/// One kernel, or a few that belong together, of the memory suite.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemoryRow {
+    /// The suite, `memory`.
+    pub suite: String,
+    /// What was measured.
+    pub name: String,
+    /// Where.
+    pub device: String,
+    /// Microseconds on the device from the first command's start to the last one's end; host clock where there are no timestamps.
+    pub us: f64,
+    /// Compulsory bytes per time: each input read once, each output written once.
+    pub gbps: f64,
+    /// The same relative to what the device copies, counting bytes read and written.
+    pub percent_copy: f64,
+    /// Dispatches.
+    pub kernels: u64,
+}
+
+/// Rows of the memory suite as a table.
+pub fn memory_text(rows: &[MemoryRow]) -> String {
+    let mut table = Table::new(&["suite", "name", "device", "us", "GB/s", "% of copy", "kernels"]);
+    for r in rows {
+        let numbers = [format!("{:.1}", r.us), format!("{:.0}", r.gbps), format!("{:.0}", r.percent_copy), r.kernels.to_string()];
+        table.row(&[[r.suite.clone(), r.name.clone(), r.device.clone()].as_slice(), &numbers].concat());
     }
     table.to_string()
 }

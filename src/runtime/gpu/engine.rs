@@ -48,6 +48,8 @@ pub struct CommandTime {
     pub command: usize,
     /// Label of the dispatch.
     pub label: String,
+    /// When it started, in microseconds since the first command of its submission.
+    pub start_us: f64,
     /// Microseconds between the timestamps around it.
     pub us: f64,
 }
@@ -520,6 +522,7 @@ impl GpuEngine {
         let time = |(k, command): (usize, usize)| CommandTime {
             command,
             label: self.plan.program.commands[command].label.clone(),
+            start_us: ticks[2 * k].saturating_sub(ticks[0]) as f64 * period / 1000.0,
             us: ticks[2 * k + 1].saturating_sub(ticks[2 * k]) as f64 * period / 1000.0,
         };
         Ok(range.enumerate().map(time).collect())
