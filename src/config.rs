@@ -142,6 +142,11 @@ impl Target {
     pub fn webgpu_default() -> Target {
         Target { caps: DeviceCaps::webgpu_default(), model: DeviceModel::small_gpu() }
     }
+
+    /// The reference card, without a device.
+    pub fn h100() -> Target {
+        Target { caps: DeviceCaps::h100(), model: DeviceModel::large_gpu() }
+    }
 }
 
 /// What the environment asks for. Read once, when a device is first looked for.

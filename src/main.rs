@@ -56,7 +56,7 @@ struct ExplainOptions {
     /// Compile a training step instead of inference.
     #[arg(long)]
     train: bool,
-    /// Target: auto, gpu, software, cpu, or webgpu-default, which needs no device.
+    /// Target: auto, gpu, software, cpu, or webgpu-default and h100, which need no device.
     #[arg(long, default_value = "auto")]
     device: String,
     /// Write graphs, loop nests and shaders of every stage into this folder.
@@ -114,6 +114,7 @@ fn explain(options: &ExplainOptions) -> Result<()> {
     let traced = models::load(&options.model)?;
     let target = match options.device.as_str() {
         "webgpu-default" => Target::webgpu_default(),
+        "h100" => Target::h100(),
         "cpu" => Target::cpu(),
         name => Device::from_name(name)?.target(),
     };

@@ -83,6 +83,27 @@ impl DeviceCaps {
         }
     }
 
+    /// The reference card, an H100 through Vulkan: for plans and counts that do not depend on the machine they are made on.
+    pub fn h100() -> DeviceCaps {
+        DeviceCaps {
+            name: "h100".into(),
+            backend: "vulkan".into(),
+            max_storage_buffers: 1 << 19,
+            max_binding_bytes: (1 << 31) - 4,
+            max_buffer_bytes: (1 << 32) - (2 << 20),
+            max_workgroup_bytes: 49152,
+            max_invocations: 1024,
+            max_workgroup_size: 1024,
+            max_groups: 65535,
+            subgroups: Some((32, 32)),
+            f16: true,
+            i64: true,
+            f64: true,
+            coop_f16_f32: true,
+            timestamps: true,
+        }
+    }
+
     /// True for the interpreter.
     pub fn is_cpu(&self) -> bool {
         self.backend == "cpu"
