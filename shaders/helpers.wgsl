@@ -52,7 +52,8 @@ fn exp_(x: f32) -> f32 {
   let k = i32(n);
   // The second n is spelled otherwise: some compilers merge products by one factor, and with it the two parts of log(2).
   let r = fma(f32(k), 2.12194440e-4f, fma(n, -0.693359375f, c));
-  let y = fma(r * r, exp_tail_(r), r) + 1.0f;
+  // The built-in is within 4 ULP for arguments below one half.
+  let y = exp2(r * 1.44269504f);
   let h = k >> 1u;
   return select(y * power_of_two_(h) * power_of_two_(k - h), x, is_nan_(x));
 }
@@ -180,6 +181,12 @@ fn mul_wide_(x: u32, y: u32) -> vec2<u32> {
   let a = x1 * y0 + (t >> 16u);
   let b = x0 * y1 + (a & 0xffffu);
   return vec2<u32>(x * y, x1 * y1 + (a >> 16u) + (b >> 16u));
+}
+
+// The same where the device multiplies 64-bit integers.
+fn mul_wide_native_(x: u32, y: u32) -> vec2<u32> {
+  let p = u64(x) * u64(y);
+  return vec2<u32>(u32(p), u32(p >> 32u));
 }
 
 fn sin_near_(r: f32) -> f32 {
@@ -318,27 +325,25 @@ fn tanh_(x: f32) -> f32 {
   return select(select(y, -y, x < 0.0f), x, is_nan_(x));
 }
 
+// Two minimax fits without a branch: erf(x) / x - 1 over x^2 below 15/16, log(1 - erf(x)) above.
 fn erf_(x: f32) -> f32 {
   let a = abs(x);
-  if (a < 0.84375f) {
-    let z = x * x;
-    let r = 1.2837916613e-1f + z * (-3.2504209876e-1f + z * (-2.8481749818e-2f + z * (-5.7702702470e-3f + z * -2.3763017452e-5f)));
-    let s = 1.0f + z * (3.9791721106e-1f + z * (6.5022252500e-2f + z * (5.0813062117e-3f + z * (1.3249473704e-4f + z * -3.9602282413e-6f))));
-    return fma(x, r / s, x);
-  }
-  var y = 0.0f;
-  if (a < 1.25f) {
-    let t = a - 1.0f;
-    let p = -2.3621185683e-3f + t * (4.1485610604e-1f + t * (-3.7220788002e-1f + t * (3.1834661961e-1f + t * (-1.1089469492e-1f + t * (3.5478305072e-2f + t * -2.1663755178e-3f)))));
-    let q = 1.0f + t * (1.0642088205e-1f + t * (5.4039794207e-1f + t * (7.1828655899e-2f + t * (1.2617121637e-1f + t * (1.3637083583e-2f + t * 1.1984500103e-2f)))));
-    y = 8.4506291151e-1f + p / q;
-  } else {
-    let t = 1.0f / (1.0f + 0.3275911f * a);
-    let p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
-    let c = min(a, 6.0f);
-    y = 1.0f - p * exp_(-(c * c));
-  }
-  return select(select(y, -y, x < 0.0f), x, is_nan_(x));
+  let s = x * x;
+  let t = min(a, 4.0f);
+  var p = fma(8.29660993e-5f, s, -8.12580646e-4f);
+  p = fma(p, s, 5.19959984e-3f);
+  p = fma(p, s, -2.68588512e-2f);
+  p = fma(p, s, 1.12836864e-1f);
+  p = fma(p, s, -3.76126332e-1f);
+  p = fma(p, s, 1.28379167e-1f);
+  var q = fma(1.94018777e-4f, t, -3.02433019e-3f);
+  q = fma(q, t, 2.21513340e-2f);
+  q = fma(q, t, -1.03774121e-1f);
+  q = fma(q, t, -6.37362502e-1f);
+  q = fma(q, t, -1.12756806f);
+  q = fma(q, t, -2.21845743e-4f);
+  let far = 1.0f - exp2(q * 1.44269504f);
+  return select(select(select(far, -far, x < 0.0f), fma(p, x, x), a < 0.9375f), x, is_nan_(x));
 }
 
 fn sigmoid_(x: f32) -> f32 {
@@ -530,16 +535,22 @@ fn shift_right_l(x: i64, y: i64) -> i64 {
   return x >> u32(clamp(y, 0li, 63li));
 }
 
-// Philox 4x32-10 (Salmon et al., 2011): word index % 4 of the block at counter index / 4.
-fn philox_u(k0: u32, k1: u32, index: u32) -> u32 {
+// The block of Philox 4x32-10 (Salmon et al., 2011) at a counter.
+fn philox_block_(k0: u32, k1: u32, counter: u32) -> vec4<u32> {
   var key = vec2<u32>(k0, k1);
-  var c = vec4<u32>(index >> 2u, 0u, 0u, 0u);
+  var c = vec4<u32>(counter, 0u, 0u, 0u);
   for (var round = 0; round < 10; round++) {
     let p = mul_wide_(0xd2511f53u, c.x);
     let q = mul_wide_(0xcd9e8d57u, c.z);
     c = vec4<u32>(q.y ^ c.y ^ key.x, q.x, p.y ^ c.w ^ key.y, p.x);
     key = key + vec2<u32>(0x9e3779b9u, 0xbb67ae85u);
   }
+  return c;
+}
+
+// Word index % 4 of the block at counter index / 4.
+fn philox_u(k0: u32, k1: u32, index: u32) -> u32 {
+  let c = philox_block_(k0, k1, index >> 2u);
   let low = select(c.x, c.y, (index & 1u) == 1u);
   let high = select(c.z, c.w, (index & 1u) == 1u);
   return select(low, high, (index & 2u) == 2u);
@@ -634,13 +645,20 @@ fn welford_(a: vec3<f32>, b: vec3<f32>) -> vec3<f32> {
   return vec3<f32>(a.x + d * w, a.y + b.y + d * d * a.z * w, n);
 }
 
-// Combination of (maximum m, sum of exp(x - m)). Among infinities each counts as one until the end.
+// exp(x - m) for m >= x. Among infinities each counts as one until the end.
+fn exp_below_(x: f32, m: f32) -> f32 {
+  return select(exp_(x - m), 1.0f, bitcast<u32>(x) == bitcast<u32>(m));
+}
+
+// Combination of (maximum m, sum of exp(x - m)). A NaN among the elements is kept by the sum alone.
 fn online_softmax_(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
-  let m = maximum_(a.x, b.x);
-  let u = bitcast<u32>(m);
-  let p = select(exp_(a.x - m), 1.0f, bitcast<u32>(a.x) == u);
-  let q = select(exp_(b.x - m), 1.0f, bitcast<u32>(b.x) == u);
-  return vec2<f32>(m, a.y * p + b.y * q);
+  let m = max(a.x, b.x);
+  return vec2<f32>(m, a.y * exp_below_(a.x, m) + b.y * exp_below_(b.x, m));
+}
+
+// The maximum at the end: NaN when an element was.
+fn online_softmax_max_(m: f32, s: f32) -> f32 {
+  return select(m, s, is_nan_(s));
 }
 
 // The sum at the end: a maximum that is infinite gives NaN, as exp(inf - inf) does.

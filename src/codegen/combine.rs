@@ -17,7 +17,8 @@ pub struct Accumulator {
     pub kinds: Vec<Kind>,
     /// The identity.
     pub start: Vec<String>,
-    dtype: DType,
+    /// What is reduced.
+    pub dtype: DType,
 }
 
 impl Accumulator {
@@ -78,9 +79,24 @@ impl Accumulator {
                     format!("{m2} += {d} * ({x} - {mean});"),
                 ]
             }
-            Combiner::OnlineSoftmax => self.merge(em, &[x.to_string(), "1.0f".into()]),
+            Combiner::OnlineSoftmax => self.add_all(em, &[x.to_string()]),
             _ => self.merge(em, &[x.to_string()]),
         }
+    }
+
+    /// Statements that add several elements to an online softmax: one new maximum for all of them.
+    pub fn add_all(&self, em: &mut Emitter, xs: &[String]) -> Vec<String> {
+        let [m, s] = &self.names[..] else { unreachable!("two results") };
+        let (below, top) = (em.helper("exp_below_"), em.fresh("m"));
+        // A balanced tree, so that the comparisons do not wait for one another.
+        let mut level: Vec<String> = xs.to_vec();
+        while level.len() > 1 {
+            level = level.chunks(2).map(|c| if let [a, b] = c { format!("max({a}, {b})") } else { c[0].clone() }).collect();
+        }
+        let mut lines = vec![format!("let {top} = max({m}, {});", level[0]), format!("{s} = {s} * {below}({m}, {top});")];
+        lines.extend(xs.iter().map(|x| format!("{s} += {below}({x}, {top});")));
+        lines.push(format!("{m} = {top};"));
+        lines
     }
 
     /// Statements that combine with another partial result, whose columns come after.
@@ -126,8 +142,9 @@ impl Accumulator {
     pub fn results(&self, em: &mut Emitter, finals: &[String]) -> Vec<String> {
         match self.combiner {
             Combiner::OnlineSoftmax => {
-                let f = em.helper("online_softmax_sum_");
-                vec![finals[0].clone(), format!("{f}({}, {})", finals[0], finals[1])]
+                let (top, sum) = (em.helper("online_softmax_max_"), em.helper("online_softmax_sum_"));
+                let (m, s) = (&finals[0], &finals[1]);
+                vec![format!("{top}({m}, {s})"), format!("{sum}({m}, {s})")]
             }
             Combiner::ArgMax | Combiner::ArgMin => {
                 vec![finals[0].clone(), format!("select({0}, 0i, {0} == 2147483647i)", finals[1])]

@@ -89,6 +89,8 @@ pub struct Emitter<'a> {
     pub vector: Vec<bool>,
     /// Depth of the loop over columns, for scans.
     pub loop_depth: Option<usize>,
+    /// Size of the subgroups whose operations the kernel uses.
+    pub subgroup: Option<u32>,
     frames: Vec<Frame>,
     counter: u32,
 }
@@ -105,6 +107,7 @@ impl<'a> Emitter<'a> {
             uses_symbols: false,
             vector: vec![false; unit.bindings.len()],
             loop_depth: None,
+            subgroup: None,
             frames: vec![Frame::default()],
             counter: 0,
         }

@@ -2,8 +2,8 @@
 //!
 //! A function for i64 is written once, for i32, and derived by its suffix: `floor_div_l` is `floor_div_i` with i64 for i32.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use crate::types::DeviceCaps;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 static SOURCE: &str = include_str!("../../shaders/helpers.wgsl");
@@ -33,8 +33,9 @@ pub fn exists(name: &str) -> bool {
     LIBRARY.contains_key(name)
 }
 
-/// The texts of these functions and of those they call, in order of their names.
-pub fn texts(used: &BTreeSet<String>) -> Vec<&'static str> {
+/// The texts of these functions and of those they call, in order of their names. With 64-bit integers a wide product is one
+/// multiplication.
+pub fn texts(used: &BTreeSet<String>, caps: &DeviceCaps) -> Vec<String> {
     let mut wanted: BTreeSet<&str> = BTreeSet::new();
     let mut open: Vec<&str> = used.iter().map(String::as_str).collect();
     while let Some(name) = open.pop() {
@@ -44,7 +45,11 @@ pub fn texts(used: &BTreeSet<String>) -> Vec<&'static str> {
             open.extend(words(body).filter(|w| LIBRARY.contains_key(*w)));
         }
     }
-    wanted.into_iter().map(|name| LIBRARY[name].as_str()).collect()
+    let text = |name: &str| match name {
+        "mul_wide_" if caps.i64 => LIBRARY["mul_wide_native_"].replace("mul_wide_native_", "mul_wide_"),
+        _ => LIBRARY[name].clone(),
+    };
+    wanted.into_iter().map(text).collect()
 }
 
 /// Functions begin with `fn` and end with `}` at the start of a line; comments above them stay out of modules.

@@ -2,9 +2,10 @@
 //!
 //! * Comes in: a [`Program`] and a [`Target`].
 //! * Goes out: a [`Plan`]: the program with a shader for every distinct kernel, slot aliasing and guard.
-//! * Forms: `pointwise` (one invocation for each element), `reduce` (rows with reductions or scans), `sort`, `matmul` (tiles, from
+//! * Forms: `pointwise` (one invocation for each element), `transpose` (tiles through workgroup memory where reads and writes
+//!   run along different axes), `reduce` (rows with reductions or scans), `sort`, `matmul` (tiles, from
 //!   `shaders/matmul.wgsl.j2`). `emit` places statements in blocks, `value` spells statements, `spell` scalar functions,
-//!   `combine` reductions, `storage` element formats.
+//!   `combine` reductions, `exchange` partial results between invocations, `storage` element formats.
 //! * Invariants: the same program and target give the same bytes; a shader does not depend on names, labels or lines; a
 //!   buffer is bound once; whatever a device lacks is an error naming the capability.
 //! * Must not know: graphs, ops, adapters.
@@ -14,6 +15,7 @@
 mod combine;
 mod dump;
 mod emit;
+mod exchange;
 mod helpers;
 mod limits;
 mod matmul;
@@ -24,6 +26,7 @@ mod reduce;
 mod sort;
 mod spell;
 mod storage;
+mod transpose;
 mod unit;
 mod value;
 mod vector;
@@ -91,5 +94,8 @@ fn variant(unit: &Unit) -> Result<Variant, String> {
     if has(|i| matches!(i, Instr::Reduce(..) | Instr::Scan(..))) {
         return reduce::generate(unit);
     }
-    pointwise::generate(unit)
+    match transpose::plan(unit) {
+        Some(tiling) => transpose::generate(unit, &tiling),
+        None => pointwise::generate(unit),
+    }
 }

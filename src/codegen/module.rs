@@ -30,7 +30,7 @@ pub fn assemble(mut em: Emitter, launch: Launch) -> Result<Variant, String> {
         return Err(format!("{} bytes of workgroup memory are more than this device's {}", launch.shared_bytes, caps.max_workgroup_bytes));
     }
     let entry = entry(&mut em, &launch.groups);
-    let vector = em.vector.clone();
+    let (vector, subgroup) = (em.vector.clone(), em.subgroup);
     let (lines, used, globals, uses_symbols) = em.finish();
     let (bindings, mut out) = header(unit, &vector, uses_symbols, &used);
     for line in &globals {
@@ -38,11 +38,13 @@ pub fn assemble(mut em: Emitter, launch: Launch) -> Result<Variant, String> {
         out.push('\n');
     }
     let nwg = if entry.iter().any(|l| l.contains("nwg")) { "@builtin(num_workgroups) nwg: vec3<u32>, " } else { "" };
-    out.push_str(&format!(
-        "\n@compute @workgroup_size({})\nfn main(@builtin(workgroup_id) wid: vec3<u32>, {nwg}@builtin(local_invocation_index) lid: u32) {{\n",
-        launch.threads
-    ));
-    for line in entry.iter().chain(&lines) {
+    let (place, first) = match subgroup {
+        // Numbered by subgroup, so that neighbors share one whatever order the driver gives invocations.
+        Some(size) => ("@builtin(subgroup_id) sid: u32, @builtin(subgroup_invocation_id) sub: u32", Some(format!("let lid = sid * {size}u + sub;"))),
+        None => ("@builtin(local_invocation_index) lid: u32", None),
+    };
+    out.push_str(&format!("\n@compute @workgroup_size({})\nfn main(@builtin(workgroup_id) wid: vec3<u32>, {nwg}{place}) {{\n", launch.threads));
+    for line in first.iter().chain(&entry).chain(&lines) {
         for part in line.split('\n') {
             out.push_str("  ");
             out.push_str(part);
@@ -82,9 +84,9 @@ pub fn header(unit: &Unit, vector: &[bool], uses_symbols: bool, used: &BTreeSet<
         out.push_str(line);
         out.push('\n');
     }
-    for text in helpers::texts(used) {
+    for text in helpers::texts(used, &unit.target.caps) {
         out.push('\n');
-        out.push_str(text);
+        out.push_str(&text);
         out.push('\n');
     }
     (bindings, out)

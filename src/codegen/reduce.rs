@@ -7,6 +7,7 @@
 
 use super::combine::Accumulator;
 use super::emit::{Emitter, Ex, Lane};
+use super::exchange::{Reduction, subgroup_size};
 use super::module::{Launch, assemble};
 use super::plan::Variant;
 use super::pointwise::axis;
@@ -33,6 +34,8 @@ pub struct Shape {
     pub lanes: u32,
     /// Groups of columns that an invocation keeps in registers; 0 loops over them.
     pub kept: u32,
+    /// Groups of columns that a step of the loop takes.
+    pub unroll: u32,
 }
 
 /// The kernel of a nest with reductions or scans.
@@ -65,9 +68,9 @@ fn choose(unit: &Unit) -> Result<Shape, String> {
     let has_scan = nest.body.iter().any(|s| matches!(s.instr, Instr::Scan(..)));
     let limit = unit.target.caps.max_invocations.min(256);
     if has_scan {
-        return Ok(Shape { rows: 64.min(limit), threads: 1, rows_first: true, lanes: 1, kept: 0 });
+        return Ok(Shape { rows: 64.min(limit), threads: 1, rows_first: true, lanes: 1, kept: 0, unroll: 1 });
     }
-    let scatter = nest.body.iter().any(|s| lazy_source(nest, &s.instr).is_some());
+    let scatter = (0..nest.body.len() as u32).any(|i| lazy_source(nest, &nest.body[i as usize].instr).is_some() && picked(unit, i).is_none());
     let small_body = nest.body.len() <= 60;
     let lanes = if packed > 1 {
         packed
@@ -80,10 +83,10 @@ fn choose(unit: &Unit) -> Result<Shape, String> {
     let groups = n.div_ceil(lanes as u64);
     let rows = nest.row_count().as_int().unwrap_or(1 << 16).max(1) as u64;
     if rows_contiguous(nest) {
-        return Ok(column_shape(rows, groups, lanes, limit));
+        return Ok(unrolled(nest, column_shape(rows, groups, lanes, limit)));
     }
     if n < 32 || scatter {
-        return Ok(Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, kept: 0 });
+        return Ok(Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, kept: 0, unroll: 1 });
     }
     // Few rows get more invocations each than many rows do.
     let most = if rows * 64 < unit.target.model.parallel_lanes as u64 { 256 } else { 64 };
@@ -96,20 +99,30 @@ fn choose(unit: &Unit) -> Result<Shape, String> {
     }
     let kept = groups.div_ceil(threads as u64) as u32;
     let budget = 400 / (nest.body.len().max(1) as u32 * lanes).max(1);
-    let keeps = cols.as_int().is_some() && kept <= 4 && kept <= budget && passes(nest) > 1;
-    Ok(Shape { rows: (64 / threads).max(1), threads, rows_first: false, lanes, kept: if keeps { kept } else { 0 } })
+    let keeps = cols.as_int().is_some() && kept <= 4 && kept <= budget;
+    let shape = Shape { rows: (64 / threads).max(1), threads, rows_first: false, lanes, kept: if keeps { kept } else { 0 }, unroll: 1 };
+    Ok(unrolled(nest, shape))
+}
+
+/// Takes several groups of columns in a step of the loop, so that loads do not wait for one another.
+fn unrolled(nest: &Nest, shape: Shape) -> Shape {
+    let step = shape.lanes * shape.threads;
+    let small = |n: &u32| nest.body.len() as u32 * shape.lanes * n <= 200;
+    let divides = |n: &u32| nest.col_count().try_div(&Dim::int((step * n) as i64)).is_some();
+    let unroll = if shape.kept > 0 { 1 } else { [4, 2].into_iter().find(|n| small(n) && divides(n)).unwrap_or(1) };
+    Shape { unroll, ..shape }
 }
 
 /// Neighboring invocations on neighboring rows; several invocations share a row when rows are few.
 fn column_shape(rows: u64, groups: u64, lanes: u32, limit: u32) -> Shape {
     if rows >= 1 << 15 || groups < 8 {
-        return Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, kept: 0 };
+        return Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, kept: 0, unroll: 1 };
     }
     let mut threads = 8;
     while threads < limit / 32 && rows * (threads as u64) < 1 << 16 && (threads as u64) < groups {
         threads *= 2;
     }
-    Shape { rows: 32.min(limit / threads), threads, rows_first: true, lanes, kept: 0 }
+    Shape { rows: 32.min(limit / threads), threads, rows_first: true, lanes, kept: 0, unroll: 1 }
 }
 
 /// Whether loads inside the column loop run along memory with the last row axis and not with the last column axis.
@@ -140,14 +153,6 @@ fn depths(nest: &Nest) -> Vec<usize> {
     out
 }
 
-fn passes(nest: &Nest) -> usize {
-    let depth = depths(nest);
-    let level = nest.element_level();
-    let reduced = nest.body.iter().enumerate().filter(|(_, s)| matches!(s.instr, Instr::Reduce(..))).map(|(i, _)| depth[i]);
-    let written = nest.writes.iter().filter(|w| nest.is_element_write(w, &level)).map(|w| write_depth(w, &depth) + 1);
-    reduced.chain(written).max().unwrap_or(1)
-}
-
 fn write_depth(w: &crate::loop_ir::Write, depth: &[usize]) -> usize {
     w.index.values().into_iter().map(|v| depth[v as usize]).fold(depth[w.value.0 as usize], usize::max)
 }
@@ -161,16 +166,40 @@ fn lazy_source(nest: &Nest, instr: &Instr) -> Option<(Val, Val)> {
     (zero && compares).then_some((args[0], args[1]))
 }
 
+/// A sum that takes one column: `sum of where(column == at, source, 0)`.
+struct Pick {
+    at: Val,
+    source: Val,
+}
+
+/// Finds sums of one column whose number is known for the whole row. Where a row is overwritten in place, other invocations
+/// may be ahead, and the column is found in turn as any other.
+fn picked(unit: &Unit, i: u32) -> Option<Pick> {
+    let nest = unit.nest;
+    let (condition, source) = lazy_source(nest, &nest.body[i as usize].instr)?;
+    let Instr::Call(ScalarFn::Eq, args) = &nest.stmt(condition).instr else { return None };
+    let column = flatten(&nest.col_axes(), &nest.cols);
+    let is_column = |v: Val| matches!(&nest.stmt(v).instr, Instr::Index(e) if *e == column);
+    let at = match args[..] {
+        [a, b] if is_column(a) => b,
+        [a, b] if is_column(b) => a,
+        _ => return None,
+    };
+    let known = !unit.level[at.0 as usize] && nest.col_count().range().0 > 0;
+    (known && !unit.is_in_place()).then_some(Pick { at, source })
+}
+
 /// State of a kernel under construction.
-struct Rows<'u, 'n> {
-    em: Emitter<'u>,
-    nest: &'n Nest,
-    shape: Shape,
+pub(super) struct Rows<'u, 'n> {
+    pub(super) em: Emitter<'u>,
+    pub(super) nest: &'n Nest,
+    pub(super) shape: Shape,
     /// Active condition of each lane; `None` when always active.
     active: Vec<Option<String>>,
     row_active: Option<String>,
     groups: Dim,
-    shared: Vec<(&'static str, u32)>,
+    /// Workgroup arrays: element type and bytes.
+    pub(super) shared: Vec<(&'static str, u32)>,
 }
 
 /// Spells the kernel in a given layout.
@@ -178,6 +207,7 @@ pub fn build(unit: &Unit, shape: Shape) -> Result<Variant, String> {
     let nest = unit.nest;
     let groups = nest.col_count().ceil_div(&Dim::int(shape.lanes as i64));
     let mut k = Rows { em: Emitter::new(unit), nest, shape, active: vec![], row_active: None, groups, shared: vec![] };
+    k.em.subgroup = subgroup_size(unit, &shape);
     k.prologue();
     k.lanes();
     if shape.lanes == 4 {
@@ -199,7 +229,7 @@ pub fn build(unit: &Unit, shape: Shape) -> Result<Variant, String> {
         k.pass(&reductions, if write_pass == Some(pass) { &element } else { &[] })?;
     }
     k.row_writes()?;
-    let bytes: u32 = k.shared.iter().map(|(_, bytes)| bytes * shape.rows * shape.threads).sum();
+    let bytes: u32 = k.shared.iter().map(|(_, bytes)| bytes).sum();
     let name = match (shape.threads, shape.rows_first) {
         (1, _) => format!("row-per-invocation-{}", shape.rows),
         (t, true) => format!("{}-rows-across-{t}", shape.rows),
@@ -249,7 +279,7 @@ impl Rows<'_, '_> {
 
     /// Groups of columns an invocation holds at once.
     fn sets(&self) -> usize {
-        self.shape.kept.max(1) as usize
+        self.shape.kept.max(self.shape.unroll) as usize
     }
 
     fn lane_set(&self, e: usize) -> Vec<usize> {
@@ -288,9 +318,16 @@ impl Rows<'_, '_> {
         let mut accumulators = vec![];
         for &i in reductions {
             let Instr::Reduce(combiner, arg) = nest.body[i as usize].instr else { continue };
+            if let Some(pick) = picked(self.em.unit, i) {
+                self.pick(i, &pick)?;
+                continue;
+            }
             let acc = Accumulator::new(&mut self.em, combiner, nest.dtype(arg))?;
             acc.declare(&mut self.em);
             accumulators.push((i, arg, acc));
+        }
+        if accumulators.is_empty() && writes.is_empty() {
+            return Ok(());
         }
         if self.shape.kept > 0 {
             self.columns(&accumulators, writes)?;
@@ -298,48 +335,45 @@ impl Rows<'_, '_> {
             self.column_loop(&accumulators, writes)?;
         }
         if !accumulators.is_empty() {
-            self.combine(&accumulators)?;
+            self.combine(&accumulators);
         }
         Ok(())
     }
 
-    fn column_loop(&mut self, accumulators: &[(u32, Val, Accumulator)], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
+    fn column_loop(&mut self, accumulators: &[Reduction], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
         let count = self.em.size(&self.groups);
         let single = self.groups.is(1) && self.shape.threads == 1;
         self.em.open(false);
         let depth = self.em.depth();
         self.em.loop_depth = Some(depth);
-        let name = if single { "0u".to_string() } else { "c".to_string() };
-        self.em.axes.insert(COLUMN, Ex { text: name, depth });
+        for e in 0..self.shape.unroll {
+            let text = match e {
+                _ if single => "0u".to_string(),
+                0 => "c".to_string(),
+                e => {
+                    let name = self.em.fresh("c");
+                    self.em.line(format!("let {name} = c + {}u;", e * self.shape.threads));
+                    name
+                }
+            };
+            self.em.axes.insert(COLUMN + e, Ex { text, depth });
+        }
         self.columns(accumulators, writes)?;
         self.em.loop_depth = None;
         let threads = self.shape.threads;
         let start = if threads == 1 { "0u" } else { "tx" };
-        self.em.close(&format!("for (var c = {start}; c < {}; c += {threads}u)", count.text));
+        self.em.close(&format!("for (var c = {start}; c < {}; c += {}u)", count.text, threads * self.shape.unroll));
         Ok(())
     }
 
     /// The columns that are at hand: all lanes of one step of the loop, or everything in registers.
-    fn columns(&mut self, accumulators: &[(u32, Val, Accumulator)], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
-        let flat = flatten(&self.nest.col_axes(), &self.nest.cols);
-        let lanes: Vec<usize> = (0..self.em.lanes.len()).collect();
-        for &lane in &lanes {
+    fn columns(&mut self, accumulators: &[Reduction], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
+        for (_, arg, acc) in accumulators.iter().filter(|(_, _, acc)| acc.combiner == Combiner::OnlineSoftmax) {
+            self.add_sets(acc, *arg)?;
+        }
+        for lane in 0..self.active.len() {
             for (i, arg, acc) in accumulators {
-                if let Some((condition, source)) = lazy_source(self.nest, &self.nest.body[*i as usize].instr)
-                    && self.active[lane].is_none()
-                {
-                    self.add_where(acc, condition, source, lane)?;
-                    continue;
-                }
-                let x = self.em.value(*arg, lane)?;
-                let column = if matches!(acc.combiner, Combiner::ArgMax | Combiner::ArgMin) {
-                    let at = self.em.in_lane(&flat, lane);
-                    self.em.index(&at, lane)?.text
-                } else {
-                    String::new()
-                };
-                let lines = acc.add(&mut self.em, &x.text, &column);
-                self.guarded(self.active[lane].clone(), lines);
+                self.add_lane(*i, *arg, acc, lane)?;
             }
         }
         let mut stores = vec![];
@@ -352,6 +386,72 @@ impl Rows<'_, '_> {
         }
         for s in stores {
             self.em.line(s);
+        }
+        Ok(())
+    }
+
+    /// The result of a sum of one column: that column's element, or zero when there is no such column.
+    fn pick(&mut self, i: u32, pick: &Pick) -> Result<(), String> {
+        let lane = self.em.lanes.len();
+        let id = COLUMN + lane as u32;
+        let count = self.nest.col_count();
+        let size = self.em.size(&count);
+        let at = self.em.value(pick.at, 0)?;
+        let at = self.em.bind(Ex { text: format!("u32({})", at.text), depth: at.depth }, "x");
+        let place = Ex { text: format!("min({}, {} - 1u)", at.text, size.text), depth: at.depth };
+        let place = self.em.bind(place, "x");
+        self.em.axes.insert(id, place);
+        let mut axes = unflatten(&axis(ROW, &self.nest.row_count()), &self.nest.rows);
+        axes.extend(unflatten(&axis(id, &count), &self.nest.cols));
+        self.em.lanes.push(Lane { axes, write_axes: None, whole: None });
+        // What earlier passes found holds for the new lane too.
+        for v in 0..self.nest.body.len() as u32 {
+            if !self.em.unit.level[v as usize]
+                && let Some(known) = self.em.computed(v, 0)
+            {
+                self.em.set_computed(v, lane, &known);
+            }
+        }
+        let x = self.em.value(pick.source, lane)?;
+        let kind = self.em.unit.kind(self.nest.dtype(pick.source))?;
+        let text = format!("select({}, {}, {} < {})", kind.zero(), x.text, at.text, size.text);
+        let result = self.em.bind(Ex { text, depth: x.depth }, "r");
+        self.set_result(i, 0, &result);
+        Ok(())
+    }
+
+    /// Adds an element to a reduction that takes elements one by one.
+    fn add_lane(&mut self, i: u32, arg: Val, acc: &Accumulator, lane: usize) -> Result<(), String> {
+        if let Some((condition, source)) = lazy_source(self.nest, &self.nest.body[i as usize].instr)
+            && self.active[lane].is_none()
+        {
+            return self.add_where(acc, condition, source, lane);
+        }
+        let column = match acc.combiner {
+            Combiner::OnlineSoftmax => return Ok(()),
+            Combiner::ArgMax | Combiner::ArgMin => {
+                let flat = flatten(&self.nest.col_axes(), &self.nest.cols);
+                let at = self.em.in_lane(&flat, lane);
+                self.em.index(&at, lane)?.text
+            }
+            _ => String::new(),
+        };
+        let x = self.em.value(arg, lane)?;
+        let lines = acc.add(&mut self.em, &x.text, &column);
+        self.guarded(self.active[lane].clone(), lines);
+        Ok(())
+    }
+
+    /// Adds elements to an online softmax, as many at once as share a condition.
+    fn add_sets(&mut self, acc: &Accumulator, arg: Val) -> Result<(), String> {
+        let sets: Vec<Vec<usize>> = match self.active.iter().all(Option::is_none) {
+            true => vec![(0..self.active.len()).collect()],
+            false => (0..self.sets()).map(|e| self.lane_set(e)).collect(),
+        };
+        for set in sets {
+            let values = set.iter().map(|&l| self.em.value(arg, l).map(|e| e.text)).collect::<Result<Vec<_>, _>>()?;
+            let lines = acc.add_all(&mut self.em, &values);
+            self.guarded(self.active[set[0]].clone(), lines);
         }
         Ok(())
     }
@@ -378,112 +478,6 @@ impl Rows<'_, '_> {
             }
             None => lines.into_iter().for_each(|l| self.em.line(l)),
         }
-    }
-
-    /// Combines the partial results of the invocations of each row and names the results.
-    fn combine(&mut self, accumulators: &[(u32, Val, Accumulator)]) -> Result<(), String> {
-        let mut finals: Vec<Vec<String>> = accumulators.iter().map(|(_, _, a)| a.names.clone()).collect();
-        if self.shape.threads > 1 {
-            finals = self.combine_through_memory(accumulators);
-        }
-        for ((i, _, acc), finals) in accumulators.iter().zip(&finals) {
-            let results = acc.results(&mut self.em, finals);
-            for (k, text) in results.into_iter().enumerate() {
-                let name = self.em.fresh("r");
-                self.em.line(format!("let {name} = {text};"));
-                self.set_result(*i, k as u32, &Ex::global(name));
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes result `k` of reduction `i` known to every lane.
-    fn set_result(&mut self, i: u32, k: u32, e: &Ex) {
-        let targets: Vec<u32> = if k == 0 {
-            vec![i]
-        } else {
-            (0..self.nest.body.len() as u32).filter(|&j| self.nest.body[j as usize].instr == Instr::Proj(Val(i), k)).collect()
-        };
-        for t in targets {
-            for lane in 0..self.em.lanes.len() {
-                self.em.set_computed(t, lane, e);
-            }
-        }
-    }
-
-    fn combine_through_memory(&mut self, accumulators: &[(u32, Val, Accumulator)]) -> Vec<Vec<String>> {
-        let Shape { rows, threads, rows_first, .. } = self.shape;
-        let stride = if rows_first { rows } else { 1 };
-        let mut arrays: Vec<Vec<(String, super::storage::Kind)>> = vec![];
-        let mut taken = vec![false; self.shared.len()];
-        for (_, _, acc) in accumulators {
-            arrays.push(acc.kinds.iter().map(|&kind| (self.shared_array(kind, &mut taken), kind)).collect());
-        }
-        let em = &mut self.em;
-        let save = |em: &mut Emitter, acc: &Accumulator, names: &[(String, super::storage::Kind)]| {
-            for (name, (array, kind)) in acc.names.iter().zip(names) {
-                em.line(format!("{array}[lid] = {};", to_shared(*kind, name)));
-            }
-        };
-        for ((_, _, acc), names) in accumulators.iter().zip(&arrays) {
-            save(em, acc, names);
-        }
-        em.line("workgroupBarrier();");
-        let mut half = threads / 2;
-        while half > 0 {
-            em.open(false);
-            for ((_, _, acc), names) in accumulators.iter().zip(&arrays) {
-                let other: Vec<String> = names.iter().map(|(a, k)| from_shared(*k, &format!("{a}[lid + {}u]", half * stride))).collect();
-                let bound: Vec<String> = other
-                    .into_iter()
-                    .map(|o| {
-                        let name = em.fresh("o");
-                        em.line(format!("let {name} = {o};"));
-                        name
-                    })
-                    .collect();
-                for line in acc.merge(em, &bound) {
-                    em.line(line);
-                }
-                save(em, acc, names);
-            }
-            em.close(&format!("if (tx < {half}u)"));
-            em.line("workgroupBarrier();");
-            half /= 2;
-        }
-        let first = match (rows, rows_first) {
-            (1, _) => "0u".to_string(),
-            (_, true) => "ty".to_string(),
-            (_, false) => format!("ty * {threads}u"),
-        };
-        let mut finals = vec![];
-        for names in &arrays {
-            let mut row = vec![];
-            for (array, kind) in names {
-                let name = em.fresh("t");
-                em.line(format!("let {name} = {};", from_shared(*kind, &format!("{array}[{first}]"))));
-                row.push(name);
-            }
-            finals.push(row);
-        }
-        em.line("workgroupBarrier();");
-        finals
-    }
-
-    /// A workgroup array of that kind that this pass does not use yet; passes reuse them.
-    fn shared_array(&mut self, kind: super::storage::Kind, taken: &mut Vec<bool>) -> String {
-        let ty = kind.shared();
-        let found = (0..self.shared.len()).find(|&i| self.shared[i].0 == ty && !taken[i]);
-        let at = found.unwrap_or_else(|| {
-            self.shared.push((ty, kind.bytes()));
-            taken.push(false);
-            let n = self.shared.len() - 1;
-            let size = self.shape.rows * self.shape.threads;
-            self.em.globals.push(format!("var<workgroup> shared{n}: array<{ty}, {size}>;"));
-            n
-        });
-        taken[at] = true;
-        format!("shared{at}")
     }
 
     /// Row-level writes, once per row.
@@ -518,12 +512,4 @@ fn both(a: Option<&str>, b: Option<&str>) -> Option<String> {
         (Some(a), None) | (None, Some(a)) => Some(a.to_string()),
         (None, None) => None,
     }
-}
-
-fn to_shared(kind: super::storage::Kind, name: &str) -> String {
-    if kind == super::storage::Kind::Bool { format!("select(0u, 1u, {name})") } else { name.to_string() }
-}
-
-fn from_shared(kind: super::storage::Kind, text: &str) -> String {
-    if kind == super::storage::Kind::Bool { format!("({text} != 0u)") } else { text.to_string() }
 }

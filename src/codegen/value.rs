@@ -5,6 +5,7 @@ use super::emit::{Emitter, Ex, deepest};
 use super::spell;
 use super::storage::{Element, Kind, per_word};
 use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Val, Write};
+use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 
 impl Emitter<'_> {
@@ -29,14 +30,7 @@ impl Emitter<'_> {
                 self.bind(Ex { text, depth: at.depth }, "v")
             }
             Instr::Load { buffer, index, mask } => self.load(*buffer, index, *mask, kind, lane)?,
-            Instr::Call(f, args) => {
-                let operands = args.iter().map(|&a| self.value(a, lane)).collect::<Result<Vec<_>, _>>()?;
-                let of = nest.dtype(*args.last().unwrap_or(&v));
-                let texts: Vec<&str> = operands.iter().map(|o| o.text.as_str()).collect();
-                let text = spell::call(self, *f, of, &texts)?;
-                let text = spell::wrap(dtype, text);
-                self.bind(Ex { text, depth: deepest(&operands) }, "v")
-            }
+            Instr::Call(f, args) => self.call(v, *f, args, lane)?,
             Instr::Cast(x) => {
                 let from = nest.dtype(*x);
                 let x = self.value(*x, lane)?;
@@ -51,6 +45,39 @@ impl Emitter<'_> {
         };
         self.set_computed(v.0, lane, &e);
         Ok(e)
+    }
+
+    fn call(&mut self, v: Val, f: ScalarFn, args: &[Val], lane: usize) -> Result<Ex, String> {
+        if f == ScalarFn::Philox
+            && let Some(word) = self.random_word(args, lane)?
+        {
+            return Ok(word);
+        }
+        let nest = self.unit.nest;
+        let operands = args.iter().map(|&a| self.value(a, lane)).collect::<Result<Vec<_>, _>>()?;
+        let of = nest.dtype(*args.last().unwrap_or(&v));
+        let texts: Vec<&str> = operands.iter().map(|o| o.text.as_str()).collect();
+        let text = spell::call(self, f, of, &texts)?;
+        let text = spell::wrap(nest.dtype(v), text);
+        Ok(self.bind(Ex { text, depth: deepest(&operands) }, "v"))
+    }
+
+    /// Random bits of a known element: neighboring lanes share one block of four words.
+    fn random_word(&mut self, args: &[Val], lane: usize) -> Result<Option<Ex>, String> {
+        let [k0, k1, index] = args else { return Ok(None) };
+        let mut position = *index;
+        while let Instr::Cast(from) = self.unit.nest.stmt(position).instr {
+            position = from;
+        }
+        let Instr::Index(e) = &self.unit.nest.stmt(position).instr else { return Ok(None) };
+        let (at, four) = (self.in_lane(e, lane), Dim::int(4));
+        let Some(word) = at.modulo(&four).as_constant().and_then(Dim::as_int) else { return Ok(None) };
+        let counter = self.index(&at.div(&four), lane)?;
+        let (k0, k1) = (self.value(*k0, lane)?, self.value(*k1, lane)?);
+        let block = self.helper("philox_block_");
+        let depth = deepest([&counter, &k0, &k1]);
+        let block = self.bind(Ex { text: format!("{block}({}, {}, {})", k0.text, k1.text, counter.text), depth }, "q");
+        Ok(Some(Ex { text: format!("{}.{}", block.text, component(&format!("{word}u"))?), depth: block.depth }))
     }
 
     fn bound(&mut self, index: Val, size: &Dim, code: u32, kind: Kind, lane: usize) -> Result<Ex, String> {
@@ -125,7 +152,7 @@ impl Emitter<'_> {
             return Ok(unpack(buffer.dtype, &recast(word.to_string()), part));
         }
         let word = match part {
-            Some(part) => format!("{word}.{}", component(&part.text)?),
+            Some(part) => component(&part.text).map_or_else(|_| format!("{word}[{}]", part.text), |c| format!("{word}.{c}")),
             None => word.to_string(),
         };
         let word = recast(word);
