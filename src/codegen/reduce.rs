@@ -12,7 +12,7 @@ use super::module::{Launch, assemble};
 use super::plan::Variant;
 use super::pointwise::axis;
 use super::unit::Unit;
-use crate::loop_ir::{Combiner, Instr, Nest, Val, flatten, unflatten};
+use crate::loop_ir::{Combiner, Instr, Nest, Tag, Val, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::Dim;
 
@@ -67,8 +67,9 @@ fn choose(unit: &Unit) -> Result<Shape, String> {
     let divides = |n: i64| cols.try_div(&Dim::int(n)).is_some() && !cols.is(0);
     let has_scan = nest.body.iter().any(|s| matches!(s.instr, Instr::Scan(..)));
     let limit = unit.target.caps.max_invocations.min(256);
-    if has_scan {
-        return Ok(Shape { rows: 64.min(limit), threads: 1, rows_first: true, lanes: 1, kept: 0, unroll: 1 });
+    let segments = matches!(nest.tag, Tag::Segments { .. });
+    if has_scan || segments {
+        return Ok(Shape { rows: if segments { limit } else { 64.min(limit) }, threads: 1, rows_first: true, lanes: 1, kept: 0, unroll: 1 });
     }
     let scatter = (0..nest.body.len() as u32).any(|i| lazy_source(nest, &nest.body[i as usize].instr).is_some() && picked(unit, i).is_none());
     let small_body = nest.body.len() <= 60;
@@ -361,13 +362,28 @@ impl Rows<'_, '_> {
         self.columns(accumulators, writes)?;
         self.em.loop_depth = None;
         let threads = self.shape.threads;
-        let start = if threads == 1 { "0u" } else { "tx" };
-        self.em.close(&format!("for (var c = {start}; c < {}; c += {}u)", count.text, threads * self.shape.unroll));
+        let (start, end) = self.column_range(&count.text)?;
+        self.em.close(&format!("for (var c = {start}; c < {end}; c += {}u)", threads * self.shape.unroll));
         Ok(())
+    }
+
+    /// First column of an invocation, and where its row ends.
+    fn column_range(&mut self, count: &str) -> Result<(String, String), String> {
+        if let Tag::Segments { start, end } = self.nest.tag
+            && self.shape.threads == 1
+            && self.shape.lanes == 1
+            && self.shape.unroll == 1
+        {
+            let (start, end) = (self.em.value(start, 0)?, self.em.value(end, 0)?);
+            return Ok((format!("u32(max({}, 0i))", start.text), format!("min(u32(max({}, 0i)), {count})", end.text)));
+        }
+        let first = if self.shape.threads == 1 { "0u" } else { "tx" };
+        Ok((first.into(), count.into()))
     }
 
     /// The columns that are at hand: all lanes of one step of the loop, or everything in registers.
     fn columns(&mut self, accumulators: &[Reduction], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
+        self.prefetch(accumulators)?;
         for (_, arg, acc) in accumulators.iter().filter(|(_, _, acc)| acc.combiner == Combiner::OnlineSoftmax) {
             self.add_sets(acc, *arg)?;
         }
@@ -417,6 +433,23 @@ impl Rows<'_, '_> {
         let text = format!("select({}, {}, {} < {})", kind.zero(), x.text, at.text, size.text);
         let result = self.em.bind(Ex { text, depth: x.depth }, "r");
         self.set_result(i, 0, &result);
+        Ok(())
+    }
+
+    /// Starts all loads of the columns at hand before anything waits for the first.
+    fn prefetch(&mut self, accumulators: &[Reduction]) -> Result<(), String> {
+        let nest = self.nest;
+        if self.sets() == 1 || accumulators.is_empty() {
+            return Ok(());
+        }
+        for (v, stmt) in nest.body.iter().enumerate() {
+            let Instr::Load { index, mask: None, .. } = &stmt.instr else { continue };
+            if self.em.unit.level[v] && index.values().is_empty() {
+                for lane in 0..self.active.len() {
+                    self.em.value(Val(v as u32), lane)?;
+                }
+            }
+        }
         Ok(())
     }
 

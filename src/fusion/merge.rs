@@ -226,6 +226,7 @@ fn remap_tag(tag: Tag, map: &[Val]) -> Tag {
     match tag {
         Tag::Loop => Tag::Loop,
         Tag::Matmul { a, b, dot, batch } => Tag::Matmul { a: at(a), b: at(b), dot: at(dot), batch },
+        Tag::Segments { start, end } => Tag::Segments { start: at(start), end: at(end) },
         Tag::ScatterSum { index, axis, source, sum } => Tag::ScatterSum { index: at(index), axis, source: at(source), sum: at(sum) },
     }
 }
@@ -348,6 +349,7 @@ pub fn eliminate_dead(nest: &mut Nest) {
         Tag::Loop => {}
         Tag::Matmul { a, b, dot, .. } => [a, b, dot].into_iter().for_each(&mut mark),
         Tag::ScatterSum { index, source, sum, .. } => [index, source, sum].into_iter().for_each(&mut mark),
+        Tag::Segments { start, end } => [start, end].into_iter().for_each(&mut mark),
     }
     for i in (0..nest.body.len()).rev() {
         live[i] |= matches!(nest.body[i].instr, Instr::Bound { .. });

@@ -33,7 +33,7 @@ pub enum Executable {
 /// Compiles a nest. A tag whose body has grown out of the shape that is fast here runs as it stands.
 pub fn compile(bound: &Bound, tag: Tag) -> Executable {
     let special = match tag {
-        Tag::Loop => None,
+        Tag::Loop | Tag::Segments { .. } => None,
         Tag::Matmul { .. } => Product::new(bound, tag).map(|p| Executable::Product(Box::new(p))),
         Tag::ScatterSum { .. } => Scatter::new(bound, tag).map(|s| Executable::Scatter(Box::new(s))),
     };

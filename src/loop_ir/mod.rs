@@ -227,6 +227,13 @@ pub enum Tag {
         /// The reduction.
         sum: Val,
     },
+    /// Every reduction takes zeros outside the columns `start..end`, two integers known for the whole row.
+    Segments {
+        /// First column that counts.
+        start: Val,
+        /// The column behind the last that counts.
+        end: Val,
+    },
 }
 
 /// A loop nest over rows x columns with an SSA body.

@@ -9,6 +9,7 @@ impl fmt::Display for Nest {
         write!(f, "nest {} rows[{}] cols[{}]", self.label, sizes(&self.rows), sizes(&self.cols))?;
         match self.tag {
             Tag::Loop => {}
+            Tag::Segments { start, end } => write!(f, " segments(start=%{} end=%{})", start.0, end.0)?,
             Tag::Matmul { a, b, dot, batch } => write!(f, " matmul(a=%{} b=%{} dot=%{} batch={batch})", a.0, b.0, dot.0)?,
             Tag::ScatterSum { index, axis, source, sum } => {
                 write!(f, " scatter_sum(index=%{} axis=i{axis} source=%{} sum=%{})", index.0, source.0, sum.0)?

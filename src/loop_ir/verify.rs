@@ -73,6 +73,12 @@ fn check_tag(nest: &Nest, faults: &mut Vec<String>) {
         Tag::ScatterSum { sum, axis, .. } if !is_reduce(sum) || axis as usize >= nest.rows.len() => {
             faults.push("the scatter tag does not fit the body".into());
         }
+        Tag::Segments { start, end } => {
+            let level = nest.element_level();
+            if [start, end].iter().any(|v| level.get(v.0 as usize) != Some(&false)) {
+                faults.push("the segments of a row differ by column".into());
+            }
+        }
         _ => {}
     }
 }

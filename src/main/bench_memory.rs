@@ -43,6 +43,9 @@ impl Sizes {
     }
 }
 
+/// Seconds of load before anything is measured.
+const WARM_UP_S: f64 = 0.4;
+
 const NOISE: Initializer = Initializer::Uniform { low: -1.0, high: 1.0 };
 
 /// Runs the suite; `--size` gives the number of rows.
@@ -122,7 +125,9 @@ fn device_us(step: &Step, steps: usize) -> Result<Option<f64>> {
         let first = times.iter().map(|t| t.start_us).fold(f64::INFINITY, f64::min);
         Ok(times.iter().map(|t| t.start_us + t.us).fold(0.0, f64::max) - first)
     };
-    for _ in 0..3 {
+    // Clocks rise under load only.
+    let started = Instant::now();
+    while started.elapsed().as_secs_f64() < WARM_UP_S {
         once()?;
     }
     median((0..steps.max(1)).map(|_| once())).map(Some)

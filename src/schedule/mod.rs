@@ -11,6 +11,7 @@
 mod group;
 mod place;
 mod program;
+mod sort_scatter;
 mod split;
 
 pub use place::buffer_bytes;

@@ -3,6 +3,7 @@
 //! Before: `rows[P] cols[R]`, one sum. After: `rows[S, P] cols[R / S]` into a scratch buffer, then `rows[P] cols[S]`. The same
 //! transformation splits the k of a matrix product with few tiles. A chunk that does not divide R is guarded by a mask.
 
+use super::sort_scatter::sort_scatter;
 use crate::fusion::hint;
 use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
@@ -12,6 +13,10 @@ use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
 pub fn split_reductions(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, model: &DeviceModel) -> Vec<(usize, Nest)> {
     let mut out = vec![];
     for (at, nest) in nests.into_iter().enumerate() {
+        if let Some(sorted) = sort_scatter(&nest, buffers, model) {
+            out.extend(sorted.into_iter().map(|n| (at, n)));
+            continue;
+        }
         match stages(&nest, model) {
             Some((stages, rows_inner)) => {
                 let [first, second] = split(&nest, stages, rows_inner, buffers);
@@ -42,7 +47,7 @@ fn reduction(nest: &Nest) -> Option<(usize, Combiner, Val)> {
 /// Number of stages and whether rows stay innermost (a column reduction, coalesced across rows).
 fn stages(nest: &Nest, model: &DeviceModel) -> Option<(i64, bool)> {
     reduction(nest)?;
-    if matches!(nest.tag, Tag::ScatterSum { .. }) || model.parallel_lanes < 4096 {
+    if matches!(nest.tag, Tag::ScatterSum { .. } | Tag::Segments { .. }) || model.parallel_lanes < 4096 {
         return None;
     }
     let (rows, cols) = (nest.row_count().as_int()?, nest.col_count().as_int()?);
@@ -55,7 +60,7 @@ fn stages(nest: &Nest, model: &DeviceModel) -> Option<(i64, bool)> {
         }
         Tag::Loop if is_column_reduction(nest) => (lanes / 4 / rows.max(1)).min(cols / 16),
         Tag::Loop => (lanes / 512 / rows.max(1)).min(cols / 1024),
-        Tag::ScatterSum { .. } => return None,
+        Tag::ScatterSum { .. } | Tag::Segments { .. } => return None,
     };
     if wanted < 2 {
         return None;

@@ -1,0 +1,245 @@
+//! Large sums at computed indices become sums of segments of sorted positions, so that no invocation looks at every index.
+//!
+//! Before: `out[r, w] = sum over j of where(index[j] == r, source[j, w], 0)`, work in rows x columns. After, three nests:
+//!
+//! * `order`: position `j` goes to its rank, the number of `i` with `index[i] < index[j]`, or equal and `i < j` (a counting
+//!   sort, stable, so that sums keep the order of positions);
+//! * `starts[r]`: the number of indices below `r`, for `r` up to the number of rows;
+//! * the sum over `start[r]..start[r + 1]` of `source[order[k], w]`, tagged [`Tag::Segments`].
+//!
+//! Deterministic, without atomics. The work of ranking grows with the square of the number of indices but does not depend on
+//! the width of a row; it pays where rows are wide or many.
+
+use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes};
+use crate::scalar::ScalarFn;
+use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
+
+/// Sums that compare fewer pairs than this stay as they are.
+const WORTH: i64 = 1 << 26;
+
+/// The nests that replace a sum at computed indices, where that is worth it.
+pub fn sort_scatter(nest: &Nest, buffers: &mut Vec<Buffer>, model: &DeviceModel) -> Option<Vec<Nest>> {
+    let Tag::ScatterSum { axis, .. } = nest.tag else { return None };
+    let (rows, classes, count) = (nest.row_count().as_int()?, nest.rows[axis as usize].as_int()?, nest.col_count().as_int()?);
+    let (pairs, ranking) = (rows.checked_mul(count)?, count.checked_mul(count + classes)?);
+    if model.parallel_lanes < 4096 || pairs < WORTH || ranking > pairs / 4 {
+        return None;
+    }
+    replace(nest, buffers)
+}
+
+fn replace(nest: &Nest, buffers: &mut Vec<Buffer>) -> Option<Vec<Nest>> {
+    let Tag::ScatterSum { index, axis, source, sum } = nest.tag else { return None };
+    if nest.cols.len() != 1 || !index_of_column(nest, index) {
+        return None;
+    }
+    let (classes, count) = (nest.rows[axis as usize].as_int()?, nest.cols[0].as_int()?);
+    let fresh = |name: &str, n: i64, buffers: &mut Vec<Buffer>| {
+        buffers.push(Buffer { name: format!("{}.{name}", nest.label), ty: TensorType { dtype: DType::I32, shape: Shape(vec![Dim::int(n)]) } });
+        BufferId(buffers.len() as u32 - 1)
+    };
+    let (order, starts) = (fresh("order", count, buffers), fresh("starts", classes + 1, buffers));
+    let sorted = Sorted { order, starts, axis, source, sum };
+    Some(vec![order_nest(nest, index, order), starts_nest(nest, index, starts, classes + 1), segments_nest(nest, &sorted)?])
+}
+
+struct Sorted {
+    order: BufferId,
+    starts: BufferId,
+    axis: u32,
+    source: Val,
+    sum: Val,
+}
+
+/// Whether the index is a function of the column alone.
+fn index_of_column(nest: &Nest, index: Val) -> bool {
+    let column = nest.rows.len() as u32;
+    needed(nest, index).into_iter().all(|v| match &nest.stmt(v).instr {
+        Instr::Const(_) | Instr::Call(..) | Instr::Cast(_) => true,
+        Instr::Index(e) | Instr::Load { index: e, mask: None, .. } => !e.uses_axis(|a| a != column),
+        _ => false,
+    })
+}
+
+/// What a value is computed from, itself last.
+fn needed(nest: &Nest, v: Val) -> Vec<Val> {
+    let mut wanted = vec![false; v.0 as usize + 1];
+    wanted[v.0 as usize] = true;
+    for i in (0..wanted.len()).rev() {
+        if wanted[i] {
+            nest.body[i].instr.operands().iter().for_each(|o| wanted[o.0 as usize] = true);
+        }
+    }
+    (0..wanted.len() as u32).map(Val).filter(|v| wanted[v.0 as usize]).collect()
+}
+
+/// A body under construction.
+#[derive(Default)]
+struct Statements(Vec<Stmt>);
+
+impl Statements {
+    fn push(&mut self, instr: Instr, dtype: DType) -> Val {
+        self.0.push(Stmt { instr, dtype });
+        Val(self.0.len() as u32 - 1)
+    }
+
+    fn call(&mut self, f: ScalarFn, args: &[Val], dtype: DType) -> Val {
+        self.push(Instr::Call(f, args.to_vec()), dtype)
+    }
+
+    /// The statements that `v` needs, with the column at `at`, as i32.
+    fn index_at(&mut self, nest: &Nest, v: Val, at: &IndexExpr) -> Val {
+        let mut map = vec![Val(u32::MAX); v.0 as usize + 1];
+        for n in needed(nest, v) {
+            let instr = nest
+                .stmt(n)
+                .instr
+                .map(&|v| map[v.0 as usize], &|e| e.substitute(&|_| at.clone(), &|v, size| IndexExpr::value(map[v as usize].0, size)));
+            map[n.0 as usize] = self.push(instr, nest.stmt(n).dtype);
+        }
+        self.push(Instr::Cast(map[v.0 as usize]), DType::I32)
+    }
+
+    /// The number of columns for which a condition holds.
+    fn count(&mut self, condition: Val) -> Val {
+        let number = self.push(Instr::Cast(condition), DType::I32);
+        self.push(Instr::Reduce(Combiner::Sum, number), DType::I32)
+    }
+}
+
+fn helper(nest: &Nest, name: &str, rows: Dim, body: Statements, writes: Vec<Write>) -> Nest {
+    let label = format!("{}.{name}", nest.label);
+    Nest { label, rows: vec![rows], cols: nest.cols.clone(), body: body.0, writes, tag: Tag::Loop, provenance: nest.provenance.clone() }
+}
+
+fn order_nest(nest: &Nest, index: Val, order: BufferId) -> Nest {
+    let n = &nest.cols[0];
+    let (i, j) = (IndexExpr::axis(0, n), IndexExpr::axis(1, n));
+    let mut b = Statements::default();
+    let (own, other) = (b.index_at(nest, index, &i), b.index_at(nest, index, &j));
+    let (i, j) = (b.push(Instr::Index(i), DType::I32), b.push(Instr::Index(j), DType::I32));
+    let below = b.call(ScalarFn::Lt, &[other, own], DType::Bool);
+    let equal = b.call(ScalarFn::Eq, &[other, own], DType::Bool);
+    let before = b.call(ScalarFn::Lt, &[j, i], DType::Bool);
+    let ties = b.call(ScalarFn::LogicalAnd, &[equal, before], DType::Bool);
+    let first = b.call(ScalarFn::LogicalOr, &[below, ties], DType::Bool);
+    let rank = b.count(first);
+    let writes = vec![Write { buffer: order, index: IndexExpr::value(rank.0, n), value: i }];
+    helper(nest, "order", n.clone(), b, writes)
+}
+
+fn starts_nest(nest: &Nest, index: Val, starts: BufferId, rows: i64) -> Nest {
+    let rows = Dim::int(rows);
+    let r = IndexExpr::axis(0, &rows);
+    let mut b = Statements::default();
+    let other = b.index_at(nest, index, &IndexExpr::axis(1, &nest.cols[0]));
+    let own = b.push(Instr::Index(r.clone()), DType::I32);
+    let below = b.call(ScalarFn::Lt, &[other, own], DType::Bool);
+    let start = b.count(below);
+    helper(nest, "starts", rows, b, vec![Write { buffer: starts, index: r, value: start }])
+}
+
+/// The original body, with sorted positions for columns.
+fn segments_nest(nest: &Nest, sorted: &Sorted) -> Option<Nest> {
+    let (column, n) = (nest.rows.len() as u32, &nest.cols[0]);
+    let row = IndexExpr::axis(sorted.axis, &nest.rows[sorted.axis as usize]);
+    let mut b = Statements::default();
+    let start = b.push(Instr::Load { buffer: sorted.starts, index: row.clone(), mask: None }, DType::I32);
+    let end = b.push(Instr::Load { buffer: sorted.starts, index: row.plus(&Dim::int(1)), mask: None }, DType::I32);
+    let k = b.push(Instr::Index(IndexExpr::axis(column, n)), DType::I32);
+    let from = b.call(ScalarFn::Ge, &[k, start], DType::Bool);
+    let until = b.call(ScalarFn::Lt, &[k, end], DType::Bool);
+    let inside = b.call(ScalarFn::LogicalAnd, &[from, until], DType::Bool);
+    let position = b.push(Instr::Load { buffer: sorted.order, index: IndexExpr::axis(column, n), mask: None }, DType::I32);
+    let position = IndexExpr::value(position.0, n);
+    let own_axes = axes(&nest.rows, 0);
+    let mut map = vec![Val(u32::MAX); nest.body.len()];
+    let mut wanted: Vec<Val> = needed(nest, sorted.source);
+    let rest = sorted.sum.0 as usize + 1;
+    for (i, stmt) in nest.body.iter().enumerate() {
+        let v = Val(i as u32);
+        let dtype = stmt.dtype;
+        if v == sorted.sum {
+            let zero = b.push(Instr::Const(Number::new(dtype, 0.0)), dtype);
+            let term = b.call(ScalarFn::Where, &[inside, map[sorted.source.0 as usize], zero], dtype);
+            map[i] = b.push(Instr::Reduce(Combiner::Sum, term), dtype);
+            wanted = follows(nest, sorted.sum)?;
+            continue;
+        }
+        if i < rest && !wanted.contains(&v) && !row_level(nest, v) {
+            continue;
+        }
+        let instr = stmt.instr.map(&|v| map[v.0 as usize], &|e| {
+            let at = |a: &crate::loop_ir::Axis| if a.id == column { position.clone() } else { own_axes[a.id as usize].clone() };
+            e.substitute(&at, &|v, size| IndexExpr::value(map[v as usize].0, size))
+        });
+        map[i] = b.push(instr, dtype);
+    }
+    let writes = nest.writes.iter().map(|w| {
+        let index = w.index.substitute(&|a| own_axes[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size));
+        Write { buffer: w.buffer, index, value: map[w.value.0 as usize] }
+    });
+    let writes = writes.collect();
+    Some(Nest { body: b.0, writes, tag: Tag::Segments { start, end }, ..nest.clone() })
+}
+
+fn row_level(nest: &Nest, v: Val) -> bool {
+    !nest.element_level()[v.0 as usize]
+}
+
+/// What stands after the sum, when none of it works on columns again.
+fn follows(nest: &Nest, sum: Val) -> Option<Vec<Val>> {
+    let level = nest.element_level();
+    let after: Vec<Val> = (sum.0 + 1..nest.body.len() as u32).map(Val).collect();
+    let plain = |v: &Val| !level[v.0 as usize] && !matches!(nest.stmt(*v).instr, Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. });
+    after.iter().all(plain).then_some(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::graph::{Builder, InputRole, OutputRole};
+    use crate::loop_ir::naive::{self, Memory};
+    use crate::loop_ir::{Phase, verify};
+    use crate::lower::lower;
+    use crate::ops::IndexAdd;
+    use crate::types::Bindings;
+
+    /// Rows by index sorted, against the sum as it was: repeated indices, one outside, rows nobody writes.
+    #[test]
+    fn segments_sum_what_scattering_sums() {
+        let mut b = Builder::new("scatter");
+        let (classes, width, indices) = (5, 3, [4i64, 0, 4, 7, 2, 0, 4]);
+        let base = b.input("base", InputRole::Input, TensorType::new(DType::F32, (classes, width))).unwrap();
+        let index = b.input("index", InputRole::Input, TensorType::new(DType::I32, indices.len() as i64)).unwrap();
+        let src = b.input("src", InputRole::Input, TensorType::new(DType::F32, (indices.len() as i64, width))).unwrap();
+        let y = b.op(IndexAdd { dim: 0, checked: false }, &[base, index, src]).unwrap();
+        b.output("y", OutputRole::User, y);
+        let mut lowered = lower(&[(Phase::Forward, &b.finish())], &Config::default()).unwrap();
+        let nests = std::mem::take(&mut lowered.nests);
+        let scatter = nests.iter().find(|n| matches!(n.tag, Tag::ScatterSum { .. })).unwrap();
+        let sorted = replace(scatter, &mut lowered.buffers).unwrap();
+        let start: Vec<Memory> = lowered
+            .buffers
+            .iter()
+            .map(|buffer| {
+                let n = buffer.ty.numel().as_int().unwrap() as usize;
+                match buffer.ty.dtype {
+                    DType::I32 if n == indices.len() => Memory::from_i64(DType::I32, &indices),
+                    dtype => Memory::from_f64(dtype, &(0..n).map(|k| k as f64 * 0.5 + 1.0).collect::<Vec<_>>()),
+                }
+            })
+            .collect();
+        let after = |nests: &[Nest]| {
+            let mut memory = start.clone();
+            for nest in nests {
+                assert_eq!(verify(nest), Vec::<String>::new(), "{nest}");
+                naive::run(nest, &mut memory, &Bindings::new()).unwrap();
+            }
+            memory[scatter.writes[0].buffer.0 as usize].clone()
+        };
+        assert_ne!(after(&[]), after(std::slice::from_ref(scatter)));
+        assert_eq!(after(&sorted), after(std::slice::from_ref(scatter)));
+    }
+}
