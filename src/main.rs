@@ -56,6 +56,9 @@ struct ExplainOptions {
     /// Compile a training step instead of inference.
     #[arg(long)]
     train: bool,
+    /// Compile the forward and gradients of given cotangents instead of inference.
+    #[arg(long, conflicts_with = "train")]
+    vjp: bool,
     /// Target: auto, gpu, software, cpu, or webgpu-default and h100, which need no device.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -118,7 +121,11 @@ fn explain(options: &ExplainOptions) -> Result<()> {
         "cpu" => Target::cpu(),
         name => Device::from_name(name)?.target(),
     };
-    let mode = if options.train { Mode::Train(optim::AdamW::new(1e-3).into()) } else { Mode::Inference };
+    let mode = match (options.train, options.vjp) {
+        (true, _) => Mode::Train(optim::AdamW::new(1e-3).into()),
+        (_, true) => Mode::Vjp,
+        _ => Mode::Inference,
+    };
     let config = Config { mode, dump: options.dump.clone(), ..Config::default() };
     let examples: Vec<_> = traced.graph.inputs.iter().map(|i| traced.graph.ty(i.value).clone()).collect();
     let (plan, compiled) = inductor_with_report(&traced.graph, &examples, &target, &config)?;

@@ -12,7 +12,7 @@ use super::module::{Launch, assemble};
 use super::plan::Variant;
 use super::pointwise::axis;
 use super::unit::Unit;
-use crate::loop_ir::{Combiner, Instr, Nest, Tag, Val, flatten, unflatten};
+use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Stmt, Tag, Val, Write, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::Dim;
 
@@ -20,6 +20,11 @@ use crate::types::Dim;
 const ROW: u32 = 0;
 /// Kernel axis of the first group of columns.
 const COLUMN: u32 = 1;
+
+/// Registers of an invocation that may hold elements of a row between passes.
+const REGISTERS: u32 = 96;
+/// Statements that a row kept in registers may be spelled in.
+const STATEMENTS: u32 = 1600;
 
 /// How rows and columns are laid over workgroups and invocations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +45,52 @@ pub struct Shape {
 
 /// The kernel of a nest with reductions or scans.
 pub fn generate(unit: &Unit) -> Result<Variant, String> {
-    let shape = choose(unit)?;
-    build(unit, shape)
+    let plain = expand_online(unit.nest);
+    let expanded = plain.as_ref().map(|nest| unit.of(nest));
+    if let Some(unit) = &expanded
+        && let shape = choose(unit)?
+        && shape.kept > 0
+    {
+        return build(unit, shape);
+    }
+    build(unit, choose(unit)?)
+}
+
+/// The nest with the maximum and the sum of exponentials as two reductions: where rows stay in registers, each exponential is
+/// computed once and serves the sum and what is written. `None` where there is nothing to expand.
+fn expand_online(nest: &Nest) -> Option<Nest> {
+    let online = |s: &Stmt| matches!(s.instr, Instr::Reduce(Combiner::OnlineSoftmax, _));
+    if nest.tag != Tag::Loop || !nest.body.iter().any(online) {
+        return None;
+    }
+    let (mut body, mut map): (Vec<Stmt>, Vec<Val>) = (vec![], vec![]);
+    let mut sums = vec![None; nest.body.len()];
+    for (i, stmt) in nest.body.iter().enumerate() {
+        let mut push = |instr: Instr| {
+            body.push(Stmt { instr, dtype: stmt.dtype });
+            Val(body.len() as u32 - 1)
+        };
+        let value = match stmt.instr {
+            Instr::Reduce(Combiner::OnlineSoftmax, x) => {
+                let x = map[x.0 as usize];
+                let max = push(Instr::Reduce(Combiner::Max, x));
+                let below = push(Instr::Call(ScalarFn::Sub, vec![x, max]));
+                let e = push(Instr::Call(ScalarFn::Exp, vec![below]));
+                sums[i] = Some(push(Instr::Reduce(Combiner::Sum, e)));
+                max
+            }
+            Instr::Proj(of, 1) if sums[of.0 as usize].is_some() => sums[of.0 as usize].expect("just seen"),
+            _ => push(stmt.instr.map(&|v| map[v.0 as usize], &|e| rename(nest, e, &map))),
+        };
+        map.push(value);
+    }
+    let writes = nest.writes.iter().map(|w| Write { buffer: w.buffer, index: rename(nest, &w.index, &map), value: map[w.value.0 as usize] });
+    Some(Nest { writes: writes.collect(), body, ..nest.clone() })
+}
+
+fn rename(nest: &Nest, e: &IndexExpr, map: &[Val]) -> IndexExpr {
+    let axes = [nest.row_axes(), nest.col_axes()].concat();
+    e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size))
 }
 
 /// Lanes of consecutive columns with row and column-group axes, for legality checks.
@@ -98,11 +147,47 @@ fn choose(unit: &Unit) -> Result<Shape, String> {
     while threads < limit && groups > 4 * threads as u64 {
         threads *= 2;
     }
-    let kept = groups.div_ceil(threads as u64) as u32;
-    let budget = 400 / (nest.body.len().max(1) as u32 * lanes).max(1);
-    let keeps = cols.as_int().is_some() && kept <= 4 && kept <= budget;
-    let shape = Shape { rows: (64 / threads).max(1), threads, rows_first: false, lanes, kept: if keeps { kept } else { 0 }, unroll: 1 };
-    Ok(unrolled(nest, shape))
+    let held = held_values(nest);
+    let most = unit.target.caps.max_invocations.min(unit.target.caps.max_workgroup_size);
+    let fits = |threads: u32| {
+        let kept = groups.div_ceil(threads as u64) as u32;
+        kept <= 4 && held * lanes * kept <= REGISTERS && nest.body.len() as u32 * lanes * kept <= STATEMENTS
+    };
+    // Rows that fit no workgroup of the usual size may fit the largest.
+    let wider = (threads == limit && unit.target.model.parallel_lanes >= 1 << 16).then_some([2, 4]).into_iter().flatten().map(|k| k * threads);
+    let keeping = std::iter::once(threads).chain(wider).find(|&t| t <= most && fits(t)).filter(|_| cols.as_int().is_some());
+    let threads = keeping.unwrap_or(threads);
+    let kept = keeping.map_or(0, |t| groups.div_ceil(t as u64) as u32);
+    Ok(unrolled(nest, Shape { rows: (64 / threads).max(1), threads, rows_first: false, lanes, kept, unroll: 1 }))
+}
+
+/// Values of one column that a pass takes from passes before it: what registers hold when a row is kept in them.
+fn held_values(nest: &Nest) -> u32 {
+    let (level, depth) = (nest.element_level(), depths(nest));
+    let element = |v: &Val| level[v.0 as usize];
+    let mut ends: Vec<(usize, Val)> = vec![];
+    for stmt in &nest.body {
+        if let Instr::Reduce(_, arg) = stmt.instr {
+            ends.push((depth[arg.0 as usize], arg));
+        }
+    }
+    ends.extend(nest.writes.iter().filter(|w| nest.is_element_write(w, &level)).map(|w| (usize::MAX, w.value)));
+    ends.sort_by_key(|(pass, _)| *pass);
+    let mut known: Vec<Option<usize>> = vec![None; nest.body.len()];
+    let mut held = vec![false; nest.body.len()];
+    for (pass, end) in ends {
+        let mut open = vec![end];
+        while let Some(v) = open.pop() {
+            match known[v.0 as usize] {
+                Some(before) => held[v.0 as usize] |= before < pass,
+                None => {
+                    known[v.0 as usize] = Some(pass);
+                    open.extend(nest.stmt(v).instr.operands().into_iter().filter(element));
+                }
+            }
+        }
+    }
+    held.iter().filter(|h| **h).count() as u32
 }
 
 /// Takes several groups of columns in a step of the loop, so that loads do not wait for one another.
@@ -138,7 +223,8 @@ fn rows_contiguous(nest: &Nest) -> bool {
         {
             let one = |a: u32| index.linear_coefficient(a).is_some_and(|k| k.is(1));
             by_row += one(row) as u32;
-            by_col += one(col) as u32;
+            // What all rows share is small and stays in caches.
+            by_col += (one(col) && index.uses_axis(|a| a == row)) as u32;
         }
     }
     by_row > by_col
