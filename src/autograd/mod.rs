@@ -218,6 +218,9 @@ impl<'a> Walk<'a> {
             let gradient = match self.cotangents.get(&input.value) {
                 Some(&gradient) => gradient,
                 None => {
+                    if wrt == Wrt::Parameters {
+                        self.check_not_lost(&input.name, input.value)?;
+                    }
                     self.b.provenance = self.forward.provenance(input.value.node).clone();
                     self.b.full(ty.dtype, 0.0, &ty.shape).map_err(|m| internal(m, None))?
                 }
@@ -225,6 +228,37 @@ impl<'a> Walk<'a> {
             self.b.output(&format!("grad.{}", input.name), OutputRole::Gradient(input.name.clone()), gradient);
         }
         Ok(self.b.finish())
+    }
+}
+
+impl Walk<'_> {
+    /// A parameter without a gradient must have no influence: one that reaches the loss only through integers or booleans
+    /// would never be trained, which nobody asks for.
+    fn check_not_lost(&self, name: &str, parameter: Value) -> Result<(), Error> {
+        let forward = self.forward;
+        let mut reaches = vec![false; forward.nodes.len()];
+        for loss in forward.outputs.iter().filter(|o| o.role == OutputRole::Loss) {
+            reaches[loss.value.node.0 as usize] = true;
+        }
+        for id in forward.ids().rev() {
+            if reaches[id.0 as usize] {
+                forward.node(id).operands.iter().for_each(|v| reaches[v.node.0 as usize] = true);
+            }
+        }
+        let mut influenced = vec![false; forward.nodes.len()];
+        influenced[parameter.node.0 as usize] = true;
+        for id in forward.ids() {
+            let node = forward.node(id);
+            if !reaches[id.0 as usize] || !node.operands.iter().any(|v| influenced[v.node.0 as usize]) {
+                continue;
+            }
+            influenced[id.0 as usize] = true;
+            if let Some(ty) = node.types.iter().find(|t| !t.dtype.is_float()) {
+                let message = format!("{}: no gradient passes to parameter {name} through {ty}", node.op.name());
+                return Err(Error::Autograd { message, location: line(forward, id) });
+            }
+        }
+        Ok(())
     }
 }
 

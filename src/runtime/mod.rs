@@ -24,6 +24,7 @@ mod state;
 mod step;
 #[cfg(feature = "gpu")]
 mod storage;
+mod uploads;
 mod verify;
 
 pub use compile::{compile, compile_train, compile_vjp};

@@ -1,5 +1,6 @@
 //! Arguments of a step: given by position or by name, checked in full before anything changes.
 
+use super::uploads::{IndexCheck, index_checks};
 use crate::codegen::Plan;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
@@ -82,6 +83,7 @@ pub(super) struct Signature {
     arguments: Vec<Argument>,
     refuse_empty: bool,
     refuse_non_finite: bool,
+    indices: Vec<IndexCheck>,
 }
 
 /// Checked arguments.
@@ -107,7 +109,8 @@ impl Signature {
             .collect();
         arguments.sort_by_key(|a| a.cotangent);
         let training = matches!(config.mode, Mode::Train(_));
-        Signature { arguments, refuse_empty: training && !config.allow_empty, refuse_non_finite: training && !config.allow_non_finite }
+        let (refuse_empty, refuse_non_finite) = (training && !config.allow_empty, training && !config.allow_non_finite);
+        Signature { arguments, refuse_empty, refuse_non_finite, indices: index_checks(program) }
     }
 
     pub fn describe(&self) -> String {
@@ -130,7 +133,8 @@ impl Signature {
         let types: Vec<&TensorType> = self.arguments.iter().map(|a| &a.ty).collect();
         let shapes: Vec<&[usize]> = tensors.iter().map(|t| t.shape()).collect();
         let bindings = bind_named_symbols(&names, &types, &shapes).map_err(Error::Input)?;
-        let feeds = self.arguments.iter().zip(tensors).map(|(a, t)| (a.buffer, t)).collect();
+        let feeds: Vec<(BufferId, HostTensor)> = self.arguments.iter().zip(tensors).map(|(a, t)| (a.buffer, t)).collect();
+        self.indices.iter().try_for_each(|check| check.check(&feeds, &bindings))?;
         Ok(Checked { feeds, bindings })
     }
 
@@ -205,7 +209,7 @@ mod tests {
         let n = Dim::symbol("n", 1, 8);
         let argument = |name: &str, ty, k| Argument { name: name.into(), ty, buffer: BufferId(k), cotangent: false };
         let arguments = vec![argument("x", TensorType::new(DType::F32, (n.clone(), 2)), 0), argument("y", TensorType::new(DType::I32, n), 1)];
-        Signature { arguments, refuse_empty: refuse, refuse_non_finite: refuse }
+        Signature { arguments, refuse_empty: refuse, refuse_non_finite: refuse, indices: vec![] }
     }
 
     fn fault(inputs: impl Into<Inputs>) -> String {
