@@ -102,6 +102,20 @@ impl Accumulation {
     }
 }
 
+/// Whether an index of a shape that may be smaller than the result's, besides `dim`, has an element for this row.
+pub(super) fn reached(b: &mut Body, index: &Shape, result: &Shape, row: &[IndexExpr], dim: usize) -> Option<Val> {
+    let mut mask = None;
+    for (i, r) in row.iter().enumerate() {
+        if i != dim && index[i] != result[i] {
+            let position = b.index(r, DType::I32);
+            let end = b.index(&IndexExpr::constant(index[i].clone()), DType::I32);
+            let inside = b.call(ScalarFn::Lt, &[position, end]);
+            mask = Some(mask.map_or(inside, |m| b.call(ScalarFn::LogicalAnd, &[m, inside])));
+        }
+    }
+    mask
+}
+
 /// An index clamped to `0..size`, setting the status word, when there is a code for it.
 fn bounded(b: &mut Body, index: Val, size: &Dim, code: Option<u32>) -> Val {
     match code {
@@ -154,15 +168,7 @@ impl OpDef for ScatterAdd {
         cx.nest(&ty.shape.0, &cols, |b, row, col| {
             let mut at = row.to_vec();
             at[dim] = col[0].clone();
-            let mut mask = None;
-            for (i, r) in row.iter().enumerate() {
-                if i != dim && index.ty.shape[i] != ty.shape[i] {
-                    let position = b.index(r, DType::I32);
-                    let end = b.index(&IndexExpr::constant(index.ty.shape[i].clone()), DType::I32);
-                    let inside = b.call(ScalarFn::Lt, &[position, end]);
-                    mask = Some(mask.map_or(inside, |m| b.call(ScalarFn::LogicalAnd, &[m, inside])));
-                }
-            }
+            let mask = reached(b, &index.ty.shape, &ty.shape, row, dim);
             let i = load_index(b, &index, &at, mask);
             let i = bounded(b, i, &size, code);
             let source = match mask {

@@ -9,16 +9,21 @@
 //! here.
 //!
 //! A new family is a file with `ROWS` and a line in [`FAMILIES`].
-//! Open families: convolution, pooling, resampling, batch and group norm, `index_put`, scatter variants, scans besides sums.
 
+mod batch_norm;
+mod conv;
 mod creation;
 mod index;
 mod loss;
 mod matmul;
 mod norm;
 mod pointwise;
+mod pool;
 mod random;
 mod reduce;
+mod resample;
+mod scan;
+mod scatter;
 mod sort;
 mod views;
 
@@ -67,8 +72,24 @@ pub const fn view_if_strided(names: &'static [&'static str], build: Build) -> Ro
 }
 
 /// All families.
-const FAMILIES: &[&[Row]] =
-    &[creation::ROWS, index::ROWS, loss::ROWS, matmul::ROWS, norm::ROWS, pointwise::ROWS, random::ROWS, reduce::ROWS, sort::ROWS, views::ROWS];
+const FAMILIES: &[&[Row]] = &[
+    batch_norm::ROWS,
+    conv::ROWS,
+    pool::ROWS,
+    resample::ROWS,
+    scan::ROWS,
+    scatter::ROWS,
+    creation::ROWS,
+    index::ROWS,
+    loss::ROWS,
+    matmul::ROWS,
+    norm::ROWS,
+    pointwise::ROWS,
+    random::ROWS,
+    reduce::ROWS,
+    sort::ROWS,
+    views::ROWS,
+];
 
 /// The row of a target such as `torch.ops.aten.add_.Tensor`, and whether the call writes into its first argument.
 pub fn find(target: &str) -> Option<(&'static Row, bool)> {

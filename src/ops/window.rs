@@ -1,0 +1,127 @@
+//! The geometry that convolution and pooling share: which elements of the input an element of the output sees.
+
+use super::Body;
+use crate::loop_ir::{IndexExpr, Val};
+use crate::scalar::ScalarFn;
+use crate::types::{DType, Dim};
+use serde::{Deserialize, Serialize};
+
+/// A window that slides over the last dimensions: output `o` sees input `o * stride - padding + k * dilation` at kernel position
+/// `k`, where that exists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Window {
+    /// Distance between neighboring windows, for each spatial dimension.
+    pub stride: Vec<u32>,
+    /// Elements that do not exist, before and after the input.
+    pub padding: Vec<u32>,
+    /// Distance between neighboring elements of a window.
+    pub dilation: Vec<u32>,
+}
+
+/// An element's coordinate along one dimension, and the conditions under which it exists.
+pub(super) type Place = (IndexExpr, Vec<Val>);
+
+impl Window {
+    /// Number of spatial dimensions.
+    pub fn rank(&self) -> usize {
+        self.stride.len()
+    }
+
+    /// What is wrong with the attributes.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let rank = self.rank();
+        if rank == 0 || self.padding.len() != rank || self.dilation.len() != rank {
+            return Err("stride, padding and dilation are not of one length".into());
+        }
+        let fits = |list: &[u32], low: u32| list.iter().all(|&x| (low..1 << 20).contains(&x));
+        if !fits(&self.stride, 1) || !fits(&self.dilation, 1) || !fits(&self.padding, 0) {
+            return Err("stride and dilation are at least one, and all are below 2^20".into());
+        }
+        Ok(())
+    }
+
+    fn numbers(&self, i: usize) -> [i64; 3] {
+        [self.stride[i] as i64, self.padding[i] as i64, self.dilation[i] as i64]
+    }
+
+    /// Windows of `kernel` elements over `n` elements of dimension `i`. With `ceil`, a last window may reach beyond the end, as
+    /// long as it begins inside the input or the padding before it.
+    pub(super) fn output(&self, i: usize, n: &Dim, kernel: i64, ceil: bool) -> Result<Dim, String> {
+        let [s, p, d] = self.numbers(i);
+        let reach = Dim::int(2 * p - d * (kernel - 1) - 1);
+        let span = n.clone() + &reach;
+        if ceil {
+            let n = n.as_int().ok_or("rounding up a symbolic size is not supported")?;
+            let span = n + reach.as_int().unwrap_or_default();
+            let windows = (span + s - 1).div_euclid(s) + 1;
+            let windows = if (windows - 1) * s >= n + p { windows - 1 } else { windows };
+            return if windows >= 0 { Ok(Dim::int(windows)) } else { Err(self.too_large(i, &Dim::int(n), kernel)) };
+        }
+        if !Dim::int(0).known_le(&span) {
+            return Err(self.too_large(i, n, kernel));
+        }
+        Ok(span.floor_div(&Dim::int(s)) + Dim::int(1))
+    }
+
+    fn too_large(&self, i: usize, n: &Dim, kernel: i64) -> String {
+        format!("a window of {kernel} elements {} apart is larger than {n} elements padded by {}", self.dilation[i], self.padding[i])
+    }
+
+    /// The input element along dimension `i` that output `o` sees at `k`, in evaluation.
+    pub(super) fn input(&self, i: usize, o: usize, k: usize, n: usize) -> Option<usize> {
+        let [s, p, d] = self.numbers(i);
+        let at = o as i64 * s - p + k as i64 * d;
+        (0..n as i64).contains(&at).then_some(at as usize)
+    }
+
+    /// The input element along dimension `i` that output `o` of `out` sees at `k` of `kernel`.
+    pub(super) fn input_at(&self, b: &mut Body, i: usize, (o, out): (&IndexExpr, &Dim), (k, kernel): (&IndexExpr, i64), n: &Dim) -> Place {
+        let [s, p, d] = self.numbers(i);
+        let at = o.times(&Dim::int(s)).add(&k.times(&Dim::int(d))).plus(&Dim::int(-p));
+        let last = (out.clone() - &Dim::int(1)) * &Dim::int(s) + Dim::int(d * (kernel - 1) - p);
+        let mut conditions = vec![];
+        if p > 0 {
+            conditions.push(compare(b, ScalarFn::Ge, &at, &Dim::int(0)));
+        }
+        if !(last + Dim::int(1)).known_le(n) {
+            conditions.push(compare(b, ScalarFn::Lt, &at, n));
+        }
+        (if n.is(1) { IndexExpr::zero() } else { at }, conditions)
+    }
+
+    /// The output along dimension `i`, of `out`, that sees input `x` at `k` of `kernel`.
+    pub(super) fn output_at(&self, b: &mut Body, i: usize, x: &IndexExpr, (k, kernel): (&IndexExpr, i64), out: &Dim) -> Place {
+        let [s, p, d] = self.numbers(i);
+        // Steps are added so that nothing below zero is divided.
+        let steps = (d * (kernel - 1) - p).max(0).div_euclid(s) + 1;
+        let shifted = x.add(&k.times(&Dim::int(-d))).plus(&Dim::int(p + steps * s));
+        let at = shifted.div(&Dim::int(s)).plus(&Dim::int(-steps));
+        let mut conditions = vec![compare(b, ScalarFn::Ge, &at, &Dim::int(0)), compare(b, ScalarFn::Lt, &at, out)];
+        if s > 1 {
+            conditions.push(compare(b, ScalarFn::Eq, &shifted.modulo(&Dim::int(s)), &Dim::int(0)));
+        }
+        (if out.is(1) { IndexExpr::zero() } else { at }, conditions)
+    }
+}
+
+fn compare(b: &mut Body, f: ScalarFn, at: &IndexExpr, with: &Dim) -> Val {
+    let (at, with) = (b.index(at, DType::I32), b.index(&IndexExpr::constant(with.clone()), DType::I32));
+    b.call(f, &[at, with])
+}
+
+/// Coordinates of several dimensions, and the one condition under which they all exist.
+pub(super) fn all_of(b: &mut Body, places: Vec<Place>) -> (Vec<IndexExpr>, Option<Val>) {
+    let (mut at, mut mask) = (vec![], None);
+    for (coordinate, conditions) in places {
+        at.push(coordinate);
+        for c in conditions {
+            mask = Some(mask.map_or(c, |m| b.call(ScalarFn::LogicalAnd, &[m, c])));
+        }
+    }
+    (at, mask)
+}
+
+/// Sizes that must be constant.
+pub(super) fn constants(sizes: &[Dim]) -> Result<Vec<i64>, String> {
+    sizes.iter().map(|d| d.as_int().filter(|&k| k > 0).ok_or_else(|| format!("the kernel size {d} is not a positive constant"))).collect()
+}
