@@ -2,6 +2,12 @@
 
 #[path = "main/bench.rs"]
 mod bench;
+#[cfg(feature = "torch")]
+#[path = "main/case.rs"]
+mod case;
+#[cfg(feature = "torch")]
+#[path = "main/check.rs"]
+mod check;
 #[path = "main/doctor.rs"]
 mod doctor;
 #[path = "main/models.rs"]
@@ -37,6 +43,20 @@ enum Command {
     Explain(ExplainOptions),
     /// Run a model once on inputs from a safetensors file.
     Run(RunOptions),
+    /// Compare cases with PyTorch's results.
+    #[cfg(feature = "torch")]
+    Check(check::CheckOptions),
+    /// Run cases that another process names.
+    #[cfg(feature = "torch")]
+    #[command(hide = true)]
+    CheckWorker {
+        /// Where to run.
+        #[arg(long)]
+        device: String,
+        /// Compare gradients too.
+        #[arg(long)]
+        grad: bool,
+    },
     /// Measure.
     Bench(bench::BenchOptions),
     /// Run a reproducer that `verify` wrote.
@@ -108,6 +128,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Doctor { device } => doctor::doctor(&device),
         Command::Explain(options) => explain(&options).map(|()| ExitCode::SUCCESS),
         Command::Run(options) => run_model(&options).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "torch")]
+        Command::Check(options) => check::check(&options),
+        #[cfg(feature = "torch")]
+        Command::CheckWorker { device, grad } => check::worker(&device, grad),
         Command::Bench(options) => bench::bench(&options).map(|()| ExitCode::SUCCESS),
         Command::Replay { folder, device } => replay_case(&folder, &device),
     }

@@ -1,0 +1,273 @@
+//! One conformance case: import, compile, run, compare.
+
+use anyhow::{Context, Result};
+use inductor::autograd::{Seed, Wrt, joint_graph, set_unit_cotangents};
+use inductor::eval::{accuracy, evaluate, evaluate_exact};
+use inductor::graph::{Builder, Graph, InputRole, OutputRole, Value};
+use inductor::ops::{Array, Precision};
+use inductor::runtime::load_tensors;
+use inductor::torch_export::{Imported, load};
+use inductor::{Config, DType, Device, Error, HostTensor, Inputs, compile, compile_vjp};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+/// Relative error that a model's loss may have.
+const LOSS_TOLERANCE: f64 = 1e-5;
+
+/// What a worker is asked.
+#[derive(Serialize, Deserialize)]
+pub struct Request {
+    /// Folder of the case.
+    pub dir: PathBuf,
+}
+
+/// How a case ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Everything agrees.
+    Passed,
+    /// Something differs or went wrong.
+    Failed(String),
+    /// The program needs what is not there, and says what.
+    Unsupported(String),
+}
+
+/// What `meta.json` says of a case.
+#[derive(Deserialize)]
+pub struct Facts {
+    /// The operator, for cases of operators.
+    pub op: Option<String>,
+    /// `core` or `extended`.
+    pub scope: Option<String>,
+    /// The loss, for models.
+    pub loss: Option<f64>,
+}
+
+/// Reads `meta.json`; a case without one is of scope core.
+pub fn facts(dir: &Path) -> Result<Facts> {
+    let path = dir.join("meta.json");
+    if !path.is_file() {
+        return Ok(Facts { op: None, scope: None, loss: None });
+    }
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+/// [`run`], with errors and panics as verdicts.
+pub fn run_guarded(request: &Request, device: &Device, grad: bool) -> Verdict {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&request.dir, device, grad)));
+    match outcome {
+        Ok(Ok(None)) => Verdict::Passed,
+        Ok(Ok(Some(difference))) => Verdict::Failed(difference),
+        Ok(Err(error)) => match error.downcast_ref::<Error>() {
+            Some(Error::Import(_) | Error::Platform(_)) => Verdict::Unsupported(format!("{error:#}")),
+            _ => Verdict::Failed(format!("{error:#}")),
+        },
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+            Verdict::Failed(format!("panicked: {}", text.unwrap_or_default()))
+        }
+    }
+}
+
+/// Everything that a case gives and expects.
+struct Case {
+    imported: Imported,
+    /// By name: `input.N`, `output.N`, `cotangent.N`, `grad.N` or `grad.NAME`.
+    expected: BTreeMap<String, HostTensor>,
+    facts: Facts,
+    /// Whether the only cotangent is that of a 0-d output, which the program takes as a vector of one.
+    is_widened: bool,
+}
+
+/// What differs, if something does.
+fn run(dir: &Path, device: &Device, grad: bool) -> Result<Option<String>> {
+    let imported = load(dir.join("model.pt2"))?;
+    let expected: BTreeMap<String, HostTensor> = load_tensors(&dir.join("expected.safetensors"))?.0.into_iter().collect();
+    let mut case = Case { imported, expected, facts: facts(dir)?, is_widened: false };
+    let has_gradients = grad && case.expected.keys().any(|k| k.starts_with("grad."));
+    if has_gradients {
+        case.widen_scalar()?;
+    }
+    // Cases are of any data: empty tensors, NaN and infinities are what they test.
+    let config = Config { allow_empty: true, allow_non_finite: true, ..Config::default() };
+    let step = if has_gradients { compile_vjp } else { compile }(&case.imported.traced, device, &config)?;
+    let mut state = step.init(0)?;
+    for (name, tensor) in &case.imported.tensors {
+        state.set(name, tensor.clone())?;
+    }
+    let plan_inputs = &step.plan().program.inputs;
+    let wanted: Vec<&str> =
+        plan_inputs.iter().filter(|i| matches!(i.role, InputRole::Input | InputRole::Cotangent)).map(|i| i.name.as_str()).collect();
+    let inputs = case.inputs(&wanted)?;
+    let result = step.run(&mut state, Inputs::Named(inputs))?;
+    result.wait()?;
+    let outputs: HashMap<String, HostTensor> = result.outputs()?.into_iter().collect();
+    let gradients: HashMap<String, HostTensor> = if has_gradients { result.gradients()?.into_iter().collect() } else { HashMap::new() };
+    case.compare(&outputs, &gradients, has_gradients)
+}
+
+impl Case {
+    /// A program whose only float output is 0-d takes one as its cotangent. Where another one is given, the output becomes a
+    /// vector of one element, which takes any.
+    fn widen_scalar(&mut self) -> Result<()> {
+        let graph = &self.imported.traced.graph;
+        let is_result = |role: &OutputRole| matches!(role, OutputRole::User | OutputRole::Loss);
+        let floats: Vec<_> = graph.outputs.iter().filter(|o| is_result(&o.role) && graph.ty(o.value).dtype.is_float()).collect();
+        let [only] = floats[..] else { return Ok(()) };
+        if graph.ty(only.value).shape.rank() != 0 || !self.expected.contains_key(&cotangent_of(&only.name)) {
+            return Ok(());
+        }
+        let mut b = Builder::new(&graph.name);
+        let mut map: HashMap<Value, Value> = HashMap::new();
+        let fail = |e: String| anyhow::anyhow!(e);
+        b.copy_inputs(graph, &mut map).map_err(fail)?;
+        for id in graph.ids() {
+            b.copy_node(graph, id, &mut map).map_err(fail)?;
+        }
+        for output in &graph.outputs {
+            let mut value = map[&output.value];
+            let mut role = output.role.clone();
+            if output.name == only.name {
+                value = b.reshape(value, [1i64]).map_err(fail)?;
+                role = OutputRole::User;
+            }
+            b.output(&output.name, role, value);
+        }
+        self.imported.traced.graph = b.finish();
+        self.is_widened = true;
+        Ok(())
+    }
+
+    /// Names of the program's inputs, in the order of `input.0`, `input.1`, ...
+    fn input_names(&self) -> Vec<&str> {
+        self.imported.traced.graph.inputs.iter().filter(|i| i.role == InputRole::Input).map(|i| i.name.as_str()).collect()
+    }
+
+    /// The tensor of an input or cotangent of the program.
+    fn feed(&self, name: &str, graph: &Graph) -> Result<HostTensor> {
+        if let Some(position) = self.input_names().iter().position(|n| *n == name) {
+            let key = format!("input.{position}");
+            return self.expected.get(&key).cloned().with_context(|| format!("{key} is missing"));
+        }
+        let output = name.strip_prefix("cotangent.").with_context(|| format!("the program has an input {name}, which no case gives"))?;
+        match self.expected.get(&cotangent_of(output)) {
+            Some(given) if self.is_widened => Ok(HostTensor::from_bytes(given.dtype(), vec![1], given.bytes().to_vec()).map_err(anyhow::Error::msg)?),
+            Some(given) => Ok(given.clone()),
+            // A cotangent that is not given is zero.
+            None => {
+                let value = graph.output(output).with_context(|| format!("there is no output {output}"))?.value;
+                let shape = graph.ty(value).shape.as_ints().with_context(|| format!("{output} has no fixed size"))?;
+                Ok(HostTensor::zeros(graph.ty(value).dtype, &shape))
+            }
+        }
+    }
+
+    fn inputs(&self, names: &[&str]) -> Result<Vec<(String, HostTensor)>> {
+        names.iter().map(|n| Ok((n.to_string(), self.feed(n, &self.imported.traced.graph)?))).collect()
+    }
+
+    fn compare(
+        &self,
+        outputs: &HashMap<String, HostTensor>,
+        gradients: &HashMap<String, HostTensor>,
+        with_gradients: bool,
+    ) -> Result<Option<String>> {
+        let mut oracle = None;
+        for (key, reference) in &self.expected {
+            let (got, name, is_gradient) = if let Some(position) = key.strip_prefix("output.") {
+                let name = format!("output.{position}");
+                (outputs.get(&name), name, false)
+            } else if let Some(of) = key.strip_prefix("grad.").filter(|_| with_gradients) {
+                let name = self.gradient_name(of);
+                (gradients.get(&name), format!("grad.{name}"), true)
+            } else {
+                continue;
+            };
+            let Some(got) = got else { return Ok(Some(format!("{key}: the program does not give it"))) };
+            let got = &if self.is_widened && !is_gradient && reference.shape().is_empty() { narrow(got) } else { got.clone() };
+            if !is_gradient && let Some(difference) = self.loss_difference(key, got) {
+                return Ok(Some(difference));
+            }
+            if accuracy::check_against_reference(got, reference, None, is_gradient).is_ok() {
+                continue;
+            }
+            if oracle.is_none() {
+                oracle = Some(self.oracle(with_gradients)?);
+            }
+            let found = oracle.as_ref().and_then(|o| o.get(&name));
+            let found = found.filter(|(w, _)| w.dtype() == got.dtype() && w.numel() == got.numel());
+            if let Err(what) = accuracy::check_against_reference(got, reference, found.map(|(w, e)| (w, e)), is_gradient) {
+                return Ok(Some(format!("{key}{}: {what}", self.module_of(&name))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A model's loss has a bound of its own.
+    fn loss_difference(&self, key: &str, got: &HostTensor) -> Option<String> {
+        let loss = self.facts.loss.filter(|_| key == "output.0")?;
+        let found = got.to_f64().first().copied()?;
+        let far = (found - loss).abs() > LOSS_TOLERANCE * loss.abs();
+        far.then(|| format!("the loss is {found}, expected {loss}"))
+    }
+
+    /// The input that `grad.N` or `grad.NAME` is of.
+    fn gradient_name(&self, of: &str) -> String {
+        if let Ok(position) = of.parse::<usize>()
+            && let Some(name) = self.input_names().get(position)
+        {
+            return name.to_string();
+        }
+        let tied = self.imported.tied.iter().find(|(name, _)| name == of);
+        tied.map_or_else(|| of.to_string(), |(_, first)| first.clone())
+    }
+
+    /// The module that computes an output, or reads an input whose gradient is meant.
+    fn module_of(&self, name: &str) -> String {
+        let graph = &self.imported.traced.graph;
+        let node = match name.strip_prefix("grad.") {
+            Some(input) => graph.input(input).and_then(|i| graph.ids().find(|&id| graph.node(id).operands.contains(&i.value))),
+            None => graph.output(name).map(|o| o.value.node),
+        };
+        let path = node.and_then(|id| graph.provenance(id).paths.first());
+        path.map(|p| format!(" in {p}")).unwrap_or_default()
+    }
+
+    /// Outputs and gradients by the definition of each operator: in the dtypes' arithmetic, and in f64.
+    fn oracle(&self, with_gradients: bool) -> Result<HashMap<String, (HostTensor, Array)>> {
+        let forward = &self.imported.traced.graph;
+        let graph = if with_gradients {
+            let joint = joint_graph(forward, Wrt::Inputs, Seed::Cotangents)?;
+            set_unit_cotangents(&joint).map_err(anyhow::Error::msg)?
+        } else {
+            forward.clone()
+        };
+        let mut inputs = vec![];
+        for input in &graph.inputs {
+            let held = self.imported.tensors.iter().find(|(n, _)| *n == input.name).map(|(_, t)| t.clone());
+            inputs.push(match (held, &input.role) {
+                (Some(tensor), _) => tensor,
+                (None, InputRole::Key) => HostTensor::zeros(DType::U32, &[2]),
+                (None, _) => self.feed(&input.name, forward)?,
+            });
+        }
+        let working = evaluate(&graph, &inputs, Precision::Working)?;
+        let arrays: Vec<Array> = inputs.iter().map(Array::from_host).collect();
+        let exact = evaluate_exact(&graph, &arrays)?;
+        let names = graph.outputs.iter().map(|o| o.name.clone());
+        Ok(names.zip(working.iter().map(|w| if self.is_widened { narrow(w) } else { w.clone() }).zip(exact)).collect())
+    }
+}
+
+/// The cotangent that the case gives for an output.
+fn cotangent_of(output: &str) -> String {
+    format!("cotangent.{}", output.trim_start_matches("output."))
+}
+
+/// A vector of one as a 0-d tensor.
+fn narrow(x: &HostTensor) -> HostTensor {
+    let scalar = HostTensor::from_bytes(x.dtype(), vec![], x.bytes().to_vec());
+    if x.shape() == [1] { scalar.unwrap_or_else(|_| x.clone()) } else { x.clone() }
+}
