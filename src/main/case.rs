@@ -152,16 +152,15 @@ impl Case {
             return self.expected.get(&key).cloned().with_context(|| format!("{key} is missing"));
         }
         let output = name.strip_prefix("cotangent.").with_context(|| format!("the program has an input {name}, which no case gives"))?;
-        match self.expected.get(&cotangent_of(output)) {
-            Some(given) if self.is_widened => Ok(HostTensor::from_bytes(given.dtype(), vec![1], given.bytes().to_vec()).map_err(anyhow::Error::msg)?),
-            Some(given) => Ok(given.clone()),
-            // A cotangent that is not given is zero.
-            None => {
-                let value = graph.output(output).with_context(|| format!("there is no output {output}"))?.value;
-                let shape = graph.ty(value).shape.as_ints().with_context(|| format!("{output} has no fixed size"))?;
-                Ok(HostTensor::zeros(graph.ty(value).dtype, &shape))
-            }
-        }
+        let ty = graph.ty(graph.output(output).with_context(|| format!("there is no output {output}"))?.value);
+        let shape = if self.is_widened { vec![1] } else { ty.shape.as_ints().with_context(|| format!("{output} has no fixed size"))? };
+        // A cotangent may come in a wider dtype than its output's; one that is not given is zero.
+        Ok(match self.expected.get(&cotangent_of(output)) {
+            Some(given) if given.numel() != shape.iter().product::<usize>() => given.clone(),
+            Some(given) if given.dtype() == ty.dtype => HostTensor::from_bytes(ty.dtype, shape, given.bytes().to_vec()).map_err(anyhow::Error::msg)?,
+            Some(given) => HostTensor::from_f64(ty.dtype, &shape, &given.to_f64()),
+            None => HostTensor::zeros(ty.dtype, &shape),
+        })
     }
 
     fn inputs(&self, names: &[&str]) -> Result<Vec<(String, HostTensor)>> {
