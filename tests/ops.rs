@@ -5,7 +5,8 @@
 //! * `gradient`: central differences in f64 against the derivative, for each float operand;
 //! * `decomposition`: the simpler ops give the same values;
 //! * `layers`: every executor of [`EXECUTORS`] agrees with the oracle by the accuracy rule;
-//! * `backward`: the compiled forward and backward agree with the evaluated joint graph.
+//! * `backward`: the compiled forward and backward agree with the evaluated joint graph;
+//! * `adapter`: the same, forward and backward, on the software adapter.
 //!
 //! A test is named `<op>/<number of the sample>/<what>`; its failure prints the graph.
 
@@ -20,6 +21,10 @@ use inductor::types::{DType, HostTensor, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+mod support;
+
+use support::layers::{self, Layer, Named, What};
 
 type Check = fn(&Case) -> Result<(), String>;
 type Executor = fn(&Graph, &[HostTensor]) -> Result<Vec<HostTensor>, String>;
@@ -52,13 +57,14 @@ fn main() {
     for sample in samples() {
         let op = if matches!(sample.op, Op::Pointwise(_)) { sample.op.name() } else { sample.op.text_name() };
         let count = counts.entry(op.to_string()).or_default();
-        let checks: [(&str, Check); 6] = [
+        let checks: [(&str, Check); 7] = [
             ("inference", check_inference),
             ("text", check_text),
             ("gradient", check_gradient),
             ("decomposition", check_decomposition),
             ("layers", check_layers),
             ("backward", check_backward),
+            ("adapter", check_adapter),
         ];
         for (what, check) in checks {
             let case = (sample.clone(), *count as u64);
@@ -295,26 +301,12 @@ fn interpret_named(graph: &Graph, inputs: &[(&str, &HostTensor)], outputs: &[&st
 /// Differentiates through the whole pipeline (autograd, joint passes, partition, one schedule over forward and backward), and
 /// compares outputs and gradients with the evaluation of the joint graph.
 fn check_backward(case: &Case) -> Result<(), String> {
-    let is_float = |v: Value| case.graph.ty(v).dtype.is_float();
-    let differentiable = case.graph.inputs.iter().any(|i| is_float(i.value)) && case.graph.outputs.iter().any(|o| is_float(o.value));
-    if !differentiable || matches!(case.op, Op::WhileLoop(_)) {
-        return Ok(());
-    }
-    let joint = match joint_graph(&case.graph, Wrt::Inputs, Seed::Cotangents) {
-        Err(error) if error.to_string().contains("not differentiable") => return Ok(()),
-        other => set_unit_cotangents(&other.map_err(|e| e.to_string())?)?,
-    };
-    let mut random = Random(7);
-    let mut inputs: Vec<(&str, HostTensor)> = vec![];
-    for input in &joint.inputs {
-        let given = case.graph.inputs.iter().position(|i| i.name == input.name).map(|k| case.inputs[k].clone());
-        inputs.push((&input.name, given.unwrap_or_else(|| random.tensor(joint.ty(input.value), false, 1))));
-    }
+    let Some((joint, inputs)) = differentiated(case)? else { return Ok(()) };
     let tensors: Vec<HostTensor> = inputs.iter().map(|(_, t)| t.clone()).collect();
     let exact = evaluate_exact(&joint, &arrays(&tensors)).map_err(|e| e.to_string())?;
     let working = evaluate(&joint, &tensors, Precision::Working).map_err(|e| e.to_string())?;
     let names: Vec<&str> = joint.outputs.iter().map(|o| &o.name[..]).collect();
-    let named: Vec<(&str, &HostTensor)> = inputs.iter().map(|(name, t)| (*name, t)).collect();
+    let named: Vec<(&str, &HostTensor)> = inputs.iter().map(|(name, t)| (name.as_str(), t)).collect();
     let config = Config { mode: Mode::Vjp, ..Config::default() };
     let got = interpret_named(&case.graph, &named, &names, &config).map_err(|e| format!("{e}\n{}", print(&joint)))?;
     for (k, got) in got.iter().enumerate() {
@@ -322,6 +314,40 @@ fn check_backward(case: &Case) -> Result<(), String> {
         accuracy::check_against_oracle(got, &working[k], &exact[k], floor).map_err(|e| format!("{}: {e}\n{}", names[k], print(&joint)))?;
     }
     Ok(())
+}
+
+/// The joint graph of a sample with values for its inputs, cotangents included; `None` where there is nothing to differentiate.
+fn differentiated(case: &Case) -> Result<Option<(Graph, Named)>, String> {
+    let is_float = |v: Value| case.graph.ty(v).dtype.is_float();
+    let differentiable = case.graph.inputs.iter().any(|i| is_float(i.value)) && case.graph.outputs.iter().any(|o| is_float(o.value));
+    if !differentiable || matches!(case.op, Op::WhileLoop(_)) {
+        return Ok(None);
+    }
+    let joint = match joint_graph(&case.graph, Wrt::Inputs, Seed::Cotangents) {
+        Err(error) if error.to_string().contains("not differentiable") => return Ok(None),
+        other => set_unit_cotangents(&other.map_err(|e| e.to_string())?)?,
+    };
+    let mut random = Random(7);
+    let mut inputs = vec![];
+    for input in &joint.inputs {
+        let given = case.graph.inputs.iter().position(|i| i.name == input.name).map(|k| case.inputs[k].clone());
+        inputs.push((input.name.clone(), given.unwrap_or_else(|| random.tensor(joint.ty(input.value), false, 1))));
+    }
+    Ok(Some((joint, inputs)))
+}
+
+/// Forward, and forward with backward, as generated WGSL.
+fn check_adapter(case: &Case) -> Result<(), String> {
+    if layers::software().is_none() || case.graph.nodes.iter().any(|n| matches!(n.op, Op::WhileLoop(_))) {
+        return Ok(());
+    }
+    let layer: Layer = ("adapter", layers::adapter);
+    let inputs: Named = case.graph.inputs.iter().map(|i| i.name.clone()).zip(case.inputs.iter().cloned()).collect();
+    layers::check(&layer, &case.graph, What::Forward, &inputs, op_floor(&case.op))?;
+    match differentiated(case)? {
+        Some((_, inputs)) => layers::check(&layer, &case.graph, What::Gradients, &inputs, op_floor(&case.op)),
+        None => Ok(()),
+    }
 }
 
 /// What the WGSL spelling of a scalar function is granted.

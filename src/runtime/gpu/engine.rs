@@ -2,7 +2,7 @@
 
 use super::super::storage::{concrete_shape, decode, encode, stored_bytes};
 use super::device::{GpuDevice, lock};
-use super::pending::{LOSS_AT, Pending, STAGING_BYTES, StagingPool};
+use super::pending::{LOSS_AT, Mapping, Pending, STAGING_BYTES, StagingPool};
 use super::pipelines::{Prepared, prepare};
 use crate::codegen::{Binding, Plan, Variant};
 use crate::error::{Error, Result};
@@ -486,8 +486,7 @@ impl GpuEngine {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("readback") });
         copies(&mut encoder, &staging);
         let submission = gpu.queue.submit([encoder.finish()]);
-        staging.map_async(wgpu::MapMode::Read, .., |_| {});
-        gpu.wait_for(Some(submission))?;
+        Mapping::request(&staging).wait(gpu, submission)?;
         let view = staging.get_mapped_range(..).map_err(|e| Error::Device(format!("readback: {e}")))?;
         let bytes = view.to_vec();
         drop(view);

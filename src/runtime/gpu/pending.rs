@@ -2,7 +2,12 @@
 
 use super::device::{GpuDevice, lock};
 use crate::error::{Error, Result};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long the news of a mapping may take once the device is done: another thread that polls may be the one to bring it.
+const NEWS: Duration = Duration::from_secs(10);
 
 /// Bytes of a staging buffer: the status word, then the loss at [`LOSS_AT`].
 pub(super) const STAGING_BYTES: u64 = 32;
@@ -21,8 +26,34 @@ pub struct Arrived {
     pub loss: [u8; 8],
 }
 
+/// A buffer that was asked to be mapped for reading.
+pub(super) struct Mapping {
+    news: Mutex<Receiver<Result<(), wgpu::BufferAsyncError>>>,
+}
+
+impl Mapping {
+    /// Asks for `buffer` to be mapped once what uses it is done. Nothing waits here.
+    pub fn request(buffer: &wgpu::Buffer) -> Mapping {
+        let (sender, news) = channel();
+        // The receiver may be gone: then nobody wants the news.
+        buffer.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
+        Mapping { news: Mutex::new(news) }
+    }
+
+    /// Waits for the submission that writes the buffer, and for the mapping.
+    pub fn wait(&self, device: &GpuDevice, submission: wgpu::SubmissionIndex) -> Result<()> {
+        device.wait_for(Some(submission))?;
+        let news = lock(&self.news).recv_timeout(NEWS);
+        device.check()?;
+        match news {
+            Ok(result) => result.map_err(|e| Error::Device(format!("mapping a readback buffer: {e}"))),
+            Err(_) => Err(Error::Device(format!("a readback buffer was not mapped within {} s", NEWS.as_secs()))),
+        }
+    }
+}
+
 enum Stage {
-    Mapping { buffer: wgpu::Buffer, submission: wgpu::SubmissionIndex, mapped: Arc<Mutex<Option<Result<(), String>>>> },
+    Mapping { buffer: wgpu::Buffer, submission: wgpu::SubmissionIndex, mapping: Mapping },
     Done(Arrived),
     Failed(String),
 }
@@ -37,28 +68,21 @@ pub struct Pending {
 impl Pending {
     /// Asks for `buffer` to be mapped once `submission` is done. Nothing waits here.
     pub(super) fn new(device: Arc<GpuDevice>, pool: StagingPool, buffer: wgpu::Buffer, submission: wgpu::SubmissionIndex) -> Pending {
-        let mapped = Arc::new(Mutex::new(None));
-        let sink = mapped.clone();
-        buffer.map_async(wgpu::MapMode::Read, .., move |result| *lock(&sink) = Some(result.map_err(|e| e.to_string())));
-        Pending { device, pool, stage: Stage::Mapping { buffer, submission, mapped } }
+        let mapping = Mapping::request(&buffer);
+        Pending { device, pool, stage: Stage::Mapping { buffer, submission, mapping } }
     }
 
     /// Waits for the step and gives status word and loss.
     pub fn wait(&mut self) -> Result<Arrived> {
-        if let Stage::Mapping { buffer, submission, mapped } = &self.stage {
-            self.device.wait_for(Some(submission.clone()))?;
-            let arrived = lock(mapped).take();
-            self.stage = match arrived {
-                Some(Ok(())) => match read(buffer) {
-                    Ok(arrived) => {
-                        buffer.unmap();
-                        lock(&self.pool).push(buffer.clone());
-                        Stage::Done(arrived)
-                    }
-                    Err(message) => Stage::Failed(message),
-                },
-                Some(Err(message)) => Stage::Failed(message),
-                None => Stage::Failed("the loss was never mapped".into()),
+        if let Stage::Mapping { buffer, submission, mapping } = &self.stage {
+            mapping.wait(&self.device, submission.clone())?;
+            self.stage = match read(buffer) {
+                Ok(arrived) => {
+                    buffer.unmap();
+                    lock(&self.pool).push(buffer.clone());
+                    Stage::Done(arrived)
+                }
+                Err(message) => Stage::Failed(message),
             };
         }
         match &self.stage {
