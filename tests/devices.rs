@@ -150,6 +150,35 @@ fn training_and_evaluation_share_a_state() {
     }
 }
 
+/// A GPT with dropout: inference computes what a training step computes with dropout off, bit for bit on the interpreter, and
+/// within the accuracy rule's floor of f32 elsewhere.
+#[test]
+fn inference_is_the_training_forward_without_dropout() {
+    let config = GptConfig { layers: 2, width: 24, heads: 3, context: 7, batch: 3, dropout: 0.2, ..GptConfig::small(11) };
+    let with_dropout = gpt(&config).unwrap();
+    let off = gpt(&GptConfig { dropout: 0.0, ..config }).unwrap();
+    let tokens = |k: i32| HostTensor::i32(&[3, 7], &(0..21).map(|i| (i * 5 + k) % 11).collect::<Vec<_>>());
+    let mut reference: Option<Vec<f32>> = None;
+    for device in devices() {
+        let train = compile_train(&off, &device, AdamW::new(1e-2), &Config::default()).unwrap();
+        let steps = [&with_dropout.inference().unwrap(), &off].map(|t| compile(t, &device, &Config::default()).unwrap());
+        let mut state = train.init(5).unwrap();
+        let mut seen = vec![];
+        for k in 0..3 {
+            let inputs = [tokens(k), tokens(k + 1)];
+            let infer = steps.each_ref().map(|s| s.run(&mut state, inputs.clone()).unwrap().loss().unwrap());
+            let loss = train.run(&mut state, inputs).unwrap().loss().unwrap();
+            for got in infer {
+                let equal = if device.is_cpu() { got.to_bits() == loss.to_bits() } else { (got - loss).abs() <= 1e-5 * loss.abs() };
+                assert!(equal, "{device:?}, step {k}: {got} and {loss}");
+            }
+            seen.push(loss);
+        }
+        let want = reference.get_or_insert_with(|| seen.clone());
+        assert!(close(&seen, want), "{device:?}: {seen:?} against {want:?}");
+    }
+}
+
 #[test]
 fn one_plan_runs_every_batch_size() {
     let traced = mlp(Dim::symbol("batch", 1, 64), &[8, 32, 4]).unwrap();

@@ -157,7 +157,9 @@ impl Case {
         // A cotangent may come in a wider dtype than its output's; one that is not given is zero.
         Ok(match self.expected.get(&cotangent_of(output)) {
             Some(given) if given.numel() != shape.iter().product::<usize>() => given.clone(),
-            Some(given) if given.dtype() == ty.dtype => HostTensor::from_bytes(ty.dtype, shape, given.bytes().to_vec()).map_err(anyhow::Error::msg)?,
+            Some(given) if given.dtype() == ty.dtype => {
+                HostTensor::from_bytes(ty.dtype, shape, given.bytes().to_vec()).map_err(anyhow::Error::msg)?
+            }
             Some(given) => HostTensor::from_f64(ty.dtype, &shape, &given.to_f64()),
             None => HostTensor::zeros(ty.dtype, &shape),
         })

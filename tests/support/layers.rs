@@ -43,10 +43,10 @@ pub const LAYERS: &[Layer] = &[
     ("program for a large GPU", |g, w, i| program(g, w, i, &Target { model: DeviceModel::large_gpu(), ..Target::webgpu_default() }, true, true)),
 ];
 
-/// The software adapter, when there is one; says once why not.
+/// The software adapter, or else a GPU; says once which, or why none.
 pub fn software() -> Option<&'static Device> {
     static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
-    let found = DEVICE.get_or_init(|| match Device::software() {
+    let found = DEVICE.get_or_init(|| match Device::software().or_else(|why| Device::best().map_err(|_| why)) {
         Ok(device) => {
             println!("device tests run on: {}", device.describe());
             Some(device)
