@@ -56,6 +56,9 @@ enum Command {
         /// Compare gradients too.
         #[arg(long)]
         grad: bool,
+        /// Name the layer that is wrong.
+        #[arg(long)]
+        verify: bool,
     },
     /// Measure.
     Bench(bench::BenchOptions),
@@ -131,7 +134,7 @@ fn run(command: Command) -> Result<ExitCode> {
         #[cfg(feature = "torch")]
         Command::Check(options) => check::check(&options),
         #[cfg(feature = "torch")]
-        Command::CheckWorker { device, grad } => check::worker(&device, grad),
+        Command::CheckWorker { device, grad, verify } => check::worker(&device, case::Mode { grad, verify }),
         Command::Bench(options) => bench::bench(&options).map(|()| ExitCode::SUCCESS),
         Command::Replay { folder, device } => replay_case(&folder, &device),
     }

@@ -7,7 +7,7 @@ use inductor::graph::{Builder, Graph, InputRole, OutputRole, Value};
 use inductor::ops::{Array, Precision};
 use inductor::runtime::load_tensors;
 use inductor::torch_export::{Imported, load};
-use inductor::{Config, DType, Device, Error, HostTensor, Inputs, compile, compile_vjp};
+use inductor::{Config, DType, Device, Error, HostTensor, Inputs, Verify, compile, compile_vjp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,15 @@ const LOSS_TOLERANCE: f64 = 1e-5;
 pub struct Request {
     /// Folder of the case.
     pub dir: PathBuf,
+}
+
+/// What is compared.
+#[derive(Clone, Copy)]
+pub struct Mode {
+    /// Gradients too.
+    pub grad: bool,
+    /// Each kernel and stored value with the oracle.
+    pub verify: bool,
 }
 
 /// How a case ended.
@@ -55,8 +64,8 @@ pub fn facts(dir: &Path) -> Result<Facts> {
 }
 
 /// [`run`], with errors and panics as verdicts.
-pub fn run_guarded(request: &Request, device: &Device, grad: bool) -> Verdict {
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&request.dir, device, grad)));
+pub fn run_guarded(request: &Request, device: &Device, mode: Mode) -> Verdict {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&request.dir, device, mode)));
     match outcome {
         Ok(Ok(None)) => Verdict::Passed,
         Ok(Ok(Some(difference))) => Verdict::Failed(difference),
@@ -82,16 +91,17 @@ struct Case {
 }
 
 /// What differs, if something does.
-fn run(dir: &Path, device: &Device, grad: bool) -> Result<Option<String>> {
+fn run(dir: &Path, device: &Device, mode: Mode) -> Result<Option<String>> {
     let imported = load(dir.join("model.pt2"))?;
     let expected: BTreeMap<String, HostTensor> = load_tensors(&dir.join("expected.safetensors"))?.0.into_iter().collect();
     let mut case = Case { imported, expected, facts: facts(dir)?, is_widened: false };
-    let has_gradients = grad && case.expected.keys().any(|k| k.starts_with("grad."));
+    let has_gradients = mode.grad && case.expected.keys().any(|k| k.starts_with("grad."));
     if has_gradients {
         case.widen_scalar()?;
     }
     // Cases are of any data: empty tensors, NaN and infinities are what they test.
-    let config = Config { allow_empty: true, allow_non_finite: true, ..Config::default() };
+    let config =
+        Config { allow_empty: true, allow_non_finite: true, verify: if mode.verify { Verify::Full } else { Verify::Off }, ..Config::default() };
     let step = if has_gradients { compile_vjp } else { compile }(&case.imported.traced, device, &config)?;
     let mut state = step.init(0)?;
     for (name, tensor) in &case.imported.tensors {

@@ -39,6 +39,9 @@ pub struct CheckOptions {
     /// Write the result as JSON into this file; `-` is the standard output.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Compare each kernel and each stored value of every case, and name the layer that is wrong.
+    #[arg(long)]
+    verify: bool,
     /// Worker processes; one for each core by default.
     #[arg(long)]
     jobs: Option<usize>,
@@ -86,13 +89,13 @@ pub fn check(options: &CheckOptions) -> Result<ExitCode> {
 }
 
 /// Runs the cases that the standard input names, one by line, and answers each with a line.
-pub fn worker(device: &str, grad: bool) -> Result<ExitCode> {
+pub fn worker(device: &str, mode: case::Mode) -> Result<ExitCode> {
     // A panic becomes the case's verdict; its message is there already.
     std::panic::set_hook(Box::new(|_| {}));
     let device = inductor::Device::from_name(device)?;
     for line in std::io::stdin().lock().lines() {
         let request: Request = serde_json::from_str(&line?)?;
-        let verdict = case::run_guarded(&request, &device, grad);
+        let verdict = case::run_guarded(&request, &device, mode);
         println!("{}", serde_json::to_string(&verdict)?);
         std::io::stdout().flush()?;
     }
@@ -187,6 +190,9 @@ impl Worker {
         command.args(["check-worker", "--device", &options.device]);
         if options.grad {
             command.arg("--grad");
+        }
+        if options.verify {
+            command.arg("--verify");
         }
         // Workers run side by side: each takes one thread for itself.
         command.env("RAYON_NUM_THREADS", "1");

@@ -20,11 +20,13 @@ mod norm;
 mod pointwise;
 mod pool;
 mod random;
+mod recurrent;
 mod reduce;
 mod resample;
 mod scan;
 mod scatter;
 mod sort;
+mod special;
 mod views;
 
 use super::args::{Args, Cx};
@@ -86,8 +88,10 @@ const FAMILIES: &[&[Row]] = &[
     norm::ROWS,
     pointwise::ROWS,
     random::ROWS,
+    recurrent::ROWS,
     reduce::ROWS,
     sort::ROWS,
+    special::ROWS,
     views::ROWS,
 ];
 

@@ -248,16 +248,20 @@ fn logsumexp(cx: &mut Cx, a: &Args) -> Built {
     Ok(vec![cx.b.add(log, top)?])
 }
 
-/// `sum(|x|^p)^(1/p)`, with its limits at 0 and the infinities. The gradient at zero is zero.
 fn vector_norm(cx: &mut Cx, a: &Args, order: &str) -> Built {
     let p = a.float_or(order, 2.0)?;
     let (x, dims, keep) = float_over(cx, a)?;
+    Ok(vec![norm(cx, x, p, &dims, keep)?])
+}
+
+/// `sum(|x|^p)^(1/p)`, with its limits at 0 and the infinities. The gradient at zero is zero.
+pub fn norm(cx: &mut Cx, x: Value, p: f64, dims: &[usize], keep: bool) -> Result<Value, String> {
     let dtype = cx.b.dtype(x);
     let zero = cx.b.constant(dtype, 0.0)?;
     if p == 0.0 {
         let hit = cx.b.scalar(F::Ne, &[x, zero])?;
         let count = cx.b.cast(hit, dtype)?;
-        return Ok(vec![over(cx, ReduceKind::Sum, count, &dims, keep)?]);
+        return over(cx, ReduceKind::Sum, count, dims, keep);
     }
     let magnitude = cx.b.scalar(F::Abs, &[x])?;
     if p.is_infinite() || dims.is_empty() || p == 1.0 {
@@ -268,11 +272,11 @@ fn vector_norm(cx: &mut Cx, a: &Args, order: &str) -> Built {
         } else {
             ReduceKind::Min
         };
-        return Ok(vec![match kind {
-            _ if dims.is_empty() => magnitude,
-            ReduceKind::Sum => over(cx, kind, magnitude, &dims, keep)?,
-            _ => shared_extremum(cx, magnitude, kind, &dims, keep)?,
-        }]);
+        return match kind {
+            _ if dims.is_empty() => Ok(magnitude),
+            ReduceKind::Sum => over(cx, kind, magnitude, dims, keep),
+            _ => shared_extremum(cx, magnitude, kind, dims, keep),
+        };
     }
     let wide = dtype.accumulator();
     let magnitude = cx.b.cast(magnitude, wide)?;
@@ -283,7 +287,7 @@ fn vector_norm(cx: &mut Cx, a: &Args, order: &str) -> Built {
             cx.b.scalar(F::Pow, &[magnitude, p])?
         }
     };
-    let sum = over(cx, ReduceKind::Sum, power, &dims, keep)?;
+    let sum = over(cx, ReduceKind::Sum, power, dims, keep)?;
     // The root's slope at zero is infinite: the sum is replaced by one there, so that the gradient is zero and not NaN.
     let zero = cx.b.constant(wide, 0.0)?;
     let one = cx.b.constant(wide, 1.0)?;
@@ -298,7 +302,7 @@ fn vector_norm(cx: &mut Cx, a: &Args, order: &str) -> Built {
     };
     let at_zero = cx.b.constant(wide, if p > 0.0 { 0.0 } else { f64::INFINITY })?;
     let root = cx.b.where_(empty, at_zero, root)?;
-    Ok(vec![cx.b.cast(root, dtype)?])
+    cx.b.cast(root, dtype)
 }
 
 fn cumsum(cx: &mut Cx, a: &Args) -> Built {
