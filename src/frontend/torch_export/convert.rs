@@ -203,14 +203,26 @@ impl<'a> Converter<'a> {
             };
             for name in names {
                 let mut tensor = results.next().ok_or("it gives fewer results than the program declares")?;
-                let value = self.storages.read(&mut self.cx.b, &mut tensor)?;
+                let before = self.storages.read(&mut self.cx.b, &mut tensor)?;
                 if let Some(meta) = graph.tensor_values.get(name) {
+                    let value = self.with_declared_rank(&node.target, before, meta)?;
                     self.check_type(name, value, meta)?;
+                    if value != before {
+                        tensor = self.storages.fresh(value);
+                    }
                 }
                 self.define(name, Item::Tensor(tensor))?;
             }
         }
         Ok(())
+    }
+
+    /// The states of a recurrent net as the program declares them: tracing records one more dimension of size one than eager
+    /// execution gives, and what follows in the program is written for it.
+    fn with_declared_rank(&mut self, target: &str, value: Value, meta: &TensorMeta) -> Result<Value, String> {
+        let shape = self.shape(meta)?;
+        let differs = *self.cx.b.shape(value) != shape && shape.numel() == self.cx.b.ty(value).numel();
+        if differs && target == "torch.ops.aten.lstm.input" { self.cx.b.reshape(value, shape) } else { Ok(value) }
     }
 
     /// What the importer builds must have the type that PyTorch recorded.
