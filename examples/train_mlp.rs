@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     let steps = options.steps.unwrap_or(600);
     let step = compile_train(&training()?, &device, AdamW::new(1e-2).weight_decay(1e-4), &options.config())?;
     if options.explain {
-        println!("{:#?}", step.explain());
+        common::say(format!("{:#?}", step.explain()));
     }
     let mut state = step.init(options.seed)?;
     let schedule = Schedule::Cosine { peak: 1e-2, floor: 1e-4, warmup: 20.min(steps), total: steps };
@@ -49,10 +49,10 @@ fn main() -> Result<()> {
 
     let learnt = classes(&device, &options, &mut state, &points)?;
     let right = learnt.iter().zip(labels.to_i64()).filter(|(a, b)| **a == *b as usize).count();
-    println!("{:.1}% of the points are classified rightly", 100.0 * right as f64 / POINTS as f64);
+    common::say(format!("{:.1}% of the points are classified rightly", 100.0 * right as f64 / POINTS as f64));
     let path = options.out.join("spirals.png");
     draw(&path, &classes(&device, &options, &mut state, &grid())?, &points.to_f32(), &labels.to_i64())?;
-    println!("wrote {}", path.display());
+    common::say(format!("wrote {}", path.display()));
     Ok(())
 }
 

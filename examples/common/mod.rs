@@ -35,7 +35,7 @@ impl Common {
     /// Opens the device and makes the output folder.
     pub fn start(&self) -> Result<Device> {
         let device = Device::from_name(&self.device)?;
-        println!("device: {}", device.describe());
+        say(format!("device: {}", device.describe()));
         std::fs::create_dir_all(&self.out)?;
         Ok(device)
     }
@@ -43,6 +43,16 @@ impl Common {
     /// The compiler's options.
     pub fn config(&self) -> Config {
         Config { verify: if self.verify { Verify::Full } else { Verify::Off }, ..Config::default() }
+    }
+}
+
+/// Prints a line. A reader that has gone, as `head` does, does not stop the training.
+pub fn say(line: impl std::fmt::Display) {
+    use std::io::{ErrorKind, Write};
+    if let Err(error) = writeln!(std::io::stdout(), "{line}")
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        eprintln!("standard output: {error}");
     }
 }
 

@@ -33,7 +33,7 @@ impl Progress {
                 bar.set_position(step);
                 bar.set_message(format!("loss {loss:.4}  {:.0} {}/s", self.rate(step), self.unit));
             }
-            None => println!("step {step} loss {loss:.6}"),
+            None => super::say(format!("step {step} loss {loss:.6}")),
         }
     }
 
@@ -41,7 +41,7 @@ impl Progress {
     pub fn note(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => println!("{line}"),
+            None => super::say(line),
         }
     }
 
@@ -50,7 +50,7 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish();
         }
-        println!("{} steps in {:.1} s, {:.0} {}/s", step - self.first, self.started.elapsed().as_secs_f64(), self.rate(step), self.unit);
+        super::say(format!("{} steps in {:.1} s, {:.0} {}/s", step - self.first, self.started.elapsed().as_secs_f64(), self.rate(step), self.unit));
     }
 
     fn rate(&self, step: u64) -> f64 {

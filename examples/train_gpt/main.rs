@@ -96,7 +96,7 @@ fn main() -> Result<()> {
     let optimizer = AdamW::new(setup.lr).betas(0.9, 0.99).weight_decay(0.1).clip_norm(1.0);
     let step = compile_train(&traced, &device, optimizer, &options.common.config())?;
     if options.common.explain {
-        println!("{:#?}", step.explain());
+        common::say(format!("{:#?}", step.explain()));
     }
 
     let mut state = step.init(options.common.seed)?;
@@ -104,22 +104,22 @@ fn main() -> Result<()> {
     if options.resume {
         state.load_checkpoint(out.join("checkpoint.safetensors"))?;
         history = History::load(&out.join("losses.csv"), state.step())?;
-        println!("resumed after step {}", state.step());
+        common::say(format!("resumed after step {}", state.step()));
     }
     let validation = Validation::new(&traced, &device, &options, &setup, &corpus)?;
     train(&options, &setup, &corpus, &step, &mut state, &mut history, &validation)?;
 
     let bigram = corpus.bigram_loss();
     let loss = validation.loss(&mut state, usize::MAX)?;
-    println!("validation loss {loss:.4} nats per character (a bigram model scores {bigram:.4})");
+    common::say(format!("validation loss {loss:.4} nats per character (a bigram model scores {bigram:.4})"));
     history.validation.push((state.step(), loss));
     history.save(&out.join("losses.csv"))?;
     state.save(out.join("model.safetensors"))?;
     draw(&out.join("loss.png"), &history, bigram)?;
     let text = sample_text(&options, &setup, &device, &corpus, &mut state)?;
     std::fs::write(out.join("sample.txt"), &text)?;
-    println!("--- sample\n{text}\n---");
-    println!("wrote loss.png, losses.csv, sample.txt, model.safetensors and checkpoint.safetensors to {}", out.display());
+    common::say(format!("--- sample\n{text}\n---"));
+    common::say(format!("wrote loss.png, losses.csv, sample.txt, model.safetensors and checkpoint.safetensors to {}", out.display()));
     Ok(())
 }
 
