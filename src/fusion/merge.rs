@@ -4,7 +4,7 @@
 //! host's axes. Loads of what the producer writes turn into the SSA value; everything else is copied under common
 //! subexpression elimination. Element-level and row-level follow from the axes an expression uses.
 
-use super::rules::{is_bijective, is_ordered, is_pointwise, is_trivial};
+use super::rules::{is_bijective, is_ordered, is_pointwise, is_trivial, reads_along_columns};
 use super::{Limits, WhyNot, hint};
 use crate::loop_ir::{BufferId, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, factor_domain, flatten, unflatten};
 use crate::scalar::ScalarFn;
@@ -116,6 +116,11 @@ fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
         }
         let mut axes = unflatten(&row_flat, &b.rows);
         axes.extend(unflatten(&col_flat, &b.cols));
+        if let (Some(x), Some(y)) = (reads_along_columns(a, &all_axes(a), &host_axes(a)), reads_along_columns(b, &all_axes(a), &axes))
+            && x != y
+        {
+            return Err(WhyNot::Across);
+        }
         return try_embedding(a, b, &axes);
     }
     if !is_pointwise(b) {

@@ -45,6 +45,8 @@ pub enum WhyNot {
     Domain(String),
     /// The consumer reads the buffer at another index than the producer writes.
     Index(String),
+    /// One reads memory along its columns, the other along its rows: together one of them would be scattered.
+    Across,
     /// The producer's value must be stored, and the consumer's domain does not visit each element once.
     NotOnce,
     /// A template takes only this kind of neighbor.
@@ -77,6 +79,7 @@ impl fmt::Display for WhyNot {
         match self {
             WhyNot::Domain(s) => write!(f, "iteration domains differ: {s}"),
             WhyNot::Index(s) => write!(f, "read and written at different indices: {s}"),
+            WhyNot::Across => write!(f, "one reads along its columns, the other along its rows"),
             WhyNot::NotOnce => write!(f, "the stored value would be computed more than once"),
             WhyNot::Template(s) => write!(f, "template: {s}"),
             WhyNot::Ordered => write!(f, "scan or sort takes pointwise producers only"),
