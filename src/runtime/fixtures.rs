@@ -4,7 +4,7 @@ use crate::codegen::{Binding, KernelCode, Plan, Variant};
 use crate::config::{Config, Mode, Optimizer, OptimizerKind, Target};
 use crate::frontend::{Initializer, Traced};
 use crate::graph::{Graph, InputRole, OutputRole};
-use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Phase, Stmt, Tag, Val, Write};
+use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Phase, Stmt, Tag, Val, Write};
 use crate::scalar::ScalarFn;
 use crate::schedule::{Dispatch, PlacedBuffer, Program, ProgramInput, ProgramOutput, Slot, SlotId, SlotKind, Storage};
 use crate::types::{DType, Dim, Provenance, Symbol, TensorType};
@@ -133,12 +133,14 @@ fn loss_nest() -> Nest {
         body: vec![
             load(0, axis.clone()),
             load(1, axis),
-            Stmt { instr: Instr::Load { buffer: BufferId(2), index: IndexExpr::zero(), mask: None }, dtype: DType::I32 },
-            stmt(Instr::Bound { index: Val(2), size: four, code: 1 }, DType::I32),
+            // A masked index is none that the host checks: the status word is what these tests are about.
+            stmt(Instr::Const(Number::new(DType::Bool, 1.0)), DType::Bool),
+            stmt(Instr::Load { buffer: BufferId(2), index: IndexExpr::zero(), mask: Some(Val(2)) }, DType::I32),
+            stmt(Instr::Bound { index: Val(3), size: four, code: 1 }, DType::I32),
             stmt(Instr::Call(ScalarFn::Mul, vec![Val(0), Val(1)]), DType::F32),
-            stmt(Instr::Reduce(Combiner::Sum, Val(4)), DType::F32),
+            stmt(Instr::Reduce(Combiner::Sum, Val(5)), DType::F32),
         ],
-        writes: vec![Write { buffer: BufferId(3), index: IndexExpr::zero(), value: Val(5) }],
+        writes: vec![Write { buffer: BufferId(3), index: IndexExpr::zero(), value: Val(6) }],
         tag: Tag::Loop,
         provenance: Provenance::default(),
     }
