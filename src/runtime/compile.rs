@@ -7,9 +7,9 @@ use crate::error::Result;
 use crate::frontend::Traced;
 use crate::types::TensorType;
 
-/// Compiles the forward for inference. `config.mode` is set here.
+/// Compiles the forward for inference, with dropout off ([`Traced::inference`]). `config.mode` is set here.
 pub fn compile(traced: &Traced, device: &Device, config: &Config) -> Result<Step> {
-    with_mode(traced, device, config, Mode::Inference)
+    with_mode(&traced.inference()?, device, config, Mode::Inference)
 }
 
 /// Compiles forward, backward and update into one step.

@@ -1,8 +1,9 @@
 //! Every way to execute a graph, for tests that hold them against the graph evaluation.
 #![allow(dead_code)]
 
+use inductor::Step;
 use inductor::autograd::{Seed, Wrt, joint_graph, set_unit_cotangents};
-use inductor::compile::inductor;
+use inductor::compile::{inductor, inductor_with_report};
 use inductor::config::{Config, Mode, Target};
 use inductor::eval::{accuracy, evaluate, evaluate_exact};
 use inductor::frontend::Traced;
@@ -13,7 +14,7 @@ use inductor::loop_ir::{Number, Phase};
 use inductor::lower::lower;
 use inductor::ops::{Array, Precision};
 use inductor::passes::{post_grad_passes, recursive_joint_graph_passes};
-use inductor::runtime::{self, Device};
+use inductor::runtime::Device;
 use inductor::schedule::Program;
 use inductor::types::{Bindings, DeviceModel, HostTensor};
 use std::sync::{Arc, OnceLock};
@@ -100,16 +101,30 @@ pub fn check(layer: &Layer, graph: &Graph, what: What, inputs: &Named, floor: f6
     Ok(())
 }
 
-/// The adapter, through the public interface.
+/// The layers that need an adapter. What one lacks by design is an error with `unsupported` in it.
+pub const ADAPTERS: &[Layer] = &[("adapter", adapter), ("adapter as webgpu-default", portable)];
+
+/// The adapter with all that it has.
 pub fn adapter(graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
     let Some(device) = software() else { return Err("unsupported: no adapter".into()) };
+    on_device(device, &device.target(), graph, what, inputs)
+}
+
+/// The adapter with what every adapter has: no subgroups, no halves, no 64-bit numbers.
+pub fn portable(graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
+    let Some(device) = software() else { return Err("unsupported: no adapter".into()) };
+    on_device(device, &Target::webgpu_default(), graph, what, inputs)
+}
+
+/// A plan for `target` on a device, through a step as the user runs it, but with dropout where the graph has it.
+fn on_device(device: &Device, target: &Target, graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
+    let lacks = |e: String| if e.contains("f64 needs 64-bit floats") { format!("unsupported: {e}") } else { e };
     let traced = Traced { graph: graph.clone(), initializers: vec![] };
     let config = Config { allow_non_finite: true, allow_empty: true, ..Config::default() };
-    let step = match what {
-        What::Forward => runtime::compile(&traced, device, &config),
-        What::Gradients => runtime::compile_vjp(&traced, device, &config),
-    }
-    .map_err(|e| e.to_string())?;
+    let config = Config { mode: if what == What::Forward { Mode::Inference } else { Mode::Vjp }, ..config };
+    let types: Vec<_> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
+    let compiled = inductor_with_report(graph, &types, target, &config);
+    let step = compiled.and_then(|(plan, report)| Step::new(plan, report, &traced, device, &config)).map_err(|e| lacks(e.to_string()))?;
     let mut state = step.init(0).map_err(|e| e.to_string())?;
     let wanted: Vec<String> = step.plan().program.inputs.iter().map(|i| i.name.clone()).collect();
     let given: Named = inputs.iter().filter(|(n, _)| wanted.contains(n)).cloned().collect();
