@@ -6,7 +6,7 @@
 //! * `decomposition`: the simpler ops give the same values;
 //! * `layers`: every executor of [`EXECUTORS`] agrees with the oracle by the accuracy rule;
 //! * `backward`: the compiled forward and backward agree with the evaluated joint graph;
-//! * `adapter`: the same, forward and backward, on the software adapter.
+//! * `adapter`: the same, forward and backward, on the software adapter, with all that it has and as `webgpu-default`.
 //!
 //! A test is named `<op>/<number of the sample>/<what>`; its failure prints the graph.
 
@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 mod support;
 
-use support::layers::{self, Layer, Named, What};
+use support::layers::{self, Named, What};
 
 type Check = fn(&Case) -> Result<(), String>;
 type Executor = fn(&Graph, &[HostTensor]) -> Result<Vec<HostTensor>, String>;
@@ -342,13 +342,20 @@ fn check_adapter(case: &Case) -> Result<(), String> {
     if layers::software().is_none() || case.graph.nodes.iter().any(|n| matches!(n.op, Op::WhileLoop(_))) {
         return Ok(());
     }
-    let layer: Layer = ("adapter", layers::adapter);
     let inputs: Named = case.graph.inputs.iter().map(|i| i.name.clone()).zip(case.inputs.iter().cloned()).collect();
-    layers::check(&layer, &case.graph, What::Forward, &inputs, op_floor(&case.op))?;
-    match differentiated(case)? {
-        Some((_, inputs)) => layers::check(&layer, &case.graph, What::Gradients, &inputs, op_floor(&case.op)),
-        None => Ok(()),
+    let derivative = differentiated(case)?;
+    for layer in layers::ADAPTERS {
+        let forward = layers::check(layer, &case.graph, What::Forward, &inputs, op_floor(&case.op));
+        let both = match &derivative {
+            Some((_, inputs)) if forward.is_ok() => layers::check(layer, &case.graph, What::Gradients, inputs, op_floor(&case.op)),
+            _ => forward,
+        };
+        match both {
+            Err(message) if message.contains("unsupported") => {}
+            other => other?,
+        }
     }
+    Ok(())
 }
 
 /// What the WGSL spelling of a scalar function is granted.

@@ -315,7 +315,7 @@ fn random_programs_agree_on_every_layer() {
 #[test]
 fn random_programs_agree_on_the_adapter() {
     if layers::software().is_some() {
-        run(40, 11, &[("software adapter", layers::adapter)]);
+        run(40, 11, layers::ADAPTERS);
     }
 }
 
