@@ -115,6 +115,9 @@ fn values_that_are_not_finite() {
         let mut targets = [0.0; 16];
         targets[5] = f32::NAN;
         refused(step, state, [&x(8), &HostTensor::f32(&[8, 2], &targets)], &["y: element 5 is not finite"]);
+        let error = step.set_scalar("lr", f64::NAN).unwrap_err().to_string();
+        assert!(error.contains("lr: NaN is not finite"), "{error}");
+        assert!(step.set_scalar("rate", 1.0).unwrap_err().to_string().contains("there are [lr]"));
         // Gradients that overflow on the device, when the user asks for the check.
         let (step, state) = &mut trained(&device, &Config { check_gradients: true, ..Config::default() });
         state.set("fc1.weight", HostTensor::f32(&[6, 4], &[10.0; 24])).unwrap();
@@ -151,6 +154,41 @@ fn labels_and_indices_out_of_range() {
         let error = refused(step, state, [&row(3)], &["outside 0..3"]);
         assert!(matches!(error, Error::Step(_)), "{error}");
         step.run(state, [&row(1)]).unwrap().loss().unwrap();
+    }
+}
+
+/// Every op that reads or writes at an index, with indices that only the device knows.
+#[test]
+fn computed_indices_out_of_range() {
+    type Use = fn(&Tensor, &Tensor, &Tensor) -> Tensor;
+    let uses: [(&str, Use); 3] = [
+        ("gather", |table, at, _| table.gather(0, at)),
+        ("index_select", |table, at, _| table.index_select(0, &at.slice(1, 0, 1).reshape(8))),
+        ("scatter_add", |table, at, x| table.scatter_add(0, at, x)),
+    ];
+    for (device, (name, apply)) in devices().into_iter().flat_map(|d| uses.map(|u| (d.clone(), u))) {
+        let traced = trace(name, |t| {
+            let x = t.input("x", DType::F32, (8, 4));
+            let table = t.parameter("table", DType::F32, (5, 4), Initializer::Uniform { low: -1.0, high: 1.0 });
+            // Of two inputs: no element of one alone is wrong.
+            let at = t.input("shift", DType::I32, (8, 4)) + t.input("base", DType::I32, (8, 4));
+            let y = apply(&table, &at, &x);
+            let seen = t.buffer("seen", DType::F32, (), Initializer::Zeros);
+            t.update_buffer("seen", &(&seen + 1.0));
+            Ok(y.square().mean_all())
+        })
+        .unwrap();
+        let step = &compile_train(&traced, &device, AdamW::new(1e-2), &Config::default()).unwrap();
+        let state = &mut step.init(1).unwrap();
+        let base = HostTensor::i32(&[8, 4], &[1; 32]);
+        let shift = |i: i32| HostTensor::i32(&[8, 4], &(0..32).map(|k| if k == 12 { i } else { k % 3 }).collect::<Vec<_>>());
+        step.run(state, [&x(8), &shift(2), &base]).unwrap().loss().unwrap();
+        for outside in [4, -2, i32::MAX - 1, i32::MIN] {
+            let error = refused(step, state, [&x(8), &shift(outside), &base], &[name, "outside 0..5", "bad_inputs.rs"]);
+            assert!(matches!(error, Error::Step(_)), "{error}");
+        }
+        step.run(state, [&x(8), &shift(0), &base]).unwrap().loss().unwrap();
+        assert_eq!(state.get("seen").unwrap().to_f32(), [2.0]);
     }
 }
 

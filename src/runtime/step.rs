@@ -100,6 +100,9 @@ impl Step {
         if !known.contains(&name) {
             return Err(Error::Input(format!("there is no host scalar {name}; there are [{}]", known.join(", "))));
         }
+        if self.shared.counts() && !self.shared.config.allow_non_finite && !value.is_finite() {
+            return Err(Error::Input(format!("{name}: {value} is not finite (Config::allow_non_finite)")));
+        }
         lock(&self.shared.core).scalars.insert(name.into(), value);
         Ok(())
     }
