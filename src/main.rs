@@ -88,6 +88,9 @@ struct ExplainOptions {
     /// Write graphs, loop nests and shaders of every stage into this folder.
     #[arg(long)]
     dump: Option<PathBuf>,
+    /// Write everything as one HTML page into this file.
+    #[arg(long)]
+    html: Option<PathBuf>,
     /// Write everything as JSON into this file; `-` is the standard output.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -158,6 +161,9 @@ fn explain(options: &ExplainOptions) -> Result<()> {
     let (plan, compiled) = inductor_with_report(&traced.graph, &examples, &target, &config)?;
     let explained = Explain::new(&plan, &compiled);
     write_json(options.json.as_deref(), &explained)?;
+    if let Some(path) = &options.html {
+        write_file(path, &report::html(&explained))?;
+    }
     if options.json.as_ref().is_none_or(|p| p != Path::new("-")) {
         emit(&explained.to_string())?;
     }
@@ -178,22 +184,21 @@ fn run_model(options: &RunOptions) -> Result<()> {
     let outputs: Vec<(String, HostTensor)> = result.outputs()?;
     save_tensors(&options.output, &outputs, None)?;
     for (name, tensor) in &outputs {
-        println!("{name}: {}{:?}", tensor.dtype(), tensor.shape());
+        emit(&format!("{name}: {}{:?}\n", tensor.dtype(), tensor.shape()))?;
     }
     Ok(())
 }
 
 fn replay_case(folder: &Path, device: &str) -> Result<ExitCode> {
     let replayed = replay(folder, &Device::from_name(device)?)?;
-    println!("recorded: {}", replayed.recorded);
-    println!("device:   {}", replayed.device);
+    emit(&format!("recorded: {}\ndevice:   {}\n", replayed.recorded, replayed.device))?;
     match replayed.difference {
         None => {
-            println!("now:      everything agrees");
+            emit("now:      everything agrees\n")?;
             Ok(ExitCode::SUCCESS)
         }
         Some(difference) => {
-            println!("now:      {difference}");
+            emit(&format!("now:      {difference}\n"))?;
             Ok(ExitCode::FAILURE)
         }
     }
@@ -214,8 +219,12 @@ pub fn write_json(path: Option<&Path>, value: &impl serde::Serialize) -> Result<
     if path == Path::new("-") {
         return emit(&format!("{text}\n"));
     }
+    write_file(path, &(text + "\n"))
+}
+
+fn write_file(path: &Path, text: &str) -> Result<()> {
     if path.is_dir() {
         bail!("{} is a folder", path.display());
     }
-    std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

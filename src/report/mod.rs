@@ -1,13 +1,15 @@
-//! Formats what `explain` and the measured suites return: text for people, JSON for machines.
+//! Formats what `explain` and the measured suites return: text and pages for people, JSON for machines.
 //!
 //! * Comes in: [`Explain`], rows of measurements.
-//! * Goes out: text and JSON; the keys of the JSON are those of the field names.
+//! * Goes out: text, HTML and JSON; the keys of the JSON are those of the field names.
 //! * Invariants: read-only; nothing here decides or measures.
 //! * Must not know: how plans are made or run.
 //! * Add here: a table is one function.
 
+mod html;
 mod table;
 
+pub use html::html;
 pub use table::Table;
 
 use crate::runtime::{Crossing, Explain, PerPhase};
@@ -142,7 +144,8 @@ pub fn bytes(n: u64) -> String {
     match n {
         0..=9999 => format!("{n} B"),
         10_000..=10_485_759 => format!("{:.1} KiB", n as f64 / 1024.0),
-        _ => format!("{:.1} MiB", n as f64 / (1 << 20) as f64),
+        10_485_760..=10_737_418_239 => format!("{:.1} MiB", n as f64 / (1 << 20) as f64),
+        _ => format!("{:.1} GiB", n as f64 / (1 << 30) as f64),
     }
 }
 

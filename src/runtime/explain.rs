@@ -3,8 +3,10 @@
 use crate::codegen::Plan;
 use crate::compile::Report;
 use crate::loop_ir::Phase;
+use crate::schedule::{Program, Slot, SlotKind};
 use crate::types::{Bindings, Decision, Dim};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// A count for each phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -51,10 +53,29 @@ pub struct PartitionReport {
 }
 
 /// Memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryReport {
     /// Bytes of all slots, symbols at their smallest value.
     pub predicted_peak_bytes: u64,
+    /// Buffers that some command uses, in order of their first command.
+    pub buffers: Vec<BufferReport>,
+}
+
+/// A buffer and the commands it lives for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BufferReport {
+    /// Name.
+    pub name: String,
+    /// Slot that holds it.
+    pub slot: u32,
+    /// What the slot is for.
+    pub kind: &'static str,
+    /// Bytes of the slot, symbols at their smallest value; several buffers share a slot one after the other.
+    pub bytes: u64,
+    /// First command that uses it.
+    pub first: usize,
+    /// Last command that uses it.
+    pub last: usize,
 }
 
 /// A dispatch.
@@ -112,7 +133,7 @@ impl Explain {
             partition: partition(report, &smallest),
             kernels: PerPhase::of(kernels),
             launches: PerPhase::of(|phase| in_phase(phase).count() as u64),
-            memory: MemoryReport { predicted_peak_bytes: program.slots.iter().map(|s| s.bytes.eval(&smallest).unwrap_or(0).max(0) as u64).sum() },
+            memory: memory(program, &smallest),
             compile_ms: compile_ms(report),
             commands: (program.commands.iter().enumerate())
                 .map(|(i, c)| CommandReport {
@@ -125,6 +146,29 @@ impl Explain {
             decisions: program.decisions.clone(),
         }
     }
+}
+
+fn memory(program: &Program, smallest: &Bindings) -> MemoryReport {
+    let size = |s: &Slot| s.bytes.eval(smallest).unwrap_or(0).max(0) as u64;
+    let mut span: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+    for (i, command) in program.commands.iter().enumerate() {
+        command.buffers.iter().for_each(|b| span.entry(b.0).or_insert((i, i)).1 = i);
+    }
+    let report = |(&buffer, &(first, last)): (&u32, &(usize, usize))| {
+        let placed = &program.buffers[buffer as usize];
+        let slot = &program.slots[placed.slot.0 as usize];
+        let kind = match slot.kind {
+            SlotKind::Input => "input",
+            SlotKind::State => "state",
+            SlotKind::Constant => "constant",
+            SlotKind::Temporary => "temporary",
+            SlotKind::Output => "output",
+        };
+        BufferReport { name: placed.name.clone(), slot: placed.slot.0, kind, bytes: size(slot), first, last }
+    };
+    let mut buffers: Vec<BufferReport> = span.iter().map(report).collect();
+    buffers.sort_by_key(|b| (b.first, b.last));
+    MemoryReport { predicted_peak_bytes: program.slots.iter().map(size).sum(), buffers }
 }
 
 fn partition(report: &Report, smallest: &Bindings) -> PartitionReport {

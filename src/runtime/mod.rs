@@ -30,7 +30,7 @@ mod verify;
 pub use compile::{compile, compile_train, compile_vjp};
 pub use counters::{Counters, counters};
 pub use device::Device;
-pub use explain::{CommandReport, Crossing, Explain, MemoryReport, PartitionReport, PerPhase};
+pub use explain::{BufferReport, CommandReport, Crossing, Explain, MemoryReport, PartitionReport, PerPhase};
 pub use reproducer::{Replay, replay};
 pub use signature::Inputs;
 pub use state::{NamedTensors, State, load_tensors, save_tensors};
