@@ -11,7 +11,7 @@ use anyhow::Result;
 use clap::Parser;
 use common::{Common, chart, progress::Progress, uniform};
 use inductor::optim::{AdamW, Schedule};
-use inductor::{DType, Device, Dim, HostTensor, State, Trace, Traced, compile, compile_train, nn, trace};
+use inductor::{Config, DType, Device, Dim, HostTensor, State, Trace, Traced, compile, compile_train, nn, trace};
 use plotters::prelude::*;
 
 const ARMS: usize = 3;
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     let steps = options.steps.unwrap_or(600);
     let step = compile_train(&training()?, &device, AdamW::new(1e-2).weight_decay(1e-4), &options.config())?;
     if options.explain {
-        common::say(format!("{:#?}", step.explain()));
+        common::say(step.explain().to_string());
     }
     let mut state = step.init(options.seed)?;
     let schedule = Schedule::Cosine { peak: 1e-2, floor: 1e-4, warmup: 20.min(steps), total: steps };
@@ -47,11 +47,11 @@ fn main() -> Result<()> {
     }
     progress.finish(steps);
 
-    let learnt = classes(&device, &options, &mut state, &points)?;
+    let learnt = classes(&device, &mut state, &points)?;
     let right = learnt.iter().zip(labels.to_i64()).filter(|(a, b)| **a == *b as usize).count();
     common::say(format!("{:.1}% of the points are classified rightly", 100.0 * right as f64 / POINTS as f64));
     let path = options.out.join("spirals.png");
-    draw(&path, &classes(&device, &options, &mut state, &grid())?, &points.to_f32(), &labels.to_i64())?;
+    draw(&path, &classes(&device, &mut state, &grid())?, &points.to_f32(), &labels.to_i64())?;
     common::say(format!("wrote {}", path.display()));
     Ok(())
 }
@@ -66,12 +66,12 @@ fn training() -> Result<Traced> {
 }
 
 /// The class of each point, for any number of points: the size is a symbol, and one compilation serves all.
-fn classes(device: &Device, options: &Common, state: &mut State, points: &HostTensor) -> Result<Vec<usize>> {
+fn classes(device: &Device, state: &mut State, points: &HostTensor) -> Result<Vec<usize>> {
     let traced = trace("classes", |t: &Trace| {
         let x = t.input("x", DType::F32, [Dim::symbol("points", 1, 1 << 20), 2.into()]);
         Ok(vec![("class", nn::mlp(t, &x, &SIZES).argmax(-1))])
     })?;
-    let step = compile(&traced, device, &options.config())?;
+    let step = compile(&traced, device, &Config::default())?;
     Ok(step.run(state, [points])?.output("class")?.to_i64().into_iter().map(|c| c as usize).collect())
 }
 

@@ -5,7 +5,7 @@
 pub mod chart;
 pub mod progress;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use inductor::{Config, Device, Verify};
 
 /// Options of every example.
@@ -23,7 +23,7 @@ pub struct Common {
     /// Print what the compiler decided.
     #[arg(long)]
     pub explain: bool,
-    /// Compare every kernel with the interpreter, and that with the graph's definition. Slow.
+    /// In every training step, compare every kernel with the interpreter, and that with the graph's definition. Slow.
     #[arg(long)]
     pub verify: bool,
     /// Folder for everything that is written.
@@ -36,7 +36,7 @@ impl Common {
     pub fn start(&self) -> Result<Device> {
         let device = Device::from_name(&self.device)?;
         say(format!("device: {}", device.describe()));
-        std::fs::create_dir_all(&self.out)?;
+        std::fs::create_dir_all(&self.out).with_context(|| format!("cannot make the folder {}", self.out.display()))?;
         Ok(device)
     }
 

@@ -24,6 +24,7 @@ impl Corpus {
     pub fn read(paths: &[std::path::PathBuf]) -> Result<Corpus> {
         let read = |p: &std::path::PathBuf| std::fs::read(p).with_context(|| format!("cannot read {}", p.display()));
         let texts = paths.iter().map(read).collect::<Result<Vec<_>>>()?;
+        ensure!(texts.iter().any(|t| !t.is_empty()), "there is no text in {paths:?}");
         Ok(Corpus::new(&texts))
     }
 

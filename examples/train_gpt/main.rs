@@ -13,14 +13,14 @@ mod data;
 mod history;
 mod sample;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use common::{Common, chart, progress::Progress};
 use data::Corpus;
 use history::History;
 use inductor::models::{GptConfig, gpt, gpt_logits};
 use inductor::optim::{AdamW, Schedule};
-use inductor::{Device, HostTensor, State, Step, Traced, compile, compile_train};
+use inductor::{Config, Device, HostTensor, State, Step, Traced, compile, compile_train};
 use std::path::{Path, PathBuf};
 
 /// Trains a character GPT.
@@ -90,23 +90,26 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let out = &options.common.out;
     let device = options.common.start()?;
+    ensure!(options.batch != Some(0), "a batch has at least one sequence");
     let corpus = if options.text.is_empty() { Corpus::shipped() } else { Corpus::read(&options.text)? };
     let setup = Setup::new(&options, &device, corpus.vocabulary.len());
     let traced = gpt(&setup.model)?;
     let optimizer = AdamW::new(setup.lr).betas(0.9, 0.99).weight_decay(0.1).clip_norm(1.0);
     let step = compile_train(&traced, &device, optimizer, &options.common.config())?;
     if options.common.explain {
-        common::say(format!("{:#?}", step.explain()));
+        common::say(step.explain().to_string());
     }
 
     let mut state = step.init(options.common.seed)?;
     let mut history = History::default();
     if options.resume {
-        state.load_checkpoint(out.join("checkpoint.safetensors"))?;
+        let path = out.join("checkpoint.safetensors");
+        ensure!(path.exists(), "there is no checkpoint in {}: one is written every {} steps", out.display(), options.checkpoint_every);
+        state.load_checkpoint(&path).context("cannot resume; --resume takes the options of the run that it continues")?;
         history = History::load(&out.join("losses.csv"), state.step())?;
         common::say(format!("resumed after step {}", state.step()));
     }
-    let validation = Validation::new(&traced, &device, &options, &setup, &corpus)?;
+    let validation = Validation::new(&traced, &device, &setup, &corpus)?;
     train(&options, &setup, &corpus, &step, &mut state, &mut history, &validation)?;
 
     let bigram = corpus.bigram_loss();
@@ -135,7 +138,8 @@ fn train(
     validation: &Validation,
 ) -> Result<()> {
     let GptConfig { batch, context, .. } = setup.model;
-    let (seed, schedule) = (options.common.seed, setup.schedule());
+    // A resumed run goes on with the seed it began with.
+    let (seed, schedule) = (state.seed(), setup.schedule());
     let last = options.until.unwrap_or(setup.steps).min(setup.steps);
     let progress = Progress::new(state.step(), setup.steps, (batch * context) as u64, "tokens");
     let look = (setup.steps / 8).max(50);
@@ -174,10 +178,14 @@ struct Validation {
 }
 
 impl Validation {
-    fn new(traced: &Traced, device: &Device, options: &Options, setup: &Setup, corpus: &Corpus) -> Result<Validation> {
-        let step = compile(&traced.inference()?, device, &options.common.config())?;
+    fn new(traced: &Traced, device: &Device, setup: &Setup, corpus: &Corpus) -> Result<Validation> {
+        let step = compile(traced, device, &Config::default())?;
         let batches = corpus.held_out(setup.model.batch, setup.model.context, usize::MAX);
-        ensure!(!batches.is_empty(), "the held-out text is shorter than one batch");
+        let GptConfig { batch, context, .. } = setup.model;
+        ensure!(
+            !batches.is_empty(),
+            "the held-out tenth of the text is shorter than a batch of {batch} x {context} characters; --batch makes it smaller"
+        );
         Ok(Validation { step, batches })
     }
 
@@ -208,6 +216,7 @@ fn draw(path: &Path, history: &History, bigram: f64) -> Result<()> {
 
 fn sample_text(options: &Options, setup: &Setup, device: &Device, corpus: &Corpus, state: &mut State) -> Result<String> {
     let model = GptConfig { batch: 1, ..setup.model.clone() };
-    let step = compile(&gpt_logits(&model)?, device, &options.common.config())?;
-    sample::generate(&step, state, corpus, model.context, options.sample, options.common.seed)
+    let step = compile(&gpt_logits(&model)?, device, &Config::default())?;
+    let seed = state.seed();
+    sample::generate(&step, state, corpus, model.context, options.sample, seed)
 }

@@ -1,5 +1,6 @@
 //! The platform check as a table.
 
+use super::emit;
 use anyhow::Result;
 use inductor::config::Environment;
 use inductor::report::{Table, bytes};
@@ -10,43 +11,40 @@ use std::process::ExitCode;
 /// Shows adapters, limits and fast paths, and trains one small step on the named device.
 pub fn doctor(name: &str) -> Result<ExitCode> {
     let environment = Environment::read();
-    println!("inductor {} on {} {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
-    println!("cache folder: {}", environment.cache_dir.as_ref().map_or("none".into(), |d| d.display().to_string()));
-    print_adapters(&environment);
+    emit(&format!("inductor {} on {} {}\n", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH))?;
+    let cache = environment.cache_dir.as_ref().map_or("none".into(), |d| d.display().to_string());
+    emit(&format!("cache folder: {cache}\n{}", adapters(&environment)))?;
     let device = match Device::from_name(name) {
         Ok(device) => device,
         Err(error) => {
-            println!("\ndevice {name}: unusable, {error}");
+            emit(&format!("\ndevice {name}: unusable, {error}\n"))?;
             return Ok(ExitCode::FAILURE);
         }
     };
-    println!("\ndevice {name}: {}", device.describe());
-    print_caps(device.caps());
+    emit(&format!("\ndevice {name}: {}\n{}", device.describe(), limits_and_paths(device.caps())))?;
     match self_test(&device) {
         Ok(loss) => {
-            println!("\nself test: a training step ran, loss {loss}");
+            emit(&format!("\nself test: a training step ran, loss {loss}\n"))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
-            println!("\nself test: failed, {error:#}");
+            emit(&format!("\nself test: failed, {error:#}\n"))?;
             Ok(ExitCode::FAILURE)
         }
     }
 }
 
 #[cfg(not(feature = "gpu"))]
-fn print_adapters(_: &Environment) {
-    println!("\nadapters: this build has no GPU support");
+fn adapters(_: &Environment) -> String {
+    "\nadapters: this build has no GPU support\n".into()
 }
 
 #[cfg(feature = "gpu")]
-fn print_adapters(environment: &Environment) {
+fn adapters(environment: &Environment) -> String {
     let adapters = inductor::runtime::gpu::adapters(environment);
     if adapters.is_empty() {
-        println!("\nadapters: none (no Vulkan, Metal or DX12 driver was found; the CPU interpreter needs none)");
-        return;
+        return "\nadapters: none (no Vulkan, Metal or DX12 driver was found; the CPU interpreter needs none)\n".into();
     }
-    println!("\nadapters");
     let mut table = Table::new(&["name", "backend", "kind", "driver", "note"]);
     for a in adapters {
         let note = a.excluded.unwrap_or_else(|| {
@@ -55,21 +53,22 @@ fn print_adapters(environment: &Environment) {
         });
         table.row(&[a.name, a.backend, a.kind.name().into(), a.driver, note]);
     }
-    print!("{table}");
+    format!("\nadapters\n{table}")
 }
 
-fn print_caps(caps: &DeviceCaps) {
-    println!("\nlimits");
-    let mut table = Table::new(&["limit", "value"]);
-    let mut limit = |name: &str, value: String| table.row(&[name.into(), value]);
+fn limits_and_paths(caps: &DeviceCaps) -> String {
+    if caps.is_cpu() {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        return format!("\nevery dtype, and no limit but this machine's memory; kernels run on up to {threads} threads\n");
+    }
+    let mut limits = Table::new(&["limit", "value"]);
+    let mut limit = |name: &str, value: String| limits.row(&[name.into(), value]);
     limit("storage buffers per kernel", caps.max_storage_buffers.to_string());
     limit("bytes of one binding", bytes(caps.max_binding_bytes));
     limit("bytes of one buffer", bytes(caps.max_buffer_bytes));
     limit("workgroup memory", bytes(caps.max_workgroup_bytes as u64));
     limit("invocations per workgroup", caps.max_invocations.to_string());
     limit("workgroups per dimension", caps.max_groups.to_string());
-    print!("{table}");
-    println!("\nfast paths");
     let mut table = Table::new(&["path", "state", "otherwise"]);
     let mut path = |name: &str, on: bool, state: String, otherwise: &str| {
         table.row(&[name.into(), if on { state } else { "off: the adapter lacks it".into() }, if on { "".into() } else { otherwise.into() }]);
@@ -81,7 +80,7 @@ fn print_caps(caps: &DeviceCaps) {
     path("64-bit floats", caps.f64, "on".into(), "f64 programs are refused");
     path("cooperative matrices", caps.coop_f16_f32, "on, 16x16x16 f16 to f32".into(), "matmul uses f32 tiles");
     path("timestamps", caps.timestamps, "on".into(), "only wall clock is reported");
-    print!("{table}");
+    format!("\nlimits\n{limits}\nfast paths\n{table}")
 }
 
 /// One step of a small model: products, a reduction, an update.
