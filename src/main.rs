@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use inductor::compile::inductor_with_report;
 use inductor::config::{Mode, Target};
+use inductor::graph::InputRole;
 use inductor::runtime::{Explain, load_tensors, replay, save_tensors};
 use inductor::{Config, Device, HostTensor, Inputs, compile, optim, report};
 use std::io::Write;
@@ -74,7 +75,7 @@ enum Command {
 
 #[derive(clap::Args)]
 struct ExplainOptions {
-    /// Graph text (`.ir`), or one of mlp, small, nanogpt, gpt2.
+    /// Graph text (`.ir`), a program of torch.export (`.pt2`), or one of mlp, small, nanogpt, gpt2.
     model: String,
     /// Compile a training step instead of inference.
     #[arg(long)]
@@ -98,7 +99,7 @@ struct ExplainOptions {
 
 #[derive(clap::Args)]
 struct RunOptions {
-    /// Graph text (`.ir`).
+    /// Graph text (`.ir`) or a program of torch.export (`.pt2`).
     model: String,
     /// Safetensors file with the inputs, by name.
     #[arg(long)]
@@ -144,7 +145,7 @@ fn run(command: Command) -> Result<ExitCode> {
 }
 
 fn explain(options: &ExplainOptions) -> Result<()> {
-    let traced = models::load(&options.model)?;
+    let traced = models::load(&options.model)?.traced;
     let target = match options.device.as_str() {
         "webgpu-default" => Target::webgpu_default(),
         "h100" => Target::h100(),
@@ -171,15 +172,28 @@ fn explain(options: &ExplainOptions) -> Result<()> {
 }
 
 fn run_model(options: &RunOptions) -> Result<()> {
-    let traced = models::load(&options.model)?;
+    let models::Model { traced, tensors } = models::load(&options.model)?;
+    // A program imported with dropout is used, not trained.
+    let traced = traced.inference()?;
     let device = Device::from_name(&options.device)?;
     eprintln!("device: {}", device.describe());
     let step = compile(&traced, &device, &Config::default())?;
     let mut state = step.init(options.seed)?;
+    for (name, tensor) in tensors {
+        state.set(&name, tensor)?;
+    }
     if let Some(weights) = &options.weights {
         state.load(weights)?;
     }
-    let (inputs, _) = load_tensors(&options.input)?;
+    let (mut inputs, _) = load_tensors(&options.input)?;
+    // `input.0`, `input.1`, ... name the inputs by position.
+    let names: Vec<String> = traced.graph.inputs.iter().filter(|i| i.role == InputRole::Input).map(|i| i.name.clone()).collect();
+    for (name, _) in &mut inputs {
+        let position = name.strip_prefix("input.").and_then(|n| n.parse::<usize>().ok());
+        if let Some(real) = position.and_then(|n| names.get(n)).filter(|_| !names.contains(name)) {
+            *name = real.clone();
+        }
+    }
     let result = step.run(&mut state, Inputs::Named(inputs))?;
     let outputs: Vec<(String, HostTensor)> = result.outputs()?;
     save_tensors(&options.output, &outputs, None)?;

@@ -1,23 +1,37 @@
 //! Models by name or file.
 
 use anyhow::{Context, Result, bail};
-use inductor::Traced;
+use inductor::{HostTensor, Traced};
 use inductor::models::{GptConfig, gpt, mnist_mlp};
 use std::path::Path;
 
-/// A named model, or graph text from a file. Parameters of graph text start at zero.
-pub fn load(name: &str) -> Result<Traced> {
+/// A program with the tensors that its file holds.
+pub struct Model {
+    /// The program.
+    pub traced: Traced,
+    /// Parameters and buffers by name; those not here start as the program says.
+    pub tensors: Vec<(String, HostTensor)>,
+}
+
+/// A named model, graph text, or a program of `torch.export` from a file. Parameters of graph text start at zero.
+pub fn load(name: &str) -> Result<Model> {
+    let plain = |traced| Model { traced, tensors: vec![] };
     if let Some(traced) = named(name)? {
-        return Ok(traced);
+        return Ok(plain(traced));
     }
     let path = Path::new(name);
     match path.extension().and_then(|e| e.to_str()) {
         Some("ir") => {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
             let graph = inductor::graph::parse(&text).with_context(|| name.to_string())?;
-            Ok(Traced { graph, initializers: vec![] })
+            Ok(plain(Traced { graph, initializers: vec![] }))
         }
-        _ => bail!("{name} is no model: give graph text (.ir), or one of mlp, small, nanogpt, gpt2"),
+        #[cfg(feature = "torch")]
+        Some("pt2") => {
+            let imported = inductor::torch_export::load(path)?;
+            Ok(Model { traced: imported.traced, tensors: imported.tensors })
+        }
+        _ => bail!("{name} is no model: give graph text (.ir), a program of torch.export (.pt2), or one of mlp, small, nanogpt, gpt2"),
     }
 }
 

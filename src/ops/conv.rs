@@ -245,11 +245,26 @@ impl Sizes {
     fn input(&self, o: &[usize], k: &[usize]) -> Option<Vec<usize>> {
         (0..o.len()).map(|i| self.window.input(i, o[i], k[i], self.input[i])).collect()
     }
+
+    /// All meetings of an input, a kernel and an output position, by flat spatial index; grouped by the one that `group` picks,
+    /// with the other two that it gives. They are the same for every channel.
+    fn taps(&self, count: usize, group: impl Fn(usize, usize, usize) -> (usize, (usize, usize))) -> Vec<Vec<(usize, usize)>> {
+        let mut taps = vec![vec![]; count];
+        for (kernel, k) in coordinates(&self.kernel).enumerate() {
+            for (output, p) in coordinates(&self.output).enumerate() {
+                if let Some(from) = self.input(&p, &k) {
+                    let (at, pair) = group(flat_index(&from, &self.input), kernel, output);
+                    taps[at].push(pair);
+                }
+            }
+        }
+        taps
+    }
 }
 
-fn element(array: &Array, n: usize, c: usize, rest: &[usize]) -> usize {
-    let at: Vec<usize> = [n, c].iter().chain(rest).copied().collect();
-    flat_index(&at, &array.shape)
+/// The first element of a channel of an item.
+fn plane(array: &Array, n: usize, c: usize) -> usize {
+    (n * array.shape[1] + c) * array.shape[2..].iter().product::<usize>()
 }
 
 impl OpDef for Convolution {
@@ -269,16 +284,14 @@ impl OpDef for Convolution {
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (x, w) = (&operands[0], &operands[1]);
         let s = Sizes::of(&Problem::of_forward(self, &shape_of(x), &shape_of(w))?);
+        let taps = s.taps(s.output.iter().product(), |input, kernel, output| (output, (input, kernel)));
         let pairs = |at: &[usize]| {
-            let (n, o, p) = (at[0], at[1], &at[2..]);
+            let (n, o, p) = (at[0], at[1], flat_index(&at[2..], &s.output));
             let group = o / s.outer;
             let mut out = vec![];
             for c in 0..s.inner {
-                for k in coordinates(&s.kernel) {
-                    if let Some(from) = s.input(p, &k) {
-                        out.push((element(x, n, group * s.inner + c, &from), element(w, o, c, &k)));
-                    }
-                }
+                let (from, weight) = (plane(x, n, group * s.inner + c), plane(w, o, c));
+                out.extend(taps[p].iter().map(|&(i, k)| (from + i, weight + k)));
             }
             out
         };
@@ -334,16 +347,14 @@ impl OpDef for ConvolutionInput {
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (dy, w) = (&operands[0], &operands[1]);
         let s = Sizes::of(&Problem::of_input(self, &shape_of(dy), &shape_of(w))?);
+        let taps = s.taps(s.input.iter().product(), |input, kernel, output| (input, (output, kernel)));
         let pairs = |at: &[usize]| {
-            let (n, channel, input) = (at[0], at[1], &at[2..]);
+            let (n, channel, input) = (at[0], at[1], flat_index(&at[2..], &s.input));
             let (group, c) = (channel / s.inner, channel % s.inner);
             let mut out = vec![];
             for o in group * s.outer..(group + 1) * s.outer {
-                for k in coordinates(&s.kernel) {
-                    for p in coordinates(&s.output).filter(|p| s.input(p, &k).as_deref() == Some(input)) {
-                        out.push((element(dy, n, o, &p), element(w, o, c, &k)));
-                    }
-                }
+                let (from, weight) = (plane(dy, n, o), plane(w, o, c));
+                out.extend(taps[input].iter().map(|&(p, k)| (from + p, weight + k)));
             }
             out
         };
@@ -405,16 +416,14 @@ impl OpDef for ConvolutionWeight {
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (x, dy) = (&operands[0], &operands[1]);
         let s = Sizes::of(&Problem::of_weight(self, &shape_of(x), &shape_of(dy))?);
+        let taps = s.taps(s.kernel.iter().product(), |input, kernel, output| (kernel, (input, output)));
         let pairs = |at: &[usize]| {
-            let (o, c, k) = (at[0], at[1], &at[2..]);
+            let (o, c, k) = (at[0], at[1], flat_index(&at[2..], &s.kernel));
             let channel = o / s.outer * s.inner + c;
             let mut out = vec![];
             for n in 0..s.batch {
-                for p in coordinates(&s.output) {
-                    if let Some(from) = s.input(&p, k) {
-                        out.push((element(x, n, channel, &from), element(dy, n, o, &p)));
-                    }
-                }
+                let (from, to) = (plane(x, n, channel), plane(dy, n, o));
+                out.extend(taps[k].iter().map(|&(i, p)| (from + i, to + p)));
             }
             out
         };
