@@ -89,15 +89,20 @@ impl Emitter<'_> {
         }
         let depth = self.place(x.depth.max(size.depth));
         let name = self.fresh("v");
-        // An index below zero is above every size when read as unsigned.
+        // An index below zero is above every size when read as unsigned. (The software adapter's signed comparisons of 64-bit
+        // integers widened from 32 bits come out wrong, its unsigned ones do not.)
         let test = match kind {
-            Kind::I64 => format!("{0} < 0li || {0} >= i64({1})", x.text, size.text),
+            Kind::I64 => format!("u64({}) >= u64({})", x.text, size.text),
             Kind::U32 => format!("{} >= {}", x.text, size.text),
             _ => format!("u32({}) >= {}", x.text, size.text),
         };
         self.line_at(depth, format!("if ({test}) {{ atomicMax(&status, {code}u); }}"));
-        let top = format!("{}(max({}, 1u) - 1u)", kind.wgsl(), size.text);
-        self.line_at(depth, format!("let {name} = clamp({}, {}, {top});", x.text, kind.zero()));
+        let top = format!("max({}, 1u) - 1u", size.text);
+        let inside = match kind {
+            Kind::I64 => format!("i64(min(u64({}), u64({top})))", x.text),
+            _ => format!("clamp({}, {}, {}({top}))", x.text, kind.zero(), kind.wgsl()),
+        };
+        self.line_at(depth, format!("let {name} = {inside};"));
         let e = Ex { text: name, depth };
         self.remember(key, &e);
         Ok(e)

@@ -1,8 +1,8 @@
 //! Models by name or file.
 
 use anyhow::{Context, Result, bail};
-use inductor::{HostTensor, Traced};
 use inductor::models::{GptConfig, gpt, mnist_mlp};
+use inductor::{HostTensor, Traced};
 use std::path::Path;
 
 /// A program with the tensors that its file holds.
