@@ -24,6 +24,8 @@ use std::time::Instant;
 pub struct Report {
     /// Milliseconds of each stage, in order.
     pub stage_ms: Vec<(String, f64)>,
+    /// Nodes of the joint graph of forward and backward after its passes; of the forward, in inference.
+    pub joint_nodes: usize,
     /// The graphs that were lowered, by phase: what `verify` evaluates.
     pub graphs: Vec<(Phase, Graph)>,
     /// Saved values: name, bytes and reason.
@@ -62,6 +64,7 @@ fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Repo
         Mode::Inference => {
             let inlined = inline_subgraphs(&graph, Inline::All).map_err(Error::compile)?;
             let joint = recursive_joint_graph_passes(&inlined)?;
+            clock.report.joint_nodes = joint.nodes.len();
             clock.stage("joint");
             vec![(Phase::Forward, fw_compiler_base(&joint)?)]
         }
@@ -100,6 +103,7 @@ fn compile_joint(
     let joint = autograd::joint_graph(&graph, wrt, seed)?;
     clock.stage("autograd");
     let joint = recursive_joint_graph_passes(&joint)?;
+    clock.report.joint_nodes = joint.nodes.len();
     clock.stage("joint");
     let partition = min_cut_rematerialization_partition(&joint, &fusible_by_traits, config.saving)?;
     clock.stage("partition");

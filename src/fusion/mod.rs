@@ -39,7 +39,7 @@ impl Limits {
 }
 
 /// Why two nests are not one kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum WhyNot {
     /// Iteration domains do not fit each other.
     Domain(String),
@@ -70,6 +70,8 @@ pub enum WhyNot {
     Status,
     /// Another kernel between the two depends on one and is needed by the other.
     Cycle,
+    /// So many kernels stand between the two that the search for a dependency through them was given up.
+    Far,
     /// They share no data.
     Unrelated,
 }
@@ -89,6 +91,7 @@ impl fmt::Display for WhyNot {
             WhyNot::Rows(n) => write!(f, "{n} rows leave the device idle"),
             WhyNot::Status => write!(f, "state is written after the last check"),
             WhyNot::Cycle => write!(f, "a kernel between the two depends on both"),
+            WhyNot::Far => write!(f, "too many kernels between the two"),
             WhyNot::Unrelated => write!(f, "no shared data"),
         }
     }

@@ -1,5 +1,7 @@
 //! The measured suites.
 
+#[path = "bench_compile.rs"]
+mod compiling;
 #[path = "bench_memory.rs"]
 mod memory;
 
@@ -7,7 +9,7 @@ use super::{emit, models, write_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use inductor::graph::InputRole;
-use inductor::report::{Row, memory_text, rows_text};
+use inductor::report::{Row, compile_text, memory_text, rows_text};
 use inductor::{Config, DType, Device, HostTensor, Initializer, State, Step, Traced, compile, compile_train, optim, trace_eval};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -15,7 +17,7 @@ use std::time::Instant;
 /// What to measure, and where.
 #[derive(Args)]
 pub struct BenchOptions {
-    /// Suites: train, matmul, memory.
+    /// Suites: train, matmul, memory, compile.
     #[arg(default_value = "train")]
     suites: Vec<String>,
     /// Where to run: auto, gpu, software or cpu.
@@ -24,7 +26,8 @@ pub struct BenchOptions {
     /// Models of the train suite: mlp, small, nanogpt, gpt2.
     #[arg(long, value_delimiter = ',', default_value = "mlp,nanogpt")]
     model: Vec<String>,
-    /// Sizes of the matmul suite (512, 1024, 2048 and 4096 unless given); rows of the memory suite (65,536 on a GPU, else 256).
+    /// Sizes of the matmul suite (512, 1024, 2048 and 4096 unless given); rows of the memory suite (65,536 on a GPU, else 256);
+    /// blocks of the compile suite (6, 60 and 600).
     #[arg(long, value_delimiter = ',')]
     size: Vec<usize>,
     /// Only cases of the memory suite whose name contains this.
@@ -48,7 +51,7 @@ pub struct BenchOptions {
 pub fn bench(options: &BenchOptions) -> Result<()> {
     let device = Device::from_name(&options.device)?;
     eprintln!("device: {}", device.describe());
-    let (mut rows, mut memory_rows) = (vec![], vec![]);
+    let (mut rows, mut memory_rows, mut compile_rows) = (vec![], vec![], vec![]);
     for suite in &options.suites {
         match suite.as_str() {
             "train" => {
@@ -63,7 +66,8 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
                 }
             }
             "memory" => memory_rows.extend(memory::memory(options, &device)?),
-            _ => bail!("there is no suite {suite}: use train, matmul or memory"),
+            "compile" => compile_rows.extend(compiling::compile(options)?),
+            _ => bail!("there is no suite {suite}: use train, matmul, memory or compile"),
         }
     }
     if options.json.as_ref().is_none_or(|p| p.as_os_str() != "-") {
@@ -73,9 +77,16 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
         if !memory_rows.is_empty() {
             emit(&memory_text(&memory_rows))?;
         }
+        if !compile_rows.is_empty() {
+            emit(&compile_text(&compile_rows))?;
+        }
     }
-    let all: Vec<serde_json::Value> =
-        rows.iter().map(serde_json::to_value).chain(memory_rows.iter().map(serde_json::to_value)).collect::<Result<_, _>>()?;
+    let all: Vec<serde_json::Value> = rows
+        .iter()
+        .map(serde_json::to_value)
+        .chain(memory_rows.iter().map(serde_json::to_value))
+        .chain(compile_rows.iter().map(serde_json::to_value))
+        .collect::<Result<_, _>>()?;
     write_json(options.json.as_deref(), &all)
 }
 

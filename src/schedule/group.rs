@@ -1,14 +1,17 @@
 //! Which nests become one kernel: candidates are neighbors by buffer, in topological order.
 //!
-//! Cost: each round looks at every (kernel, buffer read) pair once; a merge copies two bodies. Candidates, in order: cheap
+//! Cost: each round looks at every (kernel, buffer read) pair once, at those refused before only when one of the two has
+//! changed; a merge copies two bodies; the search for ways between them has a bound (`order.rs`). Near-linear in the program. Candidates, in order: cheap
 //! pointwise producers move into every consumer; a pointwise producer of one reduction moves into it; then each kernel tries
 //! its producers, most shared bytes first; last, kernels of one domain that share reads.
 
+use super::order::{Merge, Order};
 use crate::fusion::{Limits, WhyNot, fuse, hint, is_pointwise, is_trivial};
 use crate::loop_ir::{BufferId, Instr, Nest, Phase, Tag};
 use crate::lower::Lowered;
 use crate::types::Decision;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// A kernel in the making.
 #[derive(Clone, Debug)]
@@ -23,39 +26,47 @@ pub struct Group {
     pub position: usize,
 }
 
-/// Groups with the tables that find neighbors.
+/// Kernels that share a read and are looked at together, counted from each.
+const NEIGHBORS: usize = 8;
+
+/// Groups on their way to kernels.
 pub struct Grouping<'a> {
     groups: Vec<Option<Group>>,
-    readers: Vec<BTreeSet<usize>>,
-    writers: Vec<BTreeSet<usize>>,
+    /// Counts the changes of each group.
+    versions: Vec<u32>,
+    order: Order,
     outputs: Vec<bool>,
-    state: Vec<bool>,
     limits: Limits,
     lowered: &'a Lowered,
+    /// Pairs that were refused, with their versions: nothing new comes of asking again.
+    refused: HashSet<(usize, u32, usize, u32)>,
     /// Refusals and merges with their reasons.
-    pub decisions: Vec<Decision>,
+    decisions: Vec<Decision>,
+    /// Hashes of the decisions noted.
+    noted: HashSet<u64>,
 }
 
-/// Fuses `groups` (one per nest) as far as the rules allow; the result is in execution order.
+/// Fuses `groups` (one per nest, in an order that can run) as far as the rules allow; the result is in execution order.
 pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: bool) -> (Vec<Group>, Vec<Decision>) {
     let buffers = lowered.buffers.len();
-    let mut outputs = vec![false; buffers];
-    lowered.outputs.iter().for_each(|o| outputs[o.buffer.0 as usize] = true);
     let mut state = vec![false; buffers];
     lowered.inputs.iter().for_each(|i| state[i.buffer.0 as usize] = true);
-    state.iter().zip(&mut outputs).for_each(|(s, o)| *o |= s);
+    let mut outputs = state.clone();
+    lowered.outputs.iter().for_each(|o| outputs[o.buffer.0 as usize] = true);
     let mut grouping = Grouping {
-        readers: vec![BTreeSet::new(); buffers],
-        writers: vec![BTreeSet::new(); buffers],
+        versions: vec![0; groups.len()],
         groups: vec![],
+        order: Order::new(state),
         outputs,
-        state,
         limits,
         lowered,
+        refused: HashSet::new(),
         decisions: vec![],
+        noted: HashSet::new(),
     };
     for group in groups {
-        grouping.add(group);
+        grouping.order.add(&group);
+        grouping.groups.push(Some(group));
     }
     grouping.drop_unread();
     if fuse_nests {
@@ -69,31 +80,18 @@ pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: 
 }
 
 impl Grouping<'_> {
-    fn add(&mut self, group: Group) -> usize {
-        self.groups.push(None);
-        self.set(self.groups.len() - 1, group)
-    }
-
-    fn set(&mut self, id: usize, group: Group) -> usize {
-        group.nest.reads().into_iter().for_each(|b| {
-            self.readers[b.0 as usize].insert(id);
-        });
-        group.nest.writes.iter().for_each(|w| {
-            self.writers[w.buffer.0 as usize].insert(id);
-        });
-        self.groups[id] = Some(group);
-        id
+    /// Another nest for a group that stays.
+    fn change(&mut self, id: usize, nest: Nest) {
+        self.order.detach(id);
+        let group = self.groups[id].as_mut().expect("the group is alive");
+        group.nest = nest;
+        self.order.attach(id, group);
+        self.versions[id] += 1;
     }
 
     fn remove(&mut self, id: usize) -> Group {
-        let group = self.groups[id].take().expect("the group is alive");
-        group.nest.reads().into_iter().for_each(|b| {
-            self.readers[b.0 as usize].remove(&id);
-        });
-        group.nest.writes.iter().for_each(|w| {
-            self.writers[w.buffer.0 as usize].remove(&id);
-        });
-        group
+        self.order.detach(id);
+        self.groups[id].take().expect("the group is alive")
     }
 
     fn get(&self, id: usize) -> &Group {
@@ -104,87 +102,63 @@ impl Grouping<'_> {
         (0..self.groups.len()).filter(|&id| self.groups[id].is_some()).collect()
     }
 
-    /// Groups that must run after `id`.
-    fn successors(&self, id: usize) -> BTreeSet<usize> {
-        let group = self.get(id);
-        let mut out: BTreeSet<usize> =
-            group.nest.writes.iter().filter(|w| !self.is_state(w.buffer)).flat_map(|w| self.readers[w.buffer.0 as usize].iter().copied()).collect();
-        for b in group.nest.reads() {
-            if self.is_state(b) {
-                out.extend(self.writers[b.0 as usize].iter().copied());
-            }
-        }
-        if Lowered::sets_status(&group.nest) {
-            out.extend(self.groups.iter().enumerate().filter(|(_, g)| g.as_ref().is_some_and(|g| g.commit)).map(|(i, _)| i));
-        }
-        out.remove(&id);
-        out
-    }
-
-    /// State is read before it is written: the reverse of every other buffer.
-    fn is_state(&self, buffer: BufferId) -> bool {
-        self.state[buffer.0 as usize]
-    }
-
-    /// Whether `to` is reached from `from` through at least one other group.
-    fn has_detour(&self, from: usize, to: usize) -> bool {
-        let mut seen = BTreeSet::from([from, to]);
-        let mut stack: Vec<usize> = self.successors(from).into_iter().filter(|s| *s != to).collect();
-        while let Some(id) = stack.pop() {
-            if !seen.insert(id) {
-                continue;
-            }
-            for next in self.successors(id) {
-                if next == to {
-                    return true;
-                }
-                stack.push(next);
-            }
-        }
-        false
+    /// Groups that read what `id` writes.
+    fn consumers(&self, id: usize) -> BTreeSet<usize> {
+        self.order.writes(id).iter().flat_map(|b| self.order.readers(*b).iter().copied()).collect()
     }
 
     /// Whether a buffer must be stored although `a` and `b` become one.
     fn is_kept(&self, buffer: BufferId, a: usize, b: usize) -> bool {
-        self.outputs[buffer.0 as usize] || self.readers[buffer.0 as usize].iter().any(|r| *r != a && *r != b)
+        self.outputs[buffer.0 as usize] || self.order.readers(buffer).iter().any(|r| *r != a && *r != b)
     }
 
-    fn try_fuse(&self, a: usize, b: usize) -> Result<Nest, WhyNot> {
+    fn try_fuse(&self, a: usize, b: usize) -> Result<(Nest, Merge), WhyNot> {
         let (x, y) = (self.get(a), self.get(b));
         let status = (Lowered::sets_status(&x.nest) || Lowered::sets_status(&y.nest)) && (x.commit || y.commit);
         if status {
             return Err(WhyNot::Status);
         }
         let nest = fuse(&x.nest, &y.nest, &|buffer| self.is_kept(buffer, a, b), &self.limits)?;
-        if self.has_detour(a, b) || self.has_detour(b, a) {
-            return Err(WhyNot::Cycle);
-        }
-        Ok(nest)
+        Ok((nest, self.order.merge(a, b)?))
     }
 
-    fn replace(&mut self, a: usize, b: usize, nest: Nest) -> usize {
-        let (x, y) = (self.remove(a), self.remove(b));
-        self.note(&x.nest.label, &y.nest.label, "fused", String::new());
-        self.set(b, Group { nest, phase: x.phase.max(y.phase), commit: x.commit || y.commit, position: x.position.min(y.position) })
+    /// `b` becomes the two of them.
+    fn replace(&mut self, a: usize, b: usize, nest: Nest, merge: Merge) -> usize {
+        self.note(a, b, None);
+        let x = self.remove(a);
+        self.order.merged(a, b, merge);
+        let y = self.groups[b].as_mut().expect("the group is alive");
+        (y.phase, y.commit, y.position) = (x.phase.max(y.phase), x.commit || y.commit, x.position.min(y.position));
+        self.change(b, nest);
+        b
     }
 
-    fn note(&mut self, a: &str, b: &str, verdict: &str, reason: String) {
-        let decision = Decision { stage: "fusion".into(), subject: format!("{a} + {b}"), verdict: verdict.into(), reason };
-        if !self.decisions.contains(&decision) {
-            self.decisions.push(decision);
+    /// Records that two groups were fused, or why not; the same words once.
+    fn note(&mut self, a: usize, b: usize, refusal: Option<&WhyNot>) {
+        let label = |id: usize| &self.groups[id].as_ref().expect("the group is alive").nest.label;
+        let (x, y) = (label(a), label(b));
+        let mut hasher = DefaultHasher::new();
+        (x, y, refusal).hash(&mut hasher);
+        if self.noted.insert(hasher.finish()) {
+            let verdict = if refusal.is_some() { "refused" } else { "fused" };
+            let reason = refusal.map(WhyNot::to_string).unwrap_or_default();
+            self.decisions.push(Decision { stage: "fusion".into(), subject: format!("{x} + {y}"), verdict: verdict.into(), reason });
         }
     }
 
     /// Removes groups nobody reads.
     fn drop_unread(&mut self) {
         for id in self.alive().into_iter().rev() {
-            let group = self.get(id);
-            let needed = Lowered::sets_status(&group.nest)
-                || group.nest.writes.iter().any(|w| self.outputs[w.buffer.0 as usize] || !self.readers[w.buffer.0 as usize].is_empty());
-            if !needed {
-                self.remove(id);
+            let read = |b: &BufferId| self.outputs[b.0 as usize] || !self.order.readers(*b).is_empty();
+            if !Lowered::sets_status(&self.get(id).nest) && !self.order.writes(id).iter().any(read) {
+                self.discard(id);
             }
         }
+    }
+
+    fn discard(&mut self, id: usize) {
+        self.remove(id);
+        self.order.vacate(id);
     }
 
     /// Sources, and pointwise nests that recomputing makes no dearer than loading, move into all their consumers.
@@ -214,33 +188,20 @@ impl Grouping<'_> {
         if loads == 0 && cost == 0 {
             return true;
         }
-        let consumers = nest.writes.iter().flat_map(|w| self.readers[w.buffer.0 as usize].iter());
-        let feeds_template = consumers.clone().any(|c| matches!(self.get(*c).nest.tag, Tag::Matmul { .. }));
+        let feeds_template = self.consumers(id).into_iter().any(|c| matches!(self.get(c).nest.tag, Tag::Matmul { .. }));
         loads <= 1 && cost <= 12 && (!feeds_template || is_trivial(nest))
     }
 
     fn inline_everywhere(&mut self, id: usize) {
-        let consumers: BTreeSet<usize> = self.get(id).nest.writes.iter().flat_map(|w| self.readers[w.buffer.0 as usize].iter().copied()).collect();
-        for consumer in consumers {
-            let (producer, reader) = (self.get(id), self.get(consumer));
-            let written: Vec<BufferId> = producer.nest.writes.iter().map(|w| w.buffer).collect();
-            match fuse(&producer.nest, &reader.nest, &|b| !written.contains(&b), &self.limits) {
-                Ok(nest) => {
-                    let old = self.remove(consumer);
-                    self.set(consumer, Group { nest, ..old });
-                }
-                Err(why) => {
-                    let (a, b) = (producer.nest.label.clone(), reader.nest.label.clone());
-                    self.note(&a, &b, "refused", why.to_string());
-                }
+        let written = self.order.writes(id).to_vec();
+        for consumer in self.consumers(id) {
+            match fuse(&self.get(id).nest, &self.get(consumer).nest, &|b| !written.contains(&b), &self.limits) {
+                Ok(nest) => self.change(consumer, nest),
+                Err(why) => self.note(id, consumer, Some(&why)),
             }
         }
-        self.drop_if_unread(id);
-    }
-
-    fn drop_if_unread(&mut self, id: usize) {
-        if self.get(id).nest.writes.iter().all(|w| self.readers[w.buffer.0 as usize].is_empty() && !self.outputs[w.buffer.0 as usize]) {
-            self.remove(id);
+        if written.iter().all(|b| self.order.readers(*b).is_empty() && !self.outputs[b.0 as usize]) {
+            self.discard(id);
         }
     }
 
@@ -250,8 +211,8 @@ impl Grouping<'_> {
             if self.groups[id].is_none() || !is_pointwise(&self.get(id).nest) {
                 continue;
             }
-            let readers: BTreeSet<usize> = self.get(id).nest.writes.iter().flat_map(|w| self.readers[w.buffer.0 as usize].iter().copied()).collect();
-            let [reader] = readers.iter().copied().collect::<Vec<_>>()[..] else { continue };
+            let readers: Vec<usize> = self.consumers(id).into_iter().collect();
+            let [reader] = readers[..] else { continue };
             let consumer = self.get(reader);
             if consumer.nest.tag == Tag::Loop && consumer.nest.has_column_work() {
                 self.attempt(id, reader);
@@ -278,11 +239,15 @@ impl Grouping<'_> {
     }
 
     fn attempt(&mut self, a: usize, b: usize) -> Option<usize> {
+        let pair = (a, self.versions[a], b, self.versions[b]);
+        if self.refused.contains(&pair) {
+            return None;
+        }
         match self.try_fuse(a, b) {
-            Ok(nest) => Some(self.replace(a, b, nest)),
+            Ok((nest, merge)) => Some(self.replace(a, b, nest, merge)),
             Err(why) => {
-                let (x, y) = (self.get(a).nest.label.clone(), self.get(b).nest.label.clone());
-                self.note(&x, &y, "refused", why.to_string());
+                self.note(a, b, Some(&why));
+                self.refused.insert(pair);
                 None
             }
         }
@@ -290,14 +255,9 @@ impl Grouping<'_> {
 
     fn producers(&self, id: usize) -> Vec<usize> {
         let mut bytes: BTreeMap<usize, i64> = BTreeMap::new();
-        for b in self.get(id).nest.reads() {
-            if self.is_state(b) {
-                continue;
-            }
-            for &w in &self.writers[b.0 as usize] {
-                if w != id {
-                    *bytes.entry(w).or_default() += hint(&self.lowered.shape(b).numel());
-                }
+        for &b in self.order.reads(id).iter().filter(|b| !self.order.is_state(**b)) {
+            for &w in self.order.writers(b).iter().filter(|w| **w != id) {
+                *bytes.entry(w).or_default() += hint(&self.lowered.shape(b).numel());
             }
         }
         let mut out: Vec<(usize, i64)> = bytes.into_iter().collect();
@@ -311,16 +271,15 @@ impl Grouping<'_> {
             if self.groups[id].is_none() || !self.get(id).nest.has_column_work() || self.get(id).nest.tag != Tag::Loop {
                 continue;
             }
-            let neighbors: BTreeSet<usize> = self
-                .get(id)
-                .nest
-                .reads()
-                .iter()
-                .filter(|b| hint(&self.lowered.shape(**b).numel()) > 256)
-                .flat_map(|b| self.readers[b.0 as usize].iter().copied())
-                .collect();
+            let large = self.order.reads(id).iter().filter(|b| hint(&self.lowered.shape(**b).numel()) > 256);
+            let behind = |b: &BufferId| {
+                let readers = self.order.readers(*b);
+                let first = readers.partition_point(|r| *r <= id);
+                readers[first..].iter().take(NEIGHBORS).copied().collect::<Vec<_>>()
+            };
+            let neighbors: BTreeSet<usize> = large.flat_map(behind).collect();
             for other in neighbors {
-                if other <= id || self.groups[other].is_none() || self.groups[id].is_none() {
+                if self.groups[other].is_none() || self.groups[id].is_none() {
                     continue;
                 }
                 let (x, y) = (self.get(id), self.get(other));
@@ -329,8 +288,8 @@ impl Grouping<'_> {
                     && x.phase == y.phase
                     && x.nest.row_count() == y.nest.row_count()
                     && x.nest.col_count() == y.nest.col_count();
-                let related = self.successors(id).contains(&other) || self.successors(other).contains(&id);
-                if fits && !related {
+                let related = |a, b| self.order.successors(a).any(|s| s == b);
+                if fits && !related(id, other) && !related(other, id) {
                     self.attempt(id, other);
                 }
             }
@@ -340,35 +299,37 @@ impl Grouping<'_> {
     /// Topological order, earliest position first; a kernel is as early as the earliest that waits for it.
     fn finish(mut self) -> (Vec<Group>, Vec<Decision>) {
         let alive = self.alive();
-        let successors: BTreeMap<usize, BTreeSet<usize>> = alive.iter().map(|&id| (id, self.successors(id))).collect();
-        let order = ordered(&successors, &|id| self.get(id).position);
-        assert_eq!(order.len(), alive.len(), "fusion made a cycle");
-        let mut urgency: BTreeMap<usize, usize> = BTreeMap::new();
-        for &id in order.iter().rev() {
-            let waiting = successors[&id].iter().map(|s| urgency[s]).min().unwrap_or(usize::MAX);
-            urgency.insert(id, waiting.min(self.get(id).position));
+        let mut successors: Vec<Vec<usize>> = vec![vec![]; self.groups.len()];
+        for &id in &alive {
+            successors[id] = self.order.successors(id).collect();
+            successors[id].sort_unstable();
+            successors[id].dedup();
         }
-        let order = ordered(&successors, &|id| urgency[&id]);
+        let order = ordered(&alive, &successors, &|id| self.get(id).position);
+        assert_eq!(order.len(), alive.len(), "fusion made a cycle");
+        let mut urgency = vec![usize::MAX; self.groups.len()];
+        for &id in order.iter().rev() {
+            let waiting = successors[id].iter().map(|s| urgency[*s]).min().unwrap_or(usize::MAX);
+            urgency[id] = waiting.min(self.get(id).position);
+        }
+        let order = ordered(&alive, &successors, &|id| urgency[id]);
         let groups = order.into_iter().map(|id| self.groups[id].take().expect("ordered once")).collect();
         (groups, self.decisions)
     }
 }
 
 /// A topological order that takes the smallest key among the ready ones.
-fn ordered(successors: &BTreeMap<usize, BTreeSet<usize>>, key: &dyn Fn(usize) -> usize) -> Vec<usize> {
-    let mut waiting: BTreeMap<usize, usize> = successors.keys().map(|&id| (id, 0)).collect();
-    for s in successors.values().flatten() {
-        *waiting.get_mut(s).expect("successors are alive") += 1;
-    }
-    let mut ready: BTreeSet<(usize, usize)> = waiting.iter().filter(|(_, n)| **n == 0).map(|(&id, _)| (key(id), id)).collect();
+fn ordered(alive: &[usize], successors: &[Vec<usize>], key: &dyn Fn(usize) -> usize) -> Vec<usize> {
+    let mut waiting = vec![0; successors.len()];
+    successors.iter().flatten().for_each(|s| waiting[*s] += 1);
+    let mut ready: BTreeSet<(usize, usize)> = alive.iter().filter(|id| waiting[**id] == 0).map(|&id| (key(id), id)).collect();
     let mut order = vec![];
     while let Some((_, id)) = ready.pop_first() {
         order.push(id);
-        for s in &successors[&id] {
-            let left = waiting.get_mut(s).expect("successors are alive");
-            *left -= 1;
-            if *left == 0 {
-                ready.insert((key(*s), *s));
+        for &s in &successors[id] {
+            waiting[s] -= 1;
+            if waiting[s] == 0 {
+                ready.insert((key(s), s));
             }
         }
     }

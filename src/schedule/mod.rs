@@ -9,6 +9,7 @@
 //! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `group.rs`.
 
 mod group;
+mod order;
 mod place;
 mod program;
 mod sort_scatter;
@@ -25,6 +26,7 @@ use crate::lower::Lowered;
 use crate::types::Symbol;
 use group::Group;
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 
 /// Schedules a lowered program for a target.
 pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Config) -> Result<Program, Error> {
@@ -50,13 +52,12 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     program.inputs = lowered.inputs.into_iter().map(|b| ProgramInput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.outputs = lowered.outputs.into_iter().map(|b| ProgramOutput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.symbols = symbols(&program);
-    let mut kernels: HashMap<String, u32> = HashMap::new();
+    let mut kernels: HashMap<Identity, u32> = HashMap::new();
     for group in groups {
         let (kernel, buffers) = canonical(&group.nest);
         let formats: Vec<Storage> = buffers.iter().map(|b| program.buffers[b.0 as usize].storage).collect();
-        let text = format!("{}{formats:?}", identity(&kernel));
         let next = program.kernels.len() as u32;
-        let id = *kernels.entry(text).or_insert(next);
+        let id = *kernels.entry(Identity { kernel: kernel.clone(), formats }).or_insert(next);
         if id == next {
             program.kernels.push(kernel);
         }
@@ -86,9 +87,31 @@ fn canonical(nest: &Nest) -> (Nest, Vec<BufferId>) {
     (kernel, order)
 }
 
-/// Kernel identity: the text without label and lines.
-fn identity(kernel: &Nest) -> String {
-    Nest { label: String::new(), ..kernel.clone() }.to_string()
+/// What makes a kernel the same as another: everything but its label and lines.
+struct Identity {
+    kernel: Nest,
+    formats: Vec<Storage>,
+}
+
+impl Identity {
+    fn key(&self) -> impl PartialEq + Hash + '_ {
+        let Nest { rows, cols, body, writes, tag, .. } = &self.kernel;
+        (rows, cols, body, writes, tag, &self.formats)
+    }
+}
+
+impl Eq for Identity {}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Identity) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Hash for Identity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
 }
 
 fn symbols(program: &Program) -> Vec<Symbol> {

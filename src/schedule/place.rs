@@ -1,7 +1,7 @@
 //! Element formats and the memory plan: which slot each buffer lives in.
 //!
 //! Slots are separate device buffers, not offsets into one arena, since wgpu tracks hazards per buffer. Temporaries whose
-//! lifetimes do not meet share a slot, best fit by size (a linear scan over the commands).
+//! lifetimes do not meet share a slot, best fit by size (one scan over the commands).
 
 use super::group::Group;
 use super::program::{PlacedBuffer, Slot, SlotId, SlotKind, Storage};
@@ -10,6 +10,7 @@ use crate::graph::InputRole;
 use crate::loop_ir::{BufferId, Nest, Tag, flatten};
 use crate::lower::Lowered;
 use crate::types::{DType, DeviceCaps, Dim, TensorType};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Places every buffer that is read or written by a group or stands at the border. Buffers nobody stores get a slot of no
 /// bytes.
@@ -53,15 +54,15 @@ fn place_temporaries(
         let written = group.nest.writes.iter().map(|w| w.buffer);
         group.nest.reads().into_iter().chain(written).for_each(|b| last_use[b.0 as usize] = at);
     }
-    let mut free: Vec<SlotId> = vec![];
+    let mut free = Free::default();
     for (at, group) in groups.iter().enumerate() {
         let mut written: Vec<BufferId> = group.nest.writes.iter().map(|w| w.buffer).collect();
         written.dedup();
         for b in &written {
             if slot_of[b.0 as usize].is_none() {
                 let need = bytes(*b);
-                let found = config.reuse.then(|| best_fit(&free, slots, &need)).flatten();
-                let slot = found.map(|i| free.remove(i)).unwrap_or_else(|| {
+                let found = config.reuse.then(|| free.take(&need)).flatten();
+                let slot = found.unwrap_or_else(|| {
                     slots.push(Slot { bytes: need, kind: SlotKind::Temporary });
                     SlotId(slots.len() as u32 - 1)
                 });
@@ -77,22 +78,42 @@ fn place_temporaries(
                 && last_use[b.0 as usize] == at
                 && slots[slot.0 as usize].kind == SlotKind::Temporary
             {
-                free.push(slot);
+                free.add(slot, &slots[slot.0 as usize].bytes);
             }
         }
     }
 }
 
-/// The free slot that wastes least and at most half of itself; equal sizes only when sizes are symbolic.
-fn best_fit(free: &[SlotId], slots: &[Slot], need: &Dim) -> Option<usize> {
-    let fits = |s: &SlotId| -> Option<i64> {
-        let have = &slots[s.0 as usize].bytes;
-        match (have.as_int(), need.as_int()) {
-            (Some(h), Some(n)) => (h >= n && h <= n.saturating_mul(2)).then_some(h - n),
-            _ => (have == need).then_some(0),
+/// Slots that hold nothing that is still read.
+#[derive(Default)]
+struct Free {
+    /// By size, the longest free first.
+    sized: BTreeMap<i64, VecDeque<SlotId>>,
+    /// Those whose size is a symbol's.
+    symbolic: Vec<(Dim, SlotId)>,
+}
+
+impl Free {
+    fn add(&mut self, slot: SlotId, bytes: &Dim) {
+        match bytes.as_int() {
+            Some(n) => self.sized.entry(n).or_default().push_back(slot),
+            None => self.symbolic.push((bytes.clone(), slot)),
         }
-    };
-    free.iter().enumerate().filter_map(|(i, s)| fits(s).map(|waste| (waste, i))).min().map(|(_, i)| i)
+    }
+
+    /// The free slot that wastes least and at most half of itself; equal sizes only when sizes are symbolic.
+    fn take(&mut self, need: &Dim) -> Option<SlotId> {
+        let Some(n) = need.as_int() else {
+            let at = self.symbolic.iter().position(|(bytes, _)| bytes == need)?;
+            return Some(self.symbolic.remove(at).1);
+        };
+        let (&bytes, slots) = self.sized.range_mut(n..=n.saturating_mul(2).max(n)).next()?;
+        let slot = slots.pop_front()?;
+        if slots.is_empty() {
+            self.sized.remove(&bytes);
+        }
+        Some(slot)
+    }
 }
 
 /// Bytes of a buffer in its element format, rounded up to whole words.
@@ -106,27 +127,29 @@ pub fn buffer_bytes(ty: &TensorType, storage: Storage) -> Dim {
 
 /// Element formats: what the device has natively, else packed where every writer owns whole words, else a word an element.
 fn storages(lowered: &Lowered, groups: &[Group], caps: &DeviceCaps) -> Result<Vec<Storage>, String> {
+    let (mut used, mut writers) = (vec![false; lowered.buffers.len()], vec![vec![]; lowered.buffers.len()]);
+    for group in groups {
+        group.nest.reads().iter().for_each(|b| used[b.0 as usize] = true);
+        for w in &group.nest.writes {
+            used[w.buffer.0 as usize] = true;
+            writers[w.buffer.0 as usize].push(&group.nest);
+        }
+    }
     let mut out = vec![];
     for (i, buffer) in lowered.buffers.iter().enumerate() {
-        let id = BufferId(i as u32);
-        let used = groups.iter().any(|g| g.nest.reads().contains(&id) || g.nest.writes.iter().any(|w| w.buffer == id));
         let storage = match buffer.ty.dtype {
             _ if caps.is_cpu() => Storage::Native,
             DType::F32 | DType::I32 | DType::U32 => Storage::Native,
             DType::F64 if caps.f64 => Storage::Native,
-            DType::F64 if used => {
+            DType::F64 if used[i] => {
                 return Err(format!("{} is f64, which {} lacks: cast it to f32, or use a device with 64-bit floats", buffer.name, caps.name));
             }
             DType::F64 => Storage::Native,
             DType::I64 if caps.i64 => Storage::Native,
             DType::I64 => Storage::Narrow,
             DType::F16 if caps.f16 => Storage::Native,
-            dtype => {
-                let per_word = 4 / dtype.size() as u32;
-                let mut writers = groups.iter().filter(|g| g.nest.writes.iter().any(|w| w.buffer == id));
-                let owned = writers.all(|g| owns_words(&g.nest, id, per_word));
-                if owned { Storage::Packed } else { Storage::Word }
-            }
+            _ if writers[i].iter().all(|nest| owns_words(nest, BufferId(i as u32))) => Storage::Packed,
+            _ => Storage::Word,
         };
         out.push(storage);
     }
@@ -134,7 +157,7 @@ fn storages(lowered: &Lowered, groups: &[Group], caps: &DeviceCaps) -> Result<Ve
 }
 
 /// Whether a kernel that writes `buffer` packed may own whole words: a pointwise kernel that writes it at the identity.
-fn owns_words(nest: &Nest, buffer: BufferId, _per_word: u32) -> bool {
+fn owns_words(nest: &Nest, buffer: BufferId) -> bool {
     let identity = flatten(&nest.row_axes(), &nest.rows);
     let plain = nest.tag == Tag::Loop && nest.cols.is_empty() && !nest.has_column_work();
     plain && nest.writes.iter().all(|w| w.index == identity) && !nest.reads().contains(&buffer)
