@@ -53,7 +53,7 @@ fn main() -> Result<()> {
     let path = options.out.join("spirals.png");
     draw(&path, &classes(&device, &mut state, &grid())?, &points.to_f32(), &labels.to_i64())?;
     common::say(format!("wrote {}", path.display()));
-    Ok(())
+    options.show_profile(&step)
 }
 
 /// The loss over all points.

@@ -183,6 +183,94 @@ fn every_combiner_at_every_size() {
     }
 }
 
+/// Maximum and sum of exponentials alone, whose exponentials may be as rough as the built-in is.
+#[test]
+fn softmax_statistics_of_every_width() {
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    for &n in EDGES {
+        for rows in [1usize, 5] {
+            let mut x = random(DType::F32, &[rows, n], 3).to_f64();
+            if rows == 5 {
+                // All minus infinity; one of them; one plus infinity; a NaN at the end; far apart.
+                x[..n].fill(-inf as f64);
+                x[n] = -inf as f64;
+                x[2 * n + n / 2] = inf as f64;
+                x[4 * n - 1] = nan as f64;
+                x[4 * n..].iter_mut().for_each(|x| *x *= 60.0);
+            }
+            let x = HostTensor::from_f64(DType::F32, &[rows, n], &x);
+            let outputs = vec![ty(DType::F32, &[rows]), ty(DType::F32, &[rows])];
+            let mut case = Case::new(format!("softmax statistics {rows}x{n}"), vec![x], outputs, |cx| {
+                let (x, sizes) = row(cx, 0);
+                let (max, sum) = (cx.results[0].0, cx.results[1].0);
+                cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
+                    let v = b.load(&x, &[r, c].concat());
+                    let m = b.reduce(Combiner::OnlineSoftmax, v);
+                    let s = b.proj(m, 1);
+                    b.write(max, r[0].clone(), m);
+                    b.write(sum, r[0].clone(), s);
+                    Ok(())
+                })
+            });
+            case.tolerance = 4e-6;
+            case.check();
+        }
+    }
+}
+
+/// A norm's kernel along rows takes over sums along columns, of its own result and of another operand.
+#[test]
+fn sums_over_rows_beside_reductions_of_rows() {
+    use inductor::fusion::{Limits, fuse};
+    for (chunks, length, cols) in [(3usize, 4usize, 64usize), (2, 5, 257), (1, 7, 33), (5, 2, 1024), (70, 3, 40), (2, 3, 4095)] {
+        let (rows, shape) = (chunks * length, [chunks * length, cols]);
+        let inputs = vec![random(DType::F32, &shape, 1), random(DType::F32, &shape, 2)];
+        let outputs = vec![ty(DType::F32, &shape), ty(DType::F32, &[chunks, cols]), ty(DType::F32, &[chunks, cols])];
+        let mut case = Case::new(format!("norm and sums {rows}x{cols}"), inputs, outputs, |cx| {
+            let (x, g) = (cx.operand(0), cx.operand(1));
+            let (y, first, second) = (cx.results[0].clone(), cx.results[1].0, cx.results[2].0);
+            let sizes = x.ty.shape.0.clone();
+            cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
+                let at = [r, c].concat();
+                let v = b.load(&x, &at);
+                let square = b.call(F::Mul, &[v, v]);
+                let sum = b.reduce(Combiner::Sum, square);
+                let root = b.call(F::Sqrt, &[sum]);
+                let z = b.call(F::Div, &[v, root]);
+                b.write(y.0, flatten(&at, &sizes), z);
+                Ok(())
+            })?;
+            let result = OperandView::of(y.0, y.1.clone());
+            let parts = [Dim::int(chunks as i64), sizes[1].clone()];
+            cx.nest(&parts, &[Dim::int(length as i64)], |b, r, c| {
+                let at = [r[0].times(&Dim::int(length as i64)).add(&c[0]), r[1].clone()];
+                let (z, g) = (b.load(&result, &at), b.load(&g, &at));
+                let product = b.call(F::Mul, &[z, g]);
+                let (product, plain) = (b.reduce(Combiner::Sum, product), b.reduce(Combiner::Sum, g));
+                b.write(first, flatten(r, &parts), product);
+                b.write(second, flatten(r, &parts), plain);
+                Ok(())
+            })
+        });
+        let limits = Limits { lanes: 1, held_columns: 4096, buffers: 8, statements: 300, rows: 1 };
+        let fused = fuse(&case.nests[0], &case.nests[1], &|_| true, &limits).unwrap_or_else(|why| panic!("{}: {why}", case.name));
+        assert_eq!(inductor::loop_ir::verify(&fused), Vec::<String>::new(), "{fused}");
+        assert_eq!(fused.writes.iter().filter(|w| w.fold).count(), 2, "{fused}");
+        let memory = |nests: &[inductor::loop_ir::Nest]| {
+            use inductor::loop_ir::naive::{Memory, run};
+            let mut buffers: Vec<Memory> = case.types.iter().map(|t| Memory::zeros(t.dtype, t.numel().as_int().unwrap() as usize)).collect();
+            for (buffer, input) in buffers.iter_mut().zip(&case.inputs) {
+                *buffer = Memory::from_f64(DType::F32, &input.to_f64());
+            }
+            nests.iter().for_each(|n| assert_eq!(run(n, &mut buffers, &case.bindings), Ok(None)));
+            buffers
+        };
+        assert_eq!(memory(&case.nests), memory(std::slice::from_ref(&fused)), "{fused}");
+        case.nests = vec![fused];
+        case.check();
+    }
+}
+
 #[test]
 fn extremes_with_nan_and_ties() {
     let (inf, nan) = (f32::INFINITY, f32::NAN);

@@ -6,7 +6,7 @@ pub mod chart;
 pub mod progress;
 
 use anyhow::{Context, Result};
-use inductor::{Config, Device, Verify};
+use inductor::{Config, Device, Step, Verify};
 
 /// Options of every example.
 #[derive(clap::Args, Clone, Debug)]
@@ -26,6 +26,9 @@ pub struct Common {
     /// In every training step, compare every kernel with the interpreter, and that with the graph's definition. Slow.
     #[arg(long)]
     pub verify: bool,
+    /// In the end, time each kernel of a step, and write a trace that Perfetto and Chrome read. Needs a GPU with timestamps.
+    #[arg(long)]
+    pub profile: bool,
     /// Folder for everything that is written.
     #[arg(long, default_value = "out")]
     pub out: std::path::PathBuf,
@@ -38,6 +41,19 @@ impl Common {
         say(format!("device: {}", device.describe()));
         std::fs::create_dir_all(&self.out).with_context(|| format!("cannot make the folder {}", self.out.display()))?;
         Ok(device)
+    }
+
+    /// Shows where the time of a step goes, when that was asked for. The step's commands run: nothing of its state is used behind.
+    pub fn show_profile(&self, step: &Step) -> Result<()> {
+        if !self.profile {
+            return Ok(());
+        }
+        let profile = step.profile().context("--profile")?;
+        say(inductor::report::profile_text(&profile, 40));
+        let path = self.out.join("profile.json");
+        std::fs::write(&path, inductor::report::chrome_trace(&[profile])).with_context(|| format!("cannot write {}", path.display()))?;
+        say(format!("wrote {}", path.display()));
+        Ok(())
     }
 
     /// The compiler's options.

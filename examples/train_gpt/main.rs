@@ -123,7 +123,7 @@ fn main() -> Result<()> {
     std::fs::write(out.join("sample.txt"), &text)?;
     common::say(format!("--- sample\n{text}\n---"));
     common::say(format!("wrote loss.png, losses.csv, sample.txt, model.safetensors and checkpoint.safetensors to {}", out.display()));
-    Ok(())
+    options.common.show_profile(&step)
 }
 
 /// Steps from where the state stands to the end. The loss of a step is read after the next one is queued, so that a GPU never

@@ -19,6 +19,9 @@ pub struct Accumulator {
     pub start: Vec<String>,
     /// What is reduced.
     pub dtype: DType,
+    /// The variable with the largest magnitude of the bits of all elements, which tells whether a NaN was among them. A look at
+    /// it in the end costs less than one at every element.
+    pub nan: Option<String>,
 }
 
 impl Accumulator {
@@ -55,7 +58,13 @@ impl Accumulator {
             Combiner::OnlineSoftmax => vec![number(em, f64::NEG_INFINITY, true)?, "0.0f".into()],
         };
         let names = (0..combiner.results()).map(|_| em.fresh("a")).collect();
-        Ok(Accumulator { combiner, names, kinds, start, dtype })
+        Ok(Accumulator { combiner, names, kinds, start, dtype, nan: None })
+    }
+
+    /// For many elements: looks for NaN among the elements of a maximum or minimum in [`Accumulator::close`] only.
+    pub fn of_many(self, em: &mut Emitter) -> Accumulator {
+        let extreme = self.kinds[0] == Kind::F32 && matches!(self.combiner, Combiner::Max | Combiner::Min);
+        Accumulator { nan: extreme.then(|| em.fresh("n")), ..self }
     }
 
     /// Declares the variables in the innermost block.
@@ -63,29 +72,62 @@ impl Accumulator {
         for (name, start) in self.names.iter().zip(&self.start) {
             em.line(format!("var {name} = {start};"));
         }
+        if let Some(nan) = &self.nan {
+            em.line(format!("var {nan} = 0u;"));
+        }
+    }
+
+    /// Statements behind the last element of an invocation.
+    pub fn close(&self, em: &mut Emitter) -> Vec<String> {
+        let Some(nan) = &self.nan else { return vec![] };
+        let bits = em.helper("bits_");
+        vec![format!("{0} = select({0}, {bits}(0x7fc00000u), {nan} > 0x7f800000u);", self.names[0])]
+    }
+
+    /// Whether elements are added several at once.
+    pub fn takes_several(&self) -> bool {
+        matches!(self.combiner, Combiner::OnlineSoftmax | Combiner::Welford)
     }
 
     /// Statements that add the element `x` of a column.
     pub fn add(&self, em: &mut Emitter, x: &str, column: &str) -> Vec<String> {
         match self.combiner {
             Combiner::ArgMax | Combiner::ArgMin => self.merge(em, &[x.to_string(), format!("i32({column})")]),
-            Combiner::Welford => {
-                let [mean, m2, n] = &self.names[..] else { unreachable!("three results") };
-                let d = em.fresh("d");
-                vec![
-                    format!("{n} += 1.0f;"),
-                    format!("let {d} = {x} - {mean};"),
-                    format!("{mean} += {d} / {n};"),
-                    format!("{m2} += {d} * ({x} - {mean});"),
-                ]
+            Combiner::Welford | Combiner::OnlineSoftmax => self.add_all(em, &[x.to_string()]),
+            Combiner::Max | Combiner::Min if self.nan.is_some() => {
+                let (a, nan) = (&self.names[0], self.nan.as_deref().unwrap_or_default());
+                let better = if self.combiner == Combiner::Max { "max" } else { "min" };
+                vec![format!("{a} = {better}({a}, {x});"), format!("{nan} = max({nan}, bitcast<u32>({x}) & 0x7fffffffu);")]
             }
-            Combiner::OnlineSoftmax => self.add_all(em, &[x.to_string()]),
             _ => self.merge(em, &[x.to_string()]),
         }
     }
 
-    /// Statements that add several elements to an online softmax: one new maximum for all of them.
+    /// Statements that add several elements to an online softmax, with one new maximum for all of them, or to Welford's
+    /// moments, with one division.
     pub fn add_all(&self, em: &mut Emitter, xs: &[String]) -> Vec<String> {
+        if self.combiner == Combiner::Welford { self.add_moments(em, xs) } else { self.add_exponentials(em, xs) }
+    }
+
+    /// Mean and squared deviations of the elements by themselves, then both parts together.
+    fn add_moments(&self, em: &mut Emitter, xs: &[String]) -> Vec<String> {
+        let [mean, m2, n] = &self.names[..] else { unreachable!("three results") };
+        let (own, squares, d, w) = (em.fresh("m"), em.fresh("q"), em.fresh("d"), em.fresh("w"));
+        let count = xs.len();
+        let mut lines = vec![format!("let {own} = ({}) * {:?}f;", xs.join(" + "), 1.0 / count as f32), format!("var {squares} = 0.0f;")];
+        lines.extend(xs.iter().map(|x| format!("{squares} += ({x} - {own}) * ({x} - {own});")));
+        lines.extend([
+            format!("let {d} = {own} - {mean};"),
+            format!("let {w} = {count}.0f / ({n} + {count}.0f);"),
+            format!("{mean} += {d} * {w};"),
+            // In this order a large distance times no elements is zero.
+            format!("{m2} += {squares} + {d} * ({n} * {w}) * {d};"),
+            format!("{n} += {count}.0f;"),
+        ]);
+        lines
+    }
+
+    fn add_exponentials(&self, em: &mut Emitter, xs: &[String]) -> Vec<String> {
         let [m, s] = &self.names[..] else { unreachable!("two results") };
         let (below, top) = (em.helper("exp_below_"), em.fresh("m"));
         // A balanced tree, so that the comparisons do not wait for one another.

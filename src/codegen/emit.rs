@@ -4,7 +4,7 @@
 //! for, so that whatever does not vary in a loop is computed before it, and equal text is bound once.
 
 use super::unit::Unit;
-use crate::loop_ir::{IndexExpr, Term};
+use crate::loop_ir::{IndexExpr, Term, Val};
 use crate::types::Dim;
 use std::collections::{BTreeSet, HashMap};
 
@@ -89,6 +89,9 @@ pub struct Emitter<'a> {
     pub vector: Vec<bool>,
     /// Depth of the loop over columns, for scans.
     pub loop_depth: Option<usize>,
+    /// Exponentials for which the built-in's accuracy is enough: those of numbers below zero in sums that are one at least, where
+    /// its error of `3 + 2 |x|` ULP stays within four ULP of one.
+    pub rough_exp: Vec<Val>,
     /// Size of the subgroups whose operations the kernel uses.
     pub subgroup: Option<u32>,
     frames: Vec<Frame>,
@@ -107,6 +110,7 @@ impl<'a> Emitter<'a> {
             uses_symbols: false,
             vector: vec![false; unit.bindings.len()],
             loop_depth: None,
+            rough_exp: vec![],
             subgroup: None,
             frames: vec![Frame::default()],
             counter: 0,
@@ -281,7 +285,7 @@ impl<'a> Emitter<'a> {
         match term {
             Term::Axis(a) => self.axes.get(&a.id).cloned().ok_or_else(|| format!("axis {} is not known here", a.id)),
             Term::Value { value, .. } => {
-                let v = crate::loop_ir::Val(*value);
+                let v = Val(*value);
                 let x = self.value(v, lane)?;
                 let kind = self.unit.kind(self.unit.nest.dtype(v))?;
                 // Literals of 64 bits do not convert in constant expressions.

@@ -31,9 +31,10 @@ impl Rows<'_, '_> {
         for ((i, _, acc), finals) in accumulators.iter().zip(&finals) {
             let results = acc.results(&mut self.em, finals);
             for (k, text) in results.into_iter().enumerate() {
+                let text = self.finish(*i, text);
                 let name = self.em.fresh("r");
                 self.em.line(format!("let {name} = {text};"));
-                self.set_result(*i, k as u32, &Ex::global(name));
+                self.set_result(*i, k as u32, &Ex { text: name, depth: self.base });
             }
         }
     }

@@ -12,17 +12,22 @@ use super::module::{Launch, assemble};
 use super::plan::Variant;
 use super::pointwise::axis;
 use super::unit::Unit;
+use crate::fusion::HELD_COLUMNS;
 use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Stmt, Tag, Val, Write, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::Dim;
 
 /// Kernel axis of rows.
 const ROW: u32 = 0;
+/// Kernel axis of the rows of a chunk, where there are sums over them.
+const STEP: u32 = 1;
 /// Kernel axis of the first group of columns.
-const COLUMN: u32 = 1;
+const COLUMN: u32 = 2;
 
 /// Registers of an invocation that may hold elements of a row between passes.
 const REGISTERS: u32 = 96;
+/// Columns of an invocation that holds sums over rows, where the workgroup may be as large as that takes.
+const COLUMNS_AT_HAND: u32 = 8;
 /// Statements that a row kept in registers may be spelled in.
 const STATEMENTS: u32 = 1600;
 
@@ -46,25 +51,36 @@ pub struct Shape {
 /// The kernel of a nest with reductions or scans.
 pub fn generate(unit: &Unit) -> Result<Variant, String> {
     let plain = expand_online(unit.nest);
-    let expanded = plain.as_ref().map(|nest| unit.of(nest));
-    if let Some(unit) = &expanded
-        && let shape = choose(unit)?
+    if let Some((nest, sums)) = &plain
+        && let unit = unit.of(nest)
+        && let shape = choose(&unit)?
         && shape.kept > 0
     {
-        return build(unit, shape);
+        // Where an exponential serves its sum alone, errors relative to the largest, which is one, are what counts.
+        let rough = !nest.writes.iter().any(|w| nest.is_element_write(w, &unit.level));
+        return build(&unit, shape, if rough { sums } else { &[] });
     }
-    build(unit, choose(unit)?)
+    build(unit, choose(unit)?, &[])
+}
+
+/// A sum of exponentials below a maximum.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpSum {
+    max: Val,
+    exp: Val,
+    sum: Val,
 }
 
 /// The nest with the maximum and the sum of exponentials as two reductions: where rows stay in registers, each exponential is
 /// computed once and serves the sum and what is written. `None` where there is nothing to expand.
-fn expand_online(nest: &Nest) -> Option<Nest> {
+fn expand_online(nest: &Nest) -> Option<(Nest, Vec<ExpSum>)> {
     let online = |s: &Stmt| matches!(s.instr, Instr::Reduce(Combiner::OnlineSoftmax, _));
     if nest.tag != Tag::Loop || !nest.body.iter().any(online) {
         return None;
     }
     let (mut body, mut map): (Vec<Stmt>, Vec<Val>) = (vec![], vec![]);
     let mut sums = vec![None; nest.body.len()];
+    let mut all = vec![];
     for (i, stmt) in nest.body.iter().enumerate() {
         let mut push = |instr: Instr| {
             body.push(Stmt { instr, dtype: stmt.dtype });
@@ -76,7 +92,9 @@ fn expand_online(nest: &Nest) -> Option<Nest> {
                 let max = push(Instr::Reduce(Combiner::Max, x));
                 let below = push(Instr::Call(ScalarFn::Sub, vec![x, max]));
                 let e = push(Instr::Call(ScalarFn::Exp, vec![below]));
-                sums[i] = Some(push(Instr::Reduce(Combiner::Sum, e)));
+                let sum = push(Instr::Reduce(Combiner::Sum, e));
+                sums[i] = Some(sum);
+                all.push(ExpSum { max, exp: e, sum });
                 max
             }
             Instr::Proj(of, 1) if sums[of.0 as usize].is_some() => sums[of.0 as usize].expect("just seen"),
@@ -84,8 +102,8 @@ fn expand_online(nest: &Nest) -> Option<Nest> {
         };
         map.push(value);
     }
-    let writes = nest.writes.iter().map(|w| Write { buffer: w.buffer, index: rename(nest, &w.index, &map), value: map[w.value.0 as usize] });
-    Some(Nest { writes: writes.collect(), body, ..nest.clone() })
+    let writes = nest.writes.iter().map(|w| Write { index: rename(nest, &w.index, &map), value: map[w.value.0 as usize], ..w.clone() });
+    Some((Nest { writes: writes.collect(), body, ..nest.clone() }, all))
 }
 
 fn rename(nest: &Nest, e: &IndexExpr, map: &[Val]) -> IndexExpr {
@@ -98,12 +116,27 @@ pub fn column_lanes(nest: &Nest, lanes: u32) -> Vec<Lane> {
     (0..lanes).map(|l| lane(nest, lanes, COLUMN, l)).collect()
 }
 
+/// Chunks of rows that have a team of invocations each, and rows of a chunk: single rows, unless there are sums over rows.
+fn chunks(nest: &Nest) -> (Dim, Dim) {
+    let at = nest.chunk_axes().unwrap_or(nest.rows.len());
+    let count = |sizes: &[Dim]| sizes.iter().fold(Dim::int(1), |n, d| n * d);
+    (count(&nest.rows[..at]), count(&nest.rows[at..]))
+}
+
+/// The row axes over the kernel's axes.
+fn row_axes(nest: &Nest) -> Vec<IndexExpr> {
+    let at = nest.chunk_axes().unwrap_or(nest.rows.len());
+    let (teams, length) = chunks(nest);
+    let mut axes = unflatten(&axis(ROW, &teams), &nest.rows[..at]);
+    axes.extend(unflatten(&axis(STEP, &length), &nest.rows[at..]));
+    axes
+}
+
 fn lane(nest: &Nest, lanes: u32, id: u32, l: u32) -> Lane {
-    let row = axis(ROW, &nest.row_count());
     let n = Dim::int(lanes as i64);
     let groups = nest.col_count().ceil_div(&n);
     let col = axis(id, &groups).times(&n).plus(&Dim::int(l as i64));
-    let mut axes = unflatten(&row, &nest.rows);
+    let mut axes = row_axes(nest);
     axes.extend(unflatten(&col, &nest.cols));
     Lane { axes, write_axes: None, whole: None }
 }
@@ -131,7 +164,10 @@ fn choose(unit: &Unit) -> Result<Shape, String> {
     };
     let n = cols.as_int().unwrap_or(cols.range().1.min(1 << 20)).max(1) as u64;
     let groups = n.div_ceil(lanes as u64);
-    let rows = nest.row_count().as_int().unwrap_or(1 << 16).max(1) as u64;
+    let rows = chunks(nest).0.as_int().unwrap_or(1 << 16).max(1) as u64;
+    if nest.chunk_axes().is_some() {
+        return folding(unit, groups, lanes);
+    }
     if rows_contiguous(nest) {
         return Ok(unrolled(nest, column_shape(rows, groups, lanes, limit)));
     }
@@ -159,6 +195,17 @@ fn choose(unit: &Unit) -> Result<Shape, String> {
     let threads = keeping.unwrap_or(threads);
     let kept = keeping.map_or(0, |t| groups.div_ceil(t as u64) as u32);
     Ok(unrolled(nest, Shape { rows: (64 / threads).max(1), threads, rows_first: false, lanes, kept, unroll: 1 }))
+}
+
+/// Rows in registers, with sums over rows beside them.
+fn folding(unit: &Unit, groups: u64, lanes: u32) -> Result<Shape, String> {
+    let most = unit.target.caps.max_invocations.min(unit.target.caps.max_workgroup_size);
+    let kept = |threads: u32| groups.div_ceil(threads as u64) as u32;
+    let fits = |limit: u32| move |threads: &u32| kept(*threads) * lanes <= limit;
+    let sizes = || (3..16).map(|k| 1u32 << k).filter(|t| *t <= most);
+    let threads = sizes().find(fits(COLUMNS_AT_HAND)).or_else(|| sizes().find(fits(HELD_COLUMNS)));
+    let threads = threads.ok_or("a workgroup does not hold the sums over rows")?;
+    Ok(Shape { rows: (64 / threads).max(1), threads, rows_first: false, lanes, kept: kept(threads), unroll: 1 })
 }
 
 /// Values of one column that a pass takes from passes before it: what registers hold when a row is kept in them.
@@ -285,15 +332,32 @@ pub(super) struct Rows<'u, 'n> {
     active: Vec<Option<String>>,
     row_active: Option<String>,
     groups: Dim,
+    /// Depth of the block that works on one row.
+    pub(super) base: usize,
+    /// Sums over rows: names of the variables of each lane, for each write that has them.
+    sums: Vec<(Write, Vec<String>)>,
+    rough: Vec<ExpSum>,
     /// Workgroup arrays: element type and bytes.
     pub(super) shared: Vec<(&'static str, u32)>,
 }
 
-/// Spells the kernel in a given layout.
-pub fn build(unit: &Unit, shape: Shape) -> Result<Variant, String> {
+/// Spells the kernel in a given layout; the exponentials of `rough` sums need no more than the built-in's accuracy.
+pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Variant, String> {
     let nest = unit.nest;
     let groups = nest.col_count().ceil_div(&Dim::int(shape.lanes as i64));
-    let mut k = Rows { em: Emitter::new(unit), nest, shape, active: vec![], row_active: None, groups, shared: vec![] };
+    let mut k = Rows {
+        em: Emitter::new(unit),
+        nest,
+        shape,
+        active: vec![],
+        row_active: None,
+        groups,
+        base: 0,
+        sums: vec![],
+        rough: rough.to_vec(),
+        shared: vec![],
+    };
+    k.em.rough_exp = rough.iter().map(|r| r.exp).collect();
     k.em.subgroup = subgroup_size(unit, &shape);
     k.prologue();
     k.lanes();
@@ -301,6 +365,7 @@ pub fn build(unit: &Unit, shape: Shape) -> Result<Variant, String> {
         let sets: Vec<Vec<usize>> = (0..k.sets()).map(|e| k.lane_set(e)).collect();
         super::vector::choose(&mut k.em, &sets);
     }
+    k.open_chunk()?;
     let depth = depths(nest);
     let element: Vec<_> = nest.writes.iter().filter(|w| nest.is_element_write(w, &unit.level)).collect();
     let last_reduction = nest.body.iter().enumerate().filter(|(_, s)| matches!(s.instr, Instr::Reduce(..))).map(|(i, _)| depth[i]).max();
@@ -316,6 +381,7 @@ pub fn build(unit: &Unit, shape: Shape) -> Result<Variant, String> {
         k.pass(&reductions, if write_pass == Some(pass) { &element } else { &[] })?;
     }
     k.row_writes()?;
+    k.close_chunk()?;
     let bytes: u32 = k.shared.iter().map(|(_, bytes)| bytes).sum();
     let name = match (shape.threads, shape.rows_first) {
         (1, _) => format!("row-per-invocation-{}", shape.rows),
@@ -323,7 +389,7 @@ pub fn build(unit: &Unit, shape: Shape) -> Result<Variant, String> {
         (t, false) if shape.kept > 0 => format!("{}-rows-of-{t}x{}-in-registers", shape.rows, shape.lanes * shape.kept),
         (t, false) => format!("{}-rows-of-{t}", shape.rows),
     };
-    let row_groups = nest.row_count().ceil_div(&Dim::int(shape.rows as i64));
+    let row_groups = chunks(nest).0.ceil_div(&Dim::int(shape.rows as i64));
     assemble(k.em, Launch { name, threads: shape.rows * shape.threads, groups: row_groups, shared_bytes: bytes })
 }
 
@@ -343,7 +409,7 @@ impl Rows<'_, '_> {
             em.line(format!("let tx = lid % {threads}u;"));
             em.line(format!("let ty = lid / {threads}u;"));
         }
-        let count = self.nest.row_count();
+        let count = chunks(self.nest).0;
         if rows == 1 {
             em.axes.insert(ROW, Ex::global("group"));
             return;
@@ -362,6 +428,65 @@ impl Rows<'_, '_> {
             em.axes.insert(ROW, Ex::global("r"));
             self.row_active = Some(format!("row < {}", bound.text));
         }
+    }
+
+    /// The end of a sum of rough exponentials: NaN where the maximum is NaN or infinite, as the definition has it.
+    pub(super) fn finish(&mut self, i: u32, text: String) -> String {
+        let Some(max) = self.rough.iter().find(|r| r.sum == Val(i)).and_then(|r| self.em.computed(r.max.0, 0)) else { return text };
+        format!("{}({}, {text})", self.em.helper("online_softmax_sum_"), max.text)
+    }
+
+    /// Declares the sums over rows and opens the loop over the rows of a chunk, where there are such sums.
+    fn open_chunk(&mut self) -> Result<(), String> {
+        for w in self.nest.writes.iter().filter(|w| w.fold) {
+            let names: Vec<String> = (0..self.active.len()).map(|_| self.em.fresh("s")).collect();
+            names.iter().for_each(|name| self.em.line(format!("var {name} = 0.0f;")));
+            self.sums.push((w.clone(), names));
+        }
+        if self.sums.is_empty() {
+            return Ok(());
+        }
+        self.em.open(false);
+        self.base = self.em.depth();
+        self.em.axes.insert(STEP, Ex { text: "m".into(), depth: self.base });
+        Ok(())
+    }
+
+    /// Closes that loop and stores the sums.
+    fn close_chunk(&mut self) -> Result<(), String> {
+        if self.sums.is_empty() {
+            return Ok(());
+        }
+        // The next row writes into the workgroup memory that this one reads.
+        if self.shape.threads > 1 {
+            self.em.line("workgroupBarrier();");
+        }
+        let length = self.em.size(&chunks(self.nest).1);
+        self.em.close(&format!("for (var m = 0u; m < {}; m++)", length.text));
+        self.base = 0;
+        let tests: Vec<Option<String>> = self.active.iter().map(|a| both(a.as_deref(), self.row_active.as_deref())).collect();
+        for (w, names) in std::mem::take(&mut self.sums) {
+            for (lane, name) in names.iter().enumerate() {
+                self.em.set_computed(w.value.0, lane, &Ex::global(name.clone()));
+            }
+            for set in 0..self.sets() {
+                let lanes = self.lane_set(set);
+                let stores = self.em.stores(&w, &lanes, &|l| tests[l].clone())?;
+                stores.into_iter().for_each(|s| self.em.line(s));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the values of the columns at hand to a sum over rows.
+    fn add_to_sums(&mut self, w: &Write) -> Result<(), String> {
+        let names = self.sums.iter().find(|(own, _)| own == w).map(|(_, names)| names.clone()).unwrap_or_default();
+        for (lane, name) in names.iter().enumerate() {
+            let x = self.em.value(w.value, lane)?;
+            // Columns behind the last are never stored.
+            self.em.line(format!("{name} = {name} + {};", x.text));
+        }
+        Ok(())
     }
 
     /// Groups of columns an invocation holds at once.
@@ -409,7 +534,7 @@ impl Rows<'_, '_> {
                 self.pick(i, &pick)?;
                 continue;
             }
-            let acc = Accumulator::new(&mut self.em, combiner, nest.dtype(arg))?;
+            let acc = Accumulator::new(&mut self.em, combiner, nest.dtype(arg))?.of_many(&mut self.em);
             acc.declare(&mut self.em);
             accumulators.push((i, arg, acc));
         }
@@ -420,6 +545,9 @@ impl Rows<'_, '_> {
             self.columns(&accumulators, writes)?;
         } else {
             self.column_loop(&accumulators, writes)?;
+        }
+        for (_, _, acc) in &accumulators {
+            acc.close(&mut self.em).into_iter().for_each(|l| self.em.line(l));
         }
         if !accumulators.is_empty() {
             self.combine(&accumulators);
@@ -470,7 +598,7 @@ impl Rows<'_, '_> {
     /// The columns that are at hand: all lanes of one step of the loop, or everything in registers.
     fn columns(&mut self, accumulators: &[Reduction], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
         self.prefetch(accumulators)?;
-        for (_, arg, acc) in accumulators.iter().filter(|(_, _, acc)| acc.combiner == Combiner::OnlineSoftmax) {
+        for (_, arg, acc) in accumulators.iter().filter(|(_, _, acc)| acc.takes_several()) {
             self.add_sets(acc, *arg)?;
         }
         for lane in 0..self.active.len() {
@@ -480,6 +608,10 @@ impl Rows<'_, '_> {
         }
         let mut stores = vec![];
         for w in writes {
+            if w.fold {
+                self.add_to_sums(w)?;
+                continue;
+            }
             for set in 0..self.sets() {
                 let tests: Vec<Option<String>> = self.active.iter().map(|a| both(a.as_deref(), self.row_active.as_deref())).collect();
                 let lanes = self.lane_set(set);
@@ -503,7 +635,7 @@ impl Rows<'_, '_> {
         let place = Ex { text: format!("min({}, {} - 1u)", at.text, size.text), depth: at.depth };
         let place = self.em.bind(place, "x");
         self.em.axes.insert(id, place);
-        let mut axes = unflatten(&axis(ROW, &self.nest.row_count()), &self.nest.rows);
+        let mut axes = row_axes(self.nest);
         axes.extend(unflatten(&axis(id, &count), &self.nest.cols));
         self.em.lanes.push(Lane { axes, write_axes: None, whole: None });
         // What earlier passes found holds for the new lane too.
@@ -547,7 +679,7 @@ impl Rows<'_, '_> {
             return self.add_where(acc, condition, source, lane);
         }
         let column = match acc.combiner {
-            Combiner::OnlineSoftmax => return Ok(()),
+            _ if acc.takes_several() => return Ok(()),
             Combiner::ArgMax | Combiner::ArgMin => {
                 let flat = flatten(&self.nest.col_axes(), &self.nest.cols);
                 let at = self.em.in_lane(&flat, lane);
@@ -561,7 +693,7 @@ impl Rows<'_, '_> {
         Ok(())
     }
 
-    /// Adds elements to an online softmax, as many at once as share a condition.
+    /// Adds elements to a reduction that takes several, as many at once as share a condition.
     fn add_sets(&mut self, acc: &Accumulator, arg: Val) -> Result<(), String> {
         let sets: Vec<Vec<usize>> = match self.active.iter().all(Option::is_none) {
             true => vec![(0..self.active.len()).collect()],

@@ -57,7 +57,10 @@ impl Emitter<'_> {
         let operands = args.iter().map(|&a| self.value(a, lane)).collect::<Result<Vec<_>, _>>()?;
         let of = nest.dtype(*args.last().unwrap_or(&v));
         let texts: Vec<&str> = operands.iter().map(|o| o.text.as_str()).collect();
-        let text = spell::call(self, f, of, &texts)?;
+        let text = match self.rough_exp.contains(&v) {
+            true => format!("exp2({} * 1.44269504f)", texts[0]),
+            false => spell::call(self, f, of, &texts)?,
+        };
         let text = spell::wrap(nest.dtype(v), text);
         Ok(self.bind(Ex { text, depth: deepest(&operands) }, "v"))
     }

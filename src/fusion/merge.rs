@@ -6,7 +6,7 @@
 
 use super::rules::{is_bijective, is_ordered, is_pointwise, is_trivial, reads_along_columns};
 use super::{Limits, WhyNot, hint};
-use crate::loop_ir::{BufferId, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, factor_domain, flatten, unflatten};
+use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, factor_domain, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 use std::collections::HashMap;
@@ -14,6 +14,9 @@ use std::collections::HashMap;
 /// One nest doing the work of `a` and then `b`. `keep` says which buffers written by `a` other kernels still read.
 /// `b` may read what `a` writes; they may also just share reads.
 pub fn fuse(a: &Nest, b: &Nest, keep: &dyn Fn(BufferId) -> bool, limits: &Limits) -> Result<Nest, WhyNot> {
+    if b.chunk_axes().is_some() {
+        return Err(WhyNot::Chunks("the kernel that has them is complete"));
+    }
     let kept = a.writes.iter().any(|w| keep(w.buffer));
     let mut fused = if is_pointwise(a) { fuse_pointwise(a, b, kept, limits)? } else { fuse_columns(a, b, limits)? };
     fused.writes.retain(|w| keep(w.buffer) || b.writes.iter().any(|v| v.buffer == w.buffer));
@@ -112,6 +115,9 @@ fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
     let both = row_flat.times(&cols).add(&col_flat);
     if !b.cols.is_empty() {
         if b.row_count() != rows || b.col_count() != cols {
+            if let Some(chunks) = folds_into(a, b, limits) {
+                return fold_rows(a, b, &chunks?);
+            }
             return Err(WhyNot::Domain(format!("{rows} x {cols} against {} x {}", b.row_count(), b.col_count())));
         }
         let mut axes = unflatten(&row_flat, &b.rows);
@@ -156,6 +162,59 @@ fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
         }
     }
     Err(refusal)
+}
+
+/// Whether `b` is the first stage of sums over the columns of `a`'s domain: the number of its chunks of rows. `None` where it is
+/// something else.
+fn folds_into(a: &Nest, b: &Nest, limits: &Limits) -> Option<Result<Dim, WhyNot>> {
+    let (rows, cols) = (a.row_count().as_int()?, a.col_count().as_int()?);
+    let (sums, length) = (b.row_count().as_int()?, b.col_count().as_int()?);
+    let chunks = sums.checked_div(cols).filter(|n| n * cols == sums && n * length == rows)?;
+    let level = b.element_level();
+    let is_sum = |v: Val| matches!(b.stmt(v).instr, Instr::Reduce(Combiner::Sum, _)) && b.dtype(v) == DType::F32;
+    // Nothing but writes uses the sums.
+    let used = |stmt: &Stmt| stmt.instr.operands().iter().any(|v| matches!(b.stmt(*v).instr, Instr::Reduce(..)));
+    let plain = b.tag == Tag::Loop && !b.body.iter().any(used) && b.writes.iter().all(|w| is_sum(w.value) && !b.is_element_write(w, &level));
+    let all_axes = flatten(&b.row_axes(), &b.rows);
+    if !plain || a.tag != Tag::Loop || b.writes.iter().any(|w| w.index != all_axes) {
+        return None;
+    }
+    let told_apart = a.chunk_axes().is_some_and(|n| a.rows[..n].iter().fold(Dim::int(1), |n, d| n * d) != Dim::int(chunks));
+    let lazy = a.body.iter().any(|s| matches!(s.instr, Instr::Reduce(c, _) if c.results() > 1) || matches!(s.instr, Instr::Bound { .. }));
+    Some(match () {
+        _ if told_apart => Err(WhyNot::Chunks("of other sizes")),
+        _ if lazy => Err(WhyNot::Chunks("beside reductions of pairs or checks")),
+        _ if sums < 2 * limits.lanes => Err(WhyNot::Chunks("too few to fill the device")),
+        _ if cols < 32 || cols > limits.held_columns => Err(WhyNot::Chunks("one workgroup does not hold a row of them")),
+        _ => Ok(Dim::int(chunks)),
+    })
+}
+
+/// A kernel along rows takes over sums along columns: the rows of a chunk one after the other, the sums of its columns at hand.
+fn fold_rows(a: &Nest, b: &Nest, chunks: &Dim) -> Result<Nest, WhyNot> {
+    let (length, cols) = (b.col_count(), a.col_count());
+    let sizes: Vec<Dim> = [chunks.clone(), length.clone()].into_iter().chain(a.cols.iter().cloned()).collect();
+    let all = crate::loop_ir::axes(&sizes, 0);
+    let (row, col) = (all[0].times(&length).add(&all[1]), flatten(&all[2..], &a.cols));
+    let mut merger = Merger::new(a, b);
+    merger.nest.rows = sizes[..2].to_vec();
+    let mut own = unflatten(&row, &a.rows);
+    own.extend_from_slice(&all[2..]);
+    let first = merger.append(a, &own, None)?;
+    merger.writes(a, &own, &first);
+    let mut guest = unflatten(&all[0].times(&cols).add(&col), &b.rows);
+    guest.extend(unflatten(&all[1], &b.cols));
+    // Sums become what they sum.
+    let mut terms = b.clone();
+    for w in &mut terms.writes {
+        if let Instr::Reduce(_, term) = b.stmt(w.value).instr {
+            (w.value, w.fold) = (term, true);
+        }
+    }
+    eliminate_dead(&mut terms);
+    let second = merger.append(&terms, &guest, None)?;
+    merger.writes(&terms, &guest, &second);
+    Ok(merger.finish())
 }
 
 /// Where `b` reads what `a` writes through a permutation of its axes: those axes as expressions of `a`'s rows.
@@ -240,8 +299,8 @@ fn remap_tag(tag: Tag, map: &[Val]) -> Tag {
 struct Merger {
     nest: Nest,
     known: HashMap<Stmt, Val>,
-    /// Values of buffers written so far: buffer, index, value.
-    forwards: Vec<(BufferId, IndexExpr, Val)>,
+    /// Values of buffers written so far: buffer, index, value; sums over rows have none yet.
+    forwards: Vec<(BufferId, IndexExpr, Option<Val>)>,
     tag: Tag,
 }
 
@@ -286,7 +345,7 @@ impl Merger {
                     continue;
                 }
                 if self.forwards.iter().any(|(b, ..)| b == buffer) {
-                    let hit = self.forwards.iter().find(|(b, e, _)| b == buffer && e == index).map(|f| f.2);
+                    let hit = self.forwards.iter().find(|(b, e, _)| b == buffer && e == index).and_then(|f| f.2);
                     let Some(v) = hit else { return Err(WhyNot::Index(format!("b{}", buffer.0))) };
                     let v = self.masked(v, *mask, stmt.dtype);
                     map.push(v);
@@ -328,8 +387,8 @@ impl Merger {
         for w in &nest.writes {
             let index = substitute(&w.index, axes, map);
             let value = map[w.value.0 as usize];
-            self.forwards.push((w.buffer, index.clone(), value));
-            self.nest.writes.push(Write { buffer: w.buffer, index, value });
+            self.forwards.push((w.buffer, index.clone(), (!w.fold).then_some(value)));
+            self.nest.writes.push(Write { index, value, ..w.clone() });
         }
     }
 }
@@ -376,7 +435,7 @@ pub fn eliminate_dead(nest: &mut Nest) {
         }
     }
     let writes =
-        nest.writes.iter().map(|w| Write { buffer: w.buffer, index: substitute(&w.index, &axes, &map), value: map[w.value.0 as usize] }).collect();
+        nest.writes.iter().map(|w| Write { index: substitute(&w.index, &axes, &map), value: map[w.value.0 as usize], ..w.clone() }).collect();
     nest.tag = remap_tag(nest.tag, &map);
     nest.body = body;
     nest.writes = writes;

@@ -25,7 +25,14 @@ pub struct Limits {
     pub statements: usize,
     /// Rows below which element-level work does not join a kernel with long columns.
     pub rows: i64,
+    /// Invocations that fill the device.
+    pub lanes: i64,
+    /// Columns of which the invocations of one workgroup can hold sums over rows.
+    pub held_columns: i64,
 }
+
+/// Columns whose sums over rows one invocation can hold.
+pub const HELD_COLUMNS: u32 = 16;
 
 impl Limits {
     /// Of a target.
@@ -34,6 +41,8 @@ impl Limits {
             buffers: caps.max_storage_buffers.saturating_sub(1).max(1) as usize,
             statements: 300,
             rows: (model.parallel_lanes / 512).max(1) as i64,
+            lanes: model.parallel_lanes as i64,
+            held_columns: (HELD_COLUMNS * caps.max_invocations.min(caps.max_workgroup_size)) as i64,
         }
     }
 }
@@ -70,6 +79,8 @@ pub enum WhyNot {
     Status,
     /// Another kernel between the two depends on one and is needed by the other.
     Cycle,
+    /// Sums over chunks of rows stay as they are.
+    Chunks(&'static str),
     /// So many kernels stand between the two that the search for a dependency through them was given up.
     Far,
     /// They share no data.
@@ -91,6 +102,7 @@ impl fmt::Display for WhyNot {
             WhyNot::Rows(n) => write!(f, "{n} rows leave the device idle"),
             WhyNot::Status => write!(f, "state is written after the last check"),
             WhyNot::Cycle => write!(f, "a kernel between the two depends on both"),
+            WhyNot::Chunks(s) => write!(f, "sums over rows: {s}"),
             WhyNot::Far => write!(f, "too many kernels between the two"),
             WhyNot::Unrelated => write!(f, "no shared data"),
         }

@@ -2,7 +2,7 @@
 
 use super::access::{Access, Block, Iota, Level, Visit};
 use super::calls;
-use super::kernel::{Arg, Kernel, Op, Phase, Place, Step, Store};
+use super::kernel::{Arg, Effect, Kernel, Op, Phase, Place, Step, Store};
 use super::lanes::{Lane, Reg, Src, Value};
 use super::raw::{Format, Line, Memory};
 use super::reduce::{self, Accumulator};
@@ -58,16 +58,23 @@ pub fn run(kernel: &Kernel, cx: &Context<'_>) {
         return;
     }
     let uniform = run_uniform(kernel, cx);
-    let blocks = kernel.rows.div_euclid(kernel.row_block) + (kernel.rows % kernel.row_block != 0) as i64;
+    for store in &kernel.elem_stores {
+        if let Effect::AddFrom(n) = store.effect {
+            cx.memories[store.buffer].fill(0, 1, n as usize, 0f32);
+        }
+    }
+    // What one thread takes at least.
+    let unit = kernel.row_block.max(kernel.together);
+    let blocks = kernel.rows.div_euclid(unit) + (kernel.rows % unit != 0) as i64;
     let work = kernel.rows.saturating_mul(kernel.cols.max(1)).saturating_mul(kernel.work_per_element().max(4));
-    let accumulates = kernel.row_stores.iter().any(|s| s.accumulate);
+    let accumulates = kernel.row_stores.iter().any(|s| s.effect == Effect::AddWhere);
     if blocks == 1 || work < PARALLEL || accumulates {
         cx.pool.with(|scratch| run_rows(kernel, cx, &uniform, 0..kernel.rows, scratch));
         return;
     }
     let tasks = (work / (PARALLEL / 4)).clamp(1, blocks);
     (0..tasks).into_par_iter().for_each(|t| {
-        let row = |t: i64| (t * blocks / tasks * kernel.row_block).min(kernel.rows);
+        let row = |t: i64| (t * blocks / tasks * unit).min(kernel.rows);
         cx.pool.with(|scratch| run_rows(kernel, cx, &uniform, row(t)..row(t + 1), scratch));
     });
 }
@@ -457,8 +464,12 @@ fn store(s: &Store, cx: &Context<'_>, frame: &Frame<'_>) {
     let memory = &cx.memories[s.buffer];
     let arg = s.args.last().expect("a store has a value");
     let value = frame.value(arg);
-    if s.accumulate {
-        let Value::Bool(mask) = frame.value(&s.args[s.args.len() - 2]) else { unreachable!("masks are bools") };
+    if s.effect != Effect::Replace {
+        let mask = match s.effect {
+            Effect::AddWhere => frame.value(&s.args[s.args.len() - 2]),
+            _ => Value::Bool(Src::One(1)),
+        };
+        let Value::Bool(mask) = mask else { unreachable!("masks are bools") };
         return match value {
             Value::F32(values) => frame.visit(&s.access, &s.args, &mut Add { memory, values, mask, add: |a: f32, b| a + b }),
             Value::F64(values) => frame.visit(&s.access, &s.args, &mut Add { memory, values, mask, add: |a: f64, b| a + b }),

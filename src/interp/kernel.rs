@@ -118,8 +118,19 @@ pub struct Store {
     pub level: Level,
     /// Operands of the index, then the mask of an accumulating store, then the value.
     pub args: Vec<Arg>,
-    /// Adds to the element where the mask holds, instead of replacing it.
-    pub accumulate: bool,
+    /// What happens to the element that is there.
+    pub effect: Effect,
+}
+
+/// What a store does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Replaces the element.
+    Replace,
+    /// Adds to it where the mask holds.
+    AddWhere,
+    /// Adds to it. Before the first row, the elements from 0 to this number are zero.
+    AddFrom(i64),
 }
 
 /// An executable nest.
@@ -135,6 +146,8 @@ pub struct Kernel {
     pub row_block: i64,
     /// Columns of a chunk.
     pub col_block: i64,
+    /// Rows that one thread must take: those over which stores sum. A row block divides it.
+    pub together: i64,
     /// Values that depend on nothing; step `i` fills register `i` of their own set.
     pub uniform: Vec<Step>,
     /// Phases in order.
@@ -216,6 +229,7 @@ impl<'a> Builder<'a> {
             cols_inner: false,
             row_block: 1,
             col_block: 1,
+            together: 1,
             uniform: vec![],
             phases: vec![],
             elem_stores: vec![],
@@ -333,6 +347,11 @@ impl<'a> Builder<'a> {
             self.out.col_block = if self.resident { cols } else { (2 * LANES / block).max(16).min(cols) };
         }
         self.out.row_block = self.out.row_block.min(rows.max(1));
+        if let Some(chunks) = self.nest.chunk_axes() {
+            let together: i64 = self.row_sizes[chunks..].iter().product();
+            self.out.together = together.max(1);
+            self.out.row_block = (1..=self.out.row_block).rev().find(|n| self.out.together % n == 0).unwrap_or(1);
+        }
     }
 
     /// Whether more element accesses are contiguous along columns than along rows.
@@ -533,7 +552,12 @@ impl<'a> Builder<'a> {
         let mut args = self.index_arguments(&write.index, access.rest_level, level, before);
         args.extend(self.accumulate.map(|m| self.argument(m, level, before)));
         args.push(self.argument(write.value, level, before));
-        Store { buffer: write.buffer.0 as usize, access, level, args, accumulate: self.accumulate.is_some() }
+        let effect = match self.accumulate {
+            Some(_) => Effect::AddWhere,
+            None if write.fold => Effect::AddFrom(self.out.rows / self.out.together * self.out.cols),
+            None => Effect::Replace,
+        };
+        Store { buffer: write.buffer.0 as usize, access, level, args, effect }
     }
 
     fn emit_elem_stores(&mut self, body: &mut Vec<Step>) {

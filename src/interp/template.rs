@@ -299,7 +299,7 @@ impl Operand {
             elements *= axis_size(nest, i);
         }
         let (mut pack, map) = extract(nest, &axes, &cone);
-        pack.writes = vec![Write { buffer: scratch, index: flatten(&pack.row_axes(), &pack.rows), value: map(v) }];
+        pack.writes = vec![Write::new(scratch, flatten(&pack.row_axes(), &pack.rows), map(v))];
         let (row_stride, col_stride) = if swap { (1, stride) } else { (stride, 1) };
         Some(Operand {
             buffer: scratch.0 as usize,
@@ -396,7 +396,7 @@ fn epilogue(nest: &Nest, dot: Val, scratch: BufferId) -> Option<Nest> {
         vec![Stmt { instr: Instr::Load { buffer: scratch, index: flatten(&out.row_axes(), &out.rows), mask: None }, dtype: nest.dtype(dot) }];
     body.extend(out.body.iter().map(|s| Stmt { instr: s.instr.map(&shift, &index), dtype: s.dtype }));
     out.body = body;
-    let writes = nest.writes.iter().map(|w| Write { buffer: w.buffer, index: index(&rename(&w.index, &axes, &map)), value: shift(map(w.value)) });
+    let writes = nest.writes.iter().map(|w| Write::new(w.buffer, index(&rename(&w.index, &axes, &map)), shift(map(w.value))));
     out.writes = writes.collect();
     Some(out)
 }
@@ -440,7 +440,7 @@ impl Scatter {
             at = at.add(&IndexExpr::axis(new as u32, &Dim::int(axis_size(nest, old))).times(&Dim::int(strides[old])));
         }
         let inside = push_inside(&mut add, map(index), nest.dtype(index), size);
-        add.writes = vec![Write { buffer: scratch, index: at, value: map(source) }];
+        add.writes = vec![Write::new(scratch, at, map(source))];
         Some(Scatter {
             lane,
             elements: (0..rows).map(|i| axis_size(nest, i)).product(),

@@ -56,7 +56,7 @@ impl Make {
         self.push(Instr::Cast(v), dtype)
     }
     fn write(&mut self, buffer: u32, index: IndexExpr, value: Val) {
-        self.nest.writes.push(Write { buffer: BufferId(buffer), index, value });
+        self.nest.writes.push(Write::new(BufferId(buffer), index, value));
     }
     fn row(&self) -> Vec<IndexExpr> {
         self.nest.row_axes()
@@ -241,8 +241,11 @@ fn naive(nest: &Nest, memory: &mut [Vec<Num>], bindings: &Bindings) -> u32 {
             }
         }
     }
+    let mut started = std::collections::BTreeSet::new();
     for (buffer, index, value) in stores {
-        memory[buffer][index] = value;
+        let folds = nest.writes.iter().any(|w| w.fold && w.buffer.0 as usize == buffer);
+        let adds = folds && !started.insert((buffer, index));
+        memory[buffer][index] = if adds { Fl(memory[buffer][index].f() + value.f()) } else { value };
     }
     status
 }
@@ -807,5 +810,23 @@ fn results_do_not_depend_on_threads() {
             })
         };
         assert!(run(1) == run(5), "{nest}");
+    }
+}
+
+#[test]
+fn sums_over_the_rows_of_chunks() {
+    for (chunks, length, cols) in [(3, 4, 33), (1, 7, 64), (40, 64, 130), (2, 1500, 3), (5, 1, 40)] {
+        let mut m = Make::new(&dims(&[chunks, length]), &dims(&[cols]));
+        let at = [m.row(), m.col()].concat();
+        let v = m.load(0, flatten(&at, &dims(&[chunks, length, cols])), DType::F32);
+        let top = m.reduce(Combiner::Max, v);
+        let d = m.call(F::Sub, &[v, top]);
+        m.write(1, flatten(&at, &dims(&[chunks, length, cols])), d);
+        m.write(2, flatten(&[at[0].clone(), at[2].clone()], &dims(&[chunks, cols])), d);
+        m.nest.writes[1].fold = length > 1;
+        let f32_of = |n: i64| TensorType::new(DType::F32, n);
+        let buffers = [f32_of(chunks * length * cols), f32_of(chunks * length * cols), f32_of(chunks * cols)];
+        let contents: Vec<Vec<f64>> = buffers.iter().map(|b| numbers(DType::F32, b.numel().as_int().unwrap() as usize, 5, false)).collect();
+        compare(&[m.nest], &buffers, &contents, &Bindings::new(), vec![], 1e-5);
     }
 }

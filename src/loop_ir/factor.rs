@@ -124,7 +124,7 @@ fn rebuild(nest: &Nest, all: &[Dim], rows: usize, map: &[IndexExpr]) -> Nest {
         rows: all[..rows].to_vec(),
         cols: all[rows..].to_vec(),
         body: nest.body.iter().map(|s| Stmt { instr: s.instr.map(&|v| v, &index), dtype: s.dtype }).collect(),
-        writes: nest.writes.iter().map(|w| Write { buffer: w.buffer, index: index(&w.index), value: w.value }).collect(),
+        writes: nest.writes.iter().map(|w| Write { index: index(&w.index), ..w.clone() }).collect(),
         ..nest.clone()
     }
 }

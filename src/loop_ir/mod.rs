@@ -197,6 +197,16 @@ pub struct Write {
     pub index: IndexExpr,
     /// The value.
     pub value: Val,
+    /// Stores the sum over the innermost row axes, those that the index does not use, of an element-level f32. A kernel that works
+    /// along its rows so sums along its columns too, chunk by chunk of rows, and reads the data once.
+    pub fold: bool,
+}
+
+impl Write {
+    /// A store of each value.
+    pub fn new(buffer: BufferId, index: IndexExpr, value: Val) -> Write {
+        Write { buffer, index, value, fold: false }
+    }
 }
 
 /// A known shape of the body, for which executors have something faster than running it as it stands.
@@ -329,6 +339,14 @@ impl Nest {
             }
         }
         out
+    }
+
+    /// Number of row axes that tell chunks of rows apart, where values are summed over the rows of a chunk; the axes behind them
+    /// count the rows of a chunk. `None` where nothing is.
+    pub fn chunk_axes(&self) -> Option<usize> {
+        let rows = self.rows.len() as u32;
+        let used = |w: &Write| (0..rows).rev().find(|&i| w.index.uses_axis(|a| a == i)).map_or(0, |i| i as usize + 1);
+        self.writes.iter().filter(|w| w.fold).map(used).max()
     }
 
     /// Whether any statement is a reduction, scan or sort.

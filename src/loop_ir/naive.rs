@@ -177,11 +177,15 @@ impl Frame<'_> {
     fn write(&self, write: &Write, is_element: bool, buffers: &mut [Memory]) -> Result<(), String> {
         let columns = if is_element { (0..self.places.len()).map(Some).collect() } else { vec![None] };
         let memory = &mut buffers[write.buffer.0 as usize];
+        // The first row of a chunk replaces what was there, the others add.
+        let chunks = self.nest.chunk_axes().filter(|_| write.fold).unwrap_or(self.row.len());
+        let adds = self.row[chunks..].iter().any(|i| *i != 0);
         for column in columns {
             let (at, value) = (self.index(&write.index, column)?, cast(self.at(write.value, column), memory.dtype));
             let len = memory.elements.len();
             let place = usize::try_from(at).ok().and_then(|i| memory.elements.get_mut(i));
-            *place.ok_or_else(|| format!("element {at} of {len} is written"))? = value;
+            let place = place.ok_or_else(|| format!("element {at} of {len} is written"))?;
+            *place = if adds { Combiner::Sum.combine(&[*place], &[value], memory.dtype)[0] } else { value };
         }
         Ok(())
     }

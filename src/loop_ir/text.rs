@@ -20,7 +20,8 @@ impl fmt::Display for Nest {
             writeln!(f, "  %{i}: {} = {}", self.dtype(super::Val(i as u32)), stmt.instr)?;
         }
         for w in &self.writes {
-            writeln!(f, "  b{}[{}] = %{}", w.buffer.0, w.index, w.value.0)?;
+            let sum = if w.fold { "sum over rows of " } else { "" };
+            writeln!(f, "  b{}[{}] = {sum}%{}", w.buffer.0, w.index, w.value.0)?;
         }
         write!(f, "}}")
     }

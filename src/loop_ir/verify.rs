@@ -1,6 +1,6 @@
 //! Collects every fault of a nest.
 
-use super::{IndexExpr, Instr, Nest, Tag, Term, Val};
+use super::{IndexExpr, Instr, Nest, Tag, Term, Val, Write};
 use crate::types::DType;
 
 /// Every broken invariant of `nest`, in order; empty when it is sound.
@@ -48,6 +48,9 @@ pub fn verify(nest: &Nest) -> Vec<String> {
             fault("stores a value that does not exist".into());
         }
         check_axes(nest, &w.index, &mut fault);
+        if w.fold {
+            check_fold(nest, w, &mut fault);
+        }
     }
     check_tag(nest, &mut faults);
     faults
@@ -62,6 +65,24 @@ fn check_axes(nest: &Nest, e: &IndexExpr, fault: &mut dyn FnMut(String)) {
             }
         }
     });
+}
+
+/// A sum over rows needs columns of its own, chunks that agree with the nest's other sums, and a dtype that sums.
+fn check_fold(nest: &Nest, w: &Write, fault: &mut dyn FnMut(String)) {
+    let first_col = nest.rows.len() as u32;
+    let chunks = nest.chunk_axes().unwrap_or(0) as u32;
+    if nest.body.get(w.value.0 as usize).is_some_and(|_| nest.dtype(w.value) != DType::F32) {
+        fault("sums over rows are of f32".into());
+    }
+    if nest.tag != Tag::Loop || !w.index.values().is_empty() {
+        fault("sums over rows are of plain loops at plain places".into());
+    }
+    let sizes = nest.rows.iter().chain(&nest.cols);
+    for (id, size) in sizes.enumerate().map(|(id, size)| (id as u32, size)) {
+        if (id < chunks || id >= first_col) && !size.is(1) && !w.index.uses_axis(|a| a == id) {
+            fault(format!("the sum does not tell i{id} apart"));
+        }
+    }
 }
 
 fn check_tag(nest: &Nest, faults: &mut Vec<String>) {

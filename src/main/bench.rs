@@ -39,9 +39,10 @@ pub struct BenchOptions {
     /// Steps before measuring.
     #[arg(long, default_value_t = 5)]
     warm_up: usize,
-    /// Show the time of each command, where the device has timestamps.
-    #[arg(long)]
-    kernels: bool,
+    /// Show the time and the traffic of each command, where the device has timestamps, and write a trace that Perfetto and Chrome
+    /// read.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "profile.json")]
+    profile: Option<PathBuf>,
     /// Write rows as JSON into this file; `-` is the standard output.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -52,20 +53,21 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
     let device = Device::from_name(&options.device)?;
     eprintln!("device: {}", device.describe());
     let (mut rows, mut memory_rows, mut compile_rows) = (vec![], vec![], vec![]);
+    let mut profiles = Profiles::default();
     for suite in &options.suites {
         match suite.as_str() {
             "train" => {
                 for model in &options.model {
-                    rows.push(train(options, &device, model)?);
+                    rows.push(train(options, &device, model, &mut profiles)?);
                 }
             }
             "matmul" => {
                 let sizes: &[usize] = if options.size.is_empty() { &[512, 1024, 2048, 4096] } else { &options.size };
                 for &n in sizes {
-                    rows.push(matmul(options, &device, n)?);
+                    rows.push(matmul(options, &device, n, &mut profiles)?);
                 }
             }
-            "memory" => memory_rows.extend(memory::memory(options, &device)?),
+            "memory" => memory_rows.extend(memory::memory(options, &device, &mut profiles)?),
             "compile" => compile_rows.extend(compiling::compile(options)?),
             _ => bail!("there is no suite {suite}: use train, matmul, memory or compile"),
         }
@@ -81,6 +83,11 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
             emit(&compile_text(&compile_rows))?;
         }
     }
+    #[cfg(feature = "gpu")]
+    if let Some(path) = &options.profile {
+        super::write_file(path, &inductor::report::chrome_trace(&profiles))?;
+        eprintln!("wrote {}", path.display());
+    }
     let all: Vec<serde_json::Value> = rows
         .iter()
         .map(serde_json::to_value)
@@ -90,7 +97,7 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
     write_json(options.json.as_deref(), &all)
 }
 
-fn train(options: &BenchOptions, device: &Device, model: &str) -> Result<Row> {
+fn train(options: &BenchOptions, device: &Device, model: &str, profiles: &mut Profiles) -> Result<Row> {
     let traced = models::named(model)?.with_context(|| format!("there is no model {model}: use mlp, small, nanogpt or gpt2"))?;
     let inputs = random_inputs(&traced)?;
     let started = Instant::now();
@@ -101,10 +108,12 @@ fn train(options: &BenchOptions, device: &Device, model: &str) -> Result<Row> {
     if !loss.is_finite() {
         bail!("{model}: the loss is {loss}");
     }
-    measure(options, "train", model, device, &step, &mut state, &inputs, first_step_s)
+    let row = measure(options, "train", model, device, &step, &mut state, &inputs, first_step_s)?;
+    profile(options, &step, profiles)?;
+    Ok(row)
 }
 
-fn matmul(options: &BenchOptions, device: &Device, n: usize) -> Result<Row> {
+fn matmul(options: &BenchOptions, device: &Device, n: usize, profiles: &mut Profiles) -> Result<Row> {
     // Operands are state, so that no step uploads them.
     let uniform = Initializer::Uniform { low: -1.0, high: 1.0 };
     let traced = trace_eval("matmul", |t| {
@@ -118,6 +127,7 @@ fn matmul(options: &BenchOptions, device: &Device, n: usize) -> Result<Row> {
     step.run(&mut state, ())?.wait()?;
     let first_step_s = started.elapsed().as_secs_f64();
     let mut row = measure(options, "matmul", &format!("{n}x{n}x{n}"), device, &step, &mut state, &[], first_step_s)?;
+    profile(options, &step, profiles)?;
     row.tflops = Some(2.0 * (n as f64).powi(3) / (row.pipelined_ms * 1e-3) / 1e12);
     Ok(row)
 }
@@ -154,9 +164,6 @@ fn measure(
         last.wait()?;
     }
     let pipelined_ms = started.elapsed().as_secs_f64() * 1e3 / options.steps.max(1) as f64;
-    if options.kernels {
-        print_kernels(step)?;
-    }
     Ok(Row {
         suite: suite.into(),
         name: name.into(),
@@ -170,21 +177,29 @@ fn measure(
     })
 }
 
-#[cfg(not(feature = "gpu"))]
-fn print_kernels(_: &Step) -> Result<()> {
-    bail!("this build has no GPU support, and the interpreter no timestamps");
-}
-
+/// What `--profile` writes in the end.
 #[cfg(feature = "gpu")]
-fn print_kernels(step: &Step) -> Result<()> {
-    let mut times = step.command_times()?;
-    let total: f64 = times.iter().map(|t| t.us).sum();
-    times.sort_by(|a, b| b.us.total_cmp(&a.us));
-    eprintln!("{} commands, {total:.0} us on the device; the slowest:", times.len());
-    for t in times.iter().take(40) {
-        eprintln!("  {:>9.1} us  {:>4}  {}", t.us, t.command, t.label);
+type Profiles = Vec<inductor::runtime::Profile>;
+#[cfg(not(feature = "gpu"))]
+type Profiles = Vec<()>;
+
+/// Shows where the time of a step goes, when that was asked for.
+fn profile(options: &BenchOptions, step: &Step, profiles: &mut Profiles) -> Result<()> {
+    if options.profile.is_none() {
+        return Ok(());
     }
-    Ok(())
+    #[cfg(feature = "gpu")]
+    {
+        let profile = step.profile()?;
+        eprintln!("{}", inductor::report::profile_text(&profile, 40));
+        profiles.push(profile);
+        Ok(())
+    }
+    #[cfg(not(feature = "gpu"))]
+    {
+        let _ = (step, profiles);
+        bail!("this build has no GPU support, and the interpreter no timestamps")
+    }
 }
 
 /// Inputs that fit the signature: uniform floats, and integers that are valid labels and tokens of every measured model.

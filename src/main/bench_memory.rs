@@ -1,6 +1,6 @@
 //! The memory suite: kernels that are limited by memory traffic, on f32 of 65,536 x 4,096 (1 GiB) and other common shapes.
 
-use super::BenchOptions;
+use super::{BenchOptions, Profiles};
 use anyhow::{Context, Result};
 use inductor::graph::InputRole;
 use inductor::report::MemoryRow;
@@ -49,10 +49,10 @@ const WARM_UP_S: f64 = 0.4;
 const NOISE: Initializer = Initializer::Uniform { low: -1.0, high: 1.0 };
 
 /// Runs the suite; `--size` gives the number of rows.
-pub fn memory(options: &BenchOptions, device: &Device) -> Result<Vec<MemoryRow>> {
+pub fn memory(options: &BenchOptions, device: &Device, profiles: &mut Profiles) -> Result<Vec<MemoryRow>> {
     let rows = options.size.first().copied().unwrap_or(if device.is_cpu() || device.is_software() { 256 } else { 65536 });
     let sizes = Sizes { rows, cols: 4096 };
-    let copy = copy_gbps(device, sizes.matrix(1))?;
+    let copy = copy_gbps(device, sizes)?;
     eprintln!("copy: {copy:.0} GB/s read and written");
     let mut out = vec![];
     for build in CASES {
@@ -60,20 +60,21 @@ pub fn memory(options: &BenchOptions, device: &Device) -> Result<Vec<MemoryRow>>
         if options.filter.as_ref().is_some_and(|f| !case.name.contains(f.as_str())) {
             continue;
         }
-        let row = measure(options, device, &case, copy).with_context(|| case.name.to_string())?;
+        let row = measure(options, device, &case, copy, profiles).with_context(|| case.name.to_string())?;
         eprintln!("  {}: {:.0} us, {:.0} GB/s", row.name, row.us, row.gbps);
         out.push(row);
     }
     Ok(out)
 }
 
-/// What the device copies, from buffer to buffer; on the CPU, what the host copies.
-fn copy_gbps(device: &Device, bytes: u64) -> Result<f64> {
+/// What a kernel that reads and writes each element once moves on the device; on the CPU, what the host copies.
+fn copy_gbps(device: &Device, sizes: Sizes) -> Result<f64> {
     #[cfg(feature = "gpu")]
-    if let Some(gpu) = device.gpu() {
-        return Ok(gpu.copy_gbps(bytes)?);
+    if !device.is_cpu() && device.caps().timestamps {
+        return Ok(inductor::runtime::copy_gbps(device, sizes.matrix(1) as usize)?);
     }
     let _ = device;
+    let bytes = sizes.matrix(1);
     let source = vec![1u8; bytes as usize];
     let mut target = vec![0u8; bytes as usize];
     let started = Instant::now();
@@ -82,7 +83,7 @@ fn copy_gbps(device: &Device, bytes: u64) -> Result<f64> {
     Ok(2.0 * bytes as f64 / started.elapsed().as_secs_f64() / 1e9)
 }
 
-fn measure(options: &BenchOptions, device: &Device, case: &Case, copy: f64) -> Result<MemoryRow> {
+fn measure(options: &BenchOptions, device: &Device, case: &Case, copy: f64, profiles: &mut Profiles) -> Result<MemoryRow> {
     let config = Config::default();
     let step = match case.pass {
         Pass::Forward => compile(&case.traced, device, &config)?,
@@ -106,9 +107,7 @@ fn measure(options: &BenchOptions, device: &Device, case: &Case, copy: f64) -> R
             Ok(started.elapsed().as_secs_f64() * 1e6)
         }))?,
     };
-    if options.kernels {
-        super::print_kernels(&step)?;
-    }
+    super::profile(options, &step, profiles)?;
     let gbps = case.bytes as f64 / us / 1e3;
     let device = device.caps().name.clone();
     Ok(MemoryRow { suite: "memory".into(), name: case.name.into(), device, us, gbps, percent_copy: 100.0 * gbps / copy, kernels: launches })

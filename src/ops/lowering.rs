@@ -210,7 +210,7 @@ impl Body {
 
     /// Stores a value.
     pub fn write(&mut self, buffer: BufferId, index: IndexExpr, value: Val) {
-        self.writes.push(Write { buffer, index, value });
+        self.writes.push(Write::new(buffer, index, value));
     }
 
     fn push(&mut self, instr: Instr, dtype: DType) -> Val {

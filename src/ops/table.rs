@@ -98,6 +98,7 @@ operators! {
     Softmax = "softmax",
     LogSoftmax = "log_softmax",
     OnlineSoftmaxStats = "online_softmax_stats",
+    SquaredDeviations = "squared_deviations",
     Mean = "mean",
     Var = "var",
     LayerNorm = "layer_norm",

@@ -7,9 +7,13 @@
 //! * Add here: a table is one function.
 
 mod html;
+#[cfg(feature = "gpu")]
+mod profile;
 mod table;
 
 pub use html::html;
+#[cfg(feature = "gpu")]
+pub use profile::{chrome_trace, profile_text};
 pub use table::Table;
 
 use crate::runtime::{Crossing, Explain, PerPhase};

@@ -60,7 +60,7 @@ pub fn symbolic_plan(target: Target) -> Plan {
         rows: vec![n.clone()],
         cols: vec![],
         body: vec![load(0, axis.clone()), stmt(Instr::Call(ScalarFn::Add, vec![Val(0), Val(0)]), DType::F32)],
-        writes: vec![Write { buffer: BufferId(1), index: axis, value: Val(1) }],
+        writes: vec![Write::new(BufferId(1), axis, Val(1))],
         tag: Tag::Loop,
         provenance: Provenance::default(),
     };
@@ -140,7 +140,7 @@ fn loss_nest() -> Nest {
             stmt(Instr::Call(ScalarFn::Mul, vec![Val(0), Val(1)]), DType::F32),
             stmt(Instr::Reduce(Combiner::Sum, Val(5)), DType::F32),
         ],
-        writes: vec![Write { buffer: BufferId(3), index: IndexExpr::zero(), value: Val(6) }],
+        writes: vec![Write::new(BufferId(3), IndexExpr::zero(), Val(6))],
         tag: Tag::Loop,
         provenance: Provenance::default(),
     }
@@ -160,7 +160,7 @@ fn update_nest() -> Nest {
             stmt(Instr::Call(ScalarFn::Mul, vec![Val(1), Val(2)]), DType::F32),
             stmt(Instr::Call(ScalarFn::Sub, vec![Val(0), Val(3)]), DType::F32),
         ],
-        writes: vec![Write { buffer: BufferId(0), index: axis, value: Val(4) }],
+        writes: vec![Write::new(BufferId(0), axis, Val(4))],
         tag: Tag::Loop,
         provenance: Provenance::default(),
     }

@@ -18,6 +18,8 @@ mod fixtures;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod oracle;
+#[cfg(feature = "gpu")]
+mod profile;
 mod reproducer;
 mod signature;
 mod state;
@@ -31,6 +33,8 @@ pub use compile::{compile, compile_train, compile_vjp};
 pub use counters::{Counters, counters};
 pub use device::Device;
 pub use explain::{BufferReport, CommandReport, Crossing, Explain, MemoryReport, PartitionReport, PerPhase};
+#[cfg(feature = "gpu")]
+pub use profile::{Profile, ProfiledCommand, copy_gbps};
 pub use reproducer::{Replay, replay};
 pub use signature::Inputs;
 pub use state::{NamedTensors, State, load_tensors, save_tensors};

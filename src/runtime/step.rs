@@ -14,7 +14,7 @@ use crate::frontend::{Initializer, Traced};
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::BufferId;
 use crate::schedule::Program;
-use crate::types::{DType, HostTensor};
+use crate::types::{Bindings, DType, HostTensor};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -192,6 +192,15 @@ impl Step {
         match &mut core.engine {
             Engine::Gpu(engine) => engine.run_timed(),
             Engine::Cpu { .. } => Err(Error::Platform("the interpreter has no timestamps".into())),
+        }
+    }
+
+    /// Sizes of the last call's symbols.
+    #[cfg(feature = "gpu")]
+    pub(super) fn bindings(&self) -> Bindings {
+        match &lock(&self.shared.core).engine {
+            Engine::Gpu(engine) => engine.bindings().clone(),
+            Engine::Cpu { .. } => Bindings::new(),
         }
     }
 }

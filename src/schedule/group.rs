@@ -286,11 +286,10 @@ impl Grouping<'_> {
                 let fits = y.nest.has_column_work()
                     && y.nest.tag == Tag::Loop
                     && x.phase == y.phase
-                    && x.nest.row_count() == y.nest.row_count()
-                    && x.nest.col_count() == y.nest.col_count();
+                    && x.nest.row_count() * x.nest.col_count() == y.nest.row_count() * y.nest.col_count();
                 let related = |a, b| self.order.successors(a).any(|s| s == b);
-                if fits && !related(id, other) && !related(other, id) {
-                    self.attempt(id, other);
+                if fits && !related(id, other) && !related(other, id) && self.attempt(id, other).is_none() {
+                    self.attempt(other, id);
                 }
             }
         }

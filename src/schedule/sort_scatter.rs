@@ -124,7 +124,7 @@ fn order_nest(nest: &Nest, index: Val, order: BufferId) -> Nest {
     let ties = b.call(ScalarFn::LogicalAnd, &[equal, before], DType::Bool);
     let first = b.call(ScalarFn::LogicalOr, &[below, ties], DType::Bool);
     let rank = b.count(first);
-    let writes = vec![Write { buffer: order, index: IndexExpr::value(rank.0, n), value: i }];
+    let writes = vec![Write::new(order, IndexExpr::value(rank.0, n), i)];
     helper(nest, "order", n.clone(), b, writes)
 }
 
@@ -136,7 +136,7 @@ fn starts_nest(nest: &Nest, index: Val, starts: BufferId, rows: i64) -> Nest {
     let own = b.push(Instr::Index(r.clone()), DType::I32);
     let below = b.call(ScalarFn::Lt, &[other, own], DType::Bool);
     let start = b.count(below);
-    helper(nest, "starts", rows, b, vec![Write { buffer: starts, index: r, value: start }])
+    helper(nest, "starts", rows, b, vec![Write::new(starts, r, start)])
 }
 
 /// The original body, with sorted positions for columns.
@@ -177,7 +177,7 @@ fn segments_nest(nest: &Nest, sorted: &Sorted) -> Option<Nest> {
     }
     let writes = nest.writes.iter().map(|w| {
         let index = w.index.substitute(&|a| own_axes[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size));
-        Write { buffer: w.buffer, index, value: map[w.value.0 as usize] }
+        Write::new(w.buffer, index, map[w.value.0 as usize])
     });
     let writes = writes.collect();
     Some(Nest { body: b.0, writes, tag: Tag::Segments { start, end }, ..nest.clone() })

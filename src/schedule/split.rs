@@ -8,16 +8,25 @@ use crate::fusion::hint;
 use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
+use std::collections::HashSet;
+
+/// Bytes of a matrix that no cache holds: what is reduced along rows and along columns is worth reading once.
+const LARGE: i64 = 64 << 20;
+/// Columns that an invocation of a kernel along rows takes, about.
+const COLUMNS: i64 = 8;
 
 /// Splits what is worth splitting; gives the nests in order, with their position in the input.
 pub fn split_reductions(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, model: &DeviceModel) -> Vec<(usize, Nest)> {
+    let along_rows: HashSet<(Dim, Dim)> =
+        nests.iter().filter(|n| reduction(n).is_some() && !is_column_reduction(n)).map(|n| (n.row_count(), n.col_count())).collect();
+    let mixed = |nest: &Nest| along_rows.contains(&(nest.col_count(), nest.row_count()));
     let mut out = vec![];
     for (at, nest) in nests.into_iter().enumerate() {
         if let Some(sorted) = sort_scatter(&nest, buffers, model) {
             out.extend(sorted.into_iter().map(|n| (at, n)));
             continue;
         }
-        match stages(&nest, model) {
+        match stages(&nest, mixed(&nest), model) {
             Some((stages, rows_inner)) => {
                 let [first, second] = split(&nest, stages, rows_inner, buffers);
                 out.push((at, first));
@@ -29,12 +38,14 @@ pub fn split_reductions(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, model: &Dev
     out
 }
 
-/// The reduction statement, when the nest is one single-result reduction followed by casts at most.
+/// The reduction statement, when the nest is one single-result reduction followed by casts at most, or the squared deviations
+/// of Welford's.
 fn reduction(nest: &Nest) -> Option<(usize, Combiner, Val)> {
     let mut found = None;
     for (i, stmt) in nest.body.iter().enumerate() {
         match &stmt.instr {
-            Instr::Reduce(c, v) if c.results() == 1 && found.is_none() => found = Some((i, *c, *v)),
+            Instr::Reduce(c, v) if (c.results() == 1 || *c == Combiner::Welford) && found.is_none() => found = Some((i, *c, *v)),
+            Instr::Proj(_, 1) if i + 1 == nest.body.len() && matches!(found, Some((_, Combiner::Welford, _))) => {}
             Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. } | Instr::Bound { .. } => return None,
             Instr::Cast(_) => {}
             _ if found.is_some() => return None,
@@ -44,9 +55,12 @@ fn reduction(nest: &Nest) -> Option<(usize, Combiner, Val)> {
     (nest.writes.len() == 1).then_some(found).flatten()
 }
 
-/// Number of stages and whether rows stay innermost (a column reduction, coalesced across rows).
-fn stages(nest: &Nest, model: &DeviceModel) -> Option<(i64, bool)> {
-    reduction(nest)?;
+/// Number of stages and whether rows stay innermost (a column reduction, coalesced across rows). `mixed` tells that another
+/// reduction takes the rows of the same matrix, whose kernel may take over this one's first stage: then there are as many stages
+/// as there are workgroups to fill the device.
+fn stages(nest: &Nest, mixed: bool, model: &DeviceModel) -> Option<(i64, bool)> {
+    let (_, combiner, _) = reduction(nest)?;
+    let deviations = combiner == Combiner::Welford;
     if matches!(nest.tag, Tag::ScatterSum { .. } | Tag::Segments { .. }) || model.parallel_lanes < 4096 {
         return None;
     }
@@ -58,6 +72,9 @@ fn stages(nest: &Nest, model: &DeviceModel) -> Option<(i64, bool)> {
             let tiles = rows / (hint(m) * hint(n)).max(1) * ((hint(m) + 127) / 128) * ((hint(n) + 127) / 128);
             (lanes / 1024 / tiles.max(1)).min(cols / 512)
         }
+        Tag::Loop if mixed && combiner == Combiner::Sum && is_column_reduction(nest) && rows.saturating_mul(cols) * 4 >= LARGE => {
+            (lanes * COLUMNS / rows.max(1)).min(cols / 16)
+        }
         Tag::Loop if is_column_reduction(nest) => (lanes / 4 / rows.max(1)).min(cols / 16),
         Tag::Loop => (lanes / 512 / rows.max(1)).min(cols / 1024),
         Tag::ScatterSum { .. } | Tag::Segments { .. } => return None,
@@ -66,7 +83,9 @@ fn stages(nest: &Nest, model: &DeviceModel) -> Option<(i64, bool)> {
         return None;
     }
     let divisor = (wanted / 2..=wanted * 2).filter(|s| *s >= 2 && cols % s == 0).min_by_key(|s| (s - wanted).abs());
-    Some((divisor.unwrap_or(wanted), is_column_reduction(nest)))
+    // Parts of unequal sizes would want weights.
+    let inexact = (!deviations).then_some(wanted);
+    Some((divisor.or(inexact)?, is_column_reduction(nest)))
 }
 
 /// Whether neighbors in memory are neighboring rows.
@@ -127,23 +146,83 @@ fn split(nest: &Nest, stages: i64, rows_inner: bool, buffers: &mut Vec<Buffer>) 
         operand = push(Instr::Call(ScalarFn::Where, vec![inside, operand, identity]), dtype);
     }
     let partial = push(Instr::Reduce(combiner, operand), dtype);
-    let scratch = BufferId(buffers.len() as u32);
-    buffers.push(Buffer { name: format!("{}.partial", nest.label), ty: TensorType { dtype, shape: Shape(rows.clone()) } });
+    let mut scratch = || {
+        buffers.push(Buffer { name: format!("{}.partial", nest.label), ty: TensorType { dtype, shape: Shape(rows.clone()) } });
+        BufferId(buffers.len() as u32 - 1)
+    };
     let tag = match nest.tag {
         Tag::Matmul { a, b, batch, .. } if exact => Tag::Matmul { a: map[a.0 as usize], b: map[b.0 as usize], dot: partial, batch: batch + 1 },
         _ => Tag::Loop,
     };
-    let writes = vec![Write { buffer: scratch, index: flatten(&axes(&rows, 0), &rows), value: partial }];
+    let place = flatten(&axes(&rows, 0), &rows);
+    let mut writes = vec![Write::new(scratch(), place.clone(), partial)];
+    let parts = Parts { stage, stage_first };
+    let second = if combiner == Combiner::Welford {
+        body.push(Stmt { instr: Instr::Proj(partial, 1), dtype });
+        writes.push(Write::new(scratch(), place, Val(body.len() as u32 - 1)));
+        combine_deviations(nest, dtype, [writes[0].buffer, writes[1].buffer], &parts, &chunk)
+    } else {
+        combine(nest, at, combiner, writes[0].buffer, &parts)
+    };
     let first = Nest { label: nest.label.clone(), rows: rows.clone(), cols: vec![chunk], body, writes, tag, provenance: nest.provenance.clone() };
-    [first, combine(nest, at, combiner, scratch, &stage, stage_first)]
+    [first, second]
+}
+
+/// Where partial results lie: an axis of stages before or behind the rows.
+struct Parts {
+    stage: Dim,
+    stage_first: bool,
+}
+
+impl Parts {
+    /// The place of a partial result; stages are the columns.
+    fn index(&self, nest: &Nest) -> IndexExpr {
+        let row_flat = flatten(&nest.row_axes(), &nest.rows);
+        let stage_axis = IndexExpr::axis(nest.rows.len() as u32, &self.stage);
+        if self.stage_first { stage_axis.times(&nest.row_count()).add(&row_flat) } else { row_flat.times(&self.stage).add(&stage_axis) }
+    }
+}
+
+/// The second stage of squared deviations: those of each part, and those of the parts' means, each of which stands for `chunk`
+/// elements (Chan, Golub and LeVeque, for parts of equal sizes).
+fn combine_deviations(nest: &Nest, dtype: DType, [means, sums]: [BufferId; 2], parts: &Parts, chunk: &Dim) -> Nest {
+    let mut body: Vec<Stmt> = vec![];
+    let mut push = |instr: Instr| {
+        body.push(Stmt { instr, dtype });
+        Val(body.len() as u32 - 1)
+    };
+    let number = |n: &Dim| Instr::Const(Number::new(dtype, n.as_int().unwrap_or(1) as f64));
+    let own = push(Instr::Load { buffer: means, index: parts.index(nest), mask: None });
+    let total = push(Instr::Reduce(Combiner::Sum, own));
+    let count = push(number(&parts.stage));
+    let mean = push(Instr::Call(ScalarFn::Div, vec![total, count]));
+    let distance = push(Instr::Call(ScalarFn::Sub, vec![own, mean]));
+    let square = push(Instr::Call(ScalarFn::Mul, vec![distance, distance]));
+    let weight = push(number(chunk));
+    let between = push(Instr::Call(ScalarFn::Mul, vec![square, weight]));
+    let within = push(Instr::Load { buffer: sums, index: parts.index(nest), mask: None });
+    let both = push(Instr::Call(ScalarFn::Add, vec![within, between]));
+    let sum = push(Instr::Reduce(Combiner::Sum, both));
+    let writes = vec![Write::new(nest.writes[0].buffer, nest.writes[0].index.clone(), sum)];
+    second_stage(nest, &parts.stage, body, writes)
+}
+
+fn second_stage(nest: &Nest, stage: &Dim, body: Vec<Stmt>, writes: Vec<Write>) -> Nest {
+    Nest {
+        label: format!("{}.combine", nest.label),
+        rows: nest.rows.clone(),
+        cols: vec![stage.clone()],
+        body,
+        writes,
+        tag: Tag::Loop,
+        provenance: nest.provenance.clone(),
+    }
 }
 
 /// The second stage: combines the partial results and does what followed the reduction.
-fn combine(nest: &Nest, at: usize, combiner: Combiner, scratch: BufferId, stage: &Dim, stage_first: bool) -> Nest {
+fn combine(nest: &Nest, at: usize, combiner: Combiner, scratch: BufferId, parts: &Parts) -> Nest {
     let dtype = nest.body[at].dtype;
-    let row_flat = flatten(&nest.row_axes(), &nest.rows);
-    let stage_axis = IndexExpr::axis(nest.rows.len() as u32, stage);
-    let index = if stage_first { stage_axis.times(&nest.row_count()).add(&row_flat) } else { row_flat.times(stage).add(&stage_axis) };
+    let index = parts.index(nest);
     let mut body =
         vec![Stmt { instr: Instr::Load { buffer: scratch, index, mask: None }, dtype }, Stmt { instr: Instr::Reduce(combiner, Val(0)), dtype }];
     let mut map = vec![Val(u32::MAX); nest.body.len()];
@@ -157,16 +236,8 @@ fn combine(nest: &Nest, at: usize, combiner: Combiner, scratch: BufferId, stage:
         body.push(Stmt { instr: Instr::Cast(map[v.0 as usize]), dtype: stmt.dtype });
     }
     let write = &nest.writes[0];
-    let writes = vec![Write { buffer: write.buffer, index: write.index.clone(), value: map[write.value.0 as usize] }];
-    Nest {
-        label: format!("{}.combine", nest.label),
-        rows: nest.rows.clone(),
-        cols: vec![stage.clone()],
-        body,
-        writes,
-        tag: Tag::Loop,
-        provenance: nest.provenance.clone(),
-    }
+    let writes = vec![Write::new(write.buffer, write.index.clone(), map[write.value.0 as usize])];
+    second_stage(nest, &parts.stage, body, writes)
 }
 
 fn identity(combiner: Combiner, dtype: DType) -> Number {
@@ -176,5 +247,60 @@ fn identity(combiner: Combiner, dtype: DType) -> Number {
         Combiner::Max => Number::new(dtype, lo),
         Combiner::Min => Number::new(dtype, hi),
         _ => Number::new(dtype, 0.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::graph::{Builder, InputRole, OutputRole};
+    use crate::loop_ir::naive::{self, Memory};
+    use crate::loop_ir::{Phase, verify};
+    use crate::lower::lower;
+    use crate::ops::SquaredDeviations;
+    use crate::types::Bindings;
+
+    /// Parts of columns and of rows, far from zero, against the sum as it was.
+    #[test]
+    fn parts_of_squared_deviations_make_the_whole() {
+        for (shape, dims, stages) in [((12, 5), vec![0], 4), ((3, 20), vec![1], 5), ((8, 6), vec![0, 1], 6)] {
+            let mut b = Builder::new("deviations");
+            let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, shape)).unwrap();
+            let y = b.op(SquaredDeviations { dims }, &[x]).unwrap();
+            b.output("y", OutputRole::User, y);
+            let mut lowered = lower(&[(Phase::Forward, &b.finish())], &Config::default()).unwrap();
+            let nest = lowered.nests[0].clone();
+            let parts = split(&nest, stages, is_column_reduction(&nest), &mut lowered.buffers);
+            let result = |nests: &[Nest]| {
+                let mut memory: Vec<Memory> = lowered
+                    .buffers
+                    .iter()
+                    .map(|b| {
+                        Memory::from_f64(DType::F32, &(0..b.ty.numel().as_int().unwrap()).map(|k| 1000.0 + (k * 7 % 11) as f64).collect::<Vec<_>>())
+                    })
+                    .collect();
+                for nest in nests {
+                    assert_eq!(verify(nest), Vec::<String>::new(), "{nest}");
+                    naive::run(nest, &mut memory, &Bindings::new()).unwrap();
+                }
+                memory[nest.writes[0].buffer.0 as usize].to_f64()
+            };
+            let (whole, parts) = (result(std::slice::from_ref(&nest)), result(&parts));
+            for (a, b) in whole.iter().zip(&parts) {
+                assert!((a - b).abs() <= 1e-5 * a.abs() && *a > 1.0, "{whole:?} {parts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn deviations_of_many_columns_are_split_for_a_large_device() {
+        let mut b = Builder::new("deviations");
+        let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (4096, 64))).unwrap();
+        let y = b.op(SquaredDeviations { dims: vec![0] }, &[x]).unwrap();
+        b.output("y", OutputRole::User, y);
+        let mut lowered = lower(&[(Phase::Forward, &b.finish())], &Config::default()).unwrap();
+        let nests = std::mem::take(&mut lowered.nests);
+        assert_eq!(split_reductions(nests, &mut lowered.buffers, &DeviceModel::large_gpu()).len(), 2);
     }
 }

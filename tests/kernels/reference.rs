@@ -3,6 +3,7 @@
 use inductor::loop_ir::{Combiner, IndexExpr, Instr, Nest, Val};
 use inductor::ops::{Array, Data};
 use inductor::types::{Bindings, DType};
+use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scalar {
@@ -223,7 +224,15 @@ pub fn execute(nest: &Nest, buffers: &mut [Array], bindings: &Bindings) {
             }
         }
     }
+    let mut sums: BTreeMap<(usize, i64), f64> = BTreeMap::new();
     for (b, at, v) in stores {
-        put(&mut buffers[b], at, v);
+        if nest.writes.iter().any(|w| w.fold && w.buffer.0 as usize == b) {
+            *sums.entry((b, at)).or_default() += v.f();
+        } else {
+            put(&mut buffers[b], at, v);
+        }
+    }
+    for ((b, at), sum) in sums {
+        put(&mut buffers[b], at, Scalar::F(sum));
     }
 }

@@ -3,6 +3,7 @@
 mod inline_control_flow;
 mod one_hot_scatter_to_where;
 mod prepare_online_softmax;
+mod prepare_variance;
 mod use_rsqrt;
 
 use super::Pass;
@@ -17,6 +18,7 @@ pub(super) const PASSES: &[Pass] = &[
     ("one_hot_scatter_to_where", one_hot_scatter_to_where::one_hot_scatter_to_where),
     // Here and not on the joint graph, where the pair could only be saved together.
     ("prepare_online_softmax", prepare_online_softmax::prepare_online_softmax),
+    ("prepare_variance", prepare_variance::prepare_variance),
     ("use_rsqrt", use_rsqrt::use_rsqrt),
     ("eliminate_dead_code", eliminate_dead_code),
 ];

@@ -126,30 +126,6 @@ impl GpuDevice {
         }
     }
 
-    /// What the device copies from one buffer of `bytes` to another, in GB/s, bytes read and written counted. Ten copies,
-    /// after a third of a second of them that is not counted.
-    pub fn copy_gbps(&self, bytes: u64) -> Result<f64> {
-        let buffers = self.guarded(&format!("allocating two buffers of {bytes} bytes"), || {
-            let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-            let descriptor = wgpu::BufferDescriptor { label: Some("copy"), size: bytes.next_multiple_of(4), usage, mapped_at_creation: false };
-            [self.device.create_buffer(&descriptor), self.device.create_buffer(&descriptor)]
-        })?;
-        let copies = |n: usize| {
-            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("copy") });
-            (0..n).for_each(|_| encoder.copy_buffer_to_buffer(&buffers[0], 0, &buffers[1], 0, bytes.next_multiple_of(4)));
-            self.queue.submit([encoder.finish()]);
-            self.wait()
-        };
-        // Clocks rise under load only.
-        let warm = std::time::Instant::now();
-        while warm.elapsed().as_secs_f64() < 0.3 {
-            copies(10)?;
-        }
-        let started = std::time::Instant::now();
-        copies(10)?;
-        Ok(20.0 * bytes as f64 / started.elapsed().as_secs_f64() / 1e9)
-    }
-
     /// Waits until everything submitted so far is done.
     pub fn wait(&self) -> Result<()> {
         self.wait_for(None)
