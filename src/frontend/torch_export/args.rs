@@ -20,8 +20,6 @@ pub enum Arg {
     Dims(Vec<Dim>),
     /// A list of floats.
     Floats(Vec<f64>),
-    /// A list of bools.
-    Bools(Vec<bool>),
     /// Text.
     Text(String),
     /// A dtype.

@@ -27,6 +27,7 @@ mod scan;
 mod scatter;
 mod sort;
 mod special;
+mod strided;
 mod views;
 
 use super::args::{Args, Cx};
@@ -43,6 +44,9 @@ pub enum Effect {
     View,
     /// Its result is a view of its first tensor where strides allow, else a copy.
     ViewIfStrided,
+    /// Its result shares memory with its first tensor in a way that no view says: it may be read until either is written. Its
+    /// first tensor fills its memory from the first element on, row by row.
+    Snapshot,
 }
 
 /// Builds the results of one call.
@@ -73,6 +77,11 @@ pub const fn view_if_strided(names: &'static [&'static str], build: Build) -> Ro
     Row { names, effect: Effect::ViewIfStrided, build }
 }
 
+/// A row of an operator whose result shares memory in a way that no view says.
+pub const fn snapshot(names: &'static [&'static str], build: Build) -> Row {
+    Row { names, effect: Effect::Snapshot, build }
+}
+
 /// All families.
 const FAMILIES: &[&[Row]] = &[
     batch_norm::ROWS,
@@ -92,6 +101,7 @@ const FAMILIES: &[&[Row]] = &[
     reduce::ROWS,
     sort::ROWS,
     special::ROWS,
+    strided::ROWS,
     views::ROWS,
 ];
 

@@ -165,7 +165,11 @@ fn index_put(cx: &mut Cx, a: &Args) -> Built {
     }
     if indices.iter().flatten().count() == 0 {
         let values = cx.b.broadcast_to(values, &shape)?;
-        return Ok(vec![if accumulate { cx.b.add(x, values)? } else { values }]);
+        return Ok(vec![match accumulate {
+            true if cx.b.dtype(x) == DType::Bool => cx.b.scalar(F::LogicalOr, &[x, values])?,
+            true => cx.b.add(x, values)?,
+            false => values,
+        }]);
     }
     let at = Indexed::new(cx, x, &indices)?;
     let order = at.result_order(cx);
@@ -183,7 +187,7 @@ fn index_put(cx: &mut Cx, a: &Args) -> Built {
 }
 
 /// `base[index[k...], ...] = values[k..., ...]`, or the sum; of equal indices the last wins.
-fn write_slices(cx: &mut Cx, base: Value, index: Value, values: Value, accumulate: bool) -> Result<Value, String> {
+pub fn write_slices(cx: &mut Cx, base: Value, index: Value, values: Value, accumulate: bool) -> Result<Value, String> {
     let count = cx.shape(index).numel();
     if count.is(0) || cx.shape(base).numel().is(0) {
         return Ok(base);
@@ -241,7 +245,11 @@ fn put_masked(cx: &mut Cx, x: Value, first: usize, mask: Value, values: Value, a
         cx.b.index_select(values, first, place)?
     };
     let written = cx.b.broadcast_to(written, &shape)?;
-    let new = if accumulate { cx.b.add(x, written)? } else { written };
+    let new = match accumulate {
+        true if cx.b.dtype(x) == DType::Bool => cx.b.scalar(F::LogicalOr, &[x, written])?,
+        true => cx.b.add(x, written)?,
+        false => written,
+    };
     cx.b.where_(flag, new, x)
 }
 
