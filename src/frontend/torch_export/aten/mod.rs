@@ -10,6 +10,7 @@
 //!
 //! A new family is a file with `ROWS` and a line in [`FAMILIES`].
 
+mod activations;
 mod batch_norm;
 mod conv;
 mod creation;
@@ -84,6 +85,7 @@ pub const fn snapshot(names: &'static [&'static str], build: Build) -> Row {
 
 /// All families.
 const FAMILIES: &[&[Row]] = &[
+    activations::ROWS,
     batch_norm::ROWS,
     conv::ROWS,
     pool::ROWS,
