@@ -14,6 +14,7 @@ mod activations;
 mod batch_norm;
 mod conv;
 mod creation;
+mod einsum;
 mod index;
 mod loss;
 mod matmul;
@@ -87,6 +88,7 @@ pub const fn snapshot(names: &'static [&'static str], build: Build) -> Row {
 const FAMILIES: &[&[Row]] = &[
     activations::ROWS,
     batch_norm::ROWS,
+    einsum::ROWS,
     conv::ROWS,
     pool::ROWS,
     resample::ROWS,
