@@ -15,6 +15,7 @@ mod batch_norm;
 mod conv;
 mod creation;
 mod einsum;
+mod gamma;
 mod index;
 mod loss;
 mod matmul;
@@ -89,6 +90,7 @@ const FAMILIES: &[&[Row]] = &[
     activations::ROWS,
     batch_norm::ROWS,
     einsum::ROWS,
+    gamma::ROWS,
     conv::ROWS,
     pool::ROWS,
     resample::ROWS,
