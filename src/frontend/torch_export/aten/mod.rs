@@ -12,6 +12,7 @@
 
 mod activations;
 mod batch_norm;
+mod compose;
 mod conv;
 mod creation;
 mod einsum;
@@ -89,6 +90,7 @@ pub const fn snapshot(names: &'static [&'static str], build: Build) -> Row {
 const FAMILIES: &[&[Row]] = &[
     activations::ROWS,
     batch_norm::ROWS,
+    compose::ROWS,
     einsum::ROWS,
     gamma::ROWS,
     conv::ROWS,

@@ -203,7 +203,7 @@ fn flags(cx: &mut Cx, a: &Args, kind: ReduceKind) -> Built {
 }
 
 /// Variance and mean; the correction may be any number.
-fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
+pub fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
     let (x, dims, keep) = float_over(cx, a)?;
     let correction = match a.has("correction") {
         true => a.float("correction")?,
