@@ -21,6 +21,7 @@ mod index;
 mod loss;
 mod matmul;
 mod norm;
+mod patches;
 mod pointwise;
 mod pool;
 mod random;
@@ -103,6 +104,7 @@ const FAMILIES: &[&[Row]] = &[
     loss::ROWS,
     matmul::ROWS,
     norm::ROWS,
+    patches::ROWS,
     pointwise::ROWS,
     random::ROWS,
     recurrent::ROWS,

@@ -21,11 +21,7 @@ pub const ROWS: &[Row] = &[
         Ok(vec![cx.b.index_select(flat, 0, index)?])
     }),
     pure(&["put.default"], put),
-    pure(&["scatter.src", "scatter.value"], |cx, a| {
-        let s = Scatter::new(cx, a)?;
-        let out = s.assign(cx)?;
-        s.finish(cx, out)
-    }),
+    pure(&["scatter.src", "scatter.value"], |cx, a| Ok(vec![assigned(cx, a)?])),
     pure(&["scatter.reduce", "scatter.value_reduce"], |cx, a| {
         let mode = match a.text_or("reduce", "")? {
             "add" => "sum",
@@ -46,6 +42,13 @@ pub const ROWS: &[Row] = &[
     pure(&["index_fill.int_Scalar", "index_fill.int_Tensor"], index_fill),
     pure(&["masked_scatter.default"], masked_scatter),
 ];
+
+/// `scatter`: the last of the elements written to a place wins.
+pub fn assigned(cx: &mut Cx, a: &Args) -> Result<Value, String> {
+    let s = Scatter::new(cx, a)?;
+    let out = s.assign(cx)?;
+    s.finish(cx, out)?.pop().ok_or_else(|| "it has one result".into())
+}
 
 /// An index that may count from the end, checked, as i32.
 fn wrapped(cx: &mut Cx, index: Value, size: &Dim, subject: &str) -> Result<Value, String> {
