@@ -97,13 +97,19 @@ fn safe_softmax(cx: &mut Cx, a: &Args) -> Built {
     if shape.numel().is(0) {
         return Ok(vec![x]);
     }
+    let y = without_dead_rows(cx, x, dim)?;
+    Ok(vec![cx.b.reshape(y, shape)?])
+}
+
+/// Softmax along `dim`; zero, without a gradient, where all elements are minus infinity.
+pub fn without_dead_rows(cx: &mut Cx, x: Value, dim: usize) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
     let (low, zero) = (cx.b.constant(dtype, f64::NEG_INFINITY)?, cx.b.constant(dtype, 0.0)?);
     let masked = cx.b.scalar(F::Eq, &[x, low])?;
     let dead = cx.b.reduce(ReduceKind::All, masked, &[dim], true)?;
     let safe = cx.b.where_(dead, zero, x)?;
     let y = cx.b.softmax(safe, dim)?;
-    let y = cx.b.where_(dead, zero, y)?;
-    Ok(vec![cx.b.reshape(y, shape)?])
+    cx.b.where_(dead, zero, y)
 }
 
 /// The result, the operand, and the dimensions normalized over.
