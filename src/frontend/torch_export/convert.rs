@@ -8,7 +8,7 @@ use super::{expr, symbols, weights};
 use crate::graph::Value;
 use crate::scalar::ScalarFn;
 use crate::types::{Dim, Location, Provenance, Shape};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Subgraphs within subgraphs beyond this are refused.
 const DEPTH: usize = 16;
@@ -32,6 +32,8 @@ pub struct Converter<'a> {
     pub storages: Storages,
     ranges: &'a BTreeMap<String, Range>,
     names: HashMap<String, Item>,
+    /// Names that something in the graph at hand reads.
+    read: HashSet<String>,
     depth: usize,
 }
 
@@ -45,7 +47,7 @@ struct Missing {
 impl<'a> Converter<'a> {
     /// An empty graph of that name.
     pub fn new(name: &str, ranges: &'a BTreeMap<String, Range>) -> Converter<'a> {
-        Converter { cx: Cx::new(name), storages: Storages::default(), ranges, names: HashMap::new(), depth: 0 }
+        Converter { cx: Cx::new(name), storages: Storages::default(), ranges, names: HashMap::new(), read: HashSet::new(), depth: 0 }
     }
 
     /// Declares a tensor under a name of the exported graph.
@@ -101,10 +103,12 @@ impl<'a> Converter<'a> {
 
     /// Converts all nodes of the graph.
     pub fn run(&mut self, graph: &ExportedGraph) -> Result<(), String> {
+        let outer = std::mem::replace(&mut self.read, names_read(graph));
         for node in &graph.nodes {
             self.cx.b.provenance = provenance(node);
             self.node(node, graph).map_err(|what| at(node, &what))?;
         }
+        self.read = outer;
         self.cx.b.provenance = Provenance::default();
         Ok(())
     }
@@ -206,9 +210,8 @@ impl<'a> Converter<'a> {
                 other => return Err(format!("its result {other:?} is no tensor")),
             };
             for name in names {
-                // PyTorch names results that nothing reads like this; what it declares for them depends on its kernels.
-                let unused = name.rsplit_once("_unused_").is_some_and(|(_, k)| k.parse::<u32>().is_ok());
-                if unused {
+                // What PyTorch declares for results that nothing reads depends on its kernels.
+                if !self.read.contains(name) {
                     results.next();
                     self.define(name, Item::Nothing)?;
                     continue;
@@ -370,6 +373,23 @@ impl<'a> Converter<'a> {
         };
         body.graph.outputs.iter().map(result).collect()
     }
+}
+
+/// Names of tensors that a call takes or that the graph gives back.
+fn names_read(graph: &ExportedGraph) -> HashSet<String> {
+    let mut out = HashSet::new();
+    let given = graph.nodes.iter().flat_map(|n| n.inputs.iter().map(|i| &i.arg)).chain(&graph.outputs);
+    for argument in given {
+        match argument {
+            Argument::Tensor(name) => out.extend([name.clone()]),
+            Argument::Tensors(names) => out.extend(names.iter().map(|n| n.name.clone())),
+            Argument::OptionalTensors(names) => {
+                out.extend(names.iter().filter_map(|n| if let OptionalTensor::AsTensor(n) = n { Some(n.name.clone()) } else { None }));
+            }
+            _ => {}
+        }
+    }
+    out
 }
 
 /// The tensor that a call has for an argument.
