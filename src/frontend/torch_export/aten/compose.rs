@@ -14,6 +14,7 @@ type Built = Result<Vec<Value>, String>;
 pub const ROWS: &[Row] = &[
     pure(&["addr.default"], |cx, a| {
         let (x, left, right) = (a.tensor("self")?, a.tensor("vec1")?, a.tensor("vec2")?);
+        cx.expect_rank(left, 1..=1)?;
         let left = cx.b.unsqueeze(left, 1)?;
         let product = cx.b.mul(left, right)?;
         let (x, product) = (times(cx, x, a, "beta")?, times(cx, product, a, "alpha")?);
@@ -48,6 +49,7 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["cdist.default", "_cdist_forward.default"], |cx, a| {
         let (x, y) = (a.tensor("x1")?, a.tensor("x2")?);
+        [x, y].into_iter().try_for_each(|v| cx.expect_rank(v, 2..=64))?;
         let (x, y) = (cx.b.unsqueeze(x, cx.b.shape(x).rank() - 1)?, cx.b.unsqueeze(y, cx.b.shape(y).rank() - 2)?);
         let difference = cx.b.sub(x, y)?;
         let last = cx.b.shape(difference).rank() - 1;
@@ -55,6 +57,7 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["pdist.default", "_pdist_forward.default"], |cx, a| {
         let x = a.tensor("self")?;
+        cx.expect_rank(x, 2..=2)?;
         let n = cx.b.shape(x)[0].as_int().filter(|n| *n <= 1 << 10).ok_or("pairs of so many rows are not supported")?;
         let pairs: Vec<(i64, i64)> = (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j))).collect();
         let index = |of: fn(&(i64, i64)) -> i64| {
@@ -82,14 +85,15 @@ pub const ROWS: &[Row] = &[
         Ok(vec![cx.b.sub(plus, minus)?])
     }),
     pure(&["diag.default"], |cx, a| {
-        let (x, offset) = (a.tensor("self")?, a.int_or("diagonal", 0)?);
+        let (x, offset) = (a.tensor("self")?, a.int_in("diagonal", 0, OFFSETS)?);
         Ok(vec![if cx.b.shape(x).rank() == 1 { diag_embed(cx, x, offset, 0, 1)? } else { diagonal_of(cx, x, 0, 1, offset)? }])
     }),
     pure(&["diag_embed.default"], |cx, a| {
         let x = a.tensor("self")?;
+        cx.expect_rank(x, 1..=64)?;
         let rank = cx.b.shape(x).rank() + 1;
         let at = |name: &str, default| crate::frontend::torch_export::args::dim_index(a.int_or(name, default)?, rank);
-        Ok(vec![diag_embed(cx, x, a.int_or("offset", 0)?, at("dim1", -2)?, at("dim2", -1)?)?])
+        Ok(vec![diag_embed(cx, x, a.int_in("offset", 0, OFFSETS)?, at("dim1", -2)?, at("dim2", -1)?)?])
     }),
     pure(&["diagonal_scatter.default"], diagonal_scatter),
     pure(&["trace.default"], |cx, a| {
@@ -143,8 +147,11 @@ pub const ROWS: &[Row] = &[
         Ok(vec![cx.b.reshape(a.tensor("self")?, shape)?])
     }),
     pure(&["sum_to_size.default"], |cx, a| {
-        let shape = Shape(a.dims("size")?);
-        Ok(vec![cx.b.sum_to(a.tensor("self")?, &shape)?])
+        let (x, shape) = (a.tensor("self")?, Shape(a.dims("size")?));
+        if broadcast_shapes(&shape, cx.b.shape(x))? != *cx.b.shape(x) {
+            return Err(format!("{} is no sum to {shape}", cx.b.ty(x)));
+        }
+        Ok(vec![cx.b.sum_to(x, &shape)?])
     }),
     view(&["tensor_split.sections"], |cx, a| sections(cx, a, a.int_or("dim", 0)?, "sections")),
     view(&["tensor_split.indices"], |cx, a| at_indices(cx, a, a.int_or("dim", 0)?)),
@@ -157,7 +164,7 @@ pub const ROWS: &[Row] = &[
     pure(&["repeat_interleave.self_int"], repeat_interleave),
     pure(&["take_along_dim.default"], take_along_dim),
     pure(&["pixel_shuffle.default"], |cx, a| {
-        let (x, r) = (a.tensor("self")?, Dim::int(a.int("upscale_factor")?));
+        let (x, r) = (a.tensor("self")?, Dim::int(a.int_in("upscale_factor", 1, 1..=1 << 15)?));
         let (lead, [c, h, w]) = image(cx, x)?;
         let out = c.try_div(&(r.clone() * &r)).ok_or("channels are no multiple of the factor's square")?;
         let y = cx.b.reshape(x, Shape([&lead[..], &[out.clone(), r.clone(), r.clone(), h.clone(), w.clone()]].concat()))?;
@@ -167,7 +174,7 @@ pub const ROWS: &[Row] = &[
         Ok(vec![cx.b.reshape(y, Shape([&lead[..], &[out, h * &r, w * &r]].concat()))?])
     }),
     pure(&["pixel_unshuffle.default"], |cx, a| {
-        let (x, r) = (a.tensor("self")?, Dim::int(a.int("downscale_factor")?));
+        let (x, r) = (a.tensor("self")?, Dim::int(a.int_in("downscale_factor", 1, 1..=1 << 15)?));
         let (lead, [c, h, w]) = image(cx, x)?;
         let (h, w) = (h.try_div(&r).ok_or("the height is no multiple")?, w.try_div(&r).ok_or("the width is no multiple")?);
         let y = cx.b.reshape(x, Shape([&lead[..], &[c.clone(), h.clone(), r.clone(), w.clone(), r.clone()]].concat()))?;
@@ -177,7 +184,8 @@ pub const ROWS: &[Row] = &[
         Ok(vec![cx.b.reshape(y, Shape([&lead[..], &[c * &(r.clone() * &r), h, w]].concat()))?])
     }),
     pure(&["channel_shuffle.default", "native_channel_shuffle.default"], |cx, a| {
-        let (x, groups) = (a.tensor("self")?, Dim::int(a.int("groups")?));
+        let (x, groups) = (a.tensor("self")?, Dim::int(a.int_in("groups", 1, 1..=1 << 30)?));
+        cx.expect_rank(x, 2..=64)?;
         let shape = cx.shape(x);
         let each = shape[1].try_div(&groups).ok_or("channels are no multiple of the groups")?;
         let split = Shape([&shape.0[..1], &[groups, each], &shape.0[2..]].concat());
@@ -226,6 +234,9 @@ pub const ROWS: &[Row] = &[
     pure(&["histc.default"], histc),
 ];
 
+/// Offsets of diagonals.
+const OFFSETS: std::ops::RangeInclusive<i64> = -(1 << 30)..=1 << 30;
+
 fn times(cx: &mut Cx, x: Value, a: &Args, name: &str) -> Result<Value, String> {
     match a.scalar_opt(name)? {
         Some(by) if by.to_f64() != Some(1.0) => {
@@ -263,6 +274,7 @@ fn block_diag(cx: &mut Cx, a: &Args) -> Built {
     let mut blocks = vec![];
     for x in list {
         let x = cx.b.cast(x, dtype)?;
+        cx.expect_rank(x, 0..=2)?;
         let shape = cx.shape(x);
         blocks.push(match shape.rank() {
             0 => cx.b.reshape(x, [1i64, 1])?,
@@ -315,8 +327,14 @@ fn diag_embed(cx: &mut Cx, x: Value, offset: i64, i: usize, j: usize) -> Result<
 }
 
 fn diagonal_scatter(cx: &mut Cx, a: &Args) -> Built {
-    let (x, src, offset) = (a.tensor("self")?, a.tensor("src")?, a.int_or("offset", 0)?);
+    let (x, src, offset) = (a.tensor("self")?, a.tensor("src")?, a.int_in("offset", 0, OFFSETS)?);
+    cx.expect_rank(x, 2..=64)?;
+    let rank = cx.b.shape(x).rank();
+    cx.expect_rank(src, rank - 1..=rank - 1)?;
     let (i, j) = (cx.dim(x, a.int_or("dim1", 0)?)?, cx.dim(x, a.int_or("dim2", 1)?)?);
+    if i == j {
+        return Err(format!("dimensions {i} and {j} have no diagonal"));
+    }
     let shape = cx.shape(x);
     let (row, column) = (cx.b.iota(DType::I32, shape.clone(), i)?, cx.b.iota(DType::I32, shape.clone(), j)?);
     let shift = cx.b.constant(DType::I32, offset as f64)?;
@@ -410,6 +428,9 @@ fn cut(cx: &mut Cx, x: Value, dim: usize, size: i64, ends: &[i64]) -> Built {
 
 fn repeat_interleave(cx: &mut Cx, a: &Args) -> Built {
     let (mut x, times) = (a.tensor("self")?, a.dim("repeats")?);
+    if times.range().0 < 0 {
+        return Err(format!("it repeats {times} times"));
+    }
     let dim = if a.has("dim") {
         cx.dim(x, a.int("dim")?)?
     } else {
@@ -436,6 +457,9 @@ fn take_along_dim(cx: &mut Cx, a: &Args) -> Built {
         0
     };
     // All dimensions but that one broadcast.
+    let rank = cx.b.shape(x).rank();
+    cx.expect_rank(x, 1..=64)?;
+    cx.expect_rank(index, rank..=rank)?;
     let (mut own, mut of_index) = (cx.shape(x), cx.shape(index));
     let (size, count) = (own[dim].clone(), of_index[dim].clone());
     own.0[dim] = Dim::int(1);
@@ -451,6 +475,7 @@ fn take_along_dim(cx: &mut Cx, a: &Args) -> Built {
 /// Widths times mean heights between neighbors, and the dimension.
 fn areas(cx: &mut Cx, a: &Args) -> Result<(Value, usize), String> {
     let y = a.tensor("y")?;
+    cx.expect_rank(y, 1..=64)?;
     let dim = cx.dim(y, a.int_or("dim", -1)?)?;
     let y = if cx.b.dtype(y).is_float() { y } else { cx.b.cast(y, DType::F32)? };
     let size = cx.b.shape(y)[dim].clone();
@@ -464,7 +489,7 @@ fn areas(cx: &mut Cx, a: &Args) -> Result<(Value, usize), String> {
         shape[dim] = cx.b.shape(x)[0].clone();
         x = cx.b.reshape(x, Shape(shape))?;
     }
-    let at = cx.b.shape(x).rank() - (cx.b.shape(y).rank() - dim);
+    let at = (cx.b.shape(x).rank() + dim).checked_sub(cx.b.shape(y).rank()).ok_or("the positions have too few dimensions")?;
     let n = cx.b.shape(x)[at].clone();
     let (from, to) = (cx.b.slice(x, at, 0, n.clone() - Dim::int(1), 1)?, cx.b.slice(x, at, 1, n, 1)?);
     let width = cx.b.sub(to, from)?;
@@ -486,7 +511,7 @@ fn without_nan(cx: &mut Cx, x: Value) -> Result<Value, String> {
 /// How many elements are in each of `bins` equal intervals from `min` to `max`; from the least to the largest element where
 /// both are the same.
 fn histc(cx: &mut Cx, a: &Args) -> Built {
-    let (x, bins) = (a.tensor("self")?, a.int_or("bins", 100)?);
+    let (x, bins) = (a.tensor("self")?, a.int_in("bins", 100, 1..=1 << 24)?);
     let dtype = cx.b.dtype(x);
     let flat = cx.b.reshape(x, [cx.shape(x).numel()])?;
     let (low, high) = (a.float_or("min", 0.0)?, a.float_or("max", 0.0)?);

@@ -23,6 +23,7 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["outer.default", "ger.default"], |cx, a| {
         let (x, y) = (a.tensor("self")?, a.tensor(if a.has("vec2") { "vec2" } else { "other" })?);
+        cx.expect_rank(x, 1..=1)?;
         let x = cx.b.unsqueeze(x, 1)?;
         Ok(vec![cx.b.mul(x, y)?])
     }),

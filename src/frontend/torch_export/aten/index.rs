@@ -39,6 +39,8 @@ fn embedding(cx: &mut Cx, a: &Args) -> Built {
 /// the number of rows of each bag. Empty bags are zero; rows of the padding index are passed over.
 fn embedding_bag(cx: &mut Cx, a: &Args) -> Built {
     let (weight, index, mut offsets) = (a.tensor("weight")?, a.tensor("indices")?, a.tensor("offsets")?);
+    cx.expect_rank(weight, 2..=2)?;
+    [index, offsets].into_iter().try_for_each(|v| cx.expect_rank(v, 1..=1))?;
     let dtype = cx.b.dtype(weight);
     if a.bool_or("include_last_offset", false)? {
         let end = cx.b.shape(offsets)[0].clone() - Dim::int(1);
@@ -48,15 +50,11 @@ fn embedding_bag(cx: &mut Cx, a: &Args) -> Built {
     let bag = bag_of_each(cx, offsets, &count)?;
     let mut rows = cx.b.embedding(weight, index)?;
     if let Some(factor) = a.tensor_opt("per_sample_weights")? {
+        cx.expect_rank(factor, 1..=1)?;
         let factor = cx.b.unsqueeze(factor, 1)?;
         rows = cx.b.mul(rows, factor)?;
     }
     let padding = a.int_or("padding_idx", -1)?;
-    let padding = if padding < 0 && a.has("padding_idx") && cx.b.shape(weight)[0].as_int().is_some_and(|n| n + padding >= 0) && padding != -1 {
-        padding + cx.b.shape(weight)[0].as_int().unwrap_or(0)
-    } else {
-        padding
-    };
     let padding = cx.b.constant(cx.b.dtype(index), padding as f64)?;
     let counts = cx.b.scalar(ScalarFn::Ne, &[index, padding])?;
     let number = cx.b.cast(counts, DType::I64)?;

@@ -90,6 +90,7 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["cosine_embedding_loss.default"], |cx, a| {
         let (x, y, target) = (a.tensor("input1")?, a.tensor("input2")?, a.tensor("target")?);
+        cx.expect_rank(x, 1..=2)?;
         let last = cx.b.shape(x).rank() - 1;
         let [xx, yy, xy] = [(x, x), (y, y), (x, y)].map(|(p, q)| {
             let product = cx.b.mul(p, q)?;
@@ -152,6 +153,7 @@ fn distance(cx: &mut Cx, x: Value, y: Value, p: f64, eps: f64, keep: bool) -> Re
     let difference = cx.b.sub(x, y)?;
     let eps = cx.b.constant(cx.b.dtype(difference), eps)?;
     let difference = cx.b.add(difference, eps)?;
+    cx.expect_rank(difference, 1..=64)?;
     let last = cx.b.shape(difference).rank() - 1;
     norm(cx, difference, p, &[last], keep)
 }
@@ -231,8 +233,10 @@ fn poisson(cx: &mut Cx, a: &Args) -> Built {
 /// The mean over the other classes of `max(0, margin - x[target] + x)^p`.
 fn multi_margin(cx: &mut Cx, a: &Args) -> Built {
     let (x, target) = (a.tensor("self")?, a.tensor("target")?);
+    cx.expect_rank(x, 1..=2)?;
     let (x, target) = if cx.b.shape(x).rank() == 1 { (cx.b.unsqueeze(x, 0)?, cx.b.reshape(target, [1i64])?) } else { (x, target) };
     let single = cx.b.shape(a.tensor("self")?).rank() == 1;
+    cx.expect_rank(target, 1..=1)?;
     let at = cx.b.unsqueeze(target, 1)?;
     let own = cx.b.gather(x, at, 1)?;
     let margin = cx.b.constant(cx.b.dtype(x), a.float_or("margin", 1.0)?)?;
@@ -259,6 +263,7 @@ fn multi_margin(cx: &mut Cx, a: &Args) -> Built {
 
 /// Classes, which are dimension 1 (or the only one), as the last dimension.
 fn classes_last(cx: &mut Cx, x: Value) -> Result<Value, String> {
+    cx.expect_rank(x, 1..=64)?;
     let rank = cx.b.shape(x).rank();
     if rank <= 2 {
         return Ok(x);
@@ -302,6 +307,7 @@ fn weighted_mean(cx: &mut Cx, a: &Args, loss: Value, weight: Value) -> Result<Va
 fn negative_likelihood(cx: &mut Cx, a: &Args, x: Value, target: Value) -> Result<Value, String> {
     let (safe, weight) = label_weights(cx, a, target, cx.b.dtype(x))?;
     let last = cx.b.shape(x).rank() - 1;
+    cx.expect_rank(safe, last..=last)?;
     let at = cx.b.unsqueeze(safe, last)?;
     let own = cx.b.gather(x, at, last)?;
     let own = cx.b.squeeze(own, last)?;

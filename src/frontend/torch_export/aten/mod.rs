@@ -9,6 +9,24 @@
 //! here.
 //!
 //! A new family is a file with `ROWS` and a line in [`FAMILIES`].
+//!
+//! Where PyTorch and this importer differ on `shared/conformance`:
+//!
+//! * `special.log_ndtr`, gradients (`float32_0`, `float32_2`): PyTorch's expected gradient is the operator's own. The program
+//!   has its decomposition, `where(x < -1, log(erfcx(-t) / 2) - t^2, log1p(-erfc(t) / 2))`; far below zero `log1p` has an
+//!   infinite derivative there, and zero times infinity is NaN, also when PyTorch differentiates that program.
+//! * `topk` of integers with ties (`int32_0`): which of equal elements comes first is the order in which libstdc++'s
+//!   `nth_element` or `partial_sort` leaves them, which PyTorch does not define. Here it is the first one. Values agree.
+//! * `empty_like` and its like hold what memory held; here they hold zeros.
+//! * Random draws differ: only their distribution agrees.
+//! * An adapter may fold `x * 0` to zero although `x` is NaN (`addr` with `alpha=0`).
+//!
+//! Families of the extended scope that are not there: linear algebra beyond products and norms of vectors (decompositions,
+//! solvers, determinants, matrix exponentials), results whose shape depends on the data (`nonzero`, `unique`, `masked_select`,
+//! `bincount`, `repeat_interleave` by a tensor), some random draws (`cauchy`, `geometric`, `log_normal`,
+//! `randint`, `multinomial`, `rrelu` while training), orthogonal polynomials of a degree that is a tensor, Bessel functions
+//! but modified ones of the first kind, `zeta`, `igamma`, `airy_ai`, `ndtri`, fractional pooling, `segment_reduce`,
+//! `histogramdd`, `frexp`, `nextafter`, resampling with antialiasing, complex numbers and sparse tensors.
 
 mod activations;
 mod batch_norm;

@@ -28,6 +28,9 @@ impl Steps {
     fn both(a: &Args) -> Result<[Steps; 2], String> {
         let [kernel, dilation, padding, stride] = ["kernel_size", "dilation", "padding", "stride"].map(|name| {
             let list = a.ints(name)?;
+            if list.iter().any(|n| !(0..=1 << 12).contains(n)) {
+                return Err(format!("{name} is {list:?}, outside of 0 to 4096"));
+            }
             match list[..] {
                 [both] => Ok([both, both]),
                 [h, w] => Ok([h, w]),
@@ -35,8 +38,8 @@ impl Steps {
             }
         });
         let (kernel, dilation, padding, stride) = (kernel?, dilation?, padding?, stride?);
-        if [kernel, dilation, stride].iter().flatten().any(|n| *n < 1) || padding.iter().any(|n| *n < 0) {
-            return Err("kernel, dilation and stride are positive, padding is not negative".into());
+        if [kernel, dilation, stride].iter().flatten().any(|n| *n < 1) {
+            return Err("kernel, dilation and stride are positive".into());
         }
         Ok([0, 1].map(|d| Steps { kernel: kernel[d], dilation: dilation[d], padding: padding[d], stride: stride[d] }))
     }
@@ -67,8 +70,14 @@ fn unbatched(cx: &mut Cx, x: Value, single: bool) -> Built {
 }
 
 fn sizes<const N: usize>(cx: &Cx, x: Value) -> Result<[i64; N], String> {
-    let list: Option<Vec<i64>> = cx.b.shape(x).0.iter().map(Dim::as_int).collect();
+    let list: Option<Vec<i64>> = cx.b.shape(x).0.iter().map(|d| d.as_int().filter(|n| *n < 1 << 31)).collect();
     list.and_then(|l| l.try_into().ok()).ok_or_else(|| format!("{} of constant sizes is expected to have {N} dimensions", cx.b.ty(x)))
+}
+
+/// Sizes whose products do not overflow.
+fn bounded(a: &Args, name: &str) -> Result<Vec<i64>, String> {
+    let list = a.ints(name)?;
+    if list.iter().all(|n| (0..=1 << 20).contains(n)) { Ok(list) } else { Err(format!("{name} is {list:?}")) }
 }
 
 fn im2col(cx: &mut Cx, a: &Args) -> Built {
@@ -91,7 +100,7 @@ fn im2col(cx: &mut Cx, a: &Args) -> Built {
 fn col2im(cx: &mut Cx, a: &Args) -> Built {
     let (x, single) = batch(cx, a.tensor("self")?, 3)?;
     let [n, joined, _] = sizes(cx, x)?;
-    let output = a.ints("output_size")?;
+    let output = bounded(a, "output_size")?;
     let [h, w] = output[..] else { return Err("the output has two sizes".into()) };
     let [rows, columns] = Steps::both(a)?;
     let (oh, ow) = (rows.count(h)?, columns.count(w)?);
@@ -126,8 +135,9 @@ fn positions(cx: &mut Cx, n: i64, dtype: DType, align_corners: bool) -> Result<V
 
 /// The positions of an output's elements, mapped by one affine matrix for each image.
 fn affine_grid(cx: &mut Cx, a: &Args) -> Built {
-    let (theta, size) = (a.tensor("theta")?, a.ints("size")?);
+    let (theta, size) = (a.tensor("theta")?, bounded(a, "size")?);
     let (dtype, align) = (cx.b.dtype(theta), a.bool_or("align_corners", false)?);
+    cx.expect_rank(theta, 3..=3)?;
     let spatial = size.get(2..).filter(|s| (2..=3).contains(&s.len())).ok_or("a grid has two or three dimensions")?;
     let shape = Shape(spatial.iter().map(|&n| Dim::int(n)).collect());
     let mut parts = vec![];
@@ -149,7 +159,10 @@ fn affine_grid(cx: &mut Cx, a: &Args) -> Built {
 
 /// Elements put back at the positions that pooling took them from; elsewhere zero.
 fn max_unpool(cx: &mut Cx, a: &Args, dims: usize) -> Built {
-    let (x, index, output) = (a.tensor("self")?, a.tensor("indices")?, a.ints("output_size")?);
+    let (x, index, output) = (a.tensor("self")?, a.tensor("indices")?, bounded(a, "output_size")?);
+    if output.len() != dims {
+        return Err(format!("the output has {} sizes", output.len()));
+    }
     let shape = cx.shape(x);
     let lead = shape.rank().checked_sub(dims).ok_or("there are too few dimensions")?;
     let flat = |total: Dim| Shape(shape.0[..lead].iter().cloned().chain([total]).collect());

@@ -5,7 +5,7 @@ use crate::frontend::torch_export::args::{Args, Cx, Operand, Scalar};
 use crate::graph::Value;
 use crate::ops::{Op, ReduceKind};
 use crate::scalar::ScalarFn as F;
-use crate::types::DType;
+use crate::types::{DType, broadcast_shapes};
 
 type Built = Result<Vec<Value>, String>;
 
@@ -174,6 +174,11 @@ fn logical(cx: &mut Cx, a: &Args, f: F) -> Built {
 fn scaled(cx: &mut Cx, a: &Args, f: F) -> Built {
     let (x, mut y, dtype) = operands(cx, a)?;
     if dtype == DType::Bool {
+        // A factor of false leaves nothing to add.
+        if a.scalar_opt("alpha")?.is_some_and(|alpha| alpha.to_f64() == Some(0.0)) {
+            let shape = broadcast_shapes(cx.b.shape(x), cx.b.shape(y))?;
+            return Ok(vec![cx.b.broadcast_to(x, &shape)?]);
+        }
         return Ok(vec![cx.b.scalar(F::LogicalOr, &[x, y])?]);
     }
     if let Some(alpha) = a.scalar_opt("alpha")?

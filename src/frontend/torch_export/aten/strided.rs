@@ -49,10 +49,13 @@ fn positions(cx: &mut Cx, a: &Args, x: Value) -> Result<Value, String> {
     if sizes.len() != strides.len() {
         return Err(format!("{} sizes, but {} strides", sizes.len(), strides.len()));
     }
+    if offset < 0 || sizes.iter().chain(&strides).any(|n| *n < 0) {
+        return Err(format!("sizes {sizes:?}, strides {strides:?} or the offset {offset} are negative"));
+    }
     let n = cx.shape(x).numel().as_int().ok_or("strides of a symbolic size are not supported")?;
     let reach = sizes.iter().zip(&strides).try_fold(0i64, |sum, (n, s)| sum.checked_add((n - 1).checked_mul(*s)?));
     let last = reach.and_then(|r| r.checked_add(offset)).filter(|last| *last < n && n < 1 << 31);
-    if !sizes.contains(&0) && (last.is_none() || offset < 0 || strides.iter().any(|&s| s < 0)) {
+    if !sizes.contains(&0) && last.is_none() {
         return Err(format!("sizes {sizes:?} and strides {strides:?} from {offset} on reach beyond {}", cx.b.ty(x)));
     }
     let shape = Shape(sizes.iter().map(|&n| Dim::int(n)).collect());
@@ -69,10 +72,10 @@ fn positions(cx: &mut Cx, a: &Args, x: Value) -> Result<Value, String> {
 fn unfold(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
     let dim = cx.dim(x, a.int("dimension")?)?;
-    let (size, step) = (a.int("size")?, a.int("step")?);
+    let (size, step) = (a.int("size")?, a.int_in("step", 1, 1..=1 << 30)?);
     let wide = cx.at_least_1d(x)?;
     let all = cx.b.shape(wide)[dim].clone();
-    if step < 1 || size < 0 || !Dim::int(size).known_le(&all) {
+    if size < 0 || !Dim::int(size).known_le(&all) {
         return Err(format!("windows of {size} every {step} do not fit {}", cx.b.ty(x)));
     }
     let count = (all - Dim::int(size)).floor_div(&Dim::int(step)) + Dim::int(1);

@@ -369,7 +369,7 @@ fn diagonal(cx: &mut Cx, a: &Args) -> Built {
 /// The diagonal of two dimensions, as the last one: every `columns + 1`-th element of both joined.
 pub fn diagonal_of(cx: &mut Cx, x: Value, i: usize, j: usize, offset: i64) -> Result<Value, String> {
     let rank = cx.b.shape(x).rank();
-    if i == j || rank < 2 {
+    if i == j || rank < 2 || offset.unsigned_abs() > 1 << 40 {
         return Err(format!("dimensions {i} and {j} have no diagonal"));
     }
     let mut order: Vec<usize> = (0..rank).filter(|&d| d != i && d != j).collect();
