@@ -776,6 +776,70 @@ fn remainder_d(x: f64, y: f64) -> f64 {
   return x - floor(x / y) * y;
 }
 
+// 2^n by squaring: bits of f64 cannot be set everywhere.
+fn power_of_two_d(n: i32) -> f64 {
+  var p = 1.0lf;
+  var b = select(2.0lf, 0.5lf, n < 0i);
+  for (var k = u32(abs(n)); k > 0u; k = k >> 1u) {
+    if ((k & 1u) == 1u) { p = p * b; }
+    b = b * b;
+  }
+  return p;
+}
+
+fn exp_d(x: f64) -> f64 {
+  if (!(x == x)) { return x; }
+  let c = clamp(x, -746.0lf, 710.0lf);
+  let n = round(c * 1.4426950408889634lf);
+  let r = (c - n * 0.693147180369123816490lf) - n * 1.90821492927058770002e-10lf;
+  var p = 1.0lf;
+  for (var k = 14i; k > 0i; k--) { p = 1.0lf + p * r / f64(k); }
+  let h = i32(n) / 2i;
+  return p * power_of_two_d(h) * power_of_two_d(i32(n) - h);
+}
+
+// Scaled into [1, 2) by powers of two; log(m) = 2 atanh((m - 1) / (m + 1)).
+fn log_d(x: f64) -> f64 {
+  if (!(x == x)) { return x; }
+  if (x < 0.0lf) { return f64(bits_(0x7fc00000u)); }
+  if (x == 0.0lf) { return f64(bits_(0xff800000u)); }
+  if (is_inf_d(x)) { return x; }
+  var m = x;
+  var e = 0i;
+  if (m < 1.0e-290lf) { m = m * power_of_two_d(100i); e = -100i; }
+  for (var k = 512i; k > 0i; k = k / 2i) {
+    if (m >= power_of_two_d(k)) { m = m * power_of_two_d(-k); e = e + k; }
+    if (m < power_of_two_d(1i - k)) { m = m * power_of_two_d(k); e = e - k; }
+  }
+  if (m > 1.4142135623730951lf) { m = m * 0.5lf; e = e + 1i; }
+  let s = (m - 1.0lf) / (m + 1.0lf);
+  var sum = 0.0lf;
+  for (var k = 25i; k > 0i; k = k - 2i) { sum = sum * s * s + 1.0lf / f64(k); }
+  return f64(e) * 0.693147180369123816490lf + (f64(e) * 1.90821492927058770002e-10lf + 2.0lf * s * sum);
+}
+
+fn pow_d(x: f64, y: f64) -> f64 {
+  if (y == 0.0lf || x == 1.0lf) { return 1.0lf; }
+  if (is_nan_d(x)) { return x; }
+  if (is_nan_d(y)) { return y; }
+  if (y == 1.0lf) { return x; }
+  if (y == 2.0lf) { return x * x; }
+  let a = abs(x);
+  let integral = floor(y) == y;
+  let odd = integral && floor(y * 0.5lf) * 2.0lf != y;
+  var p = 1.0lf;
+  if (a == 0.0lf) {
+    p = select(0.0lf, f64(bits_(0x7f800000u)), y < 0.0lf);
+  } else if (a != 1.0lf) {
+    p = exp_d(y * log_d(a));
+  }
+  if (x < 0.0lf) {
+    if (!integral && !is_inf_d(x)) { return f64(bits_(0x7fc00000u)); }
+    return select(p, -p, odd);
+  }
+  return p;
+}
+
 fn arg_max_wins_d(x: f64, i: i32, y: f64, j: i32) -> bool {
   let a = is_nan_d(x);
   let b = is_nan_d(y);

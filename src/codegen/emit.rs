@@ -288,13 +288,7 @@ impl<'a> Emitter<'a> {
                 let v = Val(*value);
                 let x = self.value(v, lane)?;
                 let kind = self.unit.kind(self.unit.nest.dtype(v))?;
-                // Literals of 64 bits do not convert in constant expressions.
-                let text = match x.text.strip_suffix("li").and_then(|n| n.parse::<u32>().ok()) {
-                    Some(n) => format!("{n}u"),
-                    None if kind == super::storage::Kind::U32 => x.text,
-                    None => format!("u32({})", x.text),
-                };
-                Ok(Ex { text, depth: x.depth })
+                Ok(Ex { text: super::spell::to_index(kind, &x.text), depth: x.depth })
             }
             Term::Div(e, d) => self.division(e, d, "/", "floor_div_i", lane),
             Term::Mod(e, d) => self.division(e, d, "%", "remainder_i", lane),

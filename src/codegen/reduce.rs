@@ -630,8 +630,9 @@ impl Rows<'_, '_> {
         let id = COLUMN + lane as u32;
         let count = self.nest.col_count();
         let size = self.em.size(&count);
+        let kind = self.em.unit.kind(self.nest.dtype(pick.at))?;
         let at = self.em.value(pick.at, 0)?;
-        let at = self.em.bind(Ex { text: format!("u32({})", at.text), depth: at.depth }, "x");
+        let at = self.em.bind(Ex { text: super::spell::to_index(kind, &at.text), depth: at.depth }, "x");
         let place = Ex { text: format!("min({}, {} - 1u)", at.text, size.text), depth: at.depth };
         let place = self.em.bind(place, "x");
         self.em.axes.insert(id, place);

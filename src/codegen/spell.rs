@@ -56,6 +56,15 @@ pub fn from_index(kind: Kind, index: &str) -> String {
     }
 }
 
+/// An integer of a kind as a u32 index. Literals of 64 bits do not convert in constant expressions.
+pub fn to_index(kind: Kind, text: &str) -> String {
+    match text.strip_suffix("li").and_then(|n| n.parse::<u32>().ok()) {
+        Some(n) => format!("{n}u"),
+        None if kind == Kind::U32 => text.to_string(),
+        None => format!("u32({text})"),
+    }
+}
+
 /// Reduces the result of integer arithmetic to the width of `dtype`.
 pub fn wrap(dtype: DType, text: String) -> String {
     match dtype {

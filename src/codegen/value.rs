@@ -113,6 +113,10 @@ impl Emitter<'_> {
 
     fn load(&mut self, id: BufferId, index: &IndexExpr, mask: Option<Val>, kind: Kind, lane: usize) -> Result<Ex, String> {
         let at = self.in_lane(index, lane);
+        if mask.is_some() && at.as_constant().and_then(Dim::as_int).is_some_and(|n| n < 0) {
+            // The mask cannot hold there, and the shader would not be valid.
+            return Ok(Ex::global(kind.zero().to_string()));
+        }
         let (word, part) = self.fetch(id, &at, lane)?;
         let Some(mask) = mask else {
             // Other elements may be in the same word.

@@ -53,7 +53,9 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
             return Err(WhyNot::Template("operands of a matrix product are read from memory"));
         }
         let once = if level[i] || b.cols.is_empty() { all_axes(b) } else { b.rows.clone() };
-        if is_bijective(index, &once, 0) {
+        // A consumer that reads a part of the buffer would store that part only.
+        let all = once.iter().fold(Dim::int(1), |n, d| n * d) == a.row_count();
+        if all && is_bijective(index, &once, 0) {
             embedding = Some(index.clone());
         }
     }

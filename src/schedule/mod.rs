@@ -178,6 +178,27 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_of_a_part_does_not_store_the_whole() {
+        let mut b = Builder::new("parts");
+        let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (7, 5))).unwrap();
+        let y = b.input("y", InputRole::Input, TensorType::new(DType::F32, (7, 5))).unwrap();
+        let product = b.mul(x, y).unwrap();
+        let product = b.scalar(ScalarFn::Sin, &[product]).unwrap();
+        for (name, start, end) in [("head", 0, 5), ("tail", 5, 7)] {
+            let part = b.slice(product, 0, start, end, 1).unwrap();
+            b.output(name, OutputRole::User, part);
+        }
+        let p = program(&b.finish(), &Target::webgpu_default());
+        let elements = |buffer: crate::loop_ir::BufferId| p.buffers[buffer.0 as usize].ty.numel();
+        for command in &p.commands {
+            let kernel = &p.kernels[command.kernel as usize];
+            for w in &kernel.writes {
+                assert_eq!(elements(command.buffers[w.buffer.0 as usize]), kernel.row_count(), "{kernel}");
+            }
+        }
+    }
+
+    #[test]
     fn attention_layout_views_cost_nothing() {
         let mut b = Builder::new("attn");
         let (n, t, h, d) = (2, 16, 4, 8);

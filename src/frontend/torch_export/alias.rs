@@ -29,6 +29,8 @@ pub struct Tensor {
 struct Storage {
     value: Value,
     version: u32,
+    /// The storage and version that it was read from, where memory is shared in a way that no view says.
+    of: Option<(StorageId, u32)>,
 }
 
 /// All storages of a program.
@@ -40,7 +42,7 @@ pub struct Storages {
 impl Storages {
     /// A tensor with a storage of its own.
     pub fn fresh(&mut self, value: Value) -> Tensor {
-        self.list.push(Storage { value, version: 0 });
+        self.list.push(Storage { value, version: 0, of: None });
         Tensor { value, from: value, version: 0, storage: StorageId(self.list.len() - 1) }
     }
 
@@ -52,9 +54,19 @@ impl Storages {
         if chain(b, value, storage.value).is_some() { view } else { self.fresh(value) }
     }
 
+    /// A tensor that shares memory with `base` in a way that no view says. It may be read until one of them is written.
+    pub fn snapshot(&mut self, base: Tensor, value: Value) -> Tensor {
+        let tensor = self.fresh(value);
+        self.list[tensor.storage.0].of = Some((base.storage, self.list[base.storage.0].version));
+        tensor
+    }
+
     /// The current value of a tensor.
     pub fn read(&self, b: &mut Builder, tensor: &mut Tensor) -> Result<Value, String> {
         let storage = &self.list[tensor.storage.0];
+        if storage.of.is_some_and(|(base, version)| self.list[base.0].version != version) {
+            return Err("a view by strides or windows is read after what it shows was written, which is not supported".into());
+        }
         if storage.version != tensor.version {
             let steps = chain(b, tensor.value, tensor.from).ok_or("a view was lost")?;
             tensor.value = replay(b, &steps, storage.value)?;
@@ -65,6 +77,9 @@ impl Storages {
 
     /// Writes `value`, of the tensor's type, into a tensor and with it into everything that shares its storage.
     pub fn write(&mut self, b: &mut Builder, tensor: &mut Tensor, value: Value) -> Result<(), String> {
+        if self.list[tensor.storage.0].of.is_some() {
+            return Err("a write through a view by strides or windows is not supported".into());
+        }
         let now = self.read(b, tensor)?;
         let mut steps = chain(b, now, tensor.from).ok_or("a view was lost")?;
         let mut new = value;

@@ -20,8 +20,6 @@ pub enum Arg {
     Dims(Vec<Dim>),
     /// A list of floats.
     Floats(Vec<f64>),
-    /// A list of bools.
-    Bools(Vec<bool>),
     /// Text.
     Text(String),
     /// A dtype.
@@ -163,6 +161,12 @@ impl Args {
     pub fn int(&self, name: &str) -> Result<i64, String> {
         let n = self.dim(name)?;
         n.as_int().ok_or_else(|| format!("{name} is {n}, which is not constant"))
+    }
+
+    /// A constant integer of a range, so that arithmetic with it does not overflow.
+    pub fn int_in(&self, name: &str, default: i64, range: std::ops::RangeInclusive<i64>) -> Result<i64, String> {
+        let n = self.int_or(name, default)?;
+        if range.contains(&n) { Ok(n) } else { Err(format!("{name} is {n}, outside of {} to {}", range.start(), range.end())) }
     }
 
     /// A constant integer with a default.
@@ -349,6 +353,12 @@ impl Cx {
     /// The tensor, of rank one at least.
     pub fn at_least_1d(&mut self, x: Value) -> Result<Value, String> {
         if self.b.shape(x).rank() == 0 { self.b.reshape(x, [1i64]) } else { Ok(x) }
+    }
+
+    /// Refuses tensors of another rank than one of these.
+    pub fn expect_rank(&self, x: Value, ranks: std::ops::RangeInclusive<usize>) -> Result<(), String> {
+        let found = self.b.shape(x).rank();
+        if ranks.contains(&found) { Ok(()) } else { Err(format!("{} has {found} dimensions", self.b.ty(x))) }
     }
 
     /// The shape of a value.

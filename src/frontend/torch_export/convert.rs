@@ -8,7 +8,7 @@ use super::{expr, symbols, weights};
 use crate::graph::Value;
 use crate::scalar::ScalarFn;
 use crate::types::{Dim, Location, Provenance, Shape};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Subgraphs within subgraphs beyond this are refused.
 const DEPTH: usize = 16;
@@ -32,6 +32,8 @@ pub struct Converter<'a> {
     pub storages: Storages,
     ranges: &'a BTreeMap<String, Range>,
     names: HashMap<String, Item>,
+    /// Names that something in the graph at hand reads.
+    read: HashSet<String>,
     depth: usize,
 }
 
@@ -45,7 +47,7 @@ struct Missing {
 impl<'a> Converter<'a> {
     /// An empty graph of that name.
     pub fn new(name: &str, ranges: &'a BTreeMap<String, Range>) -> Converter<'a> {
-        Converter { cx: Cx::new(name), storages: Storages::default(), ranges, names: HashMap::new(), depth: 0 }
+        Converter { cx: Cx::new(name), storages: Storages::default(), ranges, names: HashMap::new(), read: HashSet::new(), depth: 0 }
     }
 
     /// Declares a tensor under a name of the exported graph.
@@ -101,10 +103,12 @@ impl<'a> Converter<'a> {
 
     /// Converts all nodes of the graph.
     pub fn run(&mut self, graph: &ExportedGraph) -> Result<(), String> {
+        let outer = std::mem::replace(&mut self.read, names_read(graph));
         for node in &graph.nodes {
             self.cx.b.provenance = provenance(node);
             self.node(node, graph).map_err(|what| at(node, &what))?;
         }
+        self.read = outer;
         self.cx.b.provenance = Provenance::default();
         Ok(())
     }
@@ -127,6 +131,9 @@ impl<'a> Converter<'a> {
         }
         let (row, in_place) = aten::find(&node.target).ok_or("it is not supported")?;
         let args = self.args(node)?;
+        if row.effect == Effect::Snapshot && node.target.contains("as_strided") && !fills_its_memory(node, graph) {
+            return Err("strides of a tensor that is itself a view are not supported".into());
+        }
         self.cx.writes.clear();
         let results = (row.build)(&mut self.cx, &args)?;
         let results = self.apply_effects(node, graph, row, in_place, results)?;
@@ -172,9 +179,10 @@ impl<'a> Converter<'a> {
                 (Effect::ViewIfStrided, Some((name, _))) => is_view_by_strides(graph, name, node.outputs.get(k)),
                 _ => false,
             };
-            out.push(match base.filter(|_| aliases) {
-                Some((_, base)) => self.storages.view(&self.cx.b, base, value),
-                None => self.storages.fresh(value),
+            out.push(match base {
+                Some((_, base)) if row.effect == Effect::Snapshot => self.storages.snapshot(base, value),
+                Some((_, base)) if aliases => self.storages.view(&self.cx.b, base, value),
+                _ => self.storages.fresh(value),
             });
         }
         Ok(out)
@@ -202,6 +210,12 @@ impl<'a> Converter<'a> {
                 other => return Err(format!("its result {other:?} is no tensor")),
             };
             for name in names {
+                // What PyTorch declares for results that nothing reads depends on its kernels.
+                if !self.read.contains(name) {
+                    results.next();
+                    self.define(name, Item::Nothing)?;
+                    continue;
+                }
                 let mut tensor = results.next().ok_or("it gives fewer results than the program declares")?;
                 let before = self.storages.read(&mut self.cx.b, &mut tensor)?;
                 if let Some(meta) = graph.tensor_values.get(name) {
@@ -278,7 +292,6 @@ impl<'a> Converter<'a> {
             Argument::Float(x) => Arg::Scalar(Scalar::Float(*x)),
             Argument::Floats(list) => Arg::Floats(list.iter().map(|x| x.0).collect()),
             Argument::Bool(x) => Arg::Scalar(Scalar::Bool(Some(*x))),
-            Argument::Bools(list) => Arg::Bools(list.clone()),
             Argument::Text(s) => Arg::Text(s.clone()),
             Argument::ScalarType(n) => Arg::DType(weights::dtype(*n)?),
             Argument::Sym(s) => Arg::Scalar(self.symbolic(s)?),
@@ -293,7 +306,7 @@ impl<'a> Converter<'a> {
                 Arg::Dims(dims)
             }
             Argument::Graph(_) => return Err("a subgraph is no argument here".into()),
-            Argument::Other(_) => Arg::Other,
+            Argument::Other => Arg::Other,
         })
     }
 
@@ -362,6 +375,23 @@ impl<'a> Converter<'a> {
     }
 }
 
+/// Names of tensors that a call takes or that the graph gives back.
+fn names_read(graph: &ExportedGraph) -> HashSet<String> {
+    let mut out = HashSet::new();
+    let given = graph.nodes.iter().flat_map(|n| n.inputs.iter().map(|i| &i.arg)).chain(&graph.outputs);
+    for argument in given {
+        match argument {
+            Argument::Tensor(name) => out.extend([name.clone()]),
+            Argument::Tensors(names) => out.extend(names.iter().map(|n| n.name.clone())),
+            Argument::OptionalTensors(names) => {
+                out.extend(names.iter().filter_map(|n| if let OptionalTensor::AsTensor(n) = n { Some(n.name.clone()) } else { None }));
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
 /// The tensor that a call has for an argument.
 fn tensor_name<'n>(node: &'n ExportedNode, argument: &str) -> Option<&'n str> {
     node.inputs.iter().find(|a| a.name == argument).and_then(|a| if let Argument::Tensor(name) = &a.arg { Some(name.as_str()) } else { None })
@@ -377,6 +407,22 @@ fn is_view_by_strides(graph: &ExportedGraph, base: &str, output: Option<&Argumen
     };
     let same = |expected: Vec<i64>| expected.iter().zip(&found).zip(&new).all(|((a, b), &n)| n == 1 || a == b);
     from.dtype == to.dtype && sizes.len() == strides.len() && view_strides(&sizes, &strides, &new).is_some_and(same)
+}
+
+/// Whether the first tensor of a call lies in memory row by row from the first element on, by what the program says.
+fn fills_its_memory(node: &ExportedNode, graph: &ExportedGraph) -> bool {
+    let name = node.inputs.iter().find_map(|a| if let Argument::Tensor(name) = &a.arg { Some(name) } else { None });
+    let Some(meta) = name.and_then(|name| graph.tensor_values.get(name)) else { return false };
+    let int = |n: &SymInt| if let SymInt::AsInt(n) = n { Some(*n) } else { None };
+    let from_start = meta.storage_offset.as_ref().is_none_or(|n| int(n) == Some(0));
+    let mut expected = Some(1i64);
+    let packed = meta.sizes.len() == meta.strides.len()
+        && meta.sizes.iter().zip(&meta.strides).rev().all(|(size, stride)| {
+            let (Some(size), Some(stride), Some(packed)) = (int(size), int(stride), expected) else { return false };
+            expected = packed.checked_mul(size);
+            size == 1 || stride == packed
+        });
+    from_start && packed
 }
 
 /// Where a node came from.

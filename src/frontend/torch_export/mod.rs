@@ -221,8 +221,8 @@ impl Importer<'_> {
                     let (input, ..) = known.ok_or_else(|| format!("{name} is written, but no input"))?;
                     new_values.push((input.clone(), value));
                 }
-                OutputSpec::Token { .. } => {}
-                OutputSpec::GradientToParameter { .. } | OutputSpec::GradientToUserInput { .. } => {
+                OutputSpec::Token {} => {}
+                OutputSpec::GradientToParameter {} | OutputSpec::GradientToUserInput {} => {
                     return Err("the program was exported with its backward; export the forward, the gradients are computed here".into());
                 }
             }

@@ -173,8 +173,6 @@ impl<'de> Deserialize<'de> for Number {
 /// A subgraph as an argument.
 #[derive(Debug, Deserialize)]
 pub struct GraphArgument {
-    /// Its name.
-    pub name: String,
     /// The graph.
     pub graph: ExportedGraph,
 }
@@ -192,14 +190,13 @@ pub enum Argument {
     Float(f64),
     Floats(Vec<Number>),
     Bool(bool),
-    Bools(Vec<bool>),
     Text(String),
     ScalarType(i64),
     Sym(SymArgument),
     Syms(Vec<SymArgument>),
     Graph(Box<GraphArgument>),
     /// Devices, layouts and memory formats, which mean nothing here, and kinds that the importer does not know.
-    Other(String),
+    Other,
 }
 
 impl<'de> Deserialize<'de> for Argument {
@@ -226,13 +223,12 @@ impl<'de> Deserialize<'de> for Argument {
                     "as_float" => Argument::Float(map.next_value::<Number>()?.0),
                     "as_floats" => Argument::Floats(map.next_value()?),
                     "as_bool" => Argument::Bool(map.next_value()?),
-                    "as_bools" => Argument::Bools(map.next_value()?),
                     "as_string" => Argument::Text(map.next_value()?),
                     "as_scalar_type" => Argument::ScalarType(map.next_value()?),
                     "as_sym_int" | "as_sym_bool" | "as_sym_float" => Argument::Sym(map.next_value()?),
                     "as_sym_ints" | "as_sym_floats" => Argument::Syms(map.next_value()?),
                     "as_graph" => Argument::Graph(map.next_value()?),
-                    _ => map.next_value::<IgnoredAny>().map(|_| Argument::Other(kind))?,
+                    _ => map.next_value::<IgnoredAny>().map(|_| Argument::Other)?,
                 };
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
                 Ok(argument)
@@ -290,9 +286,9 @@ pub enum OutputSpec {
     BufferMutation { arg: Name, buffer_name: String },
     ParameterMutation { arg: Name, parameter_name: String },
     UserInputMutation { arg: Name, user_input_name: String },
-    GradientToParameter { arg: Name },
-    GradientToUserInput { arg: Name },
-    Token { arg: Name },
+    GradientToParameter {},
+    GradientToUserInput {},
+    Token {},
 }
 
 /// `model_weights_config.json` and `model_constants_config.json`.

@@ -3,13 +3,16 @@
 use super::{Row, pure};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
-use crate::types::DType;
+use crate::ops::{ReduceKind, ScatterReduce};
+use crate::scalar::ScalarFn;
+use crate::types::{DType, Dim};
 
 type Built = Result<Vec<Value>, String>;
 
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
     pure(&["embedding.default"], embedding),
+    pure(&["_embedding_bag.default", "_embedding_bag_forward_only.default", "embedding_bag.default", "embedding_bag.padding_idx"], embedding_bag),
     pure(&["gather.default"], gather),
     pure(&["index_select.default"], index_select),
     pure(&["index_add.default"], index_add),
@@ -24,12 +27,86 @@ fn embedding(cx: &mut Cx, a: &Args) -> Built {
     if padding < 0 {
         return Ok(vec![rows]);
     }
-    let fixed = cx.b.scalar(crate::scalar::ScalarFn::Detach, &[rows])?;
+    let fixed = cx.b.scalar(ScalarFn::Detach, &[rows])?;
     let rank = cx.b.shape(index).rank();
     let index = cx.b.unsqueeze(index, rank)?;
     let padding = cx.b.constant(cx.b.dtype(index), padding as f64)?;
-    let is_padding = cx.b.scalar(crate::scalar::ScalarFn::Eq, &[index, padding])?;
+    let is_padding = cx.b.scalar(ScalarFn::Eq, &[index, padding])?;
     Ok(vec![cx.b.where_(is_padding, fixed, rows)?])
+}
+
+/// Rows of the weight summed, averaged or maximized over bags, which begin at the offsets: the result, the bag of each index,
+/// the number of rows of each bag. Empty bags are zero; rows of the padding index are passed over.
+fn embedding_bag(cx: &mut Cx, a: &Args) -> Built {
+    let (weight, index, mut offsets) = (a.tensor("weight")?, a.tensor("indices")?, a.tensor("offsets")?);
+    cx.expect_rank(weight, 2..=2)?;
+    [index, offsets].into_iter().try_for_each(|v| cx.expect_rank(v, 1..=1))?;
+    let dtype = cx.b.dtype(weight);
+    if a.bool_or("include_last_offset", false)? {
+        let end = cx.b.shape(offsets)[0].clone() - Dim::int(1);
+        offsets = cx.b.slice(offsets, 0, 0, end, 1)?;
+    }
+    let (bags, count, width) = (cx.b.shape(offsets)[0].clone(), cx.b.shape(index)[0].clone(), cx.b.shape(weight)[1].clone());
+    let bag = bag_of_each(cx, offsets, &count)?;
+    let mut rows = cx.b.embedding(weight, index)?;
+    if let Some(factor) = a.tensor_opt("per_sample_weights")? {
+        cx.expect_rank(factor, 1..=1)?;
+        let factor = cx.b.unsqueeze(factor, 1)?;
+        rows = cx.b.mul(rows, factor)?;
+    }
+    let padding = a.int_or("padding_idx", -1)?;
+    let padding = cx.b.constant(cx.b.dtype(index), padding as f64)?;
+    let counts = cx.b.scalar(ScalarFn::Ne, &[index, padding])?;
+    let number = cx.b.cast(counts, DType::I64)?;
+    let none = cx.b.full(DType::I64, 0.0, [bags.clone()])?;
+    let sizes = cx.b.index_add(none, 0, bag, number)?;
+    let counts = cx.b.unsqueeze(counts, 1)?;
+    let zero = cx.b.constant(dtype, 0.0)?;
+    let empty = cx.b.full(dtype, 0.0, [bags, width])?;
+    let out = match a.int_or("mode", 0)? {
+        mode @ (0 | 1) => {
+            let rows = cx.b.where_(counts, rows, zero)?;
+            let sum = cx.b.index_add(empty, 0, bag, rows)?;
+            if mode == 0 { sum } else { average(cx, sum, sizes)? }
+        }
+        2 => largest(cx, rows, bag, counts, sizes, empty)?,
+        mode => return Err(format!("mode {mode} is not known")),
+    };
+    Ok(vec![out, cx.b.cast(bag, DType::I64)?, sizes])
+}
+
+/// For each position below `count`, how many offsets are not above it, less one.
+fn bag_of_each(cx: &mut Cx, offsets: Value, count: &Dim) -> Result<Value, String> {
+    let offsets = cx.b.cast(offsets, DType::I32)?;
+    let at = cx.b.iota(DType::I32, [count.clone(), Dim::int(1)], 0)?;
+    let begun = cx.b.scalar(ScalarFn::Le, &[offsets, at])?;
+    let begun = cx.b.cast(begun, DType::I32)?;
+    let begun = cx.b.reduce(ReduceKind::Sum, begun, &[1], false)?;
+    let one = cx.b.constant(DType::I32, 1.0)?;
+    cx.b.sub(begun, one)
+}
+
+fn average(cx: &mut Cx, sum: Value, sizes: Value) -> Result<Value, String> {
+    let one = cx.b.constant(DType::I64, 1.0)?;
+    let sizes = cx.b.scalar(ScalarFn::Maximum, &[sizes, one])?;
+    let sizes = cx.b.cast(sizes, cx.b.dtype(sum))?;
+    let sizes = cx.b.unsqueeze(sizes, 1)?;
+    cx.b.div(sum, sizes)
+}
+
+fn largest(cx: &mut Cx, rows: Value, bag: Value, counts: Value, sizes: Value, empty: Value) -> Result<Value, String> {
+    let dtype = cx.b.dtype(rows);
+    let low = cx.b.constant(dtype, f64::NEG_INFINITY)?;
+    let (shape, whole) = (cx.shape(rows), cx.shape(empty));
+    let rows = cx.b.where_(counts, rows, low)?;
+    let base = cx.b.broadcast_to(low, &whole)?;
+    let at = cx.b.unsqueeze(bag, 1)?;
+    let at = cx.b.broadcast_to(at, &shape)?;
+    let top = cx.b.node(ScatterReduce { dim: 0, kind: ReduceKind::Max }, &[base, at, rows])?[0];
+    let zero = cx.b.constant(DType::I64, 0.0)?;
+    let full = cx.b.scalar(ScalarFn::Gt, &[sizes, zero])?;
+    let full = cx.b.unsqueeze(full, 1)?;
+    cx.b.where_(full, top, empty)
 }
 
 fn gather(cx: &mut Cx, a: &Args) -> Built {

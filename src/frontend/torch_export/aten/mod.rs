@@ -9,14 +9,37 @@
 //! here.
 //!
 //! A new family is a file with `ROWS` and a line in [`FAMILIES`].
+//!
+//! Where PyTorch and this importer differ on `shared/conformance`:
+//!
+//! * `special.log_ndtr`, gradients (`float32_0`, `float32_2`): PyTorch's expected gradient is the operator's own. The program
+//!   has its decomposition, `where(x < -1, log(erfcx(-t) / 2) - t^2, log1p(-erfc(t) / 2))`; far below zero `log1p` has an
+//!   infinite derivative there, and zero times infinity is NaN, also when PyTorch differentiates that program.
+//! * `topk` of integers with ties (`int32_0`): which of equal elements comes first is the order in which libstdc++'s
+//!   `nth_element` or `partial_sort` leaves them, which PyTorch does not define. Here it is the first one. Values agree.
+//! * `empty_like` and its like hold what memory held; here they hold zeros.
+//! * Random draws differ: only their distribution agrees.
+//! * An adapter may fold `x * 0` to zero although `x` is NaN (`addr` with `alpha=0`).
+//!
+//! Families of the extended scope that are not there: linear algebra beyond products and norms of vectors (decompositions,
+//! solvers, determinants, matrix exponentials), results whose shape depends on the data (`nonzero`, `unique`, `masked_select`,
+//! `bincount`, `repeat_interleave` by a tensor), some random draws (`cauchy`, `geometric`, `log_normal`,
+//! `randint`, `multinomial`, `rrelu` while training), orthogonal polynomials of a degree that is a tensor, Bessel functions
+//! but modified ones of the first kind, `zeta`, `igamma`, `airy_ai`, `ndtri`, fractional pooling, `segment_reduce`,
+//! `histogramdd`, `frexp`, `nextafter`, resampling with antialiasing, complex numbers and sparse tensors.
 
+mod activations;
 mod batch_norm;
+mod compose;
 mod conv;
 mod creation;
+mod einsum;
+mod gamma;
 mod index;
 mod loss;
 mod matmul;
 mod norm;
+mod patches;
 mod pointwise;
 mod pool;
 mod random;
@@ -27,6 +50,7 @@ mod scan;
 mod scatter;
 mod sort;
 mod special;
+mod strided;
 mod views;
 
 use super::args::{Args, Cx};
@@ -43,6 +67,9 @@ pub enum Effect {
     View,
     /// Its result is a view of its first tensor where strides allow, else a copy.
     ViewIfStrided,
+    /// Its result shares memory with its first tensor in a way that no view says: it may be read until either is written. Its
+    /// first tensor fills its memory from the first element on, row by row.
+    Snapshot,
 }
 
 /// Builds the results of one call.
@@ -73,9 +100,18 @@ pub const fn view_if_strided(names: &'static [&'static str], build: Build) -> Ro
     Row { names, effect: Effect::ViewIfStrided, build }
 }
 
+/// A row of an operator whose result shares memory in a way that no view says.
+pub const fn snapshot(names: &'static [&'static str], build: Build) -> Row {
+    Row { names, effect: Effect::Snapshot, build }
+}
+
 /// All families.
 const FAMILIES: &[&[Row]] = &[
+    activations::ROWS,
     batch_norm::ROWS,
+    compose::ROWS,
+    einsum::ROWS,
+    gamma::ROWS,
     conv::ROWS,
     pool::ROWS,
     resample::ROWS,
@@ -86,12 +122,14 @@ const FAMILIES: &[&[Row]] = &[
     loss::ROWS,
     matmul::ROWS,
     norm::ROWS,
+    patches::ROWS,
     pointwise::ROWS,
     random::ROWS,
     recurrent::ROWS,
     reduce::ROWS,
     sort::ROWS,
     special::ROWS,
+    strided::ROWS,
     views::ROWS,
 ];
 

@@ -3,6 +3,7 @@
 use super::{Row, pure};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
+use crate::ops::ReduceKind;
 use crate::scalar::ScalarFn as F;
 use crate::types::{DType, Dim, Shape};
 
@@ -10,7 +11,8 @@ type Built = Result<Vec<Value>, String>;
 
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
-    pure(&["_softmax.default", "softmax.int", "_safe_softmax.default", "special_softmax.int"], |cx, a| softmax(cx, a, false)),
+    pure(&["_softmax.default", "softmax.int", "special_softmax.int"], |cx, a| softmax(cx, a, false)),
+    pure(&["_safe_softmax.default"], safe_softmax),
     pure(&["_log_softmax.default", "log_softmax.int", "special_log_softmax.int"], |cx, a| softmax(cx, a, true)),
     pure(&["layer_norm.default"], |cx, a| Ok(vec![layer_norm(cx, a)?.0])),
     pure(&["native_layer_norm.default"], |cx, a| {
@@ -82,6 +84,32 @@ fn softmax(cx: &mut Cx, a: &Args, log: bool) -> Built {
     }
     let y = if log { cx.b.log_softmax(x, dim)? } else { cx.b.softmax(x, dim)? };
     Ok(vec![cx.b.reshape(y, shape)?])
+}
+
+/// Softmax whose rows of nothing but minus infinity are zero, and take no gradient.
+fn safe_softmax(cx: &mut Cx, a: &Args) -> Built {
+    let mut x = a.tensor("self")?;
+    let own = cx.b.dtype(x);
+    let dtype = a.dtype_opt("dtype")?.unwrap_or(if own.is_float() { own } else { DType::F32 });
+    x = cx.b.cast(x, dtype)?;
+    let (shape, dim) = (cx.shape(x), cx.dim(x, a.int("dim")?)?);
+    let x = cx.at_least_1d(x)?;
+    if shape.numel().is(0) {
+        return Ok(vec![x]);
+    }
+    let y = without_dead_rows(cx, x, dim)?;
+    Ok(vec![cx.b.reshape(y, shape)?])
+}
+
+/// Softmax along `dim`; zero, without a gradient, where all elements are minus infinity.
+pub fn without_dead_rows(cx: &mut Cx, x: Value, dim: usize) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let (low, zero) = (cx.b.constant(dtype, f64::NEG_INFINITY)?, cx.b.constant(dtype, 0.0)?);
+    let masked = cx.b.scalar(F::Eq, &[x, low])?;
+    let dead = cx.b.reduce(ReduceKind::All, masked, &[dim], true)?;
+    let safe = cx.b.where_(dead, zero, x)?;
+    let y = cx.b.softmax(safe, dim)?;
+    cx.b.where_(dead, zero, y)
 }
 
 /// The result, the operand, and the dimensions normalized over.

@@ -3,8 +3,9 @@
 use super::{Row, pure, view_if_strided};
 use crate::frontend::torch_export::args::{Args, Cx, Operand, Scalar};
 use crate::graph::Value;
+use crate::ops::{Op, ReduceKind};
 use crate::scalar::ScalarFn as F;
-use crate::types::DType;
+use crate::types::{DType, broadcast_shapes};
 
 type Built = Result<Vec<Value>, String>;
 
@@ -173,6 +174,11 @@ fn logical(cx: &mut Cx, a: &Args, f: F) -> Built {
 fn scaled(cx: &mut Cx, a: &Args, f: F) -> Built {
     let (x, mut y, dtype) = operands(cx, a)?;
     if dtype == DType::Bool {
+        // A factor of false leaves nothing to add.
+        if a.scalar_opt("alpha")?.is_some_and(|alpha| alpha.to_f64() == Some(0.0)) {
+            let shape = broadcast_shapes(cx.b.shape(x), cx.b.shape(y))?;
+            return Ok(vec![cx.b.broadcast_to(x, &shape)?]);
+        }
         return Ok(vec![cx.b.scalar(F::LogicalOr, &[x, y])?]);
     }
     if let Some(alpha) = a.scalar_opt("alpha")?
@@ -321,7 +327,38 @@ fn where_(cx: &mut Cx, a: &Args) -> Built {
     let condition = a.tensor("condition")?;
     let condition = cx.b.cast(condition, DType::Bool)?;
     let (x, y) = (cx.as_tensor(&x, dtype)?, cx.as_tensor(&y, dtype)?);
+    if let Some((operand, dim)) = safe_softmax(cx, condition, x, y) {
+        return Ok(vec![super::norm::without_dead_rows(cx, operand, dim)?]);
+    }
     Ok(vec![cx.b.where_(condition, x, y)?])
+}
+
+/// What `_safe_softmax` is decomposed into: `where(not any(x != -inf), 0, softmax(x))`. As it stands there, rows of nothing
+/// but minus infinity would have a gradient of NaN; the operator's own is zero.
+fn safe_softmax(cx: &Cx, condition: Value, zero: Value, softmax: Value) -> Option<(Value, usize)> {
+    let g = cx.b.graph();
+    let Op::Softmax(s) = &g.def(softmax).op else { return None };
+    let x = *g.def(softmax).operands.first()?;
+    let operand = |v: Value, f: F| match &g.def(v).op {
+        Op::Pointwise(p) if p.f == f => Some(g.def(v).operands.clone()),
+        _ => None,
+    };
+    let any = *operand(condition, F::LogicalNot)?.first()?;
+    let reduces = matches!(&g.def(any).op, Op::Reduce(r) if r.kind == ReduceKind::Any && r.dims == [s.dim] && r.keepdim);
+    let differs = *g.def(any).operands.first().filter(|_| reduces)?;
+    let [of, low] = operand(*operand(differs, F::LogicalNot)?.first()?, F::Eq)?[..] else { return None };
+    let matches = of == x && number_everywhere(cx, low) == Some(f64::NEG_INFINITY) && number_everywhere(cx, zero) == Some(0.0);
+    matches.then_some((x, s.dim as usize))
+}
+
+/// The number that all elements are, where the graph says so.
+fn number_everywhere(cx: &Cx, v: Value) -> Option<f64> {
+    let node = cx.b.graph().def(v);
+    match &node.op {
+        Op::Full(f) => Some(f.value.get()),
+        Op::Expand(_) | Op::Reshape(_) => number_everywhere(cx, *node.operands.first()?),
+        _ => None,
+    }
 }
 
 fn masked_fill(cx: &mut Cx, a: &Args) -> Built {

@@ -16,6 +16,10 @@ pub const ROWS: &[Row] = &[
     pure(&["gru.input"], |cx, a| run(cx, a, Cell::Gru)),
     pure(&["rnn_tanh.input"], |cx, a| run(cx, a, Cell::Plain(F::Tanh))),
     pure(&["rnn_relu.input"], |cx, a| run(cx, a, Cell::Plain(F::Relu))),
+    pure(&["lstm_cell.default"], |cx, a| once(cx, a, Cell::Lstm)),
+    pure(&["gru_cell.default"], |cx, a| once(cx, a, Cell::Gru)),
+    pure(&["rnn_tanh_cell.default"], |cx, a| once(cx, a, Cell::Plain(F::Tanh))),
+    pure(&["rnn_relu_cell.default"], |cx, a| once(cx, a, Cell::Plain(F::Relu))),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -92,6 +96,17 @@ fn run(cx: &mut Cx, a: &Args, cell: Cell) -> Built {
         }
     }
     Ok(out)
+}
+
+/// One step of one cell.
+fn once(cx: &mut Cx, a: &Args, cell: Cell) -> Built {
+    let states = if cell == Cell::Lstm { a.tensors("hx")? } else { vec![a.tensor("hx")?] };
+    let state = State { hidden: *states.first().ok_or("it has no state")?, cell: states.get(1).copied() };
+    let (x, of_input, of_hidden) = (a.tensor("input")?, a.tensor_opt("b_ih")?, a.tensor_opt("b_hh")?);
+    let from_input = cx.b.linear(x, a.tensor("w_ih")?, of_input)?;
+    let from_hidden = cx.b.linear(state.hidden, a.tensor("w_hh")?, of_hidden)?;
+    let next = step_of(cx, from_input, from_hidden, state, cell)?;
+    Ok([next.hidden].into_iter().chain(next.cell).collect())
 }
 
 /// Weights by layer and direction: two matrices, two biases if there are any, and a projection if there is one.

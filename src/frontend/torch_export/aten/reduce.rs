@@ -37,8 +37,27 @@ pub const ROWS: &[Row] = &[
         Ok(vec![cx.b.scalar(F::Sqrt, &[var])?])
     }),
     pure(&["logsumexp.default"], logsumexp),
-    pure(&["linalg_vector_norm.default"], |cx, a| vector_norm(cx, a, "ord")),
-    pure(&["norm.Scalar", "norm.ScalarOpt_dim", "norm.ScalarOpt_dim_dtype"], |cx, a| vector_norm(cx, a, "p")),
+    pure(&["linalg_vector_norm.default"], |cx, a| Ok(vec![vector_norm(cx, a, "ord")?])),
+    pure(&["linalg_norm.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let dims = if a.has("dim") { a.ints("dim")?.len() } else { cx.b.shape(x).rank() };
+        // Two dimensions with an order are a matrix, whose norms but Frobenius' need its singular values.
+        if a.has("ord") && dims != 1 {
+            return Err("norms of matrices are not supported, but Frobenius'".into());
+        }
+        Ok(vec![vector_norm(cx, a, "ord")?])
+    }),
+    pure(&["linalg_norm.ord_str", "linalg_matrix_norm.str_ord"], |cx, a| {
+        if a.text_or("ord", "fro")? != "fro" {
+            return Err("norms of matrices are not supported, but Frobenius'".into());
+        }
+        let (x, dtype) = (a.tensor("self")?, a.dtype_opt("dtype")?);
+        let x = dtype.map_or(Ok(x), |d| cx.b.cast(x, d))?;
+        let dims = if a.has("dim") { a.ints("dim")? } else { vec![-2, -1] };
+        let dims = cx.dims_or_all(x, &dims)?;
+        Ok(vec![norm(cx, x, 2.0, &dims, a.bool_or("keepdim", false)?)?])
+    }),
+    pure(&["norm.Scalar", "norm.ScalarOpt_dim", "norm.ScalarOpt_dim_dtype"], |cx, a| Ok(vec![vector_norm(cx, a, "p")?])),
     pure(&["cumsum.default"], cumsum),
     pure(&["count_nonzero.default", "count_nonzero.dim_IntList"], |cx, a| {
         let x = a.tensor("self")?;
@@ -203,7 +222,7 @@ fn flags(cx: &mut Cx, a: &Args, kind: ReduceKind) -> Built {
 }
 
 /// Variance and mean; the correction may be any number.
-fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
+pub fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
     let (x, dims, keep) = float_over(cx, a)?;
     let correction = match a.has("correction") {
         true => a.float("correction")?,
@@ -248,10 +267,10 @@ fn logsumexp(cx: &mut Cx, a: &Args) -> Built {
     Ok(vec![cx.b.add(log, top)?])
 }
 
-fn vector_norm(cx: &mut Cx, a: &Args, order: &str) -> Built {
+fn vector_norm(cx: &mut Cx, a: &Args, order: &str) -> Result<Value, String> {
     let p = a.float_or(order, 2.0)?;
     let (x, dims, keep) = float_over(cx, a)?;
-    Ok(vec![norm(cx, x, p, &dims, keep)?])
+    norm(cx, x, p, &dims, keep)
 }
 
 /// `sum(|x|^p)^(1/p)`, with its limits at 0 and the infinities. The gradient at zero is zero.

@@ -21,11 +21,7 @@ pub const ROWS: &[Row] = &[
         Ok(vec![cx.b.index_select(flat, 0, index)?])
     }),
     pure(&["put.default"], put),
-    pure(&["scatter.src", "scatter.value"], |cx, a| {
-        let s = Scatter::new(cx, a)?;
-        let out = s.assign(cx)?;
-        s.finish(cx, out)
-    }),
+    pure(&["scatter.src", "scatter.value"], |cx, a| Ok(vec![assigned(cx, a)?])),
     pure(&["scatter.reduce", "scatter.value_reduce"], |cx, a| {
         let mode = match a.text_or("reduce", "")? {
             "add" => "sum",
@@ -46,6 +42,13 @@ pub const ROWS: &[Row] = &[
     pure(&["index_fill.int_Scalar", "index_fill.int_Tensor"], index_fill),
     pure(&["masked_scatter.default"], masked_scatter),
 ];
+
+/// `scatter`: the last of the elements written to a place wins.
+pub fn assigned(cx: &mut Cx, a: &Args) -> Result<Value, String> {
+    let s = Scatter::new(cx, a)?;
+    let out = s.assign(cx)?;
+    s.finish(cx, out)?.pop().ok_or_else(|| "it has one result".into())
+}
 
 /// An index that may count from the end, checked, as i32.
 fn wrapped(cx: &mut Cx, index: Value, size: &Dim, subject: &str) -> Result<Value, String> {
@@ -165,7 +168,11 @@ fn index_put(cx: &mut Cx, a: &Args) -> Built {
     }
     if indices.iter().flatten().count() == 0 {
         let values = cx.b.broadcast_to(values, &shape)?;
-        return Ok(vec![if accumulate { cx.b.add(x, values)? } else { values }]);
+        return Ok(vec![match accumulate {
+            true if cx.b.dtype(x) == DType::Bool => cx.b.scalar(F::LogicalOr, &[x, values])?,
+            true => cx.b.add(x, values)?,
+            false => values,
+        }]);
     }
     let at = Indexed::new(cx, x, &indices)?;
     let order = at.result_order(cx);
@@ -183,7 +190,7 @@ fn index_put(cx: &mut Cx, a: &Args) -> Built {
 }
 
 /// `base[index[k...], ...] = values[k..., ...]`, or the sum; of equal indices the last wins.
-fn write_slices(cx: &mut Cx, base: Value, index: Value, values: Value, accumulate: bool) -> Result<Value, String> {
+pub fn write_slices(cx: &mut Cx, base: Value, index: Value, values: Value, accumulate: bool) -> Result<Value, String> {
     let count = cx.shape(index).numel();
     if count.is(0) || cx.shape(base).numel().is(0) {
         return Ok(base);
@@ -241,7 +248,11 @@ fn put_masked(cx: &mut Cx, x: Value, first: usize, mask: Value, values: Value, a
         cx.b.index_select(values, first, place)?
     };
     let written = cx.b.broadcast_to(written, &shape)?;
-    let new = if accumulate { cx.b.add(x, written)? } else { written };
+    let new = match accumulate {
+        true if cx.b.dtype(x) == DType::Bool => cx.b.scalar(F::LogicalOr, &[x, written])?,
+        true => cx.b.add(x, written)?,
+        false => written,
+    };
     cx.b.where_(flag, new, x)
 }
 

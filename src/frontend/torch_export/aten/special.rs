@@ -89,7 +89,7 @@ fn float(cx: &mut Cx, a: &Args) -> Result<Value, String> {
 const ERFC: [f64; 10] = [-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277];
 
 /// `erfc(x)`, or with `scaled` `e^(x^2) erfc(x)`, without cancellation for large x.
-fn erfc(cx: &mut Cx, x: Value, scaled: bool) -> Result<Value, String> {
+pub fn erfc(cx: &mut Cx, x: Value, scaled: bool) -> Result<Value, String> {
     let dtype = cx.b.dtype(x);
     let [zero, one, two, half] = [0.0, 1.0, 2.0, 0.5].map(|k| cx.b.constant(dtype, k));
     let (zero, one, two, half) = (zero?, one?, two?, half?);

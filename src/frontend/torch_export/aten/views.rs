@@ -360,12 +360,16 @@ fn unbind(cx: &mut Cx, a: &Args) -> Built {
     (0..n).map(|i| cx.b.select(x, dim, i)).collect()
 }
 
-/// The diagonal of two dimensions, as the last one: every `columns + 1`-th element of both joined.
 fn diagonal(cx: &mut Cx, a: &Args) -> Built {
     let (x, offset) = (a.tensor("self")?, a.int_or("offset", 0)?);
     let (i, j) = (cx.dim(x, a.int_or("dim1", 0)?)?, cx.dim(x, a.int_or("dim2", 1)?)?);
+    Ok(vec![diagonal_of(cx, x, i, j, offset)?])
+}
+
+/// The diagonal of two dimensions, as the last one: every `columns + 1`-th element of both joined.
+pub fn diagonal_of(cx: &mut Cx, x: Value, i: usize, j: usize, offset: i64) -> Result<Value, String> {
     let rank = cx.b.shape(x).rank();
-    if i == j || rank < 2 {
+    if i == j || rank < 2 || offset.unsigned_abs() > 1 << 40 {
         return Err(format!("dimensions {i} and {j} have no diagonal"));
     }
     let mut order: Vec<usize> = (0..rank).filter(|&d| d != i && d != j).collect();
@@ -381,7 +385,7 @@ fn diagonal(cx: &mut Cx, a: &Args) -> Built {
     flat.push(Dim::int(rows * columns));
     let flat = cx.b.reshape(x, Shape(flat))?;
     let (start, end) = if length == 0 { (0, 0) } else { (start, start + (length - 1) * (columns + 1) + 1) };
-    Ok(vec![cx.b.slice(flat, rank - 2, start, end, columns + 1)?])
+    cx.b.slice(flat, rank - 2, start, end, columns + 1)
 }
 
 fn cat(cx: &mut Cx, a: &Args) -> Built {

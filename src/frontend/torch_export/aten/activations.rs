@@ -1,0 +1,336 @@
+//! Functions of one element made of others, as `torch.export` leaves them in programs that are not decomposed.
+
+use super::{Row, pure};
+use crate::frontend::torch_export::args::{Args, Cx, Operand};
+use crate::graph::Value;
+use crate::scalar::ScalarFn as F;
+use crate::types::{DType, Dim, Shape};
+use std::f64::consts::{FRAC_1_SQRT_2, PI};
+
+type Built = Result<Vec<Value>, String>;
+
+/// Rows of this family.
+pub const ROWS: &[Row] = &[
+    pure(&["celu.default"], |cx, a| {
+        let (x, alpha) = (a.tensor("self")?, a.float_or("alpha", 1.0)?);
+        exponential_below(cx, x, alpha, 1.0, 1.0 / alpha)
+    }),
+    pure(&["selu.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        exponential_below(cx, x, 1.673_263_242_354_377_2, 1.050_700_987_355_480_5, 1.0)
+    }),
+    pure(&["glu.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let dim = cx.dim(x, a.int_or("dim", -1)?)?;
+        let size = cx.b.shape(x).0.get(dim).cloned().ok_or("a 0-d tensor has no halves")?;
+        let half = size.try_div(&Dim::int(2)).ok_or("the dimension has no halves")?;
+        let (left, right) = (cx.b.slice(x, dim, 0, half.clone(), 1)?, cx.b.slice(x, dim, half, size, 1)?);
+        let gate = cx.b.scalar(F::Sigmoid, &[right])?;
+        Ok(vec![cx.b.mul(left, gate)?])
+    }),
+    pure(&["prelu.default", "_prelu_kernel.default"], |cx, a| {
+        let (x, mut weight) = (a.tensor("self")?, a.tensor("weight")?);
+        if cx.b.shape(weight).rank() == 1 && cx.b.shape(x).rank() != 1 {
+            let channels = cx.b.shape(weight)[0].clone();
+            let one = channels.is(1) || cx.b.shape(x).rank() < 2;
+            let shape = if one { Shape::scalar() } else { super::norm::channel_shape(&channels, cx.b.shape(x).rank()) };
+            weight = cx.b.reshape(weight, shape)?;
+        }
+        let low = cx.b.mul(weight, x)?;
+        above(cx, x, 0.0, x, low)
+    }),
+    pure(&["rrelu.default"], |cx, a| {
+        if a.bool_or("training", false)? {
+            return Err("random slopes are not supported; evaluate it, or use leaky_relu".into());
+        }
+        let x = a.tensor("self")?;
+        let slope = (a.float_or("lower", 0.125)? + a.float_or("upper", 1.0 / 3.0)?) / 2.0;
+        let low = cx.b.scale(x, slope)?;
+        above(cx, x, 0.0, x, low)
+    }),
+    pure(&["threshold.default"], |cx, a| {
+        let (x, value) = (a.tensor("self")?, a.scalar("value")?);
+        let value = cx.number(&value, cx.b.dtype(x))?;
+        // A NaN stays.
+        let threshold = a.scalar("threshold")?;
+        let threshold = cx.number(&threshold, cx.b.dtype(x))?;
+        let low = cx.b.scalar(F::Le, &[x, threshold])?;
+        Ok(vec![cx.b.where_(low, value, x)?])
+    }),
+    pure(&["hardshrink.default"], |cx, a| {
+        let (x, lambda) = (a.tensor("self")?, a.float_or("lambd", 0.5)?);
+        let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
+        let inside = within(cx, x, lambda)?;
+        Ok(vec![cx.b.where_(inside, zero, x)?])
+    }),
+    pure(&["softshrink.default"], |cx, a| {
+        let (x, lambda) = (a.tensor("self")?, a.float_or("lambd", 0.5)?);
+        let dtype = cx.b.dtype(x);
+        let (zero, width) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, lambda)?);
+        let (down, up) = (cx.b.sub(x, width)?, cx.b.add(x, width)?);
+        let positive = cx.b.scalar(F::Gt, &[x, zero])?;
+        let moved = cx.b.where_(positive, down, up)?;
+        let inside = within(cx, x, lambda)?;
+        Ok(vec![cx.b.where_(inside, zero, moved)?])
+    }),
+    pure(&["frac.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let whole = cx.b.scalar(F::Trunc, &[x])?;
+        Ok(vec![cx.b.sub(x, whole)?])
+    }),
+    pure(&["deg2rad.default"], |cx, a| scaled(cx, a, PI / 180.0)),
+    pure(&["rad2deg.default"], |cx, a| scaled(cx, a, 180.0 / PI)),
+    pure(&["conj_physical.default", "resolve_conj.default", "resolve_neg.default", "real.default"], |_, a| Ok(vec![a.tensor("self")?])),
+    pure(&["isreal.default"], |cx, a| {
+        let shape = cx.shape(a.tensor("self")?);
+        Ok(vec![cx.b.full(DType::Bool, 1.0, shape)?])
+    }),
+    pure(&["isposinf.default"], |cx, a| infinite(cx, a, f64::INFINITY)),
+    pure(&["isneginf.default"], |cx, a| infinite(cx, a, f64::NEG_INFINITY)),
+    pure(&["isclose.default"], isclose),
+    pure(&["logaddexp.default"], |cx, a| logaddexp(cx, a, F::Exp, F::Log)),
+    pure(&["logaddexp2.default"], |cx, a| logaddexp(cx, a, F::Exp2, F::Log2)),
+    pure(&["logit.default", "special_logit.default"], |cx, a| {
+        let mut x = float(cx, a)?;
+        let dtype = cx.b.dtype(x);
+        if a.has("eps") {
+            let eps = a.float("eps")?;
+            let (low, high) = (cx.b.constant(dtype, eps)?, cx.b.constant(dtype, 1.0 - eps)?);
+            x = cx.b.scalar(F::Clamp, &[x, low, high])?;
+        }
+        let one = cx.b.constant(dtype, 1.0)?;
+        let rest = cx.b.sub(one, x)?;
+        let odds = cx.b.div(x, rest)?;
+        Ok(vec![cx.b.scalar(F::Log, &[odds])?])
+    }),
+    pure(&["sinc.default", "special_sinc.default"], |cx, a| {
+        let x = float(cx, a)?;
+        let dtype = cx.b.dtype(x);
+        let (zero, one) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, 1.0)?);
+        let none = cx.b.scalar(F::Eq, &[x, zero])?;
+        let angle = cx.b.scale(x, PI)?;
+        let safe = cx.b.where_(none, one, angle)?;
+        let sine = cx.b.scalar(F::Sin, &[safe])?;
+        let ratio = cx.b.div(sine, safe)?;
+        Ok(vec![cx.b.where_(none, one, ratio)?])
+    }),
+    pure(&["heaviside.default"], |cx, a| {
+        let (x, at_zero) = (a.tensor("self")?, a.tensor("values")?);
+        let dtype = cx.b.dtype(x);
+        let (zero, numbers) = (cx.b.constant(dtype, 0.0)?, cx.b.dtype(x));
+        let (none, positive) = (cx.b.scalar(F::Eq, &[x, zero])?, cx.b.scalar(F::Gt, &[x, zero])?);
+        let step = cx.b.cast(positive, numbers)?;
+        Ok(vec![cx.b.where_(none, at_zero, step)?])
+    }),
+    pure(&["float_power.Tensor_Scalar", "float_power.Tensor_Tensor", "float_power.Scalar"], |cx, a| {
+        let (x, y) = (a.operand("self")?, a.operand("exponent")?);
+        let (x, y) = (cx.as_tensor(&x, DType::F64)?, cx.as_tensor(&y, DType::F64)?);
+        Ok(vec![cx.b.scalar(F::Pow, &[x, y])?])
+    }),
+    pure(&["special_entr.default"], |cx, a| {
+        let x = float(cx, a)?;
+        let dtype = cx.b.dtype(x);
+        let (zero, low) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, f64::NEG_INFINITY)?);
+        let log = cx.b.scalar(F::Log, &[x])?;
+        let product = cx.b.mul(x, log)?;
+        let entropy = cx.b.neg(product)?;
+        let (none, negative) = (cx.b.scalar(F::Eq, &[x, zero])?, cx.b.scalar(F::Lt, &[x, zero])?);
+        let out = cx.b.where_(none, zero, entropy)?;
+        Ok(vec![cx.b.where_(negative, low, out)?])
+    }),
+    pure(&["special_ndtr.default"], |cx, a| {
+        let x = float(cx, a)?;
+        let y = cx.b.scale(x, -FRAC_1_SQRT_2)?;
+        let y = super::special::erfc(cx, y, false)?;
+        Ok(vec![cx.b.scale(y, 0.5)?])
+    }),
+    pure(&["erfinv.default", "special_erfinv.default"], |cx, a| {
+        let x = float(cx, a)?;
+        Ok(vec![erfinv(cx, x)?])
+    }),
+    pure(&["gcd.default"], |cx, a| Ok(vec![common_divisor(cx, a)?.2])),
+    pure(&["lcm.default"], |cx, a| {
+        let (x, y, divisor) = common_divisor(cx, a)?;
+        let one = cx.b.constant(cx.b.dtype(x), 1.0)?;
+        let divisor = cx.b.scalar(F::Maximum, &[divisor, one])?;
+        let part = cx.b.scalar(F::FloorDiv, &[x, divisor])?;
+        let multiple = cx.b.mul(part, y)?;
+        Ok(vec![cx.b.scalar(F::Abs, &[multiple])?])
+    }),
+];
+
+fn float(cx: &mut Cx, a: &Args) -> Result<Value, String> {
+    let x = a.tensor("self")?;
+    cx.to_float(x)
+}
+
+fn scaled(cx: &mut Cx, a: &Args, factor: f64) -> Built {
+    let x = float(cx, a)?;
+    Ok(vec![cx.b.scale(x, factor)?])
+}
+
+/// `high` where `x > at`, else `low`.
+fn above(cx: &mut Cx, x: Value, at: f64, high: Value, low: Value) -> Built {
+    let at = cx.b.constant(cx.b.dtype(x), at)?;
+    let is_above = cx.b.scalar(F::Gt, &[x, at])?;
+    Ok(vec![cx.b.where_(is_above, high, low)?])
+}
+
+/// Whether `-bound <= x <= bound`.
+fn within(cx: &mut Cx, x: Value, bound: f64) -> Result<Value, String> {
+    let bound = cx.b.constant(cx.b.dtype(x), bound)?;
+    let size = cx.b.scalar(F::Abs, &[x])?;
+    cx.b.scalar(F::Le, &[size, bound])
+}
+
+/// `scale * x` above zero, `scale * alpha * (e^(rate x) - 1)` below. The exponential is taken of what is not positive only:
+/// elsewhere its overflow would make the gradient NaN.
+fn exponential_below(cx: &mut Cx, x: Value, alpha: f64, scale: f64, rate: f64) -> Built {
+    let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
+    let positive = cx.b.scalar(F::Gt, &[x, zero])?;
+    let low = cx.b.where_(positive, zero, x)?;
+    let low = cx.b.scale(low, rate)?;
+    let low = cx.b.scalar(F::Expm1, &[low])?;
+    let low = cx.b.scale(low, alpha * scale)?;
+    let high = cx.b.scale(x, scale)?;
+    Ok(vec![cx.b.where_(positive, high, low)?])
+}
+
+fn infinite(cx: &mut Cx, a: &Args, which: f64) -> Built {
+    let x = float(cx, a)?;
+    let which = cx.b.constant(cx.b.dtype(x), which)?;
+    Ok(vec![cx.b.scalar(F::Eq, &[x, which])?])
+}
+
+/// `|x - y| <= atol + rtol |y|`, or equal.
+fn isclose(cx: &mut Cx, a: &Args) -> Built {
+    let (x, y) = (a.tensor("self")?, a.tensor("other")?);
+    let equal = cx.b.scalar(F::Eq, &[x, y])?;
+    let (x, y) = (cx.to_float(x)?, cx.to_float(y)?);
+    let difference = cx.b.sub(x, y)?;
+    let distance = cx.b.scalar(F::Abs, &[difference])?;
+    let size = cx.b.scalar(F::Abs, &[y])?;
+    let allowed = cx.b.scale(size, a.float_or("rtol", 1e-5)?)?;
+    let atol = cx.b.constant(cx.b.dtype(x), a.float_or("atol", 1e-8)?)?;
+    let allowed = cx.b.add(allowed, atol)?;
+    let near = cx.b.scalar(F::Le, &[distance, allowed])?;
+    let nothing = cx.b.sub(distance, distance)?;
+    let unbounded = cx.b.scalar(F::IsNan, &[nothing])?;
+    let finite = cx.b.scalar(F::LogicalNot, &[unbounded])?;
+    let near = cx.b.scalar(F::LogicalAnd, &[near, finite])?;
+    let mut close = cx.b.scalar(F::LogicalOr, &[equal, near])?;
+    if a.bool_or("equal_nan", false)? {
+        let (x, y) = (cx.b.scalar(F::IsNan, &[x])?, cx.b.scalar(F::IsNan, &[y])?);
+        let both = cx.b.scalar(F::LogicalAnd, &[x, y])?;
+        close = cx.b.scalar(F::LogicalOr, &[close, both])?;
+    }
+    Ok(vec![close])
+}
+
+/// `log(e^x + e^y)` in the base of the functions given; equal infinities stay.
+fn logaddexp(cx: &mut Cx, a: &Args, exp: F, log: F) -> Built {
+    let (x, y) = (Operand::Tensor(a.tensor("self")?), Operand::Tensor(a.tensor("other")?));
+    let dtype = cx.result_type(&[&x, &y]);
+    let (x, y) = (cx.as_tensor(&x, dtype)?, cx.as_tensor(&y, dtype)?);
+    let top = cx.b.scalar(F::Maximum, &[x, y])?;
+    let fixed = cx.b.scalar(F::Detach, &[top])?;
+    let infinite = cx.b.scalar(F::IsInf, &[fixed])?;
+    let zero = cx.b.constant(dtype, 0.0)?;
+    let shift = cx.b.where_(infinite, zero, fixed)?;
+    let (x, y) = (cx.b.sub(x, shift)?, cx.b.sub(y, shift)?);
+    let (x, y) = (cx.b.scalar(exp, &[x])?, cx.b.scalar(exp, &[y])?);
+    let sum = cx.b.add(x, y)?;
+    let sum = cx.b.scalar(log, &[sum])?;
+    Ok(vec![cx.b.add(sum, shift)?])
+}
+
+/// Fits of M. Giles ("Approximating the erfinv function", 2010) in `w = -log(1 - x^2)`, below 5 and above.
+const NEAR: [f64; 9] = [
+    2.810_226_36e-8,
+    3.432_739_39e-7,
+    -3.523_387_7e-6,
+    -4.391_506_54e-6,
+    0.000_218_580_87,
+    -0.001_253_725_03,
+    -0.004_177_681_64,
+    0.246_640_727,
+    1.501_409_41,
+];
+const FAR: [f64; 9] = [
+    -0.000_200_214_257,
+    0.000_100_950_558,
+    0.001_349_343_22,
+    -0.003_673_428_44,
+    0.005_739_507_73,
+    -0.007_622_461_3,
+    0.009_438_870_47,
+    1.001_674_06,
+    2.832_976_82,
+];
+
+/// The inverse of erf. Its derivative is `sqrt(pi) / 2 e^(y^2)`, which the result carries as `y + (x - detach(x)) slope`.
+fn erfinv(cx: &mut Cx, x: Value) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let fixed = cx.b.scalar(F::Detach, &[x])?;
+    let square = cx.b.mul(fixed, fixed)?;
+    let minus = cx.b.neg(square)?;
+    let log = cx.b.scalar(F::Log1p, &[minus])?;
+    let w = cx.b.neg(log)?;
+    let (five, half, three) = (cx.b.constant(dtype, 5.0)?, cx.b.constant(dtype, 2.5)?, cx.b.constant(dtype, 3.0)?);
+    let (near, root) = (cx.b.sub(w, half)?, cx.b.scalar(F::Sqrt, &[w])?);
+    let far = cx.b.sub(root, three)?;
+    let (near, far) = (horner(cx, near, &NEAR)?, horner(cx, far, &FAR)?);
+    let is_near = cx.b.scalar(F::Lt, &[w, five])?;
+    let factor = cx.b.where_(is_near, near, far)?;
+    let y = cx.b.mul(factor, fixed)?;
+    // At the ends the fit has infinity less infinity.
+    let infinite = cx.b.scalar(F::IsInf, &[w])?;
+    let high = cx.b.constant(dtype, f64::INFINITY)?;
+    let end = cx.b.mul(fixed, high)?;
+    let y = cx.b.where_(infinite, end, y)?;
+    let square = cx.b.mul(y, y)?;
+    let e = cx.b.scalar(F::Exp, &[square])?;
+    let slope = cx.b.scale(e, PI.sqrt() / 2.0)?;
+    let slope = cx.b.scalar(F::Detach, &[slope])?;
+    let zero = cx.b.sub(x, fixed)?;
+    let carried = cx.b.mul(zero, slope)?;
+    let broken = cx.b.scalar(F::IsNan, &[carried])?;
+    let nothing = cx.b.constant(dtype, 0.0)?;
+    let carried = cx.b.where_(broken, nothing, carried)?;
+    cx.b.add(y, carried)
+}
+
+/// A polynomial, highest coefficient first.
+pub fn horner(cx: &mut Cx, x: Value, coefficients: &[f64]) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let mut sum = cx.b.constant(dtype, coefficients[0])?;
+    for &k in &coefficients[1..] {
+        let (product, k) = (cx.b.mul(sum, x)?, cx.b.constant(dtype, k)?);
+        sum = cx.b.add(product, k)?;
+    }
+    Ok(sum)
+}
+
+/// Both integers and their greatest common divisor, by as many steps of Euclid's algorithm as their width can need.
+fn common_divisor(cx: &mut Cx, a: &Args) -> Result<(Value, Value, Value), String> {
+    let (x, y) = (Operand::Tensor(a.tensor("self")?), Operand::Tensor(a.tensor("other")?));
+    let dtype = cx.result_type(&[&x, &y]);
+    let (x, y) = (cx.as_tensor(&x, dtype)?, cx.as_tensor(&y, dtype)?);
+    // Neighbors in Fibonacci's sequence take the most steps: 1.44 for each bit.
+    let steps = match dtype {
+        DType::I64 => 93,
+        DType::I32 | DType::U32 => 47,
+        DType::I16 => 24,
+        DType::I8 | DType::U8 => 13,
+        other => return Err(format!("{other} has no divisors")),
+    };
+    let (mut high, mut low) = (cx.b.scalar(F::Abs, &[x])?, cx.b.scalar(F::Abs, &[y])?);
+    let zero = cx.b.constant(dtype, 0.0)?;
+    for _ in 0..steps {
+        let done = cx.b.scalar(F::Eq, &[low, zero])?;
+        let rest = cx.b.scalar(F::Remainder, &[high, low])?;
+        let (next, after) = (cx.b.where_(done, high, low)?, cx.b.where_(done, zero, rest)?);
+        (high, low) = (next, after);
+    }
+    Ok((x, y, high))
+}
