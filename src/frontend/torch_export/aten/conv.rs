@@ -96,6 +96,9 @@ fn transpose(cx: &mut Cx, x: Value, weight: Value, window: Window, groups: u32, 
     for i in 0..window.rank() {
         let k = kernel_size(cx, weight, i)?;
         let [s, p, d, e] = [window.stride[i], window.padding[i], window.dilation[i], extra[i]].map(|n| n as i64);
+        if s == 0 {
+            return Err("a stride is zero".into());
+        }
         size.push((shape[2 + i].clone() - &Dim::int(1)) * &Dim::int(s) + Dim::int(d * (k - 1) + 1 + e - 2 * p));
         // A convolution of so large a result has further windows, which see nothing of the input.
         behind.push(Dim::int(e / s));
