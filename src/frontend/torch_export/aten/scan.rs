@@ -33,7 +33,7 @@ pub const ROWS: &[Row] = &[
         let k = a.int("k")?;
         let dim = cx.dim(x, a.int_or("dim", -1)?)?;
         let (values, indices) = sorted(cx, x, dim)?;
-        pick(cx, a, values, indices, dim, k - 1)
+        pick(cx, a, values, indices, dim, k.saturating_sub(1))
     }),
     pure(&["median.dim"], |cx, a| {
         let x = a.tensor("self")?;
