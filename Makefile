@@ -1,7 +1,8 @@
 # make demo          trains a character GPT on the shipped texts and writes a sample, a curve and the weights to ./out
 # make test          all tests; installs the software Vulkan driver first where none is found and apt allows it
 # make lint          formatting and clippy
-# make conformance DIR=...   compares every case below DIR with PyTorch's results
+# make conformance DIR=...   compares every case below DIR, at any depth, with PyTorch's outputs and gradients;
+#                            ARGS="--device software --known FILE" for another device, and a list of known failures
 
 CARGO ?= cargo
 OUT ?= out

@@ -10,7 +10,7 @@ use crate::autograd::{self, Seed, Wrt};
 use crate::codegen::{self, Plan};
 use crate::config::{Config, Mode, Optimizer, Target};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Inline, InputRole, inline_subgraphs};
+use crate::graph::{Graph, Inline, InputRole, OutputRole, Value, inline_subgraphs};
 use crate::loop_ir::Phase;
 use crate::lower::lower;
 use crate::partition::{fusible_by_traits, min_cut_rematerialization_partition};
@@ -33,7 +33,7 @@ pub struct Report {
     /// Recomputed values: name, bytes and reason.
     pub recomputed: Vec<(String, crate::types::Dim, String)>,
     /// The buffer that holds each stored graph value, by phase: what `verify` compares.
-    pub values: Vec<(Phase, crate::graph::Value, crate::loop_ir::BufferId)>,
+    pub values: Vec<(Phase, Value, crate::loop_ir::BufferId)>,
 }
 
 /// The front door: compiles `graph` for `target`. `example_inputs` are the types of the graph's inputs of role `input`, in
@@ -70,7 +70,12 @@ fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Repo
         }
         Mode::Train(optimizer) => {
             let mut graphs = compile_joint(&graph, Wrt::Parameters, Seed::Loss, config, &mut decisions, &mut clock)?;
-            graphs.push((Phase::Update, compile_update(&graph, optimizer)?));
+            let update = compile_update(&graph, optimizer)?;
+            let is_read = |name: &str| update.inputs.iter().any(|i| i.name == name);
+            for (_, graph) in &mut graphs {
+                graph.outputs.retain(|o| !matches!(o.role, OutputRole::Gradient(_)) || is_read(&o.name));
+            }
+            graphs.push((Phase::Update, update));
             graphs
         }
         Mode::Vjp => compile_joint(&graph, Wrt::Inputs, Seed::Cotangents, config, &mut decisions, &mut clock)?,
@@ -125,12 +130,15 @@ pub fn bw_compiler(backward: &Graph) -> Result<Graph> {
     post_grad_passes(backward)
 }
 
-/// The optimizer's graph over the parameters of `graph`, through the same passes.
+/// The optimizer's graph over the parameters of `graph`, through the same passes. What the program does not read has no gradient
+/// and stays as it is, without decay, as in PyTorch.
 fn compile_update(graph: &Graph, optimizer: &Optimizer) -> Result<Graph> {
+    let uses = graph.use_counts();
+    let is_read = |v: Value| uses[v.node.0 as usize][v.result as usize] > 0;
     let parameters: Vec<(String, TensorType)> = graph
         .inputs
         .iter()
-        .filter(|i| i.role == InputRole::Parameter && graph.ty(i.value).dtype.is_float())
+        .filter(|i| i.role == InputRole::Parameter && graph.ty(i.value).dtype.is_float() && is_read(i.value))
         .map(|i| (i.name.clone(), graph.ty(i.value).clone()))
         .collect();
     let update = crate::frontend::optim::update_graph(optimizer, &parameters)?;

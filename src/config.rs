@@ -26,6 +26,9 @@ pub struct Optimizer {
     pub lr: f64,
     /// Decoupled (AdamW) or L2 (others) weight decay; applied to parameters of rank two and more.
     pub weight_decay: f64,
+    /// Weight decay of vectors and scalars too, as PyTorch's optimizers do it.
+    #[serde(default)]
+    pub decay_vectors: bool,
     /// Gradients are scaled down so that their global norm is at most this.
     pub clip_norm: Option<f64>,
 }

@@ -19,7 +19,7 @@ use inductor::compile::inductor_with_report;
 use inductor::config::{Mode, Target};
 use inductor::graph::InputRole;
 use inductor::runtime::{Explain, load_tensors, replay, save_tensors};
-use inductor::{Config, Device, HostTensor, Inputs, compile, optim, report};
+use inductor::{Config, Device, HostTensor, Inputs, Traced, compile, optim, report};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -175,6 +175,12 @@ fn run_model(options: &RunOptions) -> Result<()> {
     let models::Model { traced, tensors } = models::load(&options.model)?;
     // A program imported with dropout is used, not trained.
     let traced = traced.inference()?;
+    // Mistakes in files show before anything is compiled.
+    let inputs = read_inputs(&options.input, &traced)?;
+    let folder = options.output.parent().filter(|p| !p.as_os_str().is_empty());
+    if folder.is_some_and(|p| !p.is_dir()) || options.output.is_dir() {
+        bail!("cannot write {}: it must be a file in a folder that exists", options.output.display());
+    }
     let device = Device::from_name(&options.device)?;
     eprintln!("device: {}", device.describe());
     let step = compile(&traced, &device, &Config::default())?;
@@ -185,8 +191,18 @@ fn run_model(options: &RunOptions) -> Result<()> {
     if let Some(weights) = &options.weights {
         state.load(weights)?;
     }
-    let (mut inputs, _) = load_tensors(&options.input)?;
-    // `input.0`, `input.1`, ... name the inputs by position.
+    let result = step.run(&mut state, Inputs::Named(inputs)).with_context(|| format!("inputs of {}", options.input.display()))?;
+    let outputs: Vec<(String, HostTensor)> = result.outputs()?;
+    save_tensors(&options.output, &outputs, None)?;
+    for (name, tensor) in &outputs {
+        emit(&format!("{name}: {}{:?}\n", tensor.dtype(), tensor.shape()))?;
+    }
+    Ok(())
+}
+
+/// Tensors of a file, under the names that the program gives its inputs: the file may say `input.0`, `input.1`, ... instead.
+fn read_inputs(path: &Path, traced: &Traced) -> Result<Vec<(String, HostTensor)>> {
+    let (mut inputs, _) = load_tensors(path).context("cannot read the inputs")?;
     let names: Vec<String> = traced.graph.inputs.iter().filter(|i| i.role == InputRole::Input).map(|i| i.name.clone()).collect();
     for (name, _) in &mut inputs {
         let position = name.strip_prefix("input.").and_then(|n| n.parse::<usize>().ok());
@@ -194,13 +210,7 @@ fn run_model(options: &RunOptions) -> Result<()> {
             *name = real.clone();
         }
     }
-    let result = step.run(&mut state, Inputs::Named(inputs))?;
-    let outputs: Vec<(String, HostTensor)> = result.outputs()?;
-    save_tensors(&options.output, &outputs, None)?;
-    for (name, tensor) in &outputs {
-        emit(&format!("{name}: {}{:?}\n", tensor.dtype(), tensor.shape()))?;
-    }
-    Ok(())
+    Ok(inputs)
 }
 
 fn replay_case(folder: &Path, device: &str) -> Result<ExitCode> {

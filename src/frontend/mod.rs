@@ -18,6 +18,7 @@ mod tensor;
 pub mod torch_export;
 mod trace;
 mod traced;
+mod windows;
 
 pub use composites::AttentionOptions;
 pub use init::Initializer;

@@ -41,6 +41,7 @@ pub struct AdamW {
 struct Settings {
     lr: f64,
     weight_decay: f64,
+    decay_vectors: bool,
     clip_norm: Option<f64>,
 }
 
@@ -53,11 +54,12 @@ struct Moments {
 
 impl Settings {
     fn new(lr: f64, weight_decay: f64) -> Settings {
-        Settings { lr, weight_decay, clip_norm: None }
+        Settings { lr, weight_decay, decay_vectors: false, clip_norm: None }
     }
 
     fn optimizer(self, kind: OptimizerKind) -> Optimizer {
-        Optimizer { kind, lr: self.lr, weight_decay: self.weight_decay, clip_norm: self.clip_norm }
+        let Settings { lr, weight_decay, decay_vectors, clip_norm } = self;
+        Optimizer { kind, lr, weight_decay, decay_vectors, clip_norm }
     }
 }
 
@@ -69,6 +71,12 @@ macro_rules! common_settings {
             /// Weight decay of parameters of rank two and more.
             pub fn weight_decay(mut self, decay: f64) -> $name {
                 self.settings.weight_decay = decay;
+                self
+            }
+
+            /// Weight decay of vectors and scalars too, as PyTorch's optimizers do it by default.
+            pub fn decay_vectors(mut self, decay: bool) -> $name {
+                self.settings.decay_vectors = decay;
                 self
             }
 
@@ -257,7 +265,7 @@ fn update_parameter(b: &mut Builder, optimizer: &Optimizer, slot: &Parameter<'_>
         let clip = b.cast(clip, dtype)?;
         g = b.mul(g, clip)?;
     }
-    let decay = if slot.ty.shape.rank() >= 2 { optimizer.weight_decay } else { 0.0 };
+    let decay = if slot.ty.shape.rank() >= 2 || optimizer.decay_vectors { optimizer.weight_decay } else { 0.0 };
     let decoupled = matches!(optimizer.kind, OptimizerKind::AdamW { .. });
     if decay != 0.0 && decoupled {
         let one = b.constant(dtype, 1.0)?;
@@ -395,6 +403,9 @@ mod tests {
         let graph = update_graph(&optimizer, &[("b".into(), TensorType::new(DType::F32, 3))]).unwrap();
         let with_rank_two = update_graph(&optimizer, &[("b".into(), TensorType::new(DType::F32, (3, 1)))]).unwrap();
         assert!(with_rank_two.nodes.len() > graph.nodes.len() + 4, "decay and its constants");
+        let as_pytorch = AdamW::new(0.1).decay_vectors(true).into();
+        let graph = update_graph(&as_pytorch, &[("b".into(), TensorType::new(DType::F32, 3))]).unwrap();
+        assert_eq!(graph.nodes.len(), with_rank_two.nodes.len());
     }
 
     #[test]

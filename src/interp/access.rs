@@ -326,17 +326,21 @@ pub struct Bound {
 pub fn bind_nest(nest: &Nest, bindings: &Bindings) -> Result<Bound, String> {
     let eval = |d: &Dim| d.eval(bindings);
     let sizes: Vec<i64> = nest.rows.iter().chain(&nest.cols).map(eval).collect::<Result<_, _>>()?;
+    let wide = sizes.iter().filter(|&&n| n != 1).count();
+    if wide > MAX_AXES {
+        return Err(format!("a kernel over {wide} dimensions is not supported, {MAX_AXES} are"));
+    }
     let mut parts: Vec<Vec<i64>> = sizes.iter().map(|&n| vec![n]).collect();
     loop {
         let bound = rebuild(nest, bindings, &parts)?;
         match find_split(&bound.nest) {
-            Some((axis, d)) => {
+            Some((axis, d)) if parts.iter().flatten().filter(|&&n| n != 1).count() < MAX_AXES => {
                 let original = bound.axes.iter().position(|r| r.contains(&axis)).expect("axes cover the domain");
                 let at = axis - bound.axes[original].start;
                 let n = parts[original][at];
                 parts[original].splice(at..=at, [n / d, d]);
             }
-            None => return Ok(bound),
+            _ => return Ok(bound),
         }
     }
 }

@@ -94,17 +94,29 @@ impl Interpreter {
         }
         self.kernels = self.compiled(bindings)?;
         let program = self.program.clone();
-        for (i, slot) in program.slots.iter().enumerate() {
-            let bytes = slot.bytes.eval(bindings).map_err(Error::Input)?;
-            let bytes = usize::try_from(bytes).map_err(|_| Error::Input(format!("slot {i} would take {bytes} bytes")))?;
-            if self.slot_bytes[i] != bytes {
-                self.slots[i] = raw::lines(bytes, 0);
-                self.slot_bytes[i] = bytes;
-            }
-        }
+        self.size_slots(&program, bindings)?;
         self.bindings = Some(bindings.clone());
         for (buffer, tensor) in &program.constants {
             self.write(*buffer, tensor)?;
+        }
+        Ok(())
+    }
+
+    /// Memory for all slots, or an error before any of it is touched: a program may ask for more than there is.
+    fn size_slots(&mut self, program: &Program, bindings: &Bindings) -> Result<(), Error> {
+        let sizes = program.slots.iter().map(|slot| slot.bytes.eval(bindings)).collect::<Result<Vec<i64>, _>>().map_err(Error::Input)?;
+        let changed: Vec<usize> = (0..sizes.len()).filter(|&i| usize::try_from(sizes[i]) != Ok(self.slot_bytes[i])).collect();
+        let wanted = changed.iter().fold(0u64, |sum, &i| sum.saturating_add(u64::try_from(sizes[i]).unwrap_or(u64::MAX)));
+        let refused = || Error::Platform(format!("{} takes {wanted} bytes of memory at these sizes, and there are not as many", program.name));
+        // One reservation for all of it fails where the sum does not fit, even if each slot would.
+        let total = usize::try_from(wanted).map_err(|_| refused())?;
+        let mut whole = Vec::<u8>::new();
+        whole.try_reserve_exact(total).map_err(|_| refused())?;
+        drop(std::hint::black_box(whole));
+        for i in changed {
+            let bytes = usize::try_from(sizes[i]).map_err(|_| refused())?;
+            self.slots[i] = raw::try_lines(bytes).ok_or_else(refused)?;
+            self.slot_bytes[i] = bytes;
         }
         Ok(())
     }

@@ -20,6 +20,14 @@ pub fn lines(bytes: usize, byte: u8) -> Vec<Line> {
     vec![Line([byte; 64]); bytes.div_ceil(64)]
 }
 
+/// As [`lines`], filled with zeros; nothing when there is not as much memory.
+pub fn try_lines(bytes: usize) -> Option<Vec<Line>> {
+    let mut out = vec![];
+    out.try_reserve_exact(bytes.div_ceil(64)).ok()?;
+    out.resize(bytes.div_ceil(64), Line([0; 64]));
+    Some(out)
+}
+
 /// How an element lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]

@@ -45,6 +45,10 @@ pub struct CheckOptions {
     /// Worker processes; one for each core by default.
     #[arg(long)]
     jobs: Option<usize>,
+    /// File with the names of cases that are known not to pass, one a line, each followed by its reason. Then only others fail the
+    /// run, and those of its cases that pass now.
+    #[arg(long)]
+    known: Option<PathBuf>,
     /// Seconds that one case may take.
     #[arg(long, default_value_t = 120)]
     timeout: u64,
@@ -69,6 +73,10 @@ struct Summary {
     unsupported: Vec<String>,
     /// Why each case that did not pass did not.
     reasons: BTreeMap<String, String>,
+    /// With `--known`: those that did not pass and are not in the list.
+    unexpected: Vec<String>,
+    /// With `--known`: those of the list that passed.
+    fixed: Vec<String>,
 }
 
 /// Runs all cases; success when all of them passed.
@@ -80,12 +88,46 @@ pub fn check(options: &CheckOptions) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let jobs = options.jobs.unwrap_or(cores).clamp(1, cases.len());
     let verdicts = run_all(&cases, options, jobs)?;
-    let summary = summarize(&cases, &verdicts);
+    let mut summary = summarize(&cases, &verdicts);
+    if let Some(path) = &options.known {
+        let known = known_failures(path)?;
+        summary.unexpected = summary.reasons.keys().filter(|name| !known.contains_key(*name)).cloned().collect();
+        let passed = |case: &&Case| known.contains_key(&case.name) && !summary.reasons.contains_key(&case.name);
+        summary.fixed = cases.iter().filter(passed).map(|c| c.name.clone()).collect();
+    }
     if options.json.as_ref().is_none_or(|p| p != Path::new("-")) {
         print_table(&cases, &verdicts)?;
     }
     write_json(options.json.as_deref(), &summary)?;
-    Ok(if summary.passed == summary.cases { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_good = match &options.known {
+        Some(path) => report_unexpected(path, &summary),
+        None => summary.passed == summary.cases,
+    };
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Names with their reasons. Empty lines and those that start with `#` say nothing.
+fn known_failures(path: &Path) -> Result<BTreeMap<String, String>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut known = BTreeMap::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#')) {
+        let Some((name, reason)) = line.split_once(char::is_whitespace).filter(|(_, reason)| !reason.trim().is_empty()) else {
+            bail!("{}:{}: a name and the reason why it fails are expected", path.display(), number + 1);
+        };
+        known.insert(name.to_string(), reason.trim().to_string());
+    }
+    Ok(known)
+}
+
+/// Whether the run is what the list of known failures says; tells what is not.
+fn report_unexpected(path: &Path, summary: &Summary) -> bool {
+    for name in &summary.unexpected {
+        eprintln!("{name} does not pass, and is not known to fail: {}", summary.reasons[name].replace('\n', " "));
+    }
+    for name in &summary.fixed {
+        eprintln!("{name} passes now: take it out of {}", path.display());
+    }
+    summary.unexpected.is_empty() && summary.fixed.is_empty()
 }
 
 /// Runs the cases that the standard input names, one by line, and answers each with a line.
@@ -240,7 +282,8 @@ fn run_one(worker: &mut Option<Worker>, case: &Case, options: &CheckOptions) -> 
 }
 
 fn summarize(cases: &[Case], verdicts: &[Verdict]) -> Summary {
-    let mut summary = Summary { cases: cases.len(), passed: 0, failed: vec![], unsupported: vec![], reasons: BTreeMap::new() };
+    let mut summary =
+        Summary { cases: cases.len(), passed: 0, failed: vec![], unsupported: vec![], reasons: BTreeMap::new(), unexpected: vec![], fixed: vec![] };
     for (case, verdict) in cases.iter().zip(verdicts) {
         let (list, why) = match verdict {
             Verdict::Passed => {

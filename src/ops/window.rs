@@ -6,6 +6,9 @@ use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 use serde::{Deserialize, Serialize};
 
+/// Kernels and dimensions beyond this are refused: arithmetic on them stays within 64 bits.
+const MAX_SIZE: i64 = 1 << 40;
+
 /// A window that slides over the last dimensions: output `o` sees input `o * stride - padding + k * dilation` at kernel position
 /// `k`, where that exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -48,6 +51,9 @@ impl Window {
     /// long as it begins inside the input or the padding before it.
     pub(super) fn output(&self, i: usize, n: &Dim, kernel: i64, ceil: bool) -> Result<Dim, String> {
         let [s, p, d] = self.numbers(i);
+        if !(0..=MAX_SIZE).contains(&kernel) || n.as_int().is_some_and(|n| n > MAX_SIZE) {
+            return Err(format!("windows of {kernel} over {n} elements are not supported"));
+        }
         let reach = Dim::int(2 * p - d * (kernel - 1) - 1);
         let span = n.clone() + &reach;
         if ceil {

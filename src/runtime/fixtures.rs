@@ -87,7 +87,7 @@ pub fn traced() -> Traced {
 
 /// The configuration behind [`training_plan`].
 pub fn config() -> Config {
-    let sgd = Optimizer { kind: OptimizerKind::Sgd { momentum: 0.0 }, lr: 0.5, weight_decay: 0.0, clip_norm: None };
+    let sgd = Optimizer { kind: OptimizerKind::Sgd { momentum: 0.0 }, lr: 0.5, weight_decay: 0.0, decay_vectors: false, clip_norm: None };
     Config { mode: Mode::Train(sgd), ..Config::default() }
 }
 

@@ -295,8 +295,11 @@ pub fn save_tensors(path: &Path, tensors: &[(String, HostTensor)], metadata: Opt
     }
     let bytes = safetensors::serialize(views, metadata).map_err(|e| Error::file(path, e))?;
     let aside = path.with_extension(format!("{}.tmp", std::process::id()));
-    std::fs::write(&aside, bytes).map_err(|e| Error::file(&aside, e))?;
-    std::fs::rename(&aside, path).map_err(|e| Error::file(path, e))
+    let written = std::fs::write(&aside, bytes).and_then(|()| std::fs::rename(&aside, path));
+    written.map_err(|e| {
+        let _ = std::fs::remove_file(&aside);
+        Error::file(path, format!("cannot write: {e}"))
+    })
 }
 
 /// Named tensors of a safetensors file.

@@ -89,6 +89,16 @@ impl Dim {
         self.as_int() == Some(n)
     }
 
+    /// Length of the expression: what arithmetic on it costs. A constant has none.
+    pub fn weight(&self) -> usize {
+        let Repr::Poly(terms) = &self.0 else { return 0 };
+        let atom = |a: &Atom| match a {
+            Atom::Symbol(_) => 1,
+            Atom::Div(x, y) | Atom::Mod(x, y) | Atom::Max(x, y) => 1 + x.weight() + y.weight(),
+        };
+        terms.iter().map(|(atoms, _)| 1 + atoms.iter().map(atom).sum::<usize>()).sum()
+    }
+
     /// The value under `bindings`; the error names the symbol that is missing.
     pub fn eval(&self, bindings: &Bindings) -> Result<i64, String> {
         match &self.0 {

@@ -9,6 +9,8 @@
 
 mod attention;
 mod basic;
+mod conv;
 
 pub use attention::{Attention, Block, multi_head_attention, transformer_block};
 pub use basic::{Embedding, LayerNorm, Linear, dropout, embedding, layer_norm, linear, mlp, rms_norm};
+pub use conv::{Conv2d, conv2d};

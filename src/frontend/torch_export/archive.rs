@@ -4,6 +4,7 @@
 //! the archive, entries that overlap its end and sizes beyond it are errors, and nothing is allocated that the length of the
 //! file does not cover. Check sums are not compared: PyTorch's writer leaves them out when asked to.
 
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
@@ -11,6 +12,10 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 const MAX_ENTRIES: u64 = 1 << 18;
 /// Names beyond this many bytes are refused.
 const MAX_NAME: u16 = 4096;
+
+/// Memory that a value of JSON takes at most, and what all of them may take beside the length of their text.
+const VALUE_BYTES: u64 = 64;
+const VALUES_ROOM: u64 = 32 << 20;
 
 /// Where an archive is read from.
 pub trait Source: Read + Seek {}
@@ -82,10 +87,36 @@ impl Archive {
         Ok(bytes)
     }
 
+    /// A file of JSON. One with more values than its length warrants in memory is refused: a digit and a comma become a number of
+    /// eight bytes in a list that grows by doubling.
+    pub fn read_json<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, String> {
+        let text = self.read(path)?;
+        let values = count_values(&text);
+        if values.saturating_mul(VALUE_BYTES) > text.len() as u64 + VALUES_ROOM {
+            return Err(format!("{path}: {values} values are too many for {} bytes", text.len()));
+        }
+        serde_json::from_slice(&text).map_err(|e| format!("{path}: {e}"))
+    }
+
     fn read_at(&mut self, offset: u64, into: &mut [u8]) -> Result<(), String> {
         self.source.seek(SeekFrom::Start(offset)).map_err(unreadable)?;
         self.source.read_exact(into).map_err(unreadable)
     }
+}
+
+/// Separators outside of strings: as many as there are values, about.
+fn count_values(text: &[u8]) -> u64 {
+    let (mut count, mut in_string, mut escaped) = (0, false, false);
+    for &byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 fn unreadable(error: io::Error) -> String {

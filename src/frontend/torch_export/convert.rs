@@ -6,12 +6,21 @@ use super::aten::{self, Effect, Row};
 use super::schema::{Argument, ExportedGraph, ExportedNode, GraphArgument, OptionalTensor, Range, SymArgument, SymInt, TensorMeta};
 use super::{expr, symbols, weights};
 use crate::graph::Value;
+use crate::ops::Op;
 use crate::scalar::ScalarFn;
 use crate::types::{Dim, Location, Provenance, Shape};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Subgraphs within subgraphs beyond this are refused.
 const DEPTH: usize = 16;
+
+/// Nodes of any graph, and bytes of the archive for each further one: a call of few bytes may become many nodes.
+const NODES: usize = 1 << 15;
+const BYTES_PER_NODE: usize = 512;
+/// Elements of constants of any graph; an archive of more bytes may have more.
+const CONSTANTS: usize = 1 << 20;
+/// Module paths and names of files are cut to so many characters: each node has its own.
+const NAME_LENGTH: usize = 96;
 
 /// What a name of the exported graph stands for.
 #[derive(Clone, Debug)]
@@ -35,6 +44,10 @@ pub struct Converter<'a> {
     /// Names that something in the graph at hand reads.
     read: HashSet<String>,
     depth: usize,
+    /// The graph may have so many nodes.
+    max_nodes: usize,
+    /// Constants may have so many elements more.
+    constants: usize,
 }
 
 /// One operator that the registry lacks.
@@ -45,9 +58,20 @@ struct Missing {
 }
 
 impl<'a> Converter<'a> {
-    /// An empty graph of that name.
-    pub fn new(name: &str, ranges: &'a BTreeMap<String, Range>) -> Converter<'a> {
-        Converter { cx: Cx::new(name), storages: Storages::default(), ranges, names: HashMap::new(), read: HashSet::new(), depth: 0 }
+    /// An empty graph of that name, for an archive of so many bytes.
+    pub fn new(name: &str, ranges: &'a BTreeMap<String, Range>, archive: u64) -> Converter<'a> {
+        let archive = usize::try_from(archive).unwrap_or(usize::MAX);
+        let (max_nodes, constants) = (NODES + archive / BYTES_PER_NODE, CONSTANTS + archive / 16);
+        Converter {
+            cx: Cx::new(name),
+            storages: Storages::default(),
+            ranges,
+            names: HashMap::new(),
+            read: HashSet::new(),
+            depth: 0,
+            max_nodes,
+            constants,
+        }
     }
 
     /// Declares a tensor under a name of the exported graph.
@@ -90,7 +114,8 @@ impl<'a> Converter<'a> {
 
     /// The shape that a tensor's meta data give.
     pub fn shape(&self, meta: &TensorMeta) -> Result<Shape, String> {
-        meta.sizes.iter().map(|s| self.size(s)).collect::<Result<_, _>>().map(Shape)
+        let sizes = meta.sizes.iter().map(|s| self.size(s)).collect::<Result<_, _>>()?;
+        symbols::bounded_shape(sizes).map(Shape)
     }
 
     fn size(&self, size: &SymInt) -> Result<Dim, String> {
@@ -106,11 +131,25 @@ impl<'a> Converter<'a> {
         let outer = std::mem::replace(&mut self.read, names_read(graph));
         for node in &graph.nodes {
             self.cx.b.provenance = provenance(node);
-            self.node(node, graph).map_err(|what| at(node, &what))?;
+            let before = self.cx.b.graph().nodes.len();
+            self.node(node, graph).and_then(|()| self.account(before)).map_err(|what| at(node, &what))?;
         }
         self.read = outer;
         self.cx.b.provenance = Provenance::default();
         Ok(())
+    }
+
+    /// The nodes since `before`, and their constants, are within what the archive warrants.
+    fn account(&mut self, before: usize) -> Result<(), String> {
+        let nodes = &self.cx.b.graph().nodes;
+        let constants = nodes[before.min(nodes.len())..].iter().map(|n| if let Op::Constant(c) = &n.op { c.data.len() } else { 0 });
+        let (count, size) = (nodes.len(), constants.sum::<usize>());
+        self.constants = self.constants.saturating_sub(size);
+        match (count > self.max_nodes, self.constants == 0) {
+            (true, _) => Err(format!("the graph has grown to {count} nodes, more than an archive of this size warrants")),
+            (_, true) => Err("the tables in the graph have more elements than an archive of this size warrants".into()),
+            _ => Ok(()),
+        }
     }
 
     fn node(&mut self, node: &ExportedNode, graph: &ExportedGraph) -> Result<(), String> {
@@ -240,7 +279,7 @@ impl<'a> Converter<'a> {
     }
 
     /// What the importer builds must have the type that PyTorch recorded.
-    fn check_type(&self, name: &str, value: Value, meta: &TensorMeta) -> Result<(), String> {
+    pub fn check_type(&self, name: &str, value: Value, meta: &TensorMeta) -> Result<(), String> {
         let (found, dtype, shape) = (self.cx.b.ty(value), weights::dtype(meta.dtype)?, self.shape(meta)?);
         let same = found.shape.rank() == shape.rank()
             && found.shape.0.iter().zip(&shape.0).all(|(a, b)| a == b || a.as_int().is_none() || b.as_int().is_none());
@@ -303,7 +342,7 @@ impl<'a> Converter<'a> {
                         other => return Err(format!("{other:?} is no size")),
                     }
                 }
-                Arg::Dims(dims)
+                Arg::Dims(symbols::bounded_list(dims)?)
             }
             Argument::Graph(_) => return Err("a subgraph is no argument here".into()),
             Argument::Other => Arg::Other,
@@ -430,14 +469,15 @@ fn provenance(node: &ExportedNode) -> Provenance {
     let mut out = Provenance::default();
     let path = module_path(node);
     if !path.is_empty() {
-        out.paths.push(path.to_string());
+        out.paths.push(path.chars().take(NAME_LENGTH).collect());
     }
     // Innermost call last: `File "model.py", line 12, in forward`.
     if let Some((_, last)) = node.metadata.stack_trace.rsplit_once("File \"")
         && let Some((file, rest)) = last.split_once("\", line ")
         && let Ok(line) = rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse()
     {
-        out.locations.push(Location { file: file.to_string(), line });
+        let skipped = file.chars().count().saturating_sub(NAME_LENGTH);
+        out.locations.push(Location { file: file.chars().skip(skipped).collect(), line });
     }
     out
 }

@@ -1,5 +1,6 @@
 //! Sizes in SymPy's notation, such as `Add(Mul(Integer(2), Symbol('s0', integer=True)), Integer(1))`.
 
+use super::symbols::bounded;
 use crate::types::Dim;
 
 /// Nesting beyond this is refused: the parser calls itself.
@@ -92,17 +93,18 @@ impl Parser<'_> {
 }
 
 fn combine(head: &str, parts: &[Dim]) -> Result<Dim, String> {
-    let fold = |f: fn(Dim, &Dim) -> Dim| Ok(parts[1..].iter().fold(parts[0].clone(), f));
+    // Each step is bounded: a product of sums has as many terms as there are combinations.
+    let fold = |f: fn(Dim, &Dim) -> Dim| parts[1..].iter().try_fold(parts[0].clone(), |a, b| bounded(f(a, b)));
     match (head, parts) {
         ("Add", _) => fold(|a, b| a + b),
         ("Mul", _) => fold(|a, b| a * b),
         ("Max", _) => fold(|a, b| a.max_with(b)),
         ("Min", _) => fold(|a, b| Dim::int(0) - (Dim::int(0) - a).max_with(&(Dim::int(0) - b))),
-        ("FloorDiv" | "CleanDiv", [_, by]) if by.range().0 > 0 => Ok(parts[0].floor_div(by)),
-        ("CeilDiv", [_, by]) if by.range().0 > 0 => Ok(parts[0].ceil_div(by)),
-        ("Mod" | "PythonMod", [_, by]) if by.range().0 > 0 => Ok(parts[0].modulo(by)),
+        ("FloorDiv" | "CleanDiv", [_, by]) if by.range().0 > 0 => bounded(parts[0].floor_div(by)),
+        ("CeilDiv", [_, by]) if by.range().0 > 0 => bounded(parts[0].ceil_div(by)),
+        ("Mod" | "PythonMod", [_, by]) if by.range().0 > 0 => bounded(parts[0].modulo(by)),
         ("Pow", [base, exponent]) => match exponent.as_int() {
-            Some(n @ 0..=8) => Ok((0..n).fold(Dim::int(1), |p, _| p * base)),
+            Some(n @ 0..=8) => (0..n).try_fold(Dim::int(1), |p, _| bounded(p * base)),
             _ => Err("only small constant powers are supported".into()),
         },
         _ => Err(format!("{head} of {} sizes is not supported", parts.len())),

@@ -31,6 +31,7 @@ use archive::{Archive, Source};
 use convert::Converter;
 use schema::{Argument, InputSpec, OutputSpec, Program};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use weights::Weights;
 
@@ -77,12 +78,17 @@ impl Imported {
     }
 }
 
+/// Operators check what they are given. Where one does not, its panic stops here: who opens a file has made no mistake.
 fn import(source: Box<dyn Source>) -> Result<Imported, String> {
+    catch_unwind(AssertUnwindSafe(|| read(source))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+        Err(format!("the program is unsound: {}", text.unwrap_or_default()))
+    })
+}
+
+fn read(source: Box<dyn Source>) -> Result<Imported, String> {
     let mut archive = Archive::open(source)?;
-    let program: Program = {
-        let text = archive.read("models/model.json")?;
-        serde_json::from_slice(&text).map_err(|e| format!("models/model.json: {e}"))?
-    };
+    let program: Program = archive.read_json("models/model.json")?;
     if program.schema_version.major != 8 {
         let (major, minor) = (program.schema_version.major, program.schema_version.minor);
         return Err(format!("its schema is version {major}.{minor}, expected 8; export it with PyTorch 2.6 or later"));
@@ -93,7 +99,7 @@ fn import(source: Box<dyn Source>) -> Result<Imported, String> {
     let mut weights = Weights::open(&mut archive)?;
     let mut importer = Importer {
         program: &program,
-        converter: Converter::new("exported", &program.range_constraints),
+        converter: Converter::new("exported", &program.range_constraints, archive.len()),
         storages: vec![],
         result: Imported { traced: Traced { graph: Default::default(), initializers: vec![] }, tensors: vec![], tied: vec![], unsaved: vec![] },
         identities: HashMap::new(),
@@ -156,6 +162,9 @@ impl Importer<'_> {
 
     fn declare(&mut self, exported: &str, name: &str, role: InputRole, ty: TensorType) -> Result<(), String> {
         let value = self.converter.cx.b.input(name, role, ty)?;
+        if let Some(meta) = self.program.graph_module.graph.tensor_values.get(exported) {
+            self.converter.check_type(exported, value, meta)?;
+        }
         let storage = self.converter.declare(exported, value)?;
         self.storages.push((name.to_string(), exported.to_string(), storage, value));
         Ok(())

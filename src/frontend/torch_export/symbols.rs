@@ -2,7 +2,7 @@
 
 use super::args::{Arg, Args, Cx, Scalar};
 use super::schema::Range;
-use crate::types::Dim;
+use crate::types::{Dim, Shape};
 
 /// Sizes without an upper bound end here: index arithmetic stays inside 32 bits.
 const LARGEST: i64 = i32::MAX as i64;
@@ -12,6 +12,44 @@ pub fn symbol(name: &str, range: Option<&Range>) -> Dim {
     let min = range.and_then(|r| r.min_val).unwrap_or(0).clamp(0, LARGEST);
     let max = range.and_then(|r| r.max_val).unwrap_or(LARGEST).clamp(min, LARGEST);
     Dim::symbol(name, min, max)
+}
+
+/// Expressions longer than this are refused: the product of sums grows with the power of their number.
+const MAX_WEIGHT: usize = 64;
+/// Dimensions of a tensor beyond this are refused; PyTorch has as many at most.
+const MAX_RANK: usize = 64;
+/// The largest size of a dimension. A tensor has at most 256 times as many elements; beyond that arithmetic overflows.
+const MAX_SIZE: i64 = 1 << 40;
+/// Terms that the number of elements of a tensor may have.
+const MAX_TERMS: usize = 1024;
+
+/// A size, unless its expression is too long to reckon with.
+pub fn bounded(size: Dim) -> Result<Dim, String> {
+    match size.weight() {
+        0..=MAX_WEIGHT => Ok(size),
+        n => Err(format!("a size has an expression of {n} parts, more than {MAX_WEIGHT}")),
+    }
+}
+
+/// Sizes, unless their product is too long to reckon with.
+pub fn bounded_list(sizes: Vec<Dim>) -> Result<Vec<Dim>, String> {
+    let terms = sizes.iter().fold(1usize, |n, d| n.saturating_mul(d.weight().max(1)));
+    if terms > MAX_TERMS {
+        return Err(format!("{} sizes whose product has up to {terms} terms are too many", sizes.len()));
+    }
+    sizes.into_iter().map(bounded).collect()
+}
+
+/// Sizes of one tensor, within bounds.
+pub fn bounded_shape(sizes: Vec<Dim>) -> Result<Vec<Dim>, String> {
+    if sizes.len() > MAX_RANK {
+        return Err(format!("a tensor of {} dimensions is not supported", sizes.len()));
+    }
+    let known = sizes.iter().filter_map(Dim::as_int);
+    if known.clone().any(|n| n > MAX_SIZE) || known.fold(1i64, |n, d| n.saturating_mul(d.max(1))) > MAX_SIZE << 8 {
+        return Err(format!("a tensor of {} elements is larger than any device", Shape(sizes)));
+    }
+    bounded_list(sizes)
 }
 
 /// Computes a number from arguments; `None` for assertions.
@@ -26,7 +64,7 @@ pub fn find(target: &str) -> Option<Body> {
             let size = cx.b.shape(x).0.get(dim).cloned().ok_or("a 0-d tensor has no size")?;
             Ok(Some(Scalar::Int(size)))
         },
-        "torch.ops.aten.sym_numel.default" => |cx, a| Ok(Some(Scalar::Int(cx.b.ty(a.tensor("self")?).numel()))),
+        "torch.ops.aten.sym_numel.default" => |cx, a| Ok(Some(Scalar::Int(bounded(cx.b.ty(a.tensor("self")?).numel())?))),
         "torch.ops.aten.sym_storage_offset.default" => |_, _| Err("storage offsets are not known here".into()),
         "torch.ops.aten._assert_scalar.default"
         | "torch.ops.aten._assert_async.msg"
@@ -95,7 +133,7 @@ fn less(x: &Dim, y: &Dim) -> bool {
 
 fn arithmetic(a: &Args, sizes: fn(&Dim, &Dim) -> Result<Dim, String>, floats: fn(f64, f64) -> f64) -> Result<Option<Scalar>, String> {
     match pair(a)? {
-        (Scalar::Int(x), Scalar::Int(y)) => Ok(Some(Scalar::Int(sizes(x, y)?))),
+        (Scalar::Int(x), Scalar::Int(y)) => Ok(Some(Scalar::Int(bounded(sizes(x, y)?)?))),
         (x, y) => {
             let (x, y) = x.to_f64().zip(y.to_f64()).ok_or("arithmetic of sizes and floats is not supported")?;
             Ok(Some(Scalar::Float(floats(x, y))))

@@ -51,7 +51,7 @@ impl Weights {
             if archive.size(&path).is_none() {
                 continue;
             }
-            let config: PayloadConfig = serde_json::from_slice(&archive.read(&path)?).map_err(|e| format!("{path}: {e}"))?;
+            let config: PayloadConfig = archive.read_json(&path)?;
             for (name, payload) in config.config {
                 if payloads.contains_key(&name) {
                     return Err(format!("{name} is both a weight and a constant"));

@@ -60,6 +60,7 @@ fn build(cx: &mut Cx, a: &Args, weight: Value, transposed: bool, mode: Option<&s
     };
     let y = match a.tensor_opt("bias")? {
         Some(bias) => {
+            super::rank_of(cx, bias, 1)?;
             let shape = super::norm::channel_shape(&cx.b.shape(bias)[0].clone(), rank + 2);
             let bias = cx.b.reshape(bias, shape)?;
             cx.b.add(y, bias)?
@@ -73,7 +74,7 @@ fn build(cx: &mut Cx, a: &Args, weight: Value, transposed: bool, mode: Option<&s
 fn pad_same(cx: &mut Cx, x: Value, weight: Value, dilation: &[u32]) -> Result<Value, String> {
     let (mut low, mut high) = (vec![Dim::int(0); 2], vec![Dim::int(0); 2]);
     for (i, &d) in dilation.iter().enumerate() {
-        let kernel = cx.b.shape(weight)[2 + i].as_int().ok_or("a symbolic kernel is not supported")?;
+        let kernel = kernel_size(cx, weight, i)?;
         let total = d as i64 * (kernel - 1);
         low.push(Dim::int(total / 2));
         high.push(Dim::int(total - total / 2));
@@ -81,12 +82,23 @@ fn pad_same(cx: &mut Cx, x: Value, weight: Value, dilation: &[u32]) -> Result<Va
     if low.iter().chain(&high).all(|d| d.is(0)) { Ok(x) } else { cx.b.pad(x, &low, &high, 0.0) }
 }
 
+/// Size of a kernel's spatial dimension, small enough to reckon with.
+fn kernel_size(cx: &Cx, weight: Value, i: usize) -> Result<i64, String> {
+    let size = cx.b.shape(weight).0.get(2 + i).ok_or("the weight has too few dimensions")?;
+    let size = size.as_int().ok_or("a symbolic kernel is not supported")?;
+    if size <= i32::MAX as i64 { Ok(size) } else { Err(format!("a kernel of {size} elements is not supported")) }
+}
+
 fn transpose(cx: &mut Cx, x: Value, weight: Value, window: Window, groups: u32, extra: &[u32]) -> Result<Value, String> {
-    let (shape, kernel) = (cx.shape(x), cx.shape(weight));
+    super::rank_of(cx, x, window.rank() + 2)?;
+    let shape = cx.shape(x);
     let (mut size, mut behind) = (vec![], vec![Dim::int(0); 2]);
     for i in 0..window.rank() {
-        let k = kernel[2 + i].as_int().ok_or("a symbolic kernel is not supported")?;
+        let k = kernel_size(cx, weight, i)?;
         let [s, p, d, e] = [window.stride[i], window.padding[i], window.dilation[i], extra[i]].map(|n| n as i64);
+        if s == 0 {
+            return Err("a stride is zero".into());
+        }
         size.push((shape[2 + i].clone() - &Dim::int(1)) * &Dim::int(s) + Dim::int(d * (k - 1) + 1 + e - 2 * p));
         // A convolution of so large a result has further windows, which see nothing of the input.
         behind.push(Dim::int(e / s));

@@ -88,6 +88,8 @@ fn added(cx: &mut Cx, a: &Args, left: &str, right: &str, sum: bool) -> Built {
     let (x, y) = (a.tensor(left)?, a.tensor(right)?);
     let product = if sum {
         // The batch joins the inner dimension.
+        super::rank_of(cx, x, 3)?;
+        super::rank_of(cx, y, 3)?;
         let (sx, sy) = (cx.shape(x), cx.shape(y));
         let inner = sx[0].clone() * &sx[2];
         let x = cx.b.permute(x, &[1, 0, 2])?;

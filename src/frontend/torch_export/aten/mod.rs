@@ -150,6 +150,20 @@ pub fn find(target: &str) -> Option<(&'static Row, bool)> {
     table.get(functional.as_str()).map(|row| (*row, true))
 }
 
+/// Entries of a table that is computed at import, such as the windows of a pool: a program of few bytes may ask for any number.
+const MAX_TABLE: i64 = 1 << 16;
+
+/// `n`, when a table may have so many entries.
+fn table_length(n: i64) -> Result<i64, String> {
+    if (0..=MAX_TABLE).contains(&n) { Ok(n) } else { Err(format!("a table of {n} entries is too long, {MAX_TABLE} are possible")) }
+}
+
+/// The tensor's rank, when it has at least so many dimensions.
+fn rank_of(cx: &Cx, x: Value, least: usize) -> Result<usize, String> {
+    let rank = cx.b.shape(x).rank();
+    if rank >= least { Ok(rank) } else { Err(format!("{} has {rank} dimensions, expected {least} or more", cx.b.ty(x))) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! Pooling: maximum with indices, average, adaptive.
 
 use super::conv::each;
-use super::{Row, pure};
+use super::{Row, pure, rank_of, table_length};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::ops::{Constant, MaxPool, Pool, ReduceKind, Window, WindowSum};
@@ -72,6 +72,7 @@ fn avg_pool(cx: &mut Cx, a: &Args, rank: usize) -> Built {
     let dtype = cx.b.dtype(x);
     let wide = if dtype.is_float() { dtype.accumulator() } else { dtype };
     let x = cx.b.cast(x, wide)?;
+    rank_of(cx, x, rank)?;
     let size = cx.shape(x).0[cx.b.shape(x).rank() - rank..].to_vec();
     let sum = cx.b.op(WindowSum { pool: pool.clone() }, &[x])?;
     let windows = cx.shape(sum).0[cx.b.shape(sum).rank() - rank..].to_vec();
@@ -106,16 +107,19 @@ fn counts(pool: &Pool, i: usize, size: &Dim, windows: &Dim, include: bool) -> Re
         let end = (start + kernel).min(n + p);
         (if include { end - start } else { end.min(n) - start.max(0) }) as f64
     };
-    Ok((0..count).map(of).collect())
+    Ok((0..table_length(count)?).map(of).collect())
 }
 
 /// First element and number of elements of each of `out` windows over `n`.
-fn adaptive_windows(n: i64, out: i64) -> Vec<(i64, i64)> {
+fn adaptive_windows(n: i64, out: i64) -> Result<Vec<(i64, i64)>, String> {
+    if !(0..=1 << 32).contains(&n) {
+        return Err(format!("adaptive windows over {n} elements are not supported"));
+    }
     let of = |i: i64| {
         let start = i * n / out;
         (start, ((i + 1) * n + out - 1) / out - start)
     };
-    (0..out).map(of).collect()
+    Ok((0..table_length(out)?).map(of).collect())
 }
 
 /// Sizes of the result's last dimensions; those not given stay.
@@ -129,8 +133,9 @@ fn adaptive_sizes(cx: &Cx, a: &Args, x: Value, rank: usize) -> Result<Vec<(i64, 
 
 /// The windows of dimension `dim`, padded to one length: `[..., out, length, ...]`, and a mask of what is there, which broadcasts.
 fn windowed(cx: &mut Cx, x: Value, dim: usize, n: i64, out: i64) -> Result<(Value, Option<Value>, Vec<i64>), String> {
-    let windows = adaptive_windows(n, out);
+    let windows = adaptive_windows(n, out)?;
     let length = windows.iter().map(|w| w.1).max().unwrap_or(0);
+    table_length(out.saturating_mul(length))?;
     let mut index = vec![];
     let mut inside = vec![];
     for (start, count) in windows {
@@ -174,7 +179,7 @@ fn adaptive_avg(cx: &mut Cx, a: &Args, rank: usize) -> Built {
             parts = cx.b.where_(mask, parts, zero)?;
         }
         let sum = cx.b.reduce(ReduceKind::Sum, parts, &[dim + 1], false)?;
-        let counts: Vec<f64> = adaptive_windows(n, out).into_iter().map(|w| w.1 as f64).collect();
+        let counts: Vec<f64> = adaptive_windows(n, out)?.into_iter().map(|w| w.1 as f64).collect();
         let mut shape = vec![1; cx.b.shape(sum).rank() - dim];
         shape[0] = counts.len();
         let counts = cx.b.op(Constant::from_host(&HostTensor::from_f64(dtype.accumulator(), &shape, &counts)), &[])?;

@@ -1,6 +1,6 @@
 //! Resampling of images: to other sizes, at points of a grid, and padding with their own elements.
 
-use super::{Row, pure};
+use super::{Row, pure, table_length};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::ops::Constant;
@@ -106,10 +106,14 @@ fn upsample(cx: &mut Cx, a: &Args, rank: usize, kernel: Kernel) -> Built {
     for i in 0..rank {
         let n = shape[first + i].as_int().ok_or("resampling a symbolic size is not supported")?;
         let out = match (a.has("output_size"), factors[i]) {
-            (true, _) => a.ints("output_size")?[i],
+            (true, _) => *a.ints("output_size")?.get(i).ok_or("it has too few sizes")?,
             (false, Some(s)) => (n as f64 * s).floor() as i64,
             (false, None) => return Err("there is neither a size nor a scale".into()),
         };
+        if !(1..=1 << 32).contains(&n) && out != 0 {
+            return Err(format!("{n} elements cannot be resampled"));
+        }
+        table_length(out)?;
         y = resample(cx, y, first + i, taps(kernel, n, out, factors[i], align), n, out)?;
     }
     Ok(vec![cx.b.cast(y, dtype)?])
@@ -261,7 +265,8 @@ fn grid_sampler(cx: &mut Cx, a: &Args) -> Built {
     let rank = shape.rank().checked_sub(2).filter(|&r| r > 0).ok_or("the image has no spatial dimension")?;
     let sizes: Option<Vec<i64>> = shape.0[2..].iter().map(Dim::as_int).collect();
     let sizes = sizes.ok_or("sampling an image of symbolic size is not supported")?;
-    let plane = Dim::int(sizes.iter().product());
+    let plane = shape.0[2..].iter().fold(Dim::int(1), |n, d| n * d);
+    super::rank_of(cx, grid, 1)?;
     let image = cx.b.reshape(x, [shape[0].clone(), shape[1].clone(), plane])?;
     let sampler = Sampler { padding: a.int_or("padding_mode", 0)?, align: a.bool_or("align_corners", false)?, image, sizes };
     // The last coordinate of the grid belongs to the first spatial dimension.

@@ -18,7 +18,7 @@ pub const ROWS: &[Row] = &[
     pure(&["searchsorted.Tensor", "searchsorted.Scalar"], |cx, a| {
         let mut sequence = a.tensor("sorted_sequence")?;
         if let Some(sorter) = a.tensor_opt("sorter")? {
-            let last = cx.b.shape(sequence).rank() - 1;
+            let last = super::rank_of(cx, sequence, 1)? - 1;
             sequence = cx.b.gather(sequence, sorter, last)?;
         }
         let right = a.bool_or("right", false)? || a.text_or("side", "left")? == "right";
@@ -33,7 +33,7 @@ pub const ROWS: &[Row] = &[
         let k = a.int("k")?;
         let dim = cx.dim(x, a.int_or("dim", -1)?)?;
         let (values, indices) = sorted(cx, x, dim)?;
-        pick(cx, a, values, indices, dim, k - 1)
+        pick(cx, a, values, indices, dim, k.saturating_sub(1))
     }),
     pure(&["median.dim"], |cx, a| {
         let x = a.tensor("self")?;
@@ -124,7 +124,7 @@ fn search(cx: &mut Cx, a: &Args, sequence: Value, right: bool) -> Built {
     let rank = shape.rank();
     let values = cx.b.unsqueeze(values, rank)?;
     let sequence = if cx.b.shape(sequence).rank() > 1 {
-        let at = cx.b.shape(sequence).rank() - 1;
+        let at = super::rank_of(cx, sequence, 1)? - 1;
         cx.b.unsqueeze(sequence, at)?
     } else {
         sequence

@@ -350,6 +350,7 @@ fn index_reduce(cx: &mut Cx, a: &Args) -> Built {
     let dim = cx.dim(x, a.int("dim")?)?;
     let (base, index, src) = (cx.at_least_1d(x)?, cx.at_least_1d(index)?, cx.at_least_1d(source)?);
     let like = cx.shape(src);
+    super::rank_of(cx, src, dim + 1)?;
     let mut spread = vec![Dim::int(1); like.rank()];
     spread[dim] = cx.shape(index).numel();
     let index = cx.b.reshape(index, spread)?;

@@ -379,6 +379,7 @@ pub fn diagonal_of(cx: &mut Cx, x: Value, i: usize, j: usize, offset: i64) -> Re
     let (Some(rows), Some(columns)) = (shape[rank - 2].as_int(), shape[rank - 1].as_int()) else {
         return Err("a diagonal of symbolic sizes is not supported".into());
     };
+    let offset = offset.clamp(-rows.max(0), columns.max(0));
     let length = if offset >= 0 { rows.min(columns - offset) } else { (rows + offset).min(columns) }.max(0);
     let start = if offset >= 0 { offset } else { -offset * columns };
     let mut flat = shape.0[..rank - 2].to_vec();
