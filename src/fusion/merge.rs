@@ -8,7 +8,7 @@ use super::rules::{is_bijective, is_ordered, is_pointwise, is_trivial, reads_alo
 use super::{Limits, WhyNot, hint};
 use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, factor_domain, flatten, unflatten};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim};
+use crate::types::{DType, Dim, Provenance};
 use std::collections::HashMap;
 
 /// One nest doing the work of `a` and then `b`. `keep` says which buffers written by `a` other kernels still read.
@@ -35,6 +35,24 @@ pub fn fuse(a: &Nest, b: &Nest, keep: &dyn Fn(BufferId) -> bool, limits: &Limits
         return Err(WhyNot::Statements(fused.body.len()));
     }
     Ok(fused)
+}
+
+/// Whether the second nest's domain stays, else the first's.
+pub(super) fn consumer_hosts(a: &Nest, b: &Nest) -> bool {
+    is_pointwise(a) && b.reads().iter().any(|r| a.writes.iter().any(|w| w.buffer == *r))
+}
+
+/// The name of a kernel of two, as long as it stays readable.
+pub(super) fn label(host: &Nest, guest: &Nest) -> String {
+    let known = host.label.split(' ').any(|l| l == guest.label) || host.label.len() + guest.label.len() >= 80;
+    if known { host.label.clone() } else { format!("{} {}", host.label, guest.label) }
+}
+
+/// The lines of both.
+pub(super) fn provenance(host: &Nest, guest: &Nest) -> Provenance {
+    let mut out = host.provenance.clone();
+    out.merge(&guest.provenance);
+    out
 }
 
 /// A pointwise producer moves into the consumer's domain: each load of its result becomes an instance of its body.
@@ -70,7 +88,7 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
             return Err(WhyNot::Ordered);
         }
         if b.body.iter().any(|s| matches!(&s.instr, Instr::Load { buffer, index, .. } if written.contains(buffer) && index != e)) {
-            return Err(WhyNot::Index(format!("b{}", written[0].0)));
+            return Err(WhyNot::Index(written[0]));
         }
     }
     let mut merger = Merger::new(b, a);
@@ -270,7 +288,7 @@ fn check_overwrites(nest: &Nest) -> Result<(), WhyNot> {
             }
             let operand = nest.tag != Tag::Loop && level[i];
             if *index != w.index || operand || is_ordered(nest) {
-                return Err(WhyNot::Overwrite(format!("b{}", buffer.0)));
+                return Err(WhyNot::Overwrite(*buffer));
             }
         }
     }
@@ -308,10 +326,7 @@ struct Merger {
 
 impl Merger {
     fn new(host: &Nest, guest: &Nest) -> Merger {
-        let label = if host.label.split(' ').any(|l| l == guest.label) { host.label.clone() } else { format!("{} {}", host.label, guest.label) };
-        let label = if label.len() > 80 { host.label.clone() } else { label };
-        let mut provenance = host.provenance.clone();
-        provenance.merge(&guest.provenance);
+        let (label, provenance) = (label(host, guest), provenance(host, guest));
         let nest = Nest { label, rows: host.rows.clone(), cols: host.cols.clone(), body: vec![], writes: vec![], tag: Tag::Loop, provenance };
         Merger { nest, known: HashMap::new(), forwards: vec![], tag: Tag::Loop }
     }
@@ -348,7 +363,7 @@ impl Merger {
                 }
                 if self.forwards.iter().any(|(b, ..)| b == buffer) {
                     let hit = self.forwards.iter().find(|(b, e, _)| b == buffer && e == index).and_then(|f| f.2);
-                    let Some(v) = hit else { return Err(WhyNot::Index(format!("b{}", buffer.0))) };
+                    let Some(v) = hit else { return Err(WhyNot::Index(*buffer)) };
                     let v = self.masked(v, *mask, stmt.dtype);
                     map.push(v);
                     continue;

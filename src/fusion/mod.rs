@@ -7,12 +7,15 @@
 //! * Must not know: the order of candidates, graphs, WGSL.
 //! * Add here: a rule is a check in `rules.rs` that returns a [`WhyNot`].
 
+mod memo;
 mod merge;
 mod rules;
 
+pub use memo::{Memo, Shape, Shaped};
 pub use merge::{eliminate_dead, fuse};
 pub use rules::{is_bijective, is_pointwise, is_trivial};
 
+use crate::loop_ir::BufferId;
 use crate::types::{DeviceCaps, DeviceModel, Dim};
 use std::fmt;
 
@@ -53,7 +56,7 @@ pub enum WhyNot {
     /// Iteration domains do not fit each other.
     Domain(String),
     /// The consumer reads the buffer at another index than the producer writes.
-    Index(String),
+    Index(BufferId),
     /// One reads memory along its columns, the other along its rows: together one of them would be scattered.
     Across,
     /// The producer's value must be stored, and the consumer's domain does not visit each element once.
@@ -72,7 +75,7 @@ pub enum WhyNot {
     /// The body would be too long.
     Statements(usize),
     /// A buffer would be read at another index than it is overwritten.
-    Overwrite(String),
+    Overwrite(BufferId),
     /// Too few rows to fill the device.
     Rows(i64),
     /// State is written only after everything that can set the status word.
@@ -87,18 +90,29 @@ pub enum WhyNot {
     Unrelated,
 }
 
+impl WhyNot {
+    /// The same about other buffers.
+    pub fn map_buffers(self, buffer: &dyn Fn(BufferId) -> BufferId) -> WhyNot {
+        match self {
+            WhyNot::Index(b) => WhyNot::Index(buffer(b)),
+            WhyNot::Overwrite(b) => WhyNot::Overwrite(buffer(b)),
+            other => other,
+        }
+    }
+}
+
 impl fmt::Display for WhyNot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             WhyNot::Domain(s) => write!(f, "iteration domains differ: {s}"),
-            WhyNot::Index(s) => write!(f, "read and written at different indices: {s}"),
+            WhyNot::Index(b) => write!(f, "read and written at different indices: b{}", b.0),
             WhyNot::Across => write!(f, "one reads along its columns, the other along its rows"),
             WhyNot::NotOnce => write!(f, "the stored value would be computed more than once"),
             WhyNot::Template(s) => write!(f, "template: {s}"),
             WhyNot::Ordered => write!(f, "scan or sort takes pointwise producers only"),
             WhyNot::Buffers { need, limit } => write!(f, "needs {need} storage buffers, {limit} allowed"),
             WhyNot::Statements(n) => write!(f, "body of {n} statements is too long"),
-            WhyNot::Overwrite(s) => write!(f, "would overwrite what it still reads: {s}"),
+            WhyNot::Overwrite(b) => write!(f, "would overwrite what it still reads: b{}", b.0),
             WhyNot::Rows(n) => write!(f, "{n} rows leave the device idle"),
             WhyNot::Status => write!(f, "state is written after the last check"),
             WhyNot::Cycle => write!(f, "a kernel between the two depends on both"),

@@ -341,6 +341,29 @@ impl Nest {
         out
     }
 
+    /// Buffers in order of first occurrence, reads before writes.
+    pub fn buffers(&self) -> Vec<BufferId> {
+        let mut out = self.reads();
+        for w in &self.writes {
+            if !out.contains(&w.buffer) {
+                out.push(w.buffer);
+            }
+        }
+        out
+    }
+
+    /// The same nest over other buffers.
+    pub fn map_buffers(&self, to: &dyn Fn(BufferId) -> BufferId) -> Nest {
+        let mut out = self.clone();
+        for stmt in &mut out.body {
+            if let Instr::Load { buffer, .. } = &mut stmt.instr {
+                *buffer = to(*buffer);
+            }
+        }
+        out.writes.iter_mut().for_each(|w| w.buffer = to(w.buffer));
+        out
+    }
+
     /// Number of row axes that tell chunks of rows apart, where values are summed over the rows of a chunk; the axes behind them
     /// count the rows of a chunk. `None` where nothing is.
     pub fn chunk_axes(&self) -> Option<usize> {

@@ -6,7 +6,7 @@
 //! its producers, most shared bytes first; last, kernels of one domain that share reads.
 
 use super::order::{Merge, Order};
-use crate::fusion::{Limits, WhyNot, fuse, hint, is_pointwise, is_trivial};
+use crate::fusion::{Limits, Memo, Shape, Shaped, WhyNot, hint, is_pointwise, is_trivial};
 use crate::loop_ir::{BufferId, Instr, Nest, Phase, Tag};
 use crate::lower::Lowered;
 use crate::types::Decision;
@@ -24,6 +24,8 @@ pub struct Group {
     pub commit: bool,
     /// Position of its first member before fusion; early kernels let what they read die early.
     pub position: usize,
+    /// The structure of the nest.
+    pub shape: Shape,
 }
 
 /// Kernels that share a read and are looked at together, counted from each.
@@ -35,6 +37,7 @@ pub struct Grouping<'a> {
     /// Counts the changes of each group.
     versions: Vec<u32>,
     order: Order,
+    memo: &'a mut Memo,
     outputs: Vec<bool>,
     limits: Limits,
     lowered: &'a Lowered,
@@ -47,7 +50,7 @@ pub struct Grouping<'a> {
 }
 
 /// Fuses `groups` (one per nest, in an order that can run) as far as the rules allow; the result is in execution order.
-pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: bool) -> (Vec<Group>, Vec<Decision>) {
+pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: bool, memo: &mut Memo) -> (Vec<Group>, Vec<Decision>) {
     let buffers = lowered.buffers.len();
     let mut state = vec![false; buffers];
     lowered.inputs.iter().for_each(|i| state[i.buffer.0 as usize] = true);
@@ -57,6 +60,7 @@ pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: 
         versions: vec![0; groups.len()],
         groups: vec![],
         order: Order::new(state),
+        memo,
         outputs,
         limits,
         lowered,
@@ -81,10 +85,10 @@ pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: 
 
 impl Grouping<'_> {
     /// Another nest for a group that stays.
-    fn change(&mut self, id: usize, nest: Nest) {
+    fn change(&mut self, id: usize, (nest, shape): (Nest, Shape)) {
         self.order.detach(id);
         let group = self.groups[id].as_mut().expect("the group is alive");
-        group.nest = nest;
+        (group.nest, group.shape) = (nest, shape);
         self.order.attach(id, group);
         self.versions[id] += 1;
     }
@@ -112,24 +116,32 @@ impl Grouping<'_> {
         self.outputs[buffer.0 as usize] || self.order.readers(buffer).iter().any(|r| *r != a && *r != b)
     }
 
-    fn try_fuse(&self, a: usize, b: usize) -> Result<(Nest, Merge), WhyNot> {
+    fn try_fuse(&mut self, a: usize, b: usize) -> Result<((Nest, Shape), Merge), WhyNot> {
         let (x, y) = (self.get(a), self.get(b));
-        let status = (Lowered::sets_status(&x.nest) || Lowered::sets_status(&y.nest)) && (x.commit || y.commit);
+        let status = (x.commit || y.commit) && (Lowered::sets_status(&x.nest) || Lowered::sets_status(&y.nest));
         if status {
             return Err(WhyNot::Status);
         }
-        let nest = fuse(&x.nest, &y.nest, &|buffer| self.is_kept(buffer, a, b), &self.limits)?;
-        Ok((nest, self.order.merge(a, b)?))
+        let kept: Vec<BufferId> = x.shape.buffers.iter().copied().filter(|buffer| self.is_kept(*buffer, a, b)).collect();
+        let fused = self.ask(a, b, &|buffer| kept.contains(&buffer))?;
+        Ok((fused, self.order.merge(a, b)?))
+    }
+
+    /// The kernel of two, if they may be one.
+    fn ask(&mut self, a: usize, b: usize, keep: &dyn Fn(BufferId) -> bool) -> Result<(Nest, Shape), WhyNot> {
+        let (x, y) = (self.groups[a].as_ref().expect("the group is alive"), self.groups[b].as_ref().expect("the group is alive"));
+        let (x, y) = (Shaped { nest: &x.nest, shape: &x.shape }, Shaped { nest: &y.nest, shape: &y.shape });
+        self.memo.fuse(x, y, keep, &self.limits)
     }
 
     /// `b` becomes the two of them.
-    fn replace(&mut self, a: usize, b: usize, nest: Nest, merge: Merge) -> usize {
+    fn replace(&mut self, a: usize, b: usize, fused: (Nest, Shape), merge: Merge) -> usize {
         self.note(a, b, None);
         let x = self.remove(a);
         self.order.merged(a, b, merge);
         let y = self.groups[b].as_mut().expect("the group is alive");
         (y.phase, y.commit, y.position) = (x.phase.max(y.phase), x.commit || y.commit, x.position.min(y.position));
-        self.change(b, nest);
+        self.change(b, fused);
         b
     }
 
@@ -195,8 +207,8 @@ impl Grouping<'_> {
     fn inline_everywhere(&mut self, id: usize) {
         let written = self.order.writes(id).to_vec();
         for consumer in self.consumers(id) {
-            match fuse(&self.get(id).nest, &self.get(consumer).nest, &|b| !written.contains(&b), &self.limits) {
-                Ok(nest) => self.change(consumer, nest),
+            match self.ask(id, consumer, &|b| !written.contains(&b)) {
+                Ok(fused) => self.change(consumer, fused),
                 Err(why) => self.note(id, consumer, Some(&why)),
             }
         }
@@ -244,7 +256,7 @@ impl Grouping<'_> {
             return None;
         }
         match self.try_fuse(a, b) {
-            Ok((nest, merge)) => Some(self.replace(a, b, nest, merge)),
+            Ok((fused, merge)) => Some(self.replace(a, b, fused, merge)),
             Err(why) => {
                 self.note(a, b, Some(&why));
                 self.refused.insert(pair);

@@ -20,8 +20,8 @@ pub use program::*;
 
 use crate::config::{Config, Target};
 use crate::error::Error;
-use crate::fusion::Limits;
-use crate::loop_ir::{BufferId, Instr, Nest, Write, factor_domain};
+use crate::fusion::{Limits, Memo};
+use crate::loop_ir::{BufferId, Nest, factor_domain};
 use crate::lower::Lowered;
 use crate::types::Symbol;
 use group::Group;
@@ -32,18 +32,17 @@ use std::hash::{Hash, Hasher};
 pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Config) -> Result<Program, Error> {
     let nests = std::mem::take(&mut lowered.nests);
     let nests = split::split_reductions(nests, &mut lowered.buffers, &target.model);
+    let mut memo = Memo::default();
     let groups = nests
         .into_iter()
         .enumerate()
-        .map(|(position, (at, nest))| Group { nest, phase: lowered.phases[at], commit: lowered.commits[at], position })
+        .map(|(position, (at, nest))| {
+            let shape = memo.shape(&nest);
+            Group { nest, phase: lowered.phases[at], commit: lowered.commits[at], position, shape }
+        })
         .collect();
     let limits = Limits::of(&target.caps, &target.model);
-    let (mut groups, decisions) = group::group(groups, &lowered, limits, config.fuse);
-    for group in &mut groups {
-        group.nest = factor_domain(group.nest.clone());
-        let faults = if cfg!(debug_assertions) { crate::loop_ir::verify(&group.nest) } else { vec![] };
-        assert!(faults.is_empty(), "schedule made an unsound kernel:\n{}\n{}", faults.join("\n"), group.nest);
-    }
+    let (groups, decisions) = group::group(groups, &lowered, limits, config.fuse, &mut memo);
     let (buffers, slots) = place::place(&lowered, &groups, target, config).map_err(Error::compile)?;
     check_bindings(&buffers, target)?;
     let checked = groups.iter().any(|g| Lowered::sets_status(&g.nest));
@@ -52,15 +51,24 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     program.inputs = lowered.inputs.into_iter().map(|b| ProgramInput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.outputs = lowered.outputs.into_iter().map(|b| ProgramOutput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.symbols = symbols(&program);
-    let mut kernels: HashMap<Identity, u32> = HashMap::new();
+    // Kernels by the shape before their domain takes its final form, which groups of one shape share, and after.
+    let (mut by_shape, mut kernels): (HashMap<(u32, Vec<Storage>), u32>, HashMap<Identity, u32>) = (HashMap::new(), HashMap::new());
     for group in groups {
-        let (kernel, buffers) = canonical(&group.nest);
+        let buffers = group.shape.buffers;
         let formats: Vec<Storage> = buffers.iter().map(|b| program.buffers[b.0 as usize].storage).collect();
-        let next = program.kernels.len() as u32;
-        let id = *kernels.entry(Identity { kernel: kernel.clone(), formats }).or_insert(next);
-        if id == next {
-            program.kernels.push(kernel);
-        }
+        let id = match by_shape.get(&(group.shape.id, formats.clone())) {
+            Some(id) => *id,
+            None => {
+                let kernel = final_form(&group.nest, &buffers);
+                let next = program.kernels.len() as u32;
+                let id = *kernels.entry(Identity { kernel: kernel.clone(), formats: formats.clone() }).or_insert(next);
+                if id == next {
+                    program.kernels.push(kernel);
+                }
+                by_shape.insert((group.shape.id, formats), id);
+                id
+            }
+        };
         let lines: Vec<String> = group.nest.provenance.locations.iter().take(3).map(|l| l.to_string()).collect();
         let label = if lines.is_empty() { group.nest.label.clone() } else { format!("{} ({})", group.nest.label, lines.join(", ")) };
         program.commands.push(Dispatch { kernel: id, buffers, phase: group.phase, guarded: group.commit && checked, label });
@@ -68,23 +76,12 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     Ok(program)
 }
 
-/// The kernel with buffers numbered from 0 in order of first occurrence, reads before writes, and the buffers behind them.
-fn canonical(nest: &Nest) -> (Nest, Vec<BufferId>) {
-    let mut order = nest.reads();
-    for w in &nest.writes {
-        if !order.contains(&w.buffer) {
-            order.push(w.buffer);
-        }
-    }
-    let local = |b: BufferId| BufferId(order.iter().position(|o| *o == b).expect("listed") as u32);
-    let mut kernel = nest.clone();
-    for stmt in &mut kernel.body {
-        if let Instr::Load { buffer, .. } = &mut stmt.instr {
-            *buffer = local(*buffer);
-        }
-    }
-    kernel.writes = nest.writes.iter().map(|w| Write { buffer: local(w.buffer), ..w.clone() }).collect();
-    (kernel, order)
+/// The kernel in its final domain, with buffers numbered as in `buffers`.
+fn final_form(nest: &Nest, buffers: &[BufferId]) -> Nest {
+    let kernel = factor_domain(nest.map_buffers(&|b| BufferId(buffers.iter().position(|o| *o == b).expect("listed") as u32)));
+    let faults = if cfg!(debug_assertions) { crate::loop_ir::verify(&kernel) } else { vec![] };
+    assert!(faults.is_empty(), "schedule made an unsound kernel:\n{}\n{kernel}", faults.join("\n"));
+    kernel
 }
 
 /// What makes a kernel the same as another: everything but its label and lines.

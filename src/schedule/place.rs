@@ -7,7 +7,7 @@ use super::group::Group;
 use super::program::{PlacedBuffer, Slot, SlotId, SlotKind, Storage};
 use crate::config::{Config, Target};
 use crate::graph::InputRole;
-use crate::loop_ir::{BufferId, Nest, Tag, flatten};
+use crate::loop_ir::{BufferId, Nest, Tag, factor_domain, flatten};
 use crate::lower::Lowered;
 use crate::types::{DType, DeviceCaps, Dim, TensorType};
 use std::collections::{BTreeMap, VecDeque};
@@ -158,6 +158,7 @@ fn storages(lowered: &Lowered, groups: &[Group], caps: &DeviceCaps) -> Result<Ve
 
 /// Whether a kernel that writes `buffer` packed may own whole words: a pointwise kernel that writes it at the identity.
 fn owns_words(nest: &Nest, buffer: BufferId) -> bool {
+    let nest = factor_domain(nest.clone());
     let identity = flatten(&nest.row_axes(), &nest.rows);
     let plain = nest.tag == Tag::Loop && nest.cols.is_empty() && !nest.has_column_work();
     plain && nest.writes.iter().all(|w| w.index == identity) && !nest.reads().contains(&buffer)
