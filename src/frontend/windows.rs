@@ -46,7 +46,7 @@ mod tests {
             Ok(vec![x.conv2d(&w, 1, 0), x.conv2d(&x, 0, 0), x.max_pool2d(9)])
         });
         let error = error.unwrap_err().to_string();
-        for part in ["conv2d: the weight takes 1 channels", "stride and dilation are at least one", "max_pool2d:", "3 faults"] {
+        for part in ["conv2d: convolution: the weight takes 1 channels", "stride and dilation are at least one", "max_pool2d:", "3 faults"] {
             assert!(error.contains(part), "{part} is missing in {error}");
         }
     }

@@ -1,61 +1,90 @@
 //! Kernels of equal structure fuse equally: what was found for one pair of them holds for every other.
 //!
-//! Programs repeat: twelve equal layers ask the same questions twelve times. A [`Shape`] is a nest without names, lines and the
-//! identities of its buffers. The outcome for two shapes, with the buffers they share and those that stay stored, is kept;
-//! asked again, it is only given other buffers, a label and lines.
+//! Programs repeat: twelve equal layers ask the same questions twelve times. A [`Structure`] is a nest without names, lines and the
+//! identities of its buffers; a [`Kernel`] is a structure with its own buffers. The outcome for two structures, with the buffers
+//! they share and those that stay stored, is kept; asked again, it only gets other buffers, a label and lines.
 
-use super::merge::{consumer_hosts, fuse, label, provenance};
+use super::merge::{consumer_hosts, fuse, merge_labels};
+use super::rules::is_pointwise;
 use super::{Limits, WhyNot};
 use crate::loop_ir::{BufferId, Instr, Nest};
+use crate::types::Provenance;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
+use std::rc::Rc;
 
-/// The structure of a nest, by number, and the buffers behind it in order of first occurrence, reads before writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Equal for nests of equal structure.
+/// A nest whose buffers are numbered in order of first occurrence, reads before writes, and facts about it.
+#[derive(Debug)]
+pub struct Structure {
+    /// Equal for equal structures of one [`Memo`].
     pub id: u32,
-    /// The nest's own buffers.
+    /// The nest; its label and lines are those of the first of its kind.
+    pub nest: Nest,
+    /// How many of its buffers are read: the first ones.
+    pub reads: usize,
+    /// Buffers written, in the order of the nest's writes.
+    pub writes: Vec<u32>,
+    /// As [`is_pointwise`].
+    pub pointwise: bool,
+    /// Whether it can set the status word.
+    pub checks: bool,
+    /// As [`Nest::has_column_work`].
+    pub column_work: bool,
+}
+
+/// A structure at work.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// What it does.
+    pub structure: Rc<Structure>,
+    /// The buffer behind each number.
     pub buffers: Vec<BufferId>,
+    /// Names of the ops in it, for people.
+    pub label: String,
+    /// Where it came from.
+    pub provenance: Rc<Provenance>,
 }
 
-/// A nest with its shape.
-#[derive(Clone, Copy)]
-pub struct Shaped<'a> {
-    /// The nest.
-    pub nest: &'a Nest,
-    /// Its shape.
-    pub shape: &'a Shape,
+impl Kernel {
+    /// Buffers it reads, in order of first use.
+    pub fn reads(&self) -> &[BufferId] {
+        &self.buffers[..self.structure.reads]
+    }
+
+    /// Buffers it writes, in the order of its writes.
+    pub fn writes(&self) -> impl Iterator<Item = BufferId> + '_ {
+        self.structure.writes.iter().map(|w| self.buffers[*w as usize])
+    }
 }
 
-/// Shapes seen and pairs tried.
+/// Structures seen and pairs tried.
 #[derive(Default)]
 pub struct Memo {
-    shapes: HashMap<Vec<u8>, u32>,
+    structures: HashMap<Vec<u8>, Rc<Structure>>,
     outcomes: HashMap<Pair, Outcome>,
-    /// The bytes of the shape at hand.
+    /// The bytes of the structure at hand.
     bytes: Vec<u8>,
 }
 
-/// A question: two shapes, which of their buffers are the same, and which of the first's results stay stored.
+/// A question: two structures, which of their buffers are the same, and which of the first's results stay stored.
 #[derive(PartialEq, Eq, Hash)]
 struct Pair {
-    shapes: [u32; 2],
+    structures: [u32; 2],
     shared: Vec<(u32, u32)>,
     kept: Vec<bool>,
 }
 
-/// Its answer, with buffers numbered through the first nest and then the second.
+/// Its answer, with buffers numbered through the first kernel and then the second.
 enum Outcome {
-    Fused { nest: Nest, shape: Shape, consumer_hosts: bool },
+    Fused { structure: Rc<Structure>, buffers: Vec<u32>, consumer_hosts: bool },
     Refused(WhyNot),
 }
 
 impl Memo {
-    /// The shape of a nest.
-    pub fn shape(&mut self, nest: &Nest) -> Shape {
+    /// A nest as a kernel.
+    pub fn kernel(&mut self, nest: Nest) -> Kernel {
         let buffers = nest.buffers();
-        let local = |b: BufferId| buffers.iter().position(|o| *o == b).expect("listed") as u32;
+        let local = |b: BufferId| BufferId(buffers.iter().position(|o| *o == b).expect("listed") as u32);
         let mut bytes = Bytes(std::mem::take(&mut self.bytes));
         bytes.0.clear();
         (&nest.rows, &nest.cols, &nest.tag).hash(&mut bytes);
@@ -68,51 +97,73 @@ impl Memo {
         for w in &nest.writes {
             (local(w.buffer), &w.index, w.value, w.fold).hash(&mut bytes);
         }
-        let next = self.shapes.len() as u32;
-        let id = match self.shapes.get(&bytes.0) {
-            Some(id) => *id,
-            None => *self.shapes.entry(bytes.0.clone()).or_insert(next),
+        let (label, provenance) = (nest.label.clone(), Rc::new(nest.provenance.clone()));
+        let structure = match self.structures.get(&bytes.0) {
+            Some(known) => known.clone(),
+            None => {
+                let new = Rc::new(Structure::new(self.structures.len() as u32, nest.map_buffers(&local)));
+                self.structures.insert(bytes.0.clone(), new.clone());
+                new
+            }
         };
         self.bytes = bytes.0;
-        Shape { id, buffers }
+        Kernel { structure, buffers, label, provenance }
     }
 
-    /// As [`fuse`].
-    pub fn fuse(&mut self, a: Shaped, b: Shaped, keep: &dyn Fn(BufferId) -> bool, limits: &Limits) -> Result<(Nest, Shape), WhyNot> {
-        let mut buffers = a.shape.buffers.clone();
+    /// One kernel doing the work of `a` and then `b`, as [`fuse`] has it.
+    pub fn fuse(&mut self, a: &Kernel, b: &Kernel, keep: &dyn Fn(BufferId) -> bool, limits: &Limits) -> Result<Kernel, WhyNot> {
+        let mut buffers = a.buffers.clone();
         let mut shared = vec![];
-        for (i, buffer) in b.shape.buffers.iter().enumerate() {
-            match a.shape.buffers.iter().position(|o| o == buffer) {
+        let mut second = vec![];
+        for (i, buffer) in b.buffers.iter().enumerate() {
+            let at = a.buffers.iter().position(|o| o == buffer);
+            match at {
                 Some(at) => shared.push((at as u32, i as u32)),
                 None => buffers.push(*buffer),
             }
+            second.push(at.unwrap_or(buffers.len() - 1) as u32);
         }
-        let kept = a.nest.writes.iter().map(|w| keep(w.buffer)).collect();
-        let pair = Pair { shapes: [a.shape.id, b.shape.id], shared, kept };
-        if !self.outcomes.contains_key(&pair) {
-            let outcome = self.ask(a, b, keep, limits, &buffers);
+        let pair = Pair { structures: [a.structure.id, b.structure.id], shared, kept: a.writes().map(keep).collect() };
+        let Some(outcome) = self.outcomes.get(&pair) else {
+            let kept = |local: BufferId| keep(buffers[local.0 as usize]);
+            let guest = b.structure.nest.map_buffers(&|b| BufferId(second[b.0 as usize]));
+            let outcome = match fuse(&a.structure.nest, &guest, &kept, limits) {
+                Err(why) => Outcome::Refused(why),
+                Ok(nest) => {
+                    let Kernel { structure, buffers, .. } = self.kernel(nest);
+                    let consumer_hosts = consumer_hosts(&a.structure.nest, &guest);
+                    Outcome::Fused { structure, buffers: buffers.into_iter().map(|b| b.0).collect(), consumer_hosts }
+                }
+            };
             self.outcomes.insert(pair, outcome);
             return self.fuse(a, b, keep, limits);
-        }
-        let real = |b: BufferId| buffers[b.0 as usize];
-        match &self.outcomes[&pair] {
-            Outcome::Refused(why) => Err(why.clone().map_buffers(&real)),
-            Outcome::Fused { nest, shape, consumer_hosts } => {
-                let (host, guest) = if *consumer_hosts { (b.nest, a.nest) } else { (a.nest, b.nest) };
-                let nest = Nest { label: label(host, guest), provenance: provenance(host, guest), ..nest.map_buffers(&real) };
-                Ok((nest, Shape { id: shape.id, buffers: shape.buffers.iter().map(|b| real(*b)).collect() }))
+        };
+        match outcome {
+            Outcome::Refused(why) => Err(why.clone().map_buffers(&|b| buffers[b.0 as usize])),
+            Outcome::Fused { structure, buffers: order, consumer_hosts } => {
+                let (host, guest) = if *consumer_hosts { (b, a) } else { (a, b) };
+                let mut provenance = host.provenance.clone();
+                if !provenance.covers(&guest.provenance) {
+                    Rc::make_mut(&mut provenance).merge(&guest.provenance);
+                }
+                let label = merge_labels(&host.label, &guest.label);
+                let buffers = order.iter().map(|b| buffers[*b as usize]).collect();
+                Ok(Kernel { structure: structure.clone(), buffers, label, provenance })
             }
         }
     }
+}
 
-    fn ask(&mut self, a: Shaped, b: Shaped, keep: &dyn Fn(BufferId) -> bool, limits: &Limits, buffers: &[BufferId]) -> Outcome {
-        let local = |b: BufferId| BufferId(buffers.iter().position(|o| *o == b).expect("it is one of the two nests'") as u32);
-        match fuse(a.nest, b.nest, keep, limits) {
-            Err(why) => Outcome::Refused(why.map_buffers(&local)),
-            Ok(nest) => {
-                let nest = nest.map_buffers(&local);
-                Outcome::Fused { shape: self.shape(&nest), nest, consumer_hosts: consumer_hosts(a.nest, b.nest) }
-            }
+impl Structure {
+    fn new(id: u32, nest: Nest) -> Structure {
+        Structure {
+            id,
+            reads: nest.reads().len(),
+            writes: nest.writes.iter().map(|w| w.buffer.0).collect(),
+            pointwise: is_pointwise(&nest),
+            checks: nest.body.iter().any(|s| matches!(s.instr, Instr::Bound { .. })),
+            column_work: nest.has_column_work(),
+            nest,
         }
     }
 }

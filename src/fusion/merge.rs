@@ -8,7 +8,7 @@ use super::rules::{is_bijective, is_ordered, is_pointwise, is_trivial, reads_alo
 use super::{Limits, WhyNot, hint};
 use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, factor_domain, flatten, unflatten};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, Provenance};
+use crate::types::{DType, Dim};
 use std::collections::HashMap;
 
 /// One nest doing the work of `a` and then `b`. `keep` says which buffers written by `a` other kernels still read.
@@ -43,16 +43,9 @@ pub(super) fn consumer_hosts(a: &Nest, b: &Nest) -> bool {
 }
 
 /// The name of a kernel of two, as long as it stays readable.
-pub(super) fn label(host: &Nest, guest: &Nest) -> String {
-    let known = host.label.split(' ').any(|l| l == guest.label) || host.label.len() + guest.label.len() >= 80;
-    if known { host.label.clone() } else { format!("{} {}", host.label, guest.label) }
-}
-
-/// The lines of both.
-pub(super) fn provenance(host: &Nest, guest: &Nest) -> Provenance {
-    let mut out = host.provenance.clone();
-    out.merge(&guest.provenance);
-    out
+pub(super) fn merge_labels(host: &str, guest: &str) -> String {
+    let known = host.split(' ').any(|l| l == guest) || host.len() + guest.len() >= 80;
+    if known { host.to_string() } else { format!("{host} {guest}") }
 }
 
 /// A pointwise producer moves into the consumer's domain: each load of its result becomes an instance of its body.
@@ -305,7 +298,7 @@ fn host_axes(nest: &Nest) -> Vec<IndexExpr> {
     axes
 }
 
-fn remap_tag(tag: Tag, map: &[Val]) -> Tag {
+pub(super) fn remap_tag(tag: Tag, map: &[Val]) -> Tag {
     let at = |v: Val| map[v.0 as usize];
     match tag {
         Tag::Loop => Tag::Loop,
@@ -326,7 +319,9 @@ struct Merger {
 
 impl Merger {
     fn new(host: &Nest, guest: &Nest) -> Merger {
-        let (label, provenance) = (label(host, guest), provenance(host, guest));
+        let label = merge_labels(&host.label, &guest.label);
+        let mut provenance = host.provenance.clone();
+        provenance.merge(&guest.provenance);
         let nest = Nest { label, rows: host.rows.clone(), cols: host.cols.clone(), body: vec![], writes: vec![], tag: Tag::Loop, provenance };
         Merger { nest, known: HashMap::new(), forwards: vec![], tag: Tag::Loop }
     }

@@ -7,11 +7,13 @@
 //! * Must not know: the order of candidates, graphs, WGSL.
 //! * Add here: a rule is a check in `rules.rs` that returns a [`WhyNot`].
 
+mod constants;
 mod memo;
 mod merge;
 mod rules;
 
-pub use memo::{Memo, Shape, Shaped};
+pub use constants::{stored_number, substitute_numbers};
+pub use memo::{Kernel, Memo, Structure};
 pub use merge::{eliminate_dead, fuse};
 pub use rules::{is_bijective, is_pointwise, is_trivial};
 

@@ -11,7 +11,7 @@
 use crate::config::Config;
 use crate::error::Error;
 use crate::graph::{Graph, InputRole, NodeId, OutputRole, Value};
-use crate::loop_ir::{Buffer, BufferId, Combiner, Instr, Nest, Phase, flatten};
+use crate::loop_ir::{Buffer, BufferId, Combiner, Nest, Phase, flatten};
 use crate::ops::{NestBuilder, OpDef, OperandView};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, HostTensor, Provenance, Shape, TensorType};
@@ -265,11 +265,6 @@ impl Lowering {
 }
 
 impl Lowered {
-    /// Whether a nest can set the status word.
-    pub fn sets_status(nest: &Nest) -> bool {
-        nest.body.iter().any(|s| matches!(s.instr, Instr::Bound { .. }))
-    }
-
     /// The shape of a buffer.
     pub fn shape(&self, buffer: BufferId) -> &Shape {
         &self.buffers[buffer.0 as usize].ty.shape

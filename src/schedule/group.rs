@@ -6,8 +6,8 @@
 //! its producers, most shared bytes first; last, kernels of one domain that share reads.
 
 use super::order::{Merge, Order};
-use crate::fusion::{Limits, Memo, Shape, Shaped, WhyNot, hint, is_pointwise, is_trivial};
-use crate::loop_ir::{BufferId, Instr, Nest, Phase, Tag};
+use crate::fusion::{Kernel, Limits, Memo, Structure, WhyNot, hint, is_trivial};
+use crate::loop_ir::{BufferId, Instr, Phase, Tag};
 use crate::lower::Lowered;
 use crate::types::Decision;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -17,15 +17,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 #[derive(Clone, Debug)]
 pub struct Group {
     /// What it does.
-    pub nest: Nest,
+    pub kernel: Kernel,
     /// The latest phase of its members.
     pub phase: Phase,
     /// Writes state.
     pub commit: bool,
     /// Position of its first member before fusion; early kernels let what they read die early.
     pub position: usize,
-    /// The structure of the nest.
-    pub shape: Shape,
 }
 
 /// Kernels that share a read and are looked at together, counted from each.
@@ -84,11 +82,11 @@ pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: 
 }
 
 impl Grouping<'_> {
-    /// Another nest for a group that stays.
-    fn change(&mut self, id: usize, (nest, shape): (Nest, Shape)) {
+    /// Another kernel for a group that stays.
+    fn change(&mut self, id: usize, kernel: Kernel) {
         self.order.detach(id);
         let group = self.groups[id].as_mut().expect("the group is alive");
-        (group.nest, group.shape) = (nest, shape);
+        group.kernel = kernel;
         self.order.attach(id, group);
         self.versions[id] += 1;
     }
@@ -108,34 +106,33 @@ impl Grouping<'_> {
 
     /// Groups that read what `id` writes.
     fn consumers(&self, id: usize) -> BTreeSet<usize> {
-        self.order.writes(id).iter().flat_map(|b| self.order.readers(*b).iter().copied()).collect()
+        self.order.writes(id).iter().flat_map(|b| self.order.readers(*b).iter()).collect()
     }
 
     /// Whether a buffer must be stored although `a` and `b` become one.
     fn is_kept(&self, buffer: BufferId, a: usize, b: usize) -> bool {
-        self.outputs[buffer.0 as usize] || self.order.readers(buffer).iter().any(|r| *r != a && *r != b)
+        self.outputs[buffer.0 as usize] || self.order.readers(buffer).iter().any(|r| r != a && r != b)
     }
 
-    fn try_fuse(&mut self, a: usize, b: usize) -> Result<((Nest, Shape), Merge), WhyNot> {
+    fn try_fuse(&mut self, a: usize, b: usize) -> Result<(Kernel, Merge), WhyNot> {
         let (x, y) = (self.get(a), self.get(b));
-        let status = (x.commit || y.commit) && (Lowered::sets_status(&x.nest) || Lowered::sets_status(&y.nest));
+        let status = (x.commit || y.commit) && (x.kernel.structure.checks || y.kernel.structure.checks);
         if status {
             return Err(WhyNot::Status);
         }
-        let kept: Vec<BufferId> = x.shape.buffers.iter().copied().filter(|buffer| self.is_kept(*buffer, a, b)).collect();
+        let kept: Vec<BufferId> = x.kernel.writes().filter(|buffer| self.is_kept(*buffer, a, b)).collect();
         let fused = self.ask(a, b, &|buffer| kept.contains(&buffer))?;
         Ok((fused, self.order.merge(a, b)?))
     }
 
     /// The kernel of two, if they may be one.
-    fn ask(&mut self, a: usize, b: usize, keep: &dyn Fn(BufferId) -> bool) -> Result<(Nest, Shape), WhyNot> {
+    fn ask(&mut self, a: usize, b: usize, keep: &dyn Fn(BufferId) -> bool) -> Result<Kernel, WhyNot> {
         let (x, y) = (self.groups[a].as_ref().expect("the group is alive"), self.groups[b].as_ref().expect("the group is alive"));
-        let (x, y) = (Shaped { nest: &x.nest, shape: &x.shape }, Shaped { nest: &y.nest, shape: &y.shape });
-        self.memo.fuse(x, y, keep, &self.limits)
+        self.memo.fuse(&x.kernel, &y.kernel, keep, &self.limits)
     }
 
     /// `b` becomes the two of them.
-    fn replace(&mut self, a: usize, b: usize, fused: (Nest, Shape), merge: Merge) -> usize {
+    fn replace(&mut self, a: usize, b: usize, fused: Kernel, merge: Merge) -> usize {
         self.note(a, b, None);
         let x = self.remove(a);
         self.order.merged(a, b, merge);
@@ -147,7 +144,7 @@ impl Grouping<'_> {
 
     /// Records that two groups were fused, or why not; the same words once.
     fn note(&mut self, a: usize, b: usize, refusal: Option<&WhyNot>) {
-        let label = |id: usize| &self.groups[id].as_ref().expect("the group is alive").nest.label;
+        let label = |id: usize| &self.groups[id].as_ref().expect("the group is alive").kernel.label;
         let (x, y) = (label(a), label(b));
         let mut hasher = DefaultHasher::new();
         (x, y, refusal).hash(&mut hasher);
@@ -162,7 +159,7 @@ impl Grouping<'_> {
     fn drop_unread(&mut self) {
         for id in self.alive().into_iter().rev() {
             let read = |b: &BufferId| self.outputs[b.0 as usize] || !self.order.readers(*b).is_empty();
-            if !Lowered::sets_status(&self.get(id).nest) && !self.order.writes(id).iter().any(read) {
+            if !self.get(id).kernel.structure.checks && !self.order.writes(id).iter().any(read) {
                 self.discard(id);
             }
         }
@@ -184,15 +181,18 @@ impl Grouping<'_> {
 
     fn is_cheap(&self, id: usize) -> bool {
         let group = self.get(id);
-        let nest = &group.nest;
-        if !is_pointwise(nest) || group.commit || Lowered::sets_status(nest) || nest.writes.iter().any(|w| self.outputs[w.buffer.0 as usize]) {
+        let (kernel, structure) = (&group.kernel, &group.kernel.structure);
+        let nest = &structure.nest;
+        if !structure.pointwise || group.commit || structure.checks || kernel.writes().any(|b| self.outputs[b.0 as usize]) {
             return false;
         }
         let mut cost = 0;
         let mut loads = 0;
         for stmt in &nest.body {
             match &stmt.instr {
-                Instr::Load { buffer, .. } => loads += (hint(&self.lowered.shape(*buffer).numel()) * 2 > hint(&nest.row_count())) as u32,
+                Instr::Load { buffer, .. } => {
+                    loads += (hint(&self.lowered.shape(kernel.buffers[buffer.0 as usize]).numel()) * 2 > hint(&nest.row_count())) as u32
+                }
                 Instr::Call(f, _) => cost += f.row().cost,
                 _ => {}
             }
@@ -200,7 +200,7 @@ impl Grouping<'_> {
         if loads == 0 && cost == 0 {
             return true;
         }
-        let feeds_template = self.consumers(id).into_iter().any(|c| matches!(self.get(c).nest.tag, Tag::Matmul { .. }));
+        let feeds_template = self.consumers(id).into_iter().any(|c| matches!(self.get(c).kernel.structure.nest.tag, Tag::Matmul { .. }));
         loads <= 1 && cost <= 12 && (!feeds_template || is_trivial(nest))
     }
 
@@ -220,13 +220,13 @@ impl Grouping<'_> {
     /// A pointwise nest read by one reduction only is its prologue.
     fn inline_into_reductions(&mut self) {
         for id in self.alive() {
-            if self.groups[id].is_none() || !is_pointwise(&self.get(id).nest) {
+            if self.groups[id].is_none() || !self.get(id).kernel.structure.pointwise {
                 continue;
             }
             let readers: Vec<usize> = self.consumers(id).into_iter().collect();
             let [reader] = readers[..] else { continue };
-            let consumer = self.get(reader);
-            if consumer.nest.tag == Tag::Loop && consumer.nest.has_column_work() {
+            let consumer = &self.get(reader).kernel.structure;
+            if consumer.nest.tag == Tag::Loop && consumer.column_work {
                 self.attempt(id, reader);
             }
         }
@@ -268,7 +268,7 @@ impl Grouping<'_> {
     fn producers(&self, id: usize) -> Vec<usize> {
         let mut bytes: BTreeMap<usize, i64> = BTreeMap::new();
         for &b in self.order.reads(id).iter().filter(|b| !self.order.is_state(**b)) {
-            for &w in self.order.writers(b).iter().filter(|w| **w != id) {
+            for w in self.order.writers(b).iter().filter(|w| *w != id) {
                 *bytes.entry(w).or_default() += hint(&self.lowered.shape(b).numel());
             }
         }
@@ -280,25 +280,19 @@ impl Grouping<'_> {
     /// Kernels with column work over one domain that share reads and do not depend on each other.
     fn fuse_neighbors(&mut self) {
         for id in self.alive() {
-            if self.groups[id].is_none() || !self.get(id).nest.has_column_work() || self.get(id).nest.tag != Tag::Loop {
+            let along_columns = |s: &Structure| s.column_work && s.nest.tag == Tag::Loop;
+            if !self.groups[id].as_ref().is_some_and(|g| along_columns(&g.kernel.structure)) {
                 continue;
             }
             let large = self.order.reads(id).iter().filter(|b| hint(&self.lowered.shape(**b).numel()) > 256);
-            let behind = |b: &BufferId| {
-                let readers = self.order.readers(*b);
-                let first = readers.partition_point(|r| *r <= id);
-                readers[first..].iter().take(NEIGHBORS).copied().collect::<Vec<_>>()
-            };
-            let neighbors: BTreeSet<usize> = large.flat_map(behind).collect();
+            let neighbors: BTreeSet<usize> = large.flat_map(|b| self.order.readers(*b).behind(id).take(NEIGHBORS)).collect();
             for other in neighbors {
                 if self.groups[other].is_none() || self.groups[id].is_none() {
                     continue;
                 }
                 let (x, y) = (self.get(id), self.get(other));
-                let fits = y.nest.has_column_work()
-                    && y.nest.tag == Tag::Loop
-                    && x.phase == y.phase
-                    && x.nest.row_count() * x.nest.col_count() == y.nest.row_count() * y.nest.col_count();
+                let points = |g: &Group| g.kernel.structure.nest.row_count() * g.kernel.structure.nest.col_count();
+                let fits = along_columns(&y.kernel.structure) && x.phase == y.phase && points(x) == points(y);
                 let related = |a, b| self.order.successors(a).any(|s| s == b);
                 if fits && !related(id, other) && !related(other, id) && self.attempt(id, other).is_none() {
                     self.attempt(other, id);

@@ -20,8 +20,8 @@ pub use program::*;
 
 use crate::config::{Config, Target};
 use crate::error::Error;
-use crate::fusion::{Limits, Memo};
-use crate::loop_ir::{BufferId, Nest, factor_domain};
+use crate::fusion::{Kernel, Limits, Memo, stored_number, substitute_numbers};
+use crate::loop_ir::{BufferId, Nest, Number, factor_domain};
 use crate::lower::Lowered;
 use crate::types::Symbol;
 use group::Group;
@@ -30,55 +30,72 @@ use std::hash::{Hash, Hasher};
 
 /// Schedules a lowered program for a target.
 pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Config) -> Result<Program, Error> {
-    let nests = std::mem::take(&mut lowered.nests);
+    let mut nests = std::mem::take(&mut lowered.nests);
+    if config.fuse {
+        substitute_numbers_everywhere(&mut nests, &lowered);
+    }
     let nests = split::split_reductions(nests, &mut lowered.buffers, &target.model);
     let mut memo = Memo::default();
     let groups = nests
         .into_iter()
         .enumerate()
-        .map(|(position, (at, nest))| {
-            let shape = memo.shape(&nest);
-            Group { nest, phase: lowered.phases[at], commit: lowered.commits[at], position, shape }
-        })
+        .map(|(position, (at, nest))| Group { kernel: memo.kernel(nest), phase: lowered.phases[at], commit: lowered.commits[at], position })
         .collect();
     let limits = Limits::of(&target.caps, &target.model);
     let (groups, decisions) = group::group(groups, &lowered, limits, config.fuse, &mut memo);
     let (buffers, slots) = place::place(&lowered, &groups, target, config).map_err(Error::compile)?;
     check_bindings(&buffers, target)?;
-    let checked = groups.iter().any(|g| Lowered::sets_status(&g.nest));
+    let checked = groups.iter().any(|g| g.kernel.structure.checks);
     let mut program =
         Program { name: name.into(), buffers, slots, decisions, constants: lowered.constants, checks: lowered.checks, ..Program::default() };
     program.inputs = lowered.inputs.into_iter().map(|b| ProgramInput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.outputs = lowered.outputs.into_iter().map(|b| ProgramOutput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.symbols = symbols(&program);
-    // Kernels by the shape before their domain takes its final form, which groups of one shape share, and after.
-    let (mut by_shape, mut kernels): (HashMap<(u32, Vec<Storage>), u32>, HashMap<Identity, u32>) = (HashMap::new(), HashMap::new());
+    // Kernels by their structure before the domain takes its final form, and after.
+    let mut by_structure: HashMap<(u32, Vec<Storage>), u32> = HashMap::new();
+    let mut kernels: HashMap<Identity, u32> = HashMap::new();
     for group in groups {
-        let buffers = group.shape.buffers;
+        let Kernel { structure, buffers, label, provenance } = group.kernel;
         let formats: Vec<Storage> = buffers.iter().map(|b| program.buffers[b.0 as usize].storage).collect();
-        let id = match by_shape.get(&(group.shape.id, formats.clone())) {
+        let id = match by_structure.get(&(structure.id, formats.clone())) {
             Some(id) => *id,
             None => {
-                let kernel = final_form(&group.nest, &buffers);
+                let kernel = final_form(&Nest { label: label.clone(), provenance: (*provenance).clone(), ..structure.nest.clone() });
                 let next = program.kernels.len() as u32;
                 let id = *kernels.entry(Identity { kernel: kernel.clone(), formats: formats.clone() }).or_insert(next);
                 if id == next {
                     program.kernels.push(kernel);
                 }
-                by_shape.insert((group.shape.id, formats), id);
+                by_structure.insert((structure.id, formats), id);
                 id
             }
         };
-        let lines: Vec<String> = group.nest.provenance.locations.iter().take(3).map(|l| l.to_string()).collect();
-        let label = if lines.is_empty() { group.nest.label.clone() } else { format!("{} ({})", group.nest.label, lines.join(", ")) };
+        let lines: Vec<String> = provenance.locations.iter().take(3).map(|l| l.to_string()).collect();
+        let label = if lines.is_empty() { label } else { format!("{label} ({})", lines.join(", ")) };
         program.commands.push(Dispatch { kernel: id, buffers, phase: group.phase, guarded: group.commit && checked, label });
     }
     Ok(program)
 }
 
-/// The kernel in its final domain, with buffers numbered as in `buffers`.
-fn final_form(nest: &Nest, buffers: &[BufferId]) -> Nest {
-    let kernel = factor_domain(nest.map_buffers(&|b| BufferId(buffers.iter().position(|o| *o == b).expect("listed") as u32)));
+/// Numbers in the place of loads of buffers that hold nothing else. Nests that nobody reads any more are dropped with the others
+/// of their kind.
+fn substitute_numbers_everywhere(nests: &mut [Nest], lowered: &Lowered) {
+    let mut numbers: HashMap<BufferId, Number> = nests
+        .iter()
+        .filter_map(stored_number)
+        .filter(|(buffer, _, dtype)| lowered.buffers[buffer.0 as usize].ty.dtype == *dtype)
+        .map(|(buffer, number, _)| (buffer, number))
+        .collect();
+    // State holds its number after the step, not before.
+    lowered.inputs.iter().for_each(|i| {
+        numbers.remove(&i.buffer);
+    });
+    nests.iter_mut().for_each(|nest| substitute_numbers(nest, &numbers));
+}
+
+/// The kernel in its final domain.
+fn final_form(nest: &Nest) -> Nest {
+    let kernel = factor_domain(nest.clone());
     let faults = if cfg!(debug_assertions) { crate::loop_ir::verify(&kernel) } else { vec![] };
     assert!(faults.is_empty(), "schedule made an unsound kernel:\n{}\n{kernel}", faults.join("\n"));
     kernel

@@ -9,7 +9,6 @@
 use super::group::Group;
 use crate::fusion::WhyNot;
 use crate::loop_ir::BufferId;
-use crate::lower::Lowered;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Distance of neighboring keys when they are new.
@@ -20,8 +19,8 @@ const FUEL: usize = 128;
 
 /// Readers and writers of every buffer, and an order of kernels.
 pub struct Order {
-    readers: Vec<Vec<usize>>,
-    writers: Vec<Vec<usize>>,
+    readers: Vec<Users>,
+    writers: Vec<Users>,
     /// Buffers of the program's inputs: read before they are written, the reverse of every other buffer.
     state: Vec<bool>,
     kernels: Vec<Kernel>,
@@ -50,7 +49,7 @@ pub enum Merge {
 impl Order {
     /// No kernels yet; `state` tells the buffers of inputs.
     pub fn new(state: Vec<bool>) -> Order {
-        let none = vec![vec![]; state.len()];
+        let none = vec![Users::default(); state.len()];
         Order {
             readers: none.clone(),
             writers: none,
@@ -74,13 +73,13 @@ impl Order {
 
     /// Records what kernel `id` reads and writes.
     pub fn attach(&mut self, id: usize, group: &Group) {
-        let mut writes: Vec<BufferId> = group.nest.writes.iter().map(|w| w.buffer).collect();
+        let mut writes: Vec<BufferId> = group.kernel.writes().collect();
         writes.sort();
         writes.dedup();
-        let reads = group.nest.reads();
-        reads.iter().for_each(|b| insert(&mut self.readers[b.0 as usize], id));
-        writes.iter().for_each(|b| insert(&mut self.writers[b.0 as usize], id));
-        if Lowered::sets_status(&group.nest) {
+        let reads = group.kernel.reads().to_vec();
+        reads.iter().for_each(|b| self.readers[b.0 as usize].insert(id));
+        writes.iter().for_each(|b| self.writers[b.0 as usize].insert(id));
+        if group.kernel.structure.checks {
             self.checks.insert(id);
         }
         if group.commit {
@@ -94,8 +93,8 @@ impl Order {
     pub fn detach(&mut self, id: usize) {
         let reads = std::mem::take(&mut self.kernels[id].reads);
         let writes = std::mem::take(&mut self.kernels[id].writes);
-        reads.iter().for_each(|b| remove(&mut self.readers[b.0 as usize], id));
-        writes.iter().for_each(|b| remove(&mut self.writers[b.0 as usize], id));
+        reads.iter().for_each(|b| self.readers[b.0 as usize].remove(id));
+        writes.iter().for_each(|b| self.writers[b.0 as usize].remove(id));
         self.checks.remove(&id);
         self.commits.remove(&id);
     }
@@ -105,13 +104,13 @@ impl Order {
         self.by_key.remove(&self.kernels[id].key);
     }
 
-    /// Kernels that read a buffer, ascending.
-    pub fn readers(&self, buffer: BufferId) -> &[usize] {
+    /// Kernels that read a buffer.
+    pub fn readers(&self, buffer: BufferId) -> &Users {
         &self.readers[buffer.0 as usize]
     }
 
-    /// Kernels that write a buffer, ascending.
-    pub fn writers(&self, buffer: BufferId) -> &[usize] {
+    /// Kernels that write a buffer.
+    pub fn writers(&self, buffer: BufferId) -> &Users {
         &self.writers[buffer.0 as usize]
     }
 
@@ -133,19 +132,19 @@ impl Order {
     /// Kernels that must run after `id`; some may repeat.
     pub fn successors(&self, id: usize) -> impl Iterator<Item = usize> + '_ {
         let kernel = &self.kernels[id];
-        let results = kernel.writes.iter().filter(|b| !self.is_state(**b)).flat_map(|b| self.readers(*b));
-        let overwriters = kernel.reads.iter().filter(|b| self.is_state(**b)).flat_map(|b| self.writers(*b));
+        let results = kernel.writes.iter().filter(|b| !self.is_state(**b)).flat_map(|b| self.readers(*b).iter());
+        let overwriters = kernel.reads.iter().filter(|b| self.is_state(**b)).flat_map(|b| self.writers(*b).iter());
         let commits = self.checks.contains(&id).then_some(&self.commits).into_iter().flatten();
-        results.chain(overwriters).chain(commits).copied().filter(move |s| *s != id)
+        results.chain(overwriters).chain(commits.copied()).filter(move |s| *s != id)
     }
 
     /// Kernels that must run before `id`; some may repeat.
     fn predecessors(&self, id: usize) -> impl Iterator<Item = usize> + '_ {
         let kernel = &self.kernels[id];
-        let producers = kernel.reads.iter().filter(|b| !self.is_state(**b)).flat_map(|b| self.writers(*b));
-        let readers = kernel.writes.iter().filter(|b| self.is_state(**b)).flat_map(|b| self.readers(*b));
+        let producers = kernel.reads.iter().filter(|b| !self.is_state(**b)).flat_map(|b| self.writers(*b).iter());
+        let readers = kernel.writes.iter().filter(|b| self.is_state(**b)).flat_map(|b| self.readers(*b).iter());
         let checks = self.commits.contains(&id).then_some(&self.checks).into_iter().flatten();
-        producers.chain(readers).chain(checks).copied().filter(move |s| *s != id)
+        producers.chain(readers).chain(checks.copied()).filter(move |s| *s != id)
     }
 
     /// Whether two kernels may become one, and what moves when they do.
@@ -262,14 +261,48 @@ impl Front {
     }
 }
 
-fn insert(list: &mut Vec<usize>, id: usize) {
-    if let Err(at) = list.binary_search(&id) {
-        list.insert(at, id);
-    }
+/// Kernels that use a buffer. Most buffers have few; a host scalar has one for each parameter.
+#[derive(Clone, Debug, Default)]
+pub struct Users {
+    few: Vec<usize>,
+    many: BTreeSet<usize>,
 }
 
-fn remove(list: &mut Vec<usize>, id: usize) {
-    if let Ok(at) = list.binary_search(&id) {
-        list.remove(at);
+/// Users that a list holds before it becomes a tree.
+const FEW: usize = 32;
+
+impl Users {
+    fn insert(&mut self, id: usize) {
+        if self.many.is_empty() && self.few.len() < FEW {
+            if let Err(at) = self.few.binary_search(&id) {
+                self.few.insert(at, id);
+            }
+            return;
+        }
+        self.many.extend(self.few.drain(..));
+        self.many.insert(id);
+    }
+
+    fn remove(&mut self, id: usize) {
+        self.many.remove(&id);
+        if let Ok(at) = self.few.binary_search(&id) {
+            self.few.remove(at);
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.few.is_empty() && self.many.is_empty()
+    }
+
+    /// Ascending.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.few.iter().chain(&self.many).copied()
+    }
+
+    /// Those with higher numbers, ascending.
+    pub fn behind(&self, id: usize) -> impl Iterator<Item = usize> + '_ {
+        let first = self.few.partition_point(|r| *r <= id);
+        self.few[first..].iter().chain(self.many.range(id + 1..)).copied()
     }
 }

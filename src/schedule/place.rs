@@ -6,8 +6,9 @@
 use super::group::Group;
 use super::program::{PlacedBuffer, Slot, SlotId, SlotKind, Storage};
 use crate::config::{Config, Target};
+use crate::fusion::Kernel;
 use crate::graph::InputRole;
-use crate::loop_ir::{BufferId, Nest, Tag, factor_domain, flatten};
+use crate::loop_ir::{BufferId, Tag, factor_domain, flatten};
 use crate::lower::Lowered;
 use crate::types::{DType, DeviceCaps, Dim, TensorType};
 use std::collections::{BTreeMap, VecDeque};
@@ -51,12 +52,11 @@ fn place_temporaries(
 ) {
     let mut last_use = vec![0usize; lowered.buffers.len()];
     for (at, group) in groups.iter().enumerate() {
-        let written = group.nest.writes.iter().map(|w| w.buffer);
-        group.nest.reads().into_iter().chain(written).for_each(|b| last_use[b.0 as usize] = at);
+        group.kernel.buffers.iter().for_each(|b| last_use[b.0 as usize] = at);
     }
     let mut free = Free::default();
     for (at, group) in groups.iter().enumerate() {
-        let mut written: Vec<BufferId> = group.nest.writes.iter().map(|w| w.buffer).collect();
+        let mut written: Vec<BufferId> = group.kernel.writes().collect();
         written.dedup();
         for b in &written {
             if slot_of[b.0 as usize].is_none() {
@@ -69,10 +69,8 @@ fn place_temporaries(
                 slot_of[b.0 as usize] = Some(slot);
             }
         }
-        let mut touched = group.nest.reads();
-        touched.extend(written);
+        let mut touched = group.kernel.buffers.clone();
         touched.sort();
-        touched.dedup();
         for b in touched {
             if let Some(slot) = slot_of[b.0 as usize]
                 && last_use[b.0 as usize] == at
@@ -129,11 +127,8 @@ pub fn buffer_bytes(ty: &TensorType, storage: Storage) -> Dim {
 fn storages(lowered: &Lowered, groups: &[Group], caps: &DeviceCaps) -> Result<Vec<Storage>, String> {
     let (mut used, mut writers) = (vec![false; lowered.buffers.len()], vec![vec![]; lowered.buffers.len()]);
     for group in groups {
-        group.nest.reads().iter().for_each(|b| used[b.0 as usize] = true);
-        for w in &group.nest.writes {
-            used[w.buffer.0 as usize] = true;
-            writers[w.buffer.0 as usize].push(&group.nest);
-        }
+        group.kernel.buffers.iter().for_each(|b| used[b.0 as usize] = true);
+        group.kernel.writes().for_each(|b| writers[b.0 as usize].push(&group.kernel));
     }
     let mut out = vec![];
     for (i, buffer) in lowered.buffers.iter().enumerate() {
@@ -148,7 +143,7 @@ fn storages(lowered: &Lowered, groups: &[Group], caps: &DeviceCaps) -> Result<Ve
             DType::I64 if caps.i64 => Storage::Native,
             DType::I64 => Storage::Narrow,
             DType::F16 if caps.f16 => Storage::Native,
-            _ if writers[i].iter().all(|nest| owns_words(nest, BufferId(i as u32))) => Storage::Packed,
+            _ if writers[i].iter().all(|kernel| owns_words(kernel, BufferId(i as u32))) => Storage::Packed,
             _ => Storage::Word,
         };
         out.push(storage);
@@ -157,9 +152,9 @@ fn storages(lowered: &Lowered, groups: &[Group], caps: &DeviceCaps) -> Result<Ve
 }
 
 /// Whether a kernel that writes `buffer` packed may own whole words: a pointwise kernel that writes it at the identity.
-fn owns_words(nest: &Nest, buffer: BufferId) -> bool {
-    let nest = factor_domain(nest.clone());
+fn owns_words(kernel: &Kernel, buffer: BufferId) -> bool {
+    let nest = factor_domain(kernel.structure.nest.clone());
     let identity = flatten(&nest.row_axes(), &nest.rows);
     let plain = nest.tag == Tag::Loop && nest.cols.is_empty() && !nest.has_column_work();
-    plain && nest.writes.iter().all(|w| w.index == identity) && !nest.reads().contains(&buffer)
+    plain && nest.writes.iter().all(|w| w.index == identity) && !kernel.reads().contains(&buffer)
 }

@@ -51,6 +51,12 @@ impl Provenance {
         }
     }
 
+    /// Whether [`merge`](Provenance::merge) would add nothing.
+    pub fn covers(&self, other: &Provenance) -> bool {
+        let lines = self.locations.len() >= 8 || other.locations.iter().all(|l| self.locations.contains(l));
+        lines && (self.paths.len() >= 8 || other.paths.iter().all(|p| self.paths.contains(p)))
+    }
+
     /// The first source line, if any was recorded.
     pub fn line(&self) -> Option<&Location> {
         self.locations.first()
