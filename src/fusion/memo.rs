@@ -40,7 +40,7 @@ pub struct Kernel {
     /// The buffer behind each number.
     pub buffers: Vec<BufferId>,
     /// Names of the ops in it, for people.
-    pub label: String,
+    pub label: Rc<str>,
     /// Where it came from.
     pub provenance: Rc<Provenance>,
 }
@@ -61,17 +61,11 @@ impl Kernel {
 #[derive(Default)]
 pub struct Memo {
     structures: HashMap<Vec<u8>, Rc<Structure>>,
-    outcomes: HashMap<Pair, Outcome>,
-    /// The bytes of the structure at hand.
+    /// By question: two structures, which of the first's results stay stored, and which of their buffers are the same.
+    outcomes: HashMap<Vec<u32>, Outcome>,
+    /// The bytes of the structure and the question at hand.
     bytes: Vec<u8>,
-}
-
-/// A question: two structures, which of their buffers are the same, and which of the first's results stay stored.
-#[derive(PartialEq, Eq, Hash)]
-struct Pair {
-    structures: [u32; 2],
-    shared: Vec<(u32, u32)>,
-    kept: Vec<bool>,
+    question: Vec<u32>,
 }
 
 /// Its answer, with buffers numbered through the first kernel and then the second.
@@ -97,7 +91,7 @@ impl Memo {
         for w in &nest.writes {
             (local(w.buffer), &w.index, w.value, w.fold).hash(&mut bytes);
         }
-        let (label, provenance) = (nest.label.clone(), Rc::new(nest.provenance.clone()));
+        let (label, provenance) = (nest.label.as_str().into(), Rc::new(nest.provenance.clone()));
         let structure = match self.structures.get(&bytes.0) {
             Some(known) => known.clone(),
             None => {
@@ -112,46 +106,64 @@ impl Memo {
 
     /// One kernel doing the work of `a` and then `b`, as [`fuse`] has it.
     pub fn fuse(&mut self, a: &Kernel, b: &Kernel, keep: &dyn Fn(BufferId) -> bool, limits: &Limits) -> Result<Kernel, WhyNot> {
-        let mut buffers = a.buffers.clone();
-        let mut shared = vec![];
-        let mut second = vec![];
+        let mut question = std::mem::take(&mut self.question);
+        question.clear();
+        question.extend([a.structure.id, b.structure.id]);
+        question.extend(a.writes().map(|w| keep(w) as u32));
         for (i, buffer) in b.buffers.iter().enumerate() {
-            let at = a.buffers.iter().position(|o| o == buffer);
-            match at {
-                Some(at) => shared.push((at as u32, i as u32)),
-                None => buffers.push(*buffer),
+            if let Some(at) = a.buffers.iter().position(|o| o == buffer) {
+                question.extend([at as u32, i as u32]);
             }
-            second.push(at.unwrap_or(buffers.len() - 1) as u32);
         }
-        let pair = Pair { structures: [a.structure.id, b.structure.id], shared, kept: a.writes().map(keep).collect() };
-        let Some(outcome) = self.outcomes.get(&pair) else {
-            let kept = |local: BufferId| keep(buffers[local.0 as usize]);
-            let guest = b.structure.nest.map_buffers(&|b| BufferId(second[b.0 as usize]));
-            let outcome = match fuse(&a.structure.nest, &guest, &kept, limits) {
-                Err(why) => Outcome::Refused(why),
-                Ok(nest) => {
-                    let Kernel { structure, buffers, .. } = self.kernel(nest);
-                    let consumer_hosts = consumer_hosts(&a.structure.nest, &guest);
-                    Outcome::Fused { structure, buffers: buffers.into_iter().map(|b| b.0).collect(), consumer_hosts }
-                }
-            };
-            self.outcomes.insert(pair, outcome);
-            return self.fuse(a, b, keep, limits);
-        };
+        if !self.outcomes.contains_key(&question) {
+            let outcome = self.ask(a, b, keep, limits);
+            self.outcomes.insert(question.clone(), outcome);
+        }
+        let outcome = &self.outcomes[&question];
+        self.question = question;
         match outcome {
-            Outcome::Refused(why) => Err(why.clone().map_buffers(&|b| buffers[b.0 as usize])),
-            Outcome::Fused { structure, buffers: order, consumer_hosts } => {
+            Outcome::Refused(why) => Err(why.clone().map_buffers(&|local| numbered(a, b).0[local.0 as usize])),
+            Outcome::Fused { structure, buffers, consumer_hosts } => {
                 let (host, guest) = if *consumer_hosts { (b, a) } else { (a, b) };
                 let mut provenance = host.provenance.clone();
                 if !provenance.covers(&guest.provenance) {
                     Rc::make_mut(&mut provenance).merge(&guest.provenance);
                 }
-                let label = merge_labels(&host.label, &guest.label);
-                let buffers = order.iter().map(|b| buffers[*b as usize]).collect();
+                let label = merge_labels(&host.label, &guest.label).map_or_else(|| host.label.clone(), Rc::from);
+                let (all, _) = numbered(a, b);
+                let buffers = buffers.iter().map(|b| all[*b as usize]).collect();
                 Ok(Kernel { structure: structure.clone(), buffers, label, provenance })
             }
         }
     }
+
+    fn ask(&mut self, a: &Kernel, b: &Kernel, keep: &dyn Fn(BufferId) -> bool, limits: &Limits) -> Outcome {
+        let (all, second) = numbered(a, b);
+        let kept = |local: BufferId| keep(all[local.0 as usize]);
+        let guest = b.structure.nest.map_buffers(&|b| second[b.0 as usize]);
+        match fuse(&a.structure.nest, &guest, &kept, limits) {
+            Err(why) => Outcome::Refused(why),
+            Ok(nest) => {
+                let Kernel { structure, buffers, .. } = self.kernel(nest);
+                let consumer_hosts = consumer_hosts(&a.structure.nest, &guest);
+                Outcome::Fused { structure, buffers: buffers.into_iter().map(|b| b.0).collect(), consumer_hosts }
+            }
+        }
+    }
+}
+
+/// The buffers of two kernels, those of the first and then the others of the second, and the numbers of the second's among them.
+fn numbered(a: &Kernel, b: &Kernel) -> (Vec<BufferId>, Vec<BufferId>) {
+    let mut all = a.buffers.clone();
+    let mut second = Vec::with_capacity(b.buffers.len());
+    for buffer in &b.buffers {
+        let at = a.buffers.iter().position(|o| o == buffer).unwrap_or_else(|| {
+            all.push(*buffer);
+            all.len() - 1
+        });
+        second.push(BufferId(at as u32));
+    }
+    (all, second)
 }
 
 impl Structure {

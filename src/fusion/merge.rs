@@ -42,10 +42,10 @@ pub(super) fn consumer_hosts(a: &Nest, b: &Nest) -> bool {
     is_pointwise(a) && b.reads().iter().any(|r| a.writes.iter().any(|w| w.buffer == *r))
 }
 
-/// The name of a kernel of two, as long as it stays readable.
-pub(super) fn merge_labels(host: &str, guest: &str) -> String {
-    let known = host.split(' ').any(|l| l == guest) || host.len() + guest.len() >= 80;
-    if known { host.to_string() } else { format!("{host} {guest}") }
+/// The name of a kernel of two, as long as it stays readable; `None` where it is the host's.
+pub(super) fn merge_labels(host: &str, guest: &str) -> Option<String> {
+    let known = host.len() + guest.len() >= 80 || host.split(' ').any(|l| l == guest);
+    (!known).then(|| format!("{host} {guest}"))
 }
 
 /// A pointwise producer moves into the consumer's domain: each load of its result becomes an instance of its body.
@@ -319,7 +319,7 @@ struct Merger {
 
 impl Merger {
     fn new(host: &Nest, guest: &Nest) -> Merger {
-        let label = merge_labels(&host.label, &guest.label);
+        let label = merge_labels(&host.label, &guest.label).unwrap_or_else(|| host.label.clone());
         let mut provenance = host.provenance.clone();
         provenance.merge(&guest.provenance);
         let nest = Nest { label, rows: host.rows.clone(), cols: host.cols.clone(), body: vec![], writes: vec![], tag: Tag::Loop, provenance };

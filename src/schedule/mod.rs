@@ -43,7 +43,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
         .collect();
     let limits = Limits::of(&target.caps, &target.model);
     let (groups, decisions) = group::group(groups, &lowered, limits, config.fuse, &mut memo);
-    let (buffers, slots) = place::place(&lowered, &groups, target, config).map_err(Error::compile)?;
+    let (buffers, slots) = place::place(&mut lowered, &groups, target, config).map_err(Error::compile)?;
     check_bindings(&buffers, target)?;
     let checked = groups.iter().any(|g| g.kernel.structure.checks);
     let mut program =
@@ -60,7 +60,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
         let id = match by_structure.get(&(structure.id, formats.clone())) {
             Some(id) => *id,
             None => {
-                let kernel = final_form(&Nest { label: label.clone(), provenance: (*provenance).clone(), ..structure.nest.clone() });
+                let kernel = final_form(&Nest { label: label.to_string(), provenance: (*provenance).clone(), ..structure.nest.clone() });
                 let next = program.kernels.len() as u32;
                 let id = *kernels.entry(Identity { kernel: kernel.clone(), formats: formats.clone() }).or_insert(next);
                 if id == next {
@@ -71,7 +71,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
             }
         };
         let lines: Vec<String> = provenance.locations.iter().take(3).map(|l| l.to_string()).collect();
-        let label = if lines.is_empty() { label } else { format!("{label} ({})", lines.join(", ")) };
+        let label = if lines.is_empty() { label.to_string() } else { format!("{label} ({})", lines.join(", ")) };
         program.commands.push(Dispatch { kernel: id, buffers, phase: group.phase, guarded: group.commit && checked, label });
     }
     Ok(program)

@@ -13,9 +13,9 @@ use crate::lower::Lowered;
 use crate::types::{DType, DeviceCaps, Dim, TensorType};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Places every buffer that is read or written by a group or stands at the border. Buffers nobody stores get a slot of no
-/// bytes.
-pub fn place(lowered: &Lowered, groups: &[Group], target: &Target, config: &Config) -> Result<(Vec<PlacedBuffer>, Vec<Slot>), String> {
+/// Places every buffer that is read or written by a group or stands at the border, and takes them out of `lowered`. Buffers nobody
+/// stores get a slot of no bytes.
+pub fn place(lowered: &mut Lowered, groups: &[Group], target: &Target, config: &Config) -> Result<(Vec<PlacedBuffer>, Vec<Slot>), String> {
     let storage = storages(lowered, groups, &target.caps)?;
     let mut slots: Vec<Slot> = vec![];
     let mut slot_of: Vec<Option<SlotId>> = vec![None; lowered.buffers.len()];
@@ -33,13 +33,9 @@ pub fn place(lowered: &Lowered, groups: &[Group], target: &Target, config: &Conf
     place_temporaries(lowered, groups, config, &mut slot_of, &mut slots, &bytes);
     let empty = SlotId(slots.len() as u32);
     slots.push(Slot { bytes: Dim::int(0), kind: SlotKind::Temporary });
-    let placed = lowered
-        .buffers
-        .iter()
-        .enumerate()
-        .map(|(i, b)| PlacedBuffer { name: b.name.clone(), ty: b.ty.clone(), storage: storage[i], slot: slot_of[i].unwrap_or(empty) })
-        .collect();
-    Ok((placed, slots))
+    let placed = std::mem::take(&mut lowered.buffers).into_iter().zip(storage).zip(slot_of);
+    let placed = placed.map(|((b, storage), slot)| PlacedBuffer { name: b.name, ty: b.ty, storage, slot: slot.unwrap_or(empty) });
+    Ok((placed.collect(), slots))
 }
 
 fn place_temporaries(

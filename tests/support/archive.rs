@@ -1,4 +1,5 @@
 //! Archives of `torch.export` for tests: taken apart, changed, and put together again.
+#![allow(dead_code)]
 
 use serde_json::Value;
 
