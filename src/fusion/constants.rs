@@ -2,7 +2,7 @@
 
 use crate::loop_ir::{BufferId, IndexExpr, Instr, Nest, Number, Stmt, Val, Write};
 use crate::types::DType;
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 /// The number that a nest stores everywhere, when that is all it does: its buffer, the number and its dtype.
 pub fn stored_number(nest: &Nest) -> Option<(BufferId, Number, DType)> {
@@ -12,7 +12,7 @@ pub fn stored_number(nest: &Nest) -> Option<(BufferId, Number, DType)> {
 }
 
 /// Puts numbers in the place of loads, and each of them once. Masked loads stay.
-pub fn substitute_numbers(nest: &mut Nest, numbers: &HashMap<BufferId, Number>) {
+pub fn substitute_numbers(nest: &mut Nest, numbers: &FxHashMap<BufferId, Number>) {
     let number = |s: &Stmt| match &s.instr {
         Instr::Load { buffer, mask: None, .. } => numbers.get(buffer).copied(),
         _ => None,
@@ -25,7 +25,7 @@ pub fn substitute_numbers(nest: &mut Nest, numbers: &HashMap<BufferId, Number>) 
             stmt.instr = Instr::Const(n);
         }
     }
-    let mut known: HashMap<Stmt, Val> = HashMap::with_capacity(nest.body.len());
+    let mut known: FxHashMap<Stmt, Val> = FxHashMap::default();
     let mut map: Vec<Val> = Vec::with_capacity(nest.body.len());
     let mut body: Vec<Stmt> = Vec::with_capacity(nest.body.len());
     for stmt in &nest.body {

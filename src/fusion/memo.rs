@@ -9,7 +9,7 @@ use super::rules::is_pointwise;
 use super::{Limits, WhyNot};
 use crate::loop_ir::{BufferId, Instr, Nest};
 use crate::types::Provenance;
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
@@ -60,9 +60,9 @@ impl Kernel {
 /// Structures seen and pairs tried.
 #[derive(Default)]
 pub struct Memo {
-    structures: HashMap<Vec<u8>, Rc<Structure>>,
+    structures: FxHashMap<Vec<u8>, Rc<Structure>>,
     /// By question: two structures, which of the first's results stay stored, and which of their buffers are the same.
-    outcomes: HashMap<Vec<u32>, Outcome>,
+    outcomes: FxHashMap<Vec<u32>, Outcome>,
     /// The bytes of the structure and the question at hand.
     bytes: Vec<u8>,
     question: Vec<u32>,

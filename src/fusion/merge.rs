@@ -9,7 +9,7 @@ use super::{Limits, WhyNot, hint};
 use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, factor_domain, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 /// One nest doing the work of `a` and then `b`. `keep` says which buffers written by `a` other kernels still read.
 /// `b` may read what `a` writes; they may also just share reads.
@@ -311,7 +311,7 @@ pub(super) fn remap_tag(tag: Tag, map: &[Val]) -> Tag {
 /// A nest under construction in the host's domain.
 struct Merger {
     nest: Nest,
-    known: HashMap<Stmt, Val>,
+    known: FxHashMap<Stmt, Val>,
     /// Values of buffers written so far: buffer, index, value; sums over rows have none yet.
     forwards: Vec<(BufferId, IndexExpr, Option<Val>)>,
     tag: Tag,
@@ -323,7 +323,12 @@ impl Merger {
         let mut provenance = host.provenance.clone();
         provenance.merge(&guest.provenance);
         let nest = Nest { label, rows: host.rows.clone(), cols: host.cols.clone(), body: vec![], writes: vec![], tag: Tag::Loop, provenance };
-        Merger { nest, known: HashMap::new(), forwards: vec![], tag: Tag::Loop }
+        Merger {
+            nest,
+            known: FxHashMap::with_capacity_and_hasher(host.body.len() + guest.body.len(), Default::default()),
+            forwards: vec![],
+            tag: Tag::Loop,
+        }
     }
 
     fn finish(mut self) -> Nest {

@@ -10,8 +10,9 @@ use crate::fusion::{Kernel, Limits, Memo, Structure, WhyNot, hint, is_trivial};
 use crate::loop_ir::{BufferId, Instr, Phase, Tag};
 use crate::lower::Lowered;
 use crate::types::Decision;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use rustc_hash::{FxHashSet, FxHasher};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 
 /// A kernel in the making.
 #[derive(Clone, Debug)]
@@ -41,11 +42,11 @@ pub struct Grouping<'a> {
     /// Elements of each buffer.
     sizes: Vec<i64>,
     /// Pairs that were refused, with their versions: nothing new comes of asking again.
-    refused: HashSet<(usize, u32, usize, u32)>,
+    refused: FxHashSet<(usize, u32, usize, u32)>,
     /// Refusals and merges with their reasons.
     decisions: Vec<Decision>,
     /// Hashes of the decisions noted.
-    noted: HashSet<u64>,
+    noted: FxHashSet<u64>,
 }
 
 /// Fuses `groups` (one per nest, in an order that can run) as far as the rules allow; the result is in execution order.
@@ -63,9 +64,9 @@ pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: 
         outputs,
         limits,
         sizes: lowered.buffers.iter().map(|b| hint(&b.ty.numel())).collect(),
-        refused: HashSet::new(),
+        refused: FxHashSet::default(),
         decisions: vec![],
-        noted: HashSet::new(),
+        noted: FxHashSet::default(),
     };
     for group in groups {
         grouping.order.add(&group);
@@ -143,7 +144,7 @@ impl Grouping<'_> {
     fn note(&mut self, a: usize, b: usize, refusal: Option<&WhyNot>) {
         let label = |id: usize| &self.groups[id].as_ref().expect("the group is alive").kernel.label;
         let (x, y) = (label(a), label(b));
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = FxHasher::default();
         (x, y, refusal).hash(&mut hasher);
         if self.noted.insert(hasher.finish()) {
             let verdict = if refusal.is_some() { "refused" } else { "fused" };

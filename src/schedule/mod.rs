@@ -25,6 +25,7 @@ use crate::loop_ir::{BufferId, Nest, Number, factor_domain};
 use crate::lower::Lowered;
 use crate::types::Symbol;
 use group::Group;
+use rustc_hash::FxHashMap;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 
@@ -52,7 +53,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     program.outputs = lowered.outputs.into_iter().map(|b| ProgramOutput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.symbols = symbols(&program);
     // Kernels by their structure before the domain takes its final form, and after.
-    let mut by_structure: HashMap<(u32, Vec<Storage>), u32> = HashMap::new();
+    let mut by_structure: FxHashMap<(u32, Vec<Storage>), u32> = FxHashMap::default();
     let mut kernels: HashMap<Identity, u32> = HashMap::new();
     for group in groups {
         let Kernel { structure, buffers, label, provenance } = group.kernel;
@@ -80,7 +81,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
 /// Numbers in the place of loads of buffers that hold nothing else. Nests that nobody reads any more are dropped with the others
 /// of their kind.
 fn substitute_numbers_everywhere(nests: &mut [Nest], lowered: &Lowered) {
-    let mut numbers: HashMap<BufferId, Number> = nests
+    let mut numbers: FxHashMap<BufferId, Number> = nests
         .iter()
         .filter_map(stored_number)
         .filter(|(buffer, _, dtype)| lowered.buffers[buffer.0 as usize].ty.dtype == *dtype)

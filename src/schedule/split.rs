@@ -20,7 +20,7 @@ pub fn split_reductions(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, model: &Dev
     let along_rows: HashSet<(Dim, Dim)> =
         nests.iter().filter(|n| reduction(n).is_some() && !is_column_reduction(n)).map(|n| (n.row_count(), n.col_count())).collect();
     let mixed = |nest: &Nest| along_rows.contains(&(nest.col_count(), nest.row_count()));
-    let mut out = vec![];
+    let mut out = Vec::with_capacity(nests.len() + nests.len() / 4);
     for (at, nest) in nests.into_iter().enumerate() {
         if let Some(sorted) = sort_scatter(&nest, buffers, model) {
             out.extend(sorted.into_iter().map(|n| (at, n)));
