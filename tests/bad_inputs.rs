@@ -307,7 +307,7 @@ fn devices_that_do_not_serve() {
         let target = Target { caps, ..Target::webgpu_default() };
         let graph = model(8).graph;
         let examples: Vec<_> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
-        let error = inductor::compile::inductor(&graph, &examples, &target, &Config::default()).err().expect("the device lacks something");
+        let error = inductor::compile::inductor(&graph, &examples, &target, &Config::default()).expect_err("the device lacks something");
         parts.iter().for_each(|p| assert!(error.to_string().contains(p), "{p:?} is not in: {error}"));
         assert!(matches!(error, Error::Platform(_)), "{error}");
     };

@@ -588,7 +588,8 @@ fn scalar_functions_are_accurate() {
                 continue;
             }
             let error = (got[i] - want).abs() / want.abs();
-            if !(error <= f.row().floor) && !(error <= bad) {
+            let within = |bound: f64| error <= bound;
+            if !within(f.row().floor) && !within(bad) {
                 eprintln!("{}({:?}) = {} on the device, {} exactly, error {error:e}", f.name(), &args[..arity], got[i], want);
             }
             bad = if error.is_nan() { f64::INFINITY } else { bad.max(error) };

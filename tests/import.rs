@@ -316,7 +316,7 @@ fn survive(bytes: Vec<u8>, k: u64, faults: &Faults, worst: &AtomicU64) -> bool {
         blame(format!("import panicked at {panicked}"));
     }
     let Ok(Ok(imported)) = result else { return false };
-    if k % COMPILED == 0 {
+    if k.is_multiple_of(COMPILED) {
         let started = Instant::now();
         let graph = &imported.traced.graph;
         let examples: Vec<_> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();

@@ -152,10 +152,10 @@ fn train(
             history.record(&progress, number, result.loss()?);
         }
         let is_checkpoint = number % options.checkpoint_every.max(1) == 0 || number == last;
-        if is_checkpoint || number % look == 0 {
-            if let Some((number, result)) = queued.take() {
-                history.record(&progress, number, result.loss()?);
-            }
+        if (is_checkpoint || number % look == 0)
+            && let Some((number, result)) = queued.take()
+        {
+            history.record(&progress, number, result.loss()?);
         }
         if number % look == 0 && number < last {
             let loss = validation.loss(state, 8)?;

@@ -42,7 +42,7 @@ fn finish(mut em: Emitter, nest: &Nest, numel: Dim, steps: Dim, lanes: u32, has_
             return Err(format!("{}: a packed write of a part of the buffer does not own whole words; word storage is needed", b.name));
         }
         let count = em.size(&numel);
-        for l in 0..lanes as usize {
+        for (l, active) in active.iter_mut().enumerate() {
             let at = em.fresh("e");
             em.line(format!("let {at} = g * {lanes}u + {l}u;"));
             let clamped = em.fresh("e");
@@ -51,7 +51,7 @@ fn finish(mut em: Emitter, nest: &Nest, numel: Dim, steps: Dim, lanes: u32, has_
             em.axes.insert(id, Ex::global(clamped));
             let flat = axis(id, &numel);
             em.lanes[l].write_axes = Some(std::mem::replace(&mut em.lanes[l].axes, split(nest, &flat)));
-            active[l] = Some(format!("({at} < {})", count.text));
+            *active = Some(format!("({at} < {})", count.text));
         }
     }
     emit_writes(&mut em, nest, lanes as usize, &active)?;
@@ -71,11 +71,11 @@ fn emit_writes(em: &mut Emitter, nest: &Nest, lanes: usize, active: &[Option<Str
             stores.extend(em.stores(w, &all, &|l| active[l].clone())?);
             continue;
         }
-        for l in 0..lanes {
+        for (l, active) in active.iter().enumerate().take(lanes) {
             let column = em.in_lane(&columns, l);
             let column = em.index(&column, l)?;
             let first = format!("{} == 0u", column.text);
-            let test = match &active[l] {
+            let test = match active {
                 Some(a) => format!("{a} && {first}"),
                 None => first,
             };

@@ -374,8 +374,8 @@ fn region(graph: &Graph, start: usize, result: Value) -> Result<(Graph, Vec<Valu
     let mut outside: Vec<Value> = graph.ids().filter(|id| needed[id.0 as usize]).flat_map(|id| graph.node(id).operands.clone()).collect();
     outside.push(result);
     for v in outside.into_iter().filter(|&v| !inside(v)) {
-        if !map.contains_key(&v) {
-            map.insert(v, body.input(&format!("x.{}", operands.len()), InputRole::Input, graph.ty(v).clone())?);
+        if let std::collections::hash_map::Entry::Vacant(e) = map.entry(v) {
+            e.insert(body.input(&format!("x.{}", operands.len()), InputRole::Input, graph.ty(v).clone())?);
             operands.push(v);
         }
     }

@@ -467,9 +467,9 @@ fn reductions_of_every_combiner_along_both_directions() {
 
 /// `y = (x - mean) * rsqrt(var + eps) * w + b` with its statistics stored, as a fused kernel would have it.
 fn layer_norm(rows: &Dim, cols: &Dim) -> (Nest, Vec<TensorType>) {
-    let mut m = Make::new(&[rows.clone()], &[cols.clone()]);
+    let mut m = Make::new(std::slice::from_ref(rows), std::slice::from_ref(cols));
     let (r, c) = (m.row(), m.col());
-    let flat = flatten(&[axes(&[rows.clone()], 0), axes(&[cols.clone()], 1)].concat(), &[rows.clone(), cols.clone()]);
+    let flat = flatten(&[axes(std::slice::from_ref(rows), 0), axes(std::slice::from_ref(cols), 1)].concat(), &[rows.clone(), cols.clone()]);
     let x = m.load(0, flat.clone(), DType::F32);
     let mean = m.reduce(Combiner::Welford, x);
     let (m2, count) = (m.result(mean, 1), m.result(mean, 2));
@@ -520,7 +520,7 @@ fn one_program_runs_at_three_sizes() {
     for (b, t) in [(2, 17), (7, 64), (1, 5003), (2, 17)] {
         let bindings: Bindings = [("b".to_string(), b), ("t".to_string(), t)].into();
         let data: Vec<Vec<f64>> = (0..5).map(|s| numbers(DType::F32, 20000, s + b as u64, false)).collect();
-        run_and_compare(&mut interpreter, &[nest.clone()], &buffers, &data, &bindings, 3e-6, &text);
+        run_and_compare(&mut interpreter, std::slice::from_ref(&nest), &buffers, &data, &bindings, 3e-6, &text);
     }
     assert!(interpreter.bind(&[("b".to_string(), 0), ("t".to_string(), 1)].into()).is_err());
 }

@@ -251,7 +251,7 @@ fn embedding_backward(s: Sizes) -> Result<Case> {
 fn adamw(s: Sizes) -> Result<Case> {
     let tensors = 100;
     let rows = (s.rows / 64).max(1);
-    let shape = |i: usize| if i % 2 == 0 { vec![rows, 1024] } else { vec![1024 + i] };
+    let shape = |i: usize| if i.is_multiple_of(2) { vec![rows, 1024] } else { vec![1024 + i] };
     let traced = trace("adamw", |t| {
         let term = |i: usize| {
             let shape: Vec<_> = shape(i).into_iter().map(inductor::Dim::from).collect();

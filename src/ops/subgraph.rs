@@ -364,7 +364,7 @@ impl OpDef for Scan {
             }));
             for (k, constant) in constants.iter().enumerate() {
                 let fold = super::FoldIn { stream: trip as u32 };
-                arguments.extend(if self.is_key(k) { fold.eval(&[constant.clone()], &[], precision)? } else { vec![constant.clone()] });
+                arguments.extend(if self.is_key(k) { fold.eval(std::slice::from_ref(constant), &[], precision)? } else { vec![constant.clone()] });
             }
             let mut out = run(&self.body, &arguments, precision)?;
             for (all, slice) in results.iter_mut().zip(out.split_off(carries.len())) {

@@ -211,7 +211,8 @@ impl Case {
                 for i in 0..x.len() {
                     let same = x[i] == y[i] || x[i].is_nan() && y[i].is_nan();
                     let tolerance = self.tolerance.max(floor);
-                    if !same && !((x[i] - y[i]).abs() <= tolerance * scale) {
+                    let close = (x[i] - y[i]).abs() <= tolerance * scale;
+                    if !same && !close {
                         fail(format!("element {i} of {shape:?}: got {}, expected {}", x[i], y[i]));
                     }
                 }

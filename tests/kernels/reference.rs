@@ -201,10 +201,10 @@ pub fn execute(nest: &Nest, buffers: &mut [Array], bindings: &Bindings) {
             // Row-level values of a row without columns.
             r.cols = vec![vec![0; nest.cols.len()]];
         }
-        for k in 0..nest.body.len() {
+        for (k, is_element) in level.iter().enumerate() {
             if empty && let Instr::Reduce(c, v) = nest.body[k].instr {
                 r.values.push(vec![reduce(c, nest.dtype(v), &[])]);
-            } else if empty && level[k] {
+            } else if empty && *is_element {
                 r.values.push(vec![vec![Scalar::I(0); 3]]);
             } else {
                 r.statement(k);

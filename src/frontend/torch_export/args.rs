@@ -330,7 +330,7 @@ impl Cx {
     }
 
     /// A float of the tensor's value: integers and bool become f32.
-    pub fn to_float(&mut self, x: Value) -> Result<Value, String> {
+    pub fn widen_to_float(&mut self, x: Value) -> Result<Value, String> {
         if self.b.dtype(x).is_float() { Ok(x) } else { self.b.cast(x, DType::F32) }
     }
 

@@ -135,6 +135,7 @@ pub struct SymExpr {
 /// A symbolic argument, by name or as a constant.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::enum_variant_names)] // The file's own names.
 pub enum SymArgument {
     /// A result of another node.
     AsName(String),

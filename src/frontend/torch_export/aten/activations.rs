@@ -161,7 +161,7 @@ pub const ROWS: &[Row] = &[
 
 fn float(cx: &mut Cx, a: &Args) -> Result<Value, String> {
     let x = a.tensor("self")?;
-    cx.to_float(x)
+    cx.widen_to_float(x)
 }
 
 fn scaled(cx: &mut Cx, a: &Args, factor: f64) -> Built {
@@ -206,7 +206,7 @@ fn infinite(cx: &mut Cx, a: &Args, which: f64) -> Built {
 fn isclose(cx: &mut Cx, a: &Args) -> Built {
     let (x, y) = (a.tensor("self")?, a.tensor("other")?);
     let equal = cx.b.scalar(F::Eq, &[x, y])?;
-    let (x, y) = (cx.to_float(x)?, cx.to_float(y)?);
+    let (x, y) = (cx.widen_to_float(x)?, cx.widen_to_float(y)?);
     let difference = cx.b.sub(x, y)?;
     let distance = cx.b.scalar(F::Abs, &[difference])?;
     let size = cx.b.scalar(F::Abs, &[y])?;

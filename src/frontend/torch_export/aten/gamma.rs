@@ -41,7 +41,7 @@ const SHIFT: i32 = 8;
 
 fn float(cx: &mut Cx, a: &Args) -> Result<Value, String> {
     let x = a.tensor("self")?;
-    cx.to_float(x)
+    cx.widen_to_float(x)
 }
 
 fn number(cx: &mut Cx, like: Value, k: f64) -> Result<Value, String> {

@@ -74,8 +74,8 @@ pub const ROWS: &[Row] = &[
 fn softmax(cx: &mut Cx, a: &Args, log: bool) -> Built {
     let x = a.tensor("self")?;
     let own = cx.b.dtype(x);
-    let to_float = a.bool_or("half_to_float", false)?;
-    let dtype = a.dtype_opt("dtype")?.unwrap_or(if to_float || !own.is_float() { DType::F32 } else { own });
+    let widen_to_float = a.bool_or("half_to_float", false)?;
+    let dtype = a.dtype_opt("dtype")?.unwrap_or(if widen_to_float || !own.is_float() { DType::F32 } else { own });
     let x = cx.b.cast(x, dtype)?;
     let (shape, dim) = (cx.shape(x), cx.dim(x, a.int("dim")?)?);
     let x = cx.at_least_1d(x)?;

@@ -12,11 +12,11 @@ type Built = Result<Vec<Value>, String>;
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
     pure(&["acos.default", "arccos.default"], |cx, a| float(cx, a, F::Acos)),
-    pure(&["acosh.default", "arccosh.default"], |cx, a| acosh(cx, a)),
+    pure(&["acosh.default", "arccosh.default"], acosh),
     pure(&["asin.default", "arcsin.default"], |cx, a| float(cx, a, F::Asin)),
-    pure(&["asinh.default", "arcsinh.default"], |cx, a| asinh(cx, a)),
+    pure(&["asinh.default", "arcsinh.default"], asinh),
     pure(&["atan.default", "arctan.default"], |cx, a| float(cx, a, F::Atan)),
-    pure(&["atanh.default", "arctanh.default"], |cx, a| atanh(cx, a)),
+    pure(&["atanh.default", "arctanh.default"], atanh),
     pure(&["cos.default"], |cx, a| float(cx, a, F::Cos)),
     pure(&["cosh.default"], |cx, a| float(cx, a, F::Cosh)),
     pure(&["erf.default", "special_erf.default"], |cx, a| float(cx, a, F::Erf)),
@@ -56,7 +56,7 @@ pub const ROWS: &[Row] = &[
     pure(&["isinf.default"], |cx, a| number_flag(cx, a, F::IsInf)),
     pure(&["isfinite.default"], |cx, a| {
         let x = a.tensor("self")?;
-        let x = cx.to_float(x)?;
+        let x = cx.widen_to_float(x)?;
         let difference = cx.b.sub(x, x)?;
         let broken = cx.b.scalar(F::IsNan, &[difference])?;
         Ok(vec![cx.b.scalar(F::LogicalNot, &[broken])?])
@@ -122,7 +122,7 @@ fn one(cx: &mut Cx, a: &Args, f: F) -> Built {
 /// A function of floats; integers become f32 first.
 fn float(cx: &mut Cx, a: &Args, f: F) -> Built {
     let x = a.tensor("self")?;
-    let x = cx.to_float(x)?;
+    let x = cx.widen_to_float(x)?;
     Ok(vec![cx.b.scalar(f, &[x])?])
 }
 
@@ -159,7 +159,7 @@ fn binary(cx: &mut Cx, a: &Args, f: F) -> Built {
 
 fn float_binary(cx: &mut Cx, a: &Args, f: F) -> Built {
     let (x, y, _) = operands(cx, a)?;
-    let (x, y) = (cx.to_float(x)?, cx.to_float(y)?);
+    let (x, y) = (cx.widen_to_float(x)?, cx.widen_to_float(y)?);
     Ok(vec![cx.b.scalar(f, &[x, y])?])
 }
 
@@ -279,7 +279,7 @@ fn ignoring_nan(cx: &mut Cx, a: &Args, _f: F, wins: F) -> Built {
 
 fn acosh(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
-    let x = cx.to_float(x)?;
+    let x = cx.widen_to_float(x)?;
     // log(x + sqrt(x - 1) sqrt(x + 1)): no overflow for large x, and NaN below one.
     let one = cx.b.constant(cx.b.dtype(x), 1.0)?;
     let (below, above) = (cx.b.sub(x, one)?, cx.b.add(x, one)?);
@@ -293,7 +293,7 @@ fn acosh(cx: &mut Cx, a: &Args) -> Built {
 
 fn asinh(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
-    let x = cx.to_float(x)?;
+    let x = cx.widen_to_float(x)?;
     // sign(x) log1p(|x| + x^2 / (1 + sqrt(x^2 + 1))), which neither cancels nor overflows early.
     let dtype = cx.b.dtype(x);
     let one = cx.b.constant(dtype, 1.0)?;
@@ -314,7 +314,7 @@ fn asinh(cx: &mut Cx, a: &Args) -> Built {
 
 fn atanh(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
-    let x = cx.to_float(x)?;
+    let x = cx.widen_to_float(x)?;
     let minus = cx.b.neg(x)?;
     let (plus, minus) = (cx.b.scalar(F::Log1p, &[x])?, cx.b.scalar(F::Log1p, &[minus])?);
     let difference = cx.b.sub(plus, minus)?;

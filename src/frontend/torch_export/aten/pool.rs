@@ -99,7 +99,7 @@ fn avg_pool(cx: &mut Cx, a: &Args, rank: usize) -> Built {
 /// Elements that the windows of dimension `i` count.
 fn counts(pool: &Pool, i: usize, size: &Dim, windows: &Dim, include: bool) -> Result<Vec<f64>, String> {
     let sizes = [size, windows].map(|d| d.as_int().ok_or("averages over windows of a symbolic size are not supported"));
-    let (n, count) = (sizes[0].clone()?, sizes[1].clone()?);
+    let (n, count) = (sizes[0]?, sizes[1]?);
     let (s, p) = (pool.window.stride[i] as i64, pool.window.padding[i] as i64);
     let kernel = pool.kernel[i].as_int().unwrap_or(1);
     let of = |window: i64| {

@@ -111,7 +111,7 @@ fn once(cx: &mut Cx, a: &Args, cell: Cell) -> Built {
 
 /// Weights by layer and direction: two matrices, two biases if there are any, and a projection if there is one.
 fn group(params: &[Value], has_biases: bool, count: i64) -> Result<Vec<Weights>, String> {
-    let each = usize::try_from(count).ok().filter(|&n| n > 0 && params.len() % n == 0).map(|n| params.len() / n);
+    let each = usize::try_from(count).ok().filter(|&n| n > 0 && params.len().is_multiple_of(n)).map(|n| params.len() / n);
     let plain = if has_biases { 4 } else { 2 };
     let each =
         each.filter(|&n| n == plain || n == plain + 1).ok_or_else(|| format!("{} weights do not fit {count} layers and directions", params.len()))?;

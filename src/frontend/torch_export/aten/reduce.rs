@@ -100,7 +100,7 @@ fn float_over(cx: &mut Cx, a: &Args) -> Result<(Value, Vec<usize>, bool), String
     let x = a.tensor("self")?;
     let dtype = a.dtype_opt("dtype")?.unwrap_or(cx.b.dtype(x));
     let x = cx.b.cast(x, dtype)?;
-    let x = cx.to_float(x)?;
+    let x = cx.widen_to_float(x)?;
     let (dims, keep) = chosen(cx, a, x)?;
     Ok((x, dims, keep))
 }
@@ -247,7 +247,7 @@ pub fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
 
 fn logsumexp(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
-    let x = cx.to_float(x)?;
+    let x = cx.widen_to_float(x)?;
     let (dims, keep) = chosen(cx, a, x)?;
     if dims.is_empty() {
         return Ok(vec![x]);

@@ -195,7 +195,7 @@ pub enum Border {
 /// amounts crop.
 pub fn padded(cx: &mut Cx, x: Value, amounts: &[i64], border: Border) -> Result<Value, String> {
     let rank = cx.b.shape(x).rank();
-    if amounts.len() % 2 != 0 || amounts.len() / 2 > rank {
+    if !amounts.len().is_multiple_of(2) || amounts.len() / 2 > rank {
         return Err(format!("{} amounts for {rank} dimensions", amounts.len()));
     }
     let mut y = x;

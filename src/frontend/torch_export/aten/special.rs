@@ -26,7 +26,7 @@ pub const ROWS: &[Row] = &[
     pure(&["copysign.Tensor", "copysign.Scalar"], copysign),
     pure(&["ldexp.Tensor"], |cx, a| {
         let (x, y) = (float(cx, a)?, a.tensor("other")?);
-        let y = cx.to_float(y)?;
+        let y = cx.widen_to_float(y)?;
         let power = cx.b.scalar(F::Exp2, &[y])?;
         let dtype = cx.result_type(&[&Operand::Tensor(x), &Operand::Tensor(power)]);
         let (x, power) = (cx.b.cast(x, dtype)?, cx.b.cast(power, dtype)?);
@@ -67,7 +67,7 @@ pub const ROWS: &[Row] = &[
     pure(&["lerp.Tensor", "lerp.Scalar"], lerp),
     pure(&["xlogy.Tensor", "special_xlogy.default"], |cx, a| {
         let (x, y) = (float(cx, a)?, a.tensor("other")?);
-        let y = cx.to_float(y)?;
+        let y = cx.widen_to_float(y)?;
         let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
         let log = cx.b.scalar(F::Log, &[y])?;
         let product = cx.b.mul(x, log)?;
@@ -81,7 +81,7 @@ pub const ROWS: &[Row] = &[
 
 fn float(cx: &mut Cx, a: &Args) -> Result<Value, String> {
     let x = a.tensor("self")?;
-    cx.to_float(x)
+    cx.widen_to_float(x)
 }
 
 /// Coefficients of W. J. Cody's form of `log(erfc(z) e^(z^2) / t)` in `t = 1 / (1 + z / 2)` (Chebyshev fit of "Numerical
