@@ -9,7 +9,7 @@
 //! * Invariants: the same program and target give the same bytes; a shader does not depend on names, labels or lines; a
 //!   buffer is bound once; whatever a device lacks is an error naming the capability.
 //! * Must not know: graphs, ops, adapters.
-//! * Add here: a form is a file with `generate(unit) -> Result<Variant, String>` and one line in [`variant`]; a scalar
+//! * Add here: a form is a file with `generate(unit) -> Result<Variant, String>` and one line in `variant`; a scalar
 //!   helper is a function of `shaders/helpers.wgsl`.
 
 mod combine;
