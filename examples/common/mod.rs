@@ -48,12 +48,20 @@ impl Common {
         if !self.profile {
             return Ok(());
         }
-        let profile = step.profile().context("--profile")?;
-        say(inductor::report::profile_text(&profile, 40));
-        let path = self.out.join("profile.json");
-        std::fs::write(&path, inductor::report::chrome_trace(&[profile])).with_context(|| format!("cannot write {}", path.display()))?;
-        say(format!("wrote {}", path.display()));
-        Ok(())
+        #[cfg(not(feature = "gpu"))]
+        {
+            let _ = step;
+            anyhow::bail!("--profile: this build has no GPU support");
+        }
+        #[cfg(feature = "gpu")]
+        {
+            let profile = step.profile().context("--profile")?;
+            say(inductor::report::profile_text(&profile, 40));
+            let path = self.out.join("profile.json");
+            std::fs::write(&path, inductor::report::chrome_trace(&[profile])).with_context(|| format!("cannot write {}", path.display()))?;
+            say(format!("wrote {}", path.display()));
+            Ok(())
+        }
     }
 
     /// The compiler's options.

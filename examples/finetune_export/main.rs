@@ -76,7 +76,8 @@ fn main() -> Result<()> {
         state.set(name, tensor.clone())?;
     }
     fit(options.common.steps.unwrap_or(100), &batches, &step, &mut state)?;
-    save(&options, &imported, &state)
+    save(&options, &imported, &state)?;
+    options.common.show_profile(&step)
 }
 
 /// Gives the loss its role: the output that the user names, or the only 0-d float.

@@ -94,7 +94,7 @@ fn main() -> Result<()> {
     let path = options.common.out.join("fashion.safetensors");
     state.save(&path)?;
     common::say(format!("wrote {}", path.display()));
-    Ok(())
+    options.common.show_profile(&step)
 }
 
 /// The loss of one batch.
