@@ -54,6 +54,12 @@ pub(super) fn last_dims(rank: usize, n: usize) -> Vec<usize> {
     (rank - n..rank).collect()
 }
 
+/// Dimensions that are reduced are sorted, distinct and in range.
+pub(super) fn check_dims(shape: &Shape, dims: &[u32]) -> Result<(), String> {
+    let fits = dims.iter().all(|&d| (d as usize) < shape.rank()) && dims.windows(2).all(|w| w[0] < w[1]);
+    if fits { Ok(()) } else { Err(format!("dimensions {dims:?} are not sorted and in range")) }
+}
+
 /// Dimension numbers as attributes hold them.
 pub(super) fn dim_numbers(dims: &[u32]) -> Vec<usize> {
     dims.iter().map(|&d| d as usize).collect()

@@ -1,7 +1,7 @@
 //! The sum of squared deviations in one pass.
 
 use super::array::sizes;
-use super::composite::{dim_numbers, rows};
+use super::composite::{check_dims, dim_numbers, rows};
 use super::{Array, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
 use crate::loop_ir::{Combiner, IndexExpr, flatten};
 use crate::types::{DType, Dim, TensorType};
@@ -35,9 +35,7 @@ impl OpDef for SquaredDeviations {
     }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let [x] = operands else { return Err("takes one operand".into()) };
-        if self.dims.iter().any(|&d| d as usize >= x.shape.rank()) || self.dims.windows(2).any(|w| w[0] >= w[1]) {
-            return Err(format!("dimensions {:?} are not sorted and in range", self.dims));
-        }
+        check_dims(&x.shape, &self.dims)?;
         if self.dims.iter().any(|&d| x.shape[d as usize].is(0)) {
             return Err("there is no element to take a mean of".into());
         }

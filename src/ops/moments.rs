@@ -1,6 +1,6 @@
 //! Mean and variance.
 
-use super::composite::{count, dim_numbers, eval_decomposed, mean_kept, rows, sum_kept, widen};
+use super::composite::{check_dims, count, dim_numbers, eval_decomposed, mean_kept, rows, sum_kept, widen};
 use super::{Array, Built, Class, Grads, OpDef, Precision, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::types::{DType, Dim, Shape, TensorType};
@@ -35,9 +35,7 @@ pub struct Var {
 
 fn infer_reduced(operands: &[TensorType], dims: &[u32], keepdim: bool) -> Result<Vec<TensorType>, String> {
     let [x] = operands else { return Err("takes one operand".into()) };
-    if dims.iter().any(|&d| d as usize >= x.shape.rank()) || dims.windows(2).any(|w| w[0] >= w[1]) {
-        return Err(format!("dimensions {dims:?} are not sorted and in range"));
-    }
+    check_dims(&x.shape, dims)?;
     if !x.dtype.is_float() {
         return Err(format!("does not take {}", x.dtype));
     }

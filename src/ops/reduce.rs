@@ -1,6 +1,7 @@
 //! Reductions along dimensions.
 
 use super::array::{coordinates, flat_index, sizes};
+use super::composite::check_dims;
 use super::{Array, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
 use crate::loop_ir::{Combiner, IndexExpr, flatten};
 use crate::scalar::ScalarFn;
@@ -91,9 +92,7 @@ impl OpDef for Reduce {
     }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let [x] = operands else { return Err("takes one operand".into()) };
-        if self.dims.iter().any(|&d| d as usize >= x.shape.rank()) || self.dims.windows(2).any(|w| w[0] >= w[1]) {
-            return Err(format!("dimensions {:?} are not sorted and in range", self.dims));
-        }
+        check_dims(&x.shape, &self.dims)?;
         let is_bool = x.dtype == DType::Bool;
         match self.kind {
             ReduceKind::Any | ReduceKind::All if !is_bool => return Err("takes bool".into()),

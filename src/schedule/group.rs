@@ -1,8 +1,8 @@
 //! Which nests become one kernel: candidates are neighbors by buffer, in topological order.
 //!
 //! Cost: each round looks at every (kernel, buffer read) pair once, at those refused before only when one of the two has
-//! changed; a merge copies two bodies; the search for ways between them has a bound (`order.rs`). Near-linear in the program. Candidates, in order: cheap
-//! pointwise producers move into every consumer; a pointwise producer of one reduction moves into it; then each kernel tries
+//! changed; two structures are merged once (`fusion::Memo`); the search for ways between them has a bound (`order.rs`).
+//! Near-linear in the program. Candidates, in order: cheap pointwise producers move into every consumer; a pointwise producer of one reduction moves into it; then each kernel tries
 //! its producers, most shared bytes first; last, kernels of one domain that share reads.
 
 use super::order::{Merge, Order};
