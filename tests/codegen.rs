@@ -490,6 +490,109 @@ fn masked_loads_and_windows() {
     .check();
 }
 
+/// Prefixes of rows and of columns, of every kind, with and without packed storage and in place.
+#[test]
+fn prefixes_of_every_width() {
+    use Combiner::{All, Any, Max, Min, Prod, Sum};
+    let all = [
+        (Sum, DType::F32),
+        (Prod, DType::F32),
+        (Max, DType::F32),
+        (Min, DType::F32),
+        (Sum, DType::I32),
+        (Max, DType::I32),
+        (Sum, DType::I8),
+        (Min, DType::U8),
+        (Any, DType::Bool),
+        (All, DType::Bool),
+        (Sum, DType::I64),
+        (Sum, DType::F16),
+    ];
+    let plain = [(Sum, DType::F32)].map(|k| (k, EDGES.to_vec())).into_iter();
+    let others = all[1..].iter().map(|&k| (k, vec![2, 33, 256, 4097]));
+    for ((combiner, dtype), sizes) in plain.chain(others) {
+        for n in sizes.into_iter().chain([1000]) {
+            for transposed in [false, true] {
+                let rows = if n > 300 { 3 } else { 37 };
+                let shape = if transposed { [n, rows] } else { [rows, n] };
+                let dims = shape.map(Dim::from);
+                let x = random(dtype, &shape, n as u64).to_f64();
+                let spread = |v: f64| match (combiner, dtype) {
+                    (Prod, _) => 1.0 + v * 0.01,
+                    (_, DType::F16) => v * 0.05,
+                    _ => v,
+                };
+                let mut x: Vec<f64> = x.into_iter().map(spread).collect();
+                if combiner == Max && dtype == DType::F32 {
+                    x.iter_mut().skip(n / 2).step_by(3 * n).for_each(|v| *v = f64::NAN);
+                }
+                let x = HostTensor::from_f64(dtype, &shape, &x);
+                let mut case = Case::new(format!("scan {combiner:?} {dtype} {n} transposed {transposed}"), vec![x], vec![ty(dtype, &shape)], |cx| {
+                    let (x, y) = (cx.operand(0), cx.results[0].0);
+                    cx.nest(&[rows.into()], &[n.into()], |b, r, c| {
+                        let at = if transposed { [c, r].concat() } else { [r, c].concat() };
+                        let v = b.load(&x, &at);
+                        let wide = b.cast(v, if dtype == DType::F16 { DType::F32 } else { dtype });
+                        let s = b.scan(combiner, wide);
+                        let s = b.cast(s, dtype);
+                        b.write(y, flatten(&at, &dims), s);
+                        Ok(())
+                    })
+                });
+                case.tolerance = 1e-5;
+                case.check();
+                if dtype == DType::F16 && !transposed && n % 2 == 0 {
+                    case.storage = vec![Storage::Packed; 2];
+                    case.check();
+                }
+                if (combiner, dtype) == (Sum, DType::F32) {
+                    case.slots = vec![0, 0];
+                    case.check();
+                }
+            }
+        }
+    }
+}
+
+/// A prefix of a prefix, less the mean of the row, beside the largest prefix: three passes over a row.
+#[test]
+fn prefixes_beside_reductions() {
+    let build = |cx: &mut NestBuilder| {
+        let (x, sizes) = row(cx, 0);
+        let (y, top) = (cx.results[0].0, cx.results[1].0);
+        cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
+            let v = b.load(&x, &[r, c].concat());
+            let mean = b.reduce(Combiner::Max, v);
+            let centered = b.call(F::Sub, &[v, mean]);
+            let s = b.scan(Combiner::Sum, centered);
+            let low = b.scan(Combiner::Min, s);
+            let largest = b.reduce(Combiner::Max, low);
+            let z = b.call(F::Sub, &[s, largest]);
+            b.write(y, flatten(&[r, c].concat(), &sizes), z);
+            b.write(top, r[0].clone(), largest);
+            Ok(())
+        })
+    };
+    for &n in EDGES {
+        for rows in [1, 5] {
+            let shape = [rows, n];
+            let outputs = vec![ty(DType::F32, &shape), ty(DType::F32, &[rows])];
+            let mut case = Case::new(format!("prefixes and extremes {rows}x{n}"), vec![random(DType::F32, &shape, 7)], outputs, build);
+            case.tolerance = 1e-5;
+            case.check();
+        }
+    }
+    let (b, n) = (Dim::symbol("b", 1, 1000), Dim::symbol("n", 1, 5000));
+    let t = TensorType::new(DType::F32, vec![b.clone(), n.clone()]);
+    for (rows, cols) in [(1i64, 1i64), (3, 70), (65, 257), (2, 4097)] {
+        let outputs = vec![t.clone(), TensorType::new(DType::F32, vec![b.clone()])];
+        let inputs = vec![random(DType::F32, &[rows as usize, cols as usize], 1)];
+        let mut case = Case::symbolic("prefixes of b x n", inputs, vec![t.clone()], outputs, &[(&b, rows), (&n, cols)], build);
+        case.tolerance = 1e-5;
+        case.check();
+    }
+}
+
 #[test]
 fn scans_and_sorts() {
     for n in [1usize, 2, 33, 257] {

@@ -4,7 +4,8 @@
 
 use super::combine::Accumulator;
 use super::emit::{Emitter, Ex};
-use super::reduce::{Rows, Shape};
+use super::layout::Shape;
+use super::reduce::Rows;
 use super::storage::Kind;
 use super::unit::Unit;
 use crate::loop_ir::{Instr, Val};
@@ -173,7 +174,7 @@ impl Rows<'_, '_> {
     }
 
     /// A workgroup array of that kind and size that this pass does not use yet; passes reuse them.
-    fn shared_array(&mut self, kind: Kind, taken: &mut Vec<bool>, count: u32) -> String {
+    pub(super) fn shared_array(&mut self, kind: Kind, taken: &mut Vec<bool>, count: u32) -> String {
         let ty = kind.shared();
         let bytes = kind.bytes() * count;
         let found = (0..self.shared.len()).find(|&i| self.shared[i] == (ty, bytes) && !taken[i]);
@@ -206,10 +207,12 @@ fn save(em: &mut Emitter, acc: &Accumulator, names: &[(String, Kind)], at: &str)
     }
 }
 
-fn to_shared(kind: Kind, name: &str) -> String {
+/// A value as an element of workgroup memory or as what is shuffled.
+pub fn to_shared(kind: Kind, name: &str) -> String {
     if kind == Kind::Bool { format!("select(0u, 1u, {name})") } else { name.to_string() }
 }
 
-fn from_shared(kind: Kind, text: &str) -> String {
+/// The way back.
+pub fn from_shared(kind: Kind, text: &str) -> String {
     if kind == Kind::Bool { format!("({text} != 0u)") } else { text.to_string() }
 }

@@ -3,6 +3,7 @@
 use super::emit::{Emitter, Ex, Lane};
 use super::module::{Launch, assemble};
 use super::plan::Variant;
+
 use super::unit::Unit;
 use crate::loop_ir::{IndexExpr, Instr, Nest, Write, flatten, unflatten};
 use crate::types::Dim;
@@ -138,9 +139,9 @@ pub fn packed_write_is_legal(nest: &Nest, write: &Write, per_word: u32) -> bool 
     let level = nest.element_level();
     let is_row = !nest.is_element_write(write, &level);
     if nest.has_column_work() {
-        let sorts = nest.body.iter().any(|s| matches!(s.instr, Instr::Sort { .. } | Instr::Scan(..)));
+        let sorts = nest.body.iter().any(|s| matches!(s.instr, Instr::Sort { .. }));
         let divides = nest.col_count().try_div(&Dim::int(per_word as i64)).is_some();
-        return !sorts && !is_row && divides && consecutive(&super::reduce::column_lanes(nest, per_word), &write.index, per_word);
+        return !sorts && !is_row && divides && consecutive(&super::layout::column_lanes(nest, per_word), &write.index, per_word);
     }
     if is_row && !nest.col_count().is(1) {
         return false;

@@ -1,10 +1,9 @@
 //! Statements of a body as WGSL, computed on demand and once per lane.
 
-use super::combine::Accumulator;
 use super::emit::{Emitter, Ex, deepest};
 use super::spell;
 use super::storage::{Element, Kind, per_word};
-use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Val, Write};
+use crate::loop_ir::{BufferId, IndexExpr, Instr, Val, Write};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 
@@ -38,7 +37,7 @@ impl Emitter<'_> {
                 self.bind(Ex { text, depth: x.depth }, "v")
             }
             Instr::Bound { index, size, code } => self.bound(*index, size, *code, kind, lane)?,
-            Instr::Scan(combiner, x) => self.scan(v, *combiner, *x, lane)?,
+            Instr::Scan(combiner, x) => self.running(v, *combiner, *x, lane)?,
             Instr::Reduce(..) => return Err(format!("%{}: a reduction is used before it is complete", v.0)),
             Instr::Sort { .. } => return Err(format!("%{}: a sort is used outside a sort kernel", v.0)),
             Instr::Proj(of, k) => return Err(format!("%{}: result {k} of %{} is used before it is complete", v.0, of.0)),
@@ -274,22 +273,6 @@ impl Emitter<'_> {
                 indices && instr.operands().into_iter().all(|o| self.is_uniform(o, lanes))
             }
         }
-    }
-
-    fn scan(&mut self, v: Val, combiner: Combiner, x: Val, lane: usize) -> Result<Ex, String> {
-        let depth = self.loop_depth.ok_or_else(|| format!("%{}: a scan is used outside a loop over columns", v.0))?;
-        let mut acc = Accumulator::new(self, combiner, self.unit.nest.dtype(x))?;
-        let x = self.value(x, lane)?;
-        for (name, start) in acc.names.iter().zip(&acc.start) {
-            self.line_at(depth - 1, format!("var {name} = {start};"));
-        }
-        for line in acc.add(self, &x.text, "0u") {
-            self.line_at(depth, line);
-        }
-        let name = self.fresh("v");
-        let text = spell::wrap(self.unit.nest.dtype(v), acc.names.remove(0));
-        self.line_at(depth, format!("let {name} = {text};"));
-        Ok(Ex { text: name, depth })
     }
 }
 

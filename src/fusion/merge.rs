@@ -105,6 +105,18 @@ fn fuse_siblings(a: &Nest, b: &Nest, _limits: &Limits) -> Result<Nest, WhyNot> {
         return Err(WhyNot::Domain(format!("{} against {} elements", a.row_count(), b.row_count())));
     }
     let axes = unflatten(&flatten(&a.row_axes(), &a.rows), &b.rows);
+    // What is read in another order is not shared.
+    let moved = |e: &IndexExpr| e.substitute(&|x| axes[x.id as usize].clone(), &|v, size| IndexExpr::value(v, size));
+    let loads = |n: &Nest| {
+        n.body
+            .iter()
+            .filter_map(|s| if let Instr::Load { buffer, index, .. } = &s.instr { Some((*buffer, index.clone())) } else { None })
+            .collect::<Vec<_>>()
+    };
+    let own = loads(a);
+    if !loads(b).iter().any(|(buffer, index)| own.contains(&(*buffer, moved(index)))) {
+        return Err(WhyNot::Unrelated);
+    }
     let mut merger = Merger::new(a, b);
     let first = merger.append(a, &host_axes(a), None)?;
     let second = merger.append(b, &axes, None)?;

@@ -107,10 +107,24 @@ fn measure(options: &BenchOptions, device: &Device, case: &Case, copy: f64, prof
             Ok(started.elapsed().as_secs_f64() * 1e6)
         }))?,
     };
+    let host_us = if cotangents.is_empty() { Some(queued_us(&step, &mut state, options.steps.max(1))?) } else { None };
     super::profile(options, &step, profiles)?;
     let gbps = case.bytes as f64 / us / 1e3;
     let device = device.caps().name.clone();
-    Ok(MemoryRow { suite: "memory".into(), name: case.name.into(), device, us, gbps, percent_copy: 100.0 * gbps / copy, kernels: launches })
+    Ok(MemoryRow { suite: "memory".into(), name: case.name.into(), device, us, host_us, gbps, percent_copy: 100.0 * gbps / copy, kernels: launches })
+}
+
+/// Microseconds of a step by the host's clock when steps are queued one behind the other.
+fn queued_us(step: &Step, state: &mut inductor::State, steps: usize) -> Result<f64> {
+    let started = Instant::now();
+    let mut last = None;
+    for _ in 0..steps {
+        last = Some(step.run(state, ())?);
+    }
+    if let Some(last) = last {
+        last.wait()?;
+    }
+    Ok(started.elapsed().as_secs_f64() * 1e6 / steps as f64)
 }
 
 /// Microseconds from the first command's start to the last one's end, by timestamps; `None` where there are none.

@@ -74,6 +74,9 @@ pub struct MemoryRow {
     pub device: String,
     /// Microseconds on the device from the first command's start to the last one's end; host clock where there are no timestamps.
     pub us: f64,
+    /// Microseconds of a step by the host's clock, steps queued one behind the other. `None` where each step uploads inputs, which
+    /// would be what is measured.
+    pub host_us: Option<f64>,
     /// Compulsory bytes per time: each input read once, each output written once.
     pub gbps: f64,
     /// The same relative to what the device copies, counting bytes read and written.
@@ -84,9 +87,15 @@ pub struct MemoryRow {
 
 /// Rows of the memory suite as a table.
 pub fn memory_text(rows: &[MemoryRow]) -> String {
-    let mut table = Table::new(&["suite", "name", "device", "us", "GB/s", "% of copy", "kernels"]);
+    let mut table = Table::new(&["suite", "name", "device", "us", "host us", "GB/s", "% of copy", "kernels"]);
     for r in rows {
-        let numbers = [format!("{:.1}", r.us), format!("{:.0}", r.gbps), format!("{:.0}", r.percent_copy), r.kernels.to_string()];
+        let numbers = [
+            format!("{:.1}", r.us),
+            r.host_us.map(|us| format!("{us:.1}")).unwrap_or_default(),
+            format!("{:.0}", r.gbps),
+            format!("{:.0}", r.percent_copy),
+            r.kernels.to_string(),
+        ];
         table.row(&[[r.suite.clone(), r.name.clone(), r.device.clone()].as_slice(), &numbers].concat());
     }
     table.to_string()

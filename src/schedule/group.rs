@@ -275,11 +275,11 @@ impl Grouping<'_> {
         out.into_iter().map(|(w, _)| w).collect()
     }
 
-    /// Kernels with column work over one domain that share reads and do not depend on each other.
+    /// Kernels of one kind over one domain that share reads and do not depend on each other.
     fn fuse_neighbors(&mut self) {
         for id in self.alive() {
-            let along_columns = |s: &Structure| s.column_work && s.nest.tag == Tag::Loop;
-            if !self.groups[id].as_ref().is_some_and(|g| along_columns(&g.kernel.structure)) {
+            let plain = |s: &Structure| s.nest.tag == Tag::Loop && (s.column_work || s.pointwise);
+            if !self.groups[id].as_ref().is_some_and(|g| plain(&g.kernel.structure)) {
                 continue;
             }
             let large = self.order.reads(id).iter().filter(|b| self.size(**b) > 256);
@@ -290,7 +290,8 @@ impl Grouping<'_> {
                 }
                 let (x, y) = (self.get(id), self.get(other));
                 let points = |g: &Group| g.kernel.structure.nest.row_count() * g.kernel.structure.nest.col_count();
-                let fits = along_columns(&y.kernel.structure) && x.phase == y.phase && points(x) == points(y);
+                let kind = |g: &Group| (g.kernel.structure.column_work, g.phase);
+                let fits = plain(&y.kernel.structure) && kind(x) == kind(y) && points(x) == points(y);
                 let related = |a, b| self.order.successors(a).any(|s| s == b);
                 if fits && !related(id, other) && !related(other, id) && self.attempt(id, other).is_none() {
                     self.attempt(other, id);

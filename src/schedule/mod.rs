@@ -14,6 +14,7 @@ mod place;
 mod program;
 mod sort_scatter;
 mod split;
+mod split_scan;
 
 pub use place::buffer_bytes;
 pub use program::*;

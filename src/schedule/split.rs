@@ -4,6 +4,7 @@
 //! transformation splits the k of a matrix product with few tiles. A chunk that does not divide R is guarded by a mask.
 
 use super::sort_scatter::sort_scatter;
+use super::split_scan::split_scan;
 use crate::fusion::hint;
 use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
@@ -24,6 +25,10 @@ pub fn split_reductions(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, model: &Dev
     for (at, nest) in nests.into_iter().enumerate() {
         if let Some(sorted) = sort_scatter(&nest, buffers, model) {
             out.extend(sorted.into_iter().map(|n| (at, n)));
+            continue;
+        }
+        if let Some(passes) = split_scan(&nest, buffers, model) {
+            out.extend(passes.into_iter().map(|n| (at, n)));
             continue;
         }
         match stages(&nest, mixed(&nest), model) {
@@ -89,7 +94,7 @@ fn stages(nest: &Nest, mixed: bool, model: &DeviceModel) -> Option<(i64, bool)> 
 }
 
 /// Whether neighbors in memory are neighboring rows.
-fn is_column_reduction(nest: &Nest) -> bool {
+pub fn is_column_reduction(nest: &Nest) -> bool {
     let (Some(row), Some(_)) = (nest.rows.len().checked_sub(1), nest.cols.len().checked_sub(1)) else { return false };
     let col = (nest.rows.len() + nest.cols.len() - 1) as u32;
     nest.body.iter().any(|s| match &s.instr {
@@ -240,7 +245,8 @@ fn combine(nest: &Nest, at: usize, combiner: Combiner, scratch: BufferId, parts:
     second_stage(nest, &parts.stage, body, writes)
 }
 
-fn identity(combiner: Combiner, dtype: DType) -> Number {
+/// What combines with anything to that.
+pub fn identity(combiner: Combiner, dtype: DType) -> Number {
     let (lo, hi) = dtype.int_range().map_or((f64::NEG_INFINITY, f64::INFINITY), |(lo, hi)| (lo as f64, hi as f64));
     match combiner {
         Combiner::Prod | Combiner::All => Number::new(dtype, 1.0),
