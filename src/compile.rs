@@ -147,7 +147,7 @@ fn compile_update(graph: &Graph, optimizer: &Optimizer) -> Result<Graph> {
 
 fn generate(program: Program, target: &Target) -> Result<Plan> {
     if target.caps.is_cpu() {
-        return Ok(Plan { program, target: target.clone(), code: vec![], dispatch_code: vec![] });
+        return Ok(Plan { program, target: target.clone(), code: vec![], launches: vec![] });
     }
     codegen::generate(program, target)
 }

@@ -4,12 +4,15 @@
 #[path = "kernels/mod.rs"]
 mod kernels;
 
+use inductor::config::{Config, Mode, Optimizer, OptimizerKind, Target};
 use inductor::loop_ir::{Combiner, IndexExpr, Val, flatten};
 use inductor::ops::{Body, NestBuilder, OpDef as _, OperandView};
 use inductor::scalar::ScalarFn as F;
-use inductor::schedule::Storage;
+use inductor::schedule::{Program, Storage};
 use inductor::types::{DType, Dim, HostTensor, TensorType};
+use inductor::{Initializer, trace};
 use kernels::{Case, random};
+use std::collections::BTreeSet;
 
 const EDGES: &[usize] = &[1, 2, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025, 4097];
 
@@ -179,6 +182,42 @@ fn every_combiner_at_every_size() {
                 case.tolerance = 1e-5;
                 case.check();
             }
+        }
+    }
+}
+
+/// Columns of a matrix whose width divides by four: an invocation takes four of them, and writes elements beside the results.
+#[test]
+fn columns_taken_four_at_a_time() {
+    use Combiner::{ArgMax, Max, Min, OnlineSoftmax, Sum, Welford};
+    let all = [(Sum, DType::F32), (Max, DType::F32), (ArgMax, DType::F32), (Welford, DType::F32), (OnlineSoftmax, DType::F32), (Min, DType::I32)];
+    for (combiner, dtype) in all {
+        for (n, width) in [(1usize, 4usize), (2, 8), (7, 40), (33, 12), (64, 132), (257, 4), (1024, 260), (4097, 8)] {
+            let shape = [n, width];
+            let dims = shape.map(Dim::from);
+            let mut outputs: Vec<TensorType> = (0..combiner.results()).map(|k| ty(combiner.result_dtype(k, dtype), &[width])).collect();
+            outputs.push(ty(dtype, &shape));
+            let inputs = vec![random(dtype, &shape, n as u64), random(dtype, &[width], 3)];
+            let mut case = Case::new(format!("{combiner:?} {dtype} of {n} x {width}"), inputs, outputs, |cx| {
+                let (x, bias, results) = (cx.operand(0), cx.operand(1), cx.results.clone());
+                cx.nest(&dims[1..], &dims[..1], |b, r, c| {
+                    let at = [c, r].concat();
+                    let (v, bias) = (b.load(&x, &at), b.load(&bias, r));
+                    let v = b.call(F::Add, &[v, bias]);
+                    let s = b.reduce(combiner, v);
+                    for (k, (buffer, _)) in results[..combiner.results()].iter().enumerate() {
+                        let p = b.proj(s, k as u32);
+                        b.write(*buffer, r[0].clone(), p);
+                    }
+                    b.write(results[combiner.results()].0, flatten(&at, &dims), v);
+                    Ok(())
+                })
+            });
+            case.tolerance = 1e-5;
+            let large = kernels::targets().remove(1);
+            let name = case.plan(&large).code[0].variants[0].name.clone();
+            assert!(n == 1 || name.contains("x4-rows"), "{name}");
+            case.check();
         }
     }
 }
@@ -635,6 +674,97 @@ fn scans_and_sorts() {
             .check();
         }
     }
+}
+
+/// Pointwise kernels, rows in registers, rows in loops and columns, of several sizes, in one launch: those with workgroups of one
+/// size run together, with workgroup memory of their own.
+#[test]
+fn independent_kernels_in_one_launch() {
+    let shapes = [[1usize, 1], [3, 5], [7, 64], [2, 257], [64, 33], [5, 1025], [1, 4097], [300, 4]];
+    let inputs: Vec<HostTensor> = shapes.iter().enumerate().map(|(k, s)| random(DType::F32, s, k as u64)).collect();
+    let whole = shapes.iter().map(|s| ty(DType::F32, s));
+    let rows = shapes.iter().map(|s| ty(DType::F32, &s[..1]));
+    let columns = shapes.iter().map(|s| ty(DType::F32, &s[1..]));
+    let outputs: Vec<TensorType> = whole.chain(rows).chain(columns).collect();
+    let mut case = Case::new("together", inputs, outputs, |cx| {
+        for k in 0..shapes.len() {
+            let (x, sizes) = row(cx, k);
+            let [y, sums, tops] = [k, k + shapes.len(), k + 2 * shapes.len()].map(|r| cx.results[r].0);
+            cx.nest(&sizes, &[], |b, r, _| {
+                let v = b.load(&x, r);
+                let v = b.call(F::Sin, &[v]);
+                b.write(y, flatten(r, &sizes), v);
+                Ok(())
+            })?;
+            cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
+                let v = b.load(&x, &[r, c].concat());
+                let s = b.reduce(Combiner::Sum, v);
+                b.write(sums, r[0].clone(), s);
+                Ok(())
+            })?;
+            cx.nest(&sizes[1..], &sizes[..1], |b, r, c| {
+                let v = b.load(&x, &[c, r].concat());
+                let s = b.reduce(Combiner::Max, v);
+                b.write(tops, r[0].clone(), s);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+    case.together = true;
+    case.tolerance = 1e-5;
+    let large = kernels::targets().remove(1);
+    let plan = case.plan(&large);
+    let mut commands: Vec<u32> = plan.launches.iter().flat_map(|l| l.commands.iter().copied()).collect();
+    commands.sort_unstable();
+    assert_eq!(commands, (0..3 * shapes.len() as u32).collect::<Vec<_>>());
+    assert!(plan.launches.len() <= 12, "{:?}", plan.launches);
+    assert!(plan.code.iter().any(|c| c.variants[0].wgsl.contains("var<workgroup> part") && c.variants[0].name.contains("together")));
+    case.check();
+}
+
+/// The update of parameters that only a sum connects.
+fn program(parameters: usize, target: &Target) -> Program {
+    let traced = trace("adamw", |t| {
+        let term = |i: usize| {
+            let shape = if i.is_multiple_of(2) { vec![8.into(), 16.into()] } else { vec![Dim::from(10 + i)] };
+            let p = t.parameter(&format!("p{i}"), DType::F32, shape.clone(), Initializer::Ones);
+            let g = t.buffer(&format!("g{i}"), DType::F32, shape, Initializer::Ones);
+            (p * g).sum_all()
+        };
+        Ok((1..parameters).fold(term(0), |sum, i| sum + term(i)))
+    });
+    let kind = OptimizerKind::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8 };
+    let optimizer = Optimizer { kind, lr: 1e-3, weight_decay: 0.1, decay_vectors: false, clip_norm: None };
+    let config = Config { mode: Mode::Train(optimizer), ..Config::default() };
+    inductor::compile::inductor(&traced.unwrap().graph, &[], target, &config).unwrap().program
+}
+
+/// What one kernel of a launch writes, no other touches: by buffer and by slot.
+fn assert_independent(program: &Program) {
+    for run in program.runs() {
+        for a in run.clone() {
+            let command = &program.commands[a];
+            let nest = &program.kernels[command.kernel as usize];
+            let slot = |b: &inductor::loop_ir::BufferId| program.buffers[b.0 as usize].slot;
+            let written: BTreeSet<_> = nest.writes.iter().map(|w| slot(&command.buffers[w.buffer.0 as usize])).collect();
+            for b in run.clone().filter(|b| *b != a) {
+                assert!(!program.commands[b].buffers.iter().any(|b| written.contains(&slot(b))), "{a} and {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn updates_of_many_parameters_share_launches() {
+    let large = program(20, &Target::h100());
+    assert_independent(&large);
+    assert!(large.runs().len() * 3 <= large.commands.len(), "{:?}", large.together);
+    // Eight bindings hold one update.
+    let small = program(20, &Target::webgpu_default());
+    assert_independent(&small);
+    assert_eq!(small.together.iter().sum::<u32>() as usize, small.commands.len());
+    assert!(program(20, &Target::cpu()).together.is_empty());
 }
 
 /// Functions of the scalar table against f64, at values that matter.

@@ -7,8 +7,9 @@ use std::fmt::Write;
 pub fn dump(plan: &Plan) -> String {
     let mut out = String::new();
     for (k, code) in plan.code.iter().enumerate() {
-        let users = || plan.program.commands.iter().zip(&plan.dispatch_code).filter(|(_, c)| **c == k as u32).map(|(d, _)| d);
-        let _ = writeln!(out, "// ---- shader {k}, {} dispatches", users().count());
+        let launches = || plan.launches.iter().filter(|l| l.code == k as u32);
+        let users = || launches().flat_map(|l| l.commands.iter().map(|&c| &plan.program.commands[c as usize]));
+        let _ = writeln!(out, "// ---- shader {k}, {} launches", launches().count());
         for d in users().take(8) {
             let nest = &plan.program.kernels[d.kernel as usize];
             let lines: Vec<String> = nest.provenance.locations.iter().map(|l| l.to_string()).collect();

@@ -10,8 +10,17 @@ use super::storage::Kind;
 use super::unit::Unit;
 use crate::loop_ir::{Instr, Val};
 
-/// A reduction of the pass: its statement, its argument, its variables.
-pub type Reduction = (u32, Val, Accumulator);
+/// A reduction of the pass, of one of the invocation's rows.
+pub struct Reduction {
+    /// Its statement.
+    pub stmt: u32,
+    /// Its argument.
+    pub arg: Val,
+    /// Its variables.
+    pub acc: Accumulator,
+    /// Which of the rows.
+    pub row: usize,
+}
 
 /// The size of subgroups, when all have that size and invocations of a row lie in neighboring ones.
 pub fn subgroup_size(unit: &Unit, shape: &Shape) -> Option<u32> {
@@ -23,32 +32,32 @@ pub fn subgroup_size(unit: &Unit, shape: &Shape) -> Option<u32> {
 impl Rows<'_, '_> {
     /// Combines the partial results of the invocations of each row and names the results.
     pub(super) fn combine(&mut self, accumulators: &[Reduction]) {
-        let wide = accumulators.iter().any(|(_, _, a)| a.kinds.iter().any(|&k| k.bytes() > 4));
+        let wide = accumulators.iter().any(|r| r.acc.kinds.iter().any(|&k| k.bytes() > 4));
         let finals: Vec<Vec<String>> = match (self.shape.threads, self.em.subgroup) {
-            (1, _) => accumulators.iter().map(|(_, _, a)| a.names.clone()).collect(),
+            (1, _) => accumulators.iter().map(|r| r.acc.names.clone()).collect(),
             (_, Some(size)) if !wide => self.combine_by_subgroup(accumulators, size),
             _ => self.combine_in_batches(accumulators),
         };
-        for ((i, _, acc), finals) in accumulators.iter().zip(&finals) {
+        for (Reduction { stmt, acc, row, .. }, finals) in accumulators.iter().zip(&finals) {
             let results = acc.results(&mut self.em, finals);
             for (k, text) in results.into_iter().enumerate() {
-                let text = self.finish(*i, text);
+                let text = self.finish(*stmt, text);
                 let name = self.em.fresh("r");
                 self.em.line(format!("let {name} = {text};"));
-                self.set_result(*i, k as u32, &Ex { text: name, depth: self.base });
+                self.set_result(*stmt, k as u32, *row, &Ex { text: name, depth: self.base });
             }
         }
     }
 
-    /// Makes result `k` of reduction `i` known to every lane.
-    pub(super) fn set_result(&mut self, i: u32, k: u32, e: &Ex) {
+    /// Makes result `k` of reduction `i` known to every lane of a row.
+    pub(super) fn set_result(&mut self, i: u32, k: u32, row: usize, e: &Ex) {
         let targets: Vec<u32> = if k == 0 {
             vec![i]
         } else {
             (0..self.nest.body.len() as u32).filter(|&j| self.nest.body[j as usize].instr == Instr::Proj(Val(i), k)).collect()
         };
         for t in targets {
-            for lane in 0..self.em.lanes.len() {
+            for lane in (row..self.em.lanes.len()).step_by(self.shape.across as usize) {
                 self.em.set_computed(t, lane, e);
             }
         }
@@ -61,7 +70,7 @@ impl Rows<'_, '_> {
         let em = &mut self.em;
         let mut mask = inside / 2;
         while mask > 0 {
-            for (_, _, acc) in accumulators {
+            for Reduction { acc, .. } in accumulators {
                 let others = shuffled(em, acc, &|x| format!("subgroupShuffleXor({x}, {mask}u)"));
                 acc.merge(em, &others).into_iter().for_each(|l| em.line(l));
             }
@@ -70,21 +79,21 @@ impl Rows<'_, '_> {
         if threads <= size {
             // Merging in different orders may differ in the last bit: the first invocation of the row decides.
             let first = format!("sub & {}u", size - inside);
-            return accumulators.iter().map(|(_, _, acc)| shuffled(em, acc, &|x| format!("subgroupShuffle({x}, {first})"))).collect();
+            return accumulators.iter().map(|Reduction { acc, .. }| shuffled(em, acc, &|x| format!("subgroupShuffle({x}, {first})"))).collect();
         }
         let parts = threads / size;
         let mut taken = vec![false; self.shared.len()];
-        let arrays: Vec<Vec<(String, Kind)>> = accumulators.iter().map(|(_, _, acc)| self.arrays(acc, &mut taken, rows * parts)).collect();
+        let arrays: Vec<Vec<(String, Kind)>> = accumulators.iter().map(|Reduction { acc, .. }| self.arrays(acc, &mut taken, rows * parts)).collect();
         let em = &mut self.em;
         em.open(false);
-        for ((_, _, acc), names) in accumulators.iter().zip(&arrays) {
+        for (Reduction { acc, .. }, names) in accumulators.iter().zip(&arrays) {
             save(em, acc, names, "sid");
         }
         em.close("if (sub == 0u)");
         em.line("workgroupBarrier();");
         let base = if rows == 1 { String::new() } else { format!("ty * {parts}u + ") };
         let mut finals = vec![];
-        for ((_, _, acc), names) in accumulators.iter().zip(&arrays) {
+        for (Reduction { acc, .. }, names) in accumulators.iter().zip(&arrays) {
             let total = Accumulator { names: acc.names.iter().map(|_| em.fresh("t")).collect(), ..acc.clone() };
             for part in 0..parts {
                 let at = |(array, kind): &(String, Kind)| from_shared(*kind, &format!("{array}[{base}{part}u]"));
@@ -105,7 +114,7 @@ impl Rows<'_, '_> {
     fn combine_in_batches(&mut self, accumulators: &[Reduction]) -> Vec<Vec<String>> {
         let count = self.shape.rows * self.shape.threads;
         let limit = self.em.unit.target.caps.max_workgroup_bytes;
-        let bytes = |(_, _, acc): &Reduction| acc.kinds.iter().map(|k| k.bytes() * count).sum::<u32>();
+        let bytes = |r: &Reduction| r.acc.kinds.iter().map(|k| k.bytes() * count).sum::<u32>();
         let (mut finals, mut first) = (vec![], 0);
         while first < accumulators.len() {
             let mut end = first + 1;
@@ -124,16 +133,17 @@ impl Rows<'_, '_> {
         let Shape { rows, threads, rows_first, .. } = self.shape;
         let stride = if rows_first { rows } else { 1 };
         let mut taken = vec![false; self.shared.len()];
-        let arrays: Vec<Vec<(String, Kind)>> = accumulators.iter().map(|(_, _, acc)| self.arrays(acc, &mut taken, rows * threads)).collect();
+        let arrays: Vec<Vec<(String, Kind)>> =
+            accumulators.iter().map(|Reduction { acc, .. }| self.arrays(acc, &mut taken, rows * threads)).collect();
         let em = &mut self.em;
-        for ((_, _, acc), names) in accumulators.iter().zip(&arrays) {
+        for (Reduction { acc, .. }, names) in accumulators.iter().zip(&arrays) {
             save(em, acc, names, "lid");
         }
         em.line("workgroupBarrier();");
         let mut half = threads / 2;
         while half > 0 {
             em.open(false);
-            for ((_, _, acc), names) in accumulators.iter().zip(&arrays) {
+            for (Reduction { acc, .. }, names) in accumulators.iter().zip(&arrays) {
                 let other = names.iter().map(|(a, k)| {
                     let name = em.fresh("o");
                     em.line(format!("let {name} = {};", from_shared(*k, &format!("{a}[lid + {}u]", half * stride))));

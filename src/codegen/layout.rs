@@ -4,7 +4,7 @@
 //! * Short rows take an invocation each, longer ones a team of a power of two, the longest a loop of their team; where memory
 //!   runs along rows, neighboring invocations take neighboring rows.
 
-use super::emit::Lane;
+use super::emit::{Emitter, Lane};
 use super::pointwise::axis;
 use super::unit::Unit;
 use crate::fusion::HELD_COLUMNS;
@@ -41,11 +41,21 @@ pub struct Shape {
     pub kept: u32,
     /// Groups of columns that a step of the loop takes.
     pub unroll: u32,
+    /// Consecutive rows that an invocation takes at once, where rows are neighbors in memory; then it takes columns one by one.
+    pub across: u32,
+}
+
+impl Default for Shape {
+    /// A row and an invocation for each workgroup.
+    fn default() -> Shape {
+        Shape { rows: 1, threads: 1, rows_first: false, lanes: 1, kept: 0, unroll: 1, across: 1 }
+    }
 }
 
 /// Lanes of consecutive columns with row and column-group axes, for legality checks.
 pub fn column_lanes(nest: &Nest, lanes: u32) -> Vec<Lane> {
-    (0..lanes).map(|l| lane(nest, lanes, COLUMN, l)).collect()
+    let shape = Shape { lanes, ..Shape::default() };
+    (0..lanes).map(|l| lane(nest, &shape, COLUMN, l, 0)).collect()
 }
 
 /// Chunks of rows that have a team of invocations each, and rows of a chunk: single rows, unless there are sums over rows.
@@ -55,20 +65,23 @@ pub fn chunks(nest: &Nest) -> (Dim, Dim) {
     (count(&nest.rows[..at]), count(&nest.rows[at..]))
 }
 
-/// The row axes over the kernel's axes.
-pub fn row_axes(nest: &Nest) -> Vec<IndexExpr> {
+/// The row axes over the kernel's axes, in row `r` of the `across` that an invocation takes.
+pub fn row_axes(nest: &Nest, across: u32, r: u32) -> Vec<IndexExpr> {
     let at = nest.chunk_axes().unwrap_or(nest.rows.len());
     let (teams, length) = chunks(nest);
-    let mut axes = unflatten(&axis(ROW, &teams), &nest.rows[..at]);
+    let n = Dim::int(across as i64);
+    let team = axis(ROW, &teams.ceil_div(&n)).times(&n).plus(&Dim::int(r as i64));
+    let mut axes = unflatten(&team, &nest.rows[..at]);
     axes.extend(unflatten(&axis(STEP, &length), &nest.rows[at..]));
     axes
 }
 
-pub fn lane(nest: &Nest, lanes: u32, id: u32, l: u32) -> Lane {
-    let n = Dim::int(lanes as i64);
+/// Column `l` and row `r` of those that an invocation takes at once.
+pub fn lane(nest: &Nest, shape: &Shape, id: u32, l: u32, r: u32) -> Lane {
+    let n = Dim::int(shape.lanes as i64);
     let groups = nest.col_count().ceil_div(&n);
     let col = axis(id, &groups).times(&n).plus(&Dim::int(l as i64));
-    let mut axes = row_axes(nest);
+    let mut axes = row_axes(nest, shape.across, r);
     axes.extend(unflatten(&col, &nest.cols));
     Lane { axes, write_axes: None, whole: None }
 }
@@ -81,7 +94,7 @@ pub fn choose(unit: &Unit) -> Result<Shape, String> {
     let divides = |n: i64| cols.try_div(&Dim::int(n)).is_some() && !cols.is(0);
     let limit = unit.target.caps.max_invocations.min(256);
     if matches!(nest.tag, Tag::Segments { .. }) {
-        return Ok(Shape { rows: limit, threads: 1, rows_first: true, lanes: 1, kept: 0, unroll: 1 });
+        return Ok(Shape { rows: limit, threads: 1, rows_first: true, lanes: 1, ..Shape::default() });
     }
     let scatter = (0..nest.body.len() as u32).any(|i| lazy_source(nest, &nest.body[i as usize].instr).is_some() && picked(unit, i).is_none());
     let small_body = nest.body.len() <= 60;
@@ -100,11 +113,18 @@ pub fn choose(unit: &Unit) -> Result<Shape, String> {
     }
     if rows_contiguous(nest) {
         // A team whose invocations are not neighbors has no prefixes.
-        let alone = Shape { rows: 64.min(limit), threads: 1, rows_first: true, lanes, kept: 0, unroll: 1 };
-        return Ok(unrolled(nest, if scans(nest) { alone } else { column_shape(rows, groups, lanes, limit) }));
+        let alone = Shape { rows: 64.min(limit), threads: 1, rows_first: true, lanes, ..Shape::default() };
+        return Ok(unrolled(
+            nest,
+            match (scans(nest), rows_by_four(unit) && !scatter && small_body) {
+                (true, _) => alone,
+                (false, true) => Shape { across: 4, ..column_shape(rows / 4, n, 1, limit) },
+                (false, false) => column_shape(rows, groups, lanes, limit),
+            },
+        ));
     }
     if n < 32 || scatter {
-        return Ok(Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, kept: 0, unroll: 1 });
+        return Ok(Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, ..Shape::default() });
     }
     // Few rows get more invocations each than many rows do.
     let most = if rows * 64 < unit.target.model.parallel_lanes as u64 { 256 } else { 64 };
@@ -126,7 +146,7 @@ pub fn choose(unit: &Unit) -> Result<Shape, String> {
     let keeping = std::iter::once(threads).chain(wider).find(|&t| t <= most && fits(t)).filter(|_| cols.as_int().is_some());
     let threads = keeping.unwrap_or(threads);
     let kept = keeping.map_or(0, |t| groups.div_ceil(t as u64) as u32);
-    Ok(unrolled(nest, Shape { rows: (64 / threads).max(1), threads, rows_first: false, lanes, kept, unroll: 1 }))
+    Ok(unrolled(nest, Shape { rows: (64 / threads).max(1), threads, rows_first: false, lanes, kept, ..Shape::default() }))
 }
 
 /// Rows in registers, with sums over rows beside them.
@@ -137,7 +157,7 @@ fn folding(unit: &Unit, groups: u64, lanes: u32) -> Result<Shape, String> {
     let sizes = || (3..16).map(|k| 1u32 << k).filter(|t| *t <= most);
     let threads = sizes().find(fits(COLUMNS_AT_HAND)).or_else(|| sizes().find(fits(HELD_COLUMNS)));
     let threads = threads.ok_or("a workgroup does not hold the sums over rows")?;
-    Ok(Shape { rows: (64 / threads).max(1), threads, rows_first: false, lanes, kept: kept(threads), unroll: 1 })
+    Ok(Shape { rows: (64 / threads).max(1), threads, rows_first: false, lanes, kept: kept(threads), ..Shape::default() })
 }
 
 /// Values of one column that a pass takes from passes before it: what registers hold when a row is kept in them.
@@ -172,7 +192,7 @@ fn held_values(nest: &Nest) -> u32 {
 /// Takes several groups of columns in a step of the loop, so that loads do not wait for one another.
 fn unrolled(nest: &Nest, shape: Shape) -> Shape {
     let step = shape.lanes * shape.threads;
-    let small = |n: &u32| nest.body.len() as u32 * shape.lanes * n <= 200;
+    let small = |n: &u32| nest.body.len() as u32 * shape.lanes * shape.across * n <= 200;
     // Teams that scan go in step, and leave out what is behind the last column.
     let in_step = shape.threads > 1 && scans(nest);
     let divides = |n: &u32| {
@@ -190,13 +210,26 @@ pub fn scans(nest: &Nest) -> bool {
 /// Neighboring invocations on neighboring rows; several invocations share a row when rows are few.
 fn column_shape(rows: u64, groups: u64, lanes: u32, limit: u32) -> Shape {
     if rows >= 1 << 15 || groups < 8 {
-        return Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, kept: 0, unroll: 1 };
+        return Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, ..Shape::default() };
     }
     let mut threads = 8;
     while threads < limit / 32 && rows * (threads as u64) < 1 << 16 && (threads as u64) < groups {
         threads *= 2;
     }
-    Shape { rows: 32.min(limit / threads), threads, rows_first: true, lanes, kept: 0, unroll: 1 }
+    Shape { rows: 32.min(limit / threads), threads, rows_first: true, lanes, ..Shape::default() }
+}
+
+/// Whether four neighboring rows are aligned vectors of something that is read or written.
+fn rows_by_four(unit: &Unit) -> bool {
+    let divides = chunks(unit.nest).0.as_int().is_some_and(|n| n > 0 && n % 4 == 0);
+    if !divides || unit.buffers.iter().any(|b| b.format.per_word > 1) {
+        return false;
+    }
+    let mut em = Emitter::new(unit);
+    let shape = Shape { across: 4, ..Shape::default() };
+    em.lanes = (0..4).map(|r| lane(unit.nest, &shape, COLUMN, 0, r)).collect();
+    super::vector::choose(&mut em, &[vec![0, 1, 2, 3]]);
+    em.vector.iter().any(|v| *v)
 }
 
 /// Whether loads inside the column loop run along memory with the last row axis and not with the last column axis.

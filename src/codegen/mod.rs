@@ -1,7 +1,7 @@
 //! Kernels plus capabilities in, WGSL out. Pure, deterministic, no `wgpu`.
 //!
 //! * Comes in: a [`Program`] and a [`Target`].
-//! * Goes out: a [`Plan`]: the program with a shader for every distinct kernel, slot aliasing and guard.
+//! * Goes out: a [`Plan`]: the program with a shader for every distinct launch: kernels, slot aliasing and guard.
 //! * Forms: `pointwise` (one invocation for each element), `transpose` (tiles through workgroup memory where reads and writes
 //!   run along different axes), `reduce` (rows with reductions or scans), `sort`, `matmul` (tiles, from
 //!   `shaders/matmul.wgsl.j2`). `emit` places statements in blocks, `value` spells statements, `spell` scalar functions,
@@ -9,7 +9,7 @@
 //! * Invariants: the same program and target give the same bytes; a shader does not depend on names, labels or lines; a
 //!   buffer is bound once; whatever a device lacks is an error naming the capability.
 //! * Must not know: graphs, ops, adapters.
-//! * Add here: a form is a file with `generate(unit) -> Result<Variant, String>` and one line in `variant`; a scalar
+//! * Add here: a form is a file with `generate(unit) -> Result<Shader, String>` and one line in `shader`; a scalar
 //!   helper is a function of `shaders/helpers.wgsl`.
 
 mod combine;
@@ -39,59 +39,160 @@ pub use pointwise::packed_write_is_legal;
 
 use crate::config::Target;
 use crate::error::{Error, Result};
-use crate::loop_ir::{Instr, Tag};
-use crate::schedule::Program;
+use crate::loop_ir::{Instr, Nest};
+use crate::schedule::{Dispatch, Program, SlotId};
+use module::Shader;
 use std::collections::HashMap;
 use unit::{Signature, Unit};
 
 /// Spells every distinct kernel of a program in WGSL.
 pub fn generate(program: Program, target: &Target) -> Result<Plan, Error> {
     if target.caps.is_cpu() {
-        return Ok(Plan { program, target: target.clone(), code: vec![], dispatch_code: vec![] });
+        return Ok(Plan { program, target: target.clone(), code: vec![], launches: vec![] });
     }
-    let (mut code, mut dispatch_code): (Vec<KernelCode>, Vec<u32>) = (vec![], vec![]);
-    let mut by_signature: HashMap<Signature, u32> = HashMap::new();
-    let mut by_text: HashMap<String, Vec<u32>> = HashMap::new();
     limits::check_program(&program, &target.caps)?;
-    for dispatch in &program.commands {
-        let signature = Signature::of(&program, dispatch);
-        let at = match by_signature.get(&signature) {
-            Some(&at) => at,
-            None => {
-                let nest = &program.kernels[dispatch.kernel as usize];
-                let at_line =
-                    |message: String| Error::Compile { message: format!("{}: {message}", nest.label), location: nest.provenance.line().cloned() };
-                let unit = Unit::new(&program, dispatch, target).map_err(at_line)?;
-                limits::check_unit(&unit).map_err(at_line)?;
-                let kernel = KernelCode { variants: vec![variant(&unit).map_err(at_line)?] };
-                let same = by_text.entry(kernel.variants[0].wgsl.clone()).or_default();
-                let at = match same.iter().find(|&&k| code[k as usize] == kernel) {
-                    Some(&k) => k,
-                    None => {
-                        code.push(kernel);
-                        same.push(code.len() as u32 - 1);
-                        code.len() as u32 - 1
-                    }
-                };
-                by_signature.insert(signature, at);
-                at
-            }
-        };
-        dispatch_code.push(at);
+    let mut shaders = Shaders { program: &program, target, code: vec![], by_signature: HashMap::new(), by_text: HashMap::new() };
+    let mut launches = vec![];
+    for run in program.runs() {
+        launches.extend(shaders.launches(&run.map(|c| c as u32).collect::<Vec<_>>())?);
     }
-    Ok(Plan { program, target: target.clone(), code, dispatch_code })
+    let code = shaders.code;
+    Ok(Plan { program, target: target.clone(), code, launches })
 }
 
-/// The form that fits a nest.
-fn variant(unit: &Unit) -> Result<Variant, String> {
+/// Distinct shaders.
+struct Shaders<'a> {
+    program: &'a Program,
+    target: &'a Target,
+    code: Vec<KernelCode>,
+    by_signature: HashMap<Signature, u32>,
+    by_text: HashMap<String, Vec<u32>>,
+}
+
+/// Commands that go together: the size of their workgroups, and which slots they access by vectors.
+#[derive(Default)]
+struct Party {
+    threads: u32,
+    vectors: HashMap<SlotId, bool>,
+    commands: Vec<u32>,
+}
+
+impl<'a> Shaders<'a> {
+    /// Launches of commands that may run together: those with workgroups of one size that read what they share in one way do.
+    fn launches(&mut self, commands: &[u32]) -> Result<Vec<Launch>> {
+        let mut parties: Vec<Party> = vec![];
+        for &command in commands.iter().filter(|_| commands.len() > 1) {
+            let (unit, shader) = self.spelled(&[command])?.remove(0);
+            let slot = |k: u32| self.program.buffers[self.dispatch(command).buffers[k as usize].0 as usize].slot;
+            let vectors: Vec<(SlotId, bool)> = unit.bindings.iter().map(|b| slot(b.buffer)).zip(shader.vector().iter().copied()).collect();
+            let agrees = |p: &&mut Party| p.threads == shader.threads() && vectors.iter().all(|(slot, v)| p.vectors.get(slot).is_none_or(|w| w == v));
+            match parties.iter_mut().find(agrees) {
+                Some(party) => {
+                    party.vectors.extend(vectors);
+                    party.commands.push(command);
+                }
+                None => parties.push(Party { threads: shader.threads(), vectors: vectors.into_iter().collect(), commands: vec![command] }),
+            }
+        }
+        if parties.is_empty() {
+            parties.extend(commands.iter().map(|&c| Party { commands: vec![c], ..Party::default() }));
+        }
+        let mut out = vec![];
+        for Party { commands, .. } in parties {
+            match self.together(&commands)? {
+                Some(code) => out.push(Launch { commands, code }),
+                None => {
+                    for command in commands {
+                        out.push(Launch { commands: vec![command], code: self.alone(command)? });
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn dispatch(&self, command: u32) -> &'a Dispatch {
+        &self.program.commands[command as usize]
+    }
+
+    /// The shader of one command.
+    fn alone(&mut self, command: u32) -> Result<u32> {
+        let dispatch = self.dispatch(command);
+        let signature = Signature::of(self.program, &[dispatch]);
+        if let Some(&known) = self.by_signature.get(&signature) {
+            return Ok(known);
+        }
+        let nest = &self.program.kernels[dispatch.kernel as usize];
+        let unit = Unit::new(self.program, dispatch, self.target).map_err(|e| at_line(nest, e))?;
+        limits::check_unit(&unit).map_err(|e| at_line(nest, e))?;
+        let tiled = matmul::generate(&unit).map_err(|e| at_line(nest, e))?;
+        let variant = match tiled {
+            Some(variant) => variant,
+            None => shader(&unit).map_err(|e| at_line(nest, e))?.variant(&unit),
+        };
+        Ok(self.add(signature, variant))
+    }
+
+    /// The shader of several commands; `None` where they do not go together.
+    fn together(&mut self, commands: &[u32]) -> Result<Option<u32>> {
+        if commands.len() == 1 {
+            return Ok(None);
+        }
+        let dispatches: Vec<&Dispatch> = commands.iter().map(|&c| self.dispatch(c)).collect();
+        let signature = Signature::of(self.program, &dispatches);
+        if let Some(&known) = self.by_signature.get(&signature) {
+            return Ok(Some(known));
+        }
+        let (units, shaders): (Vec<Unit>, Vec<Shader>) = self.spelled(commands)?.into_iter().unzip();
+        if limits::check_unit(&units[0]).is_err() {
+            return Ok(None);
+        }
+        match module::together(&units, shaders) {
+            Ok(variant) => Ok(Some(self.add(signature, variant))),
+            Err(why) => {
+                tracing::debug!(%why, "kernels run one by one");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Function bodies of commands whose bindings are numbered together.
+    fn spelled(&self, commands: &[u32]) -> Result<Vec<(Unit<'a>, Shader)>> {
+        let dispatches: Vec<&Dispatch> = commands.iter().map(|&c| self.dispatch(c)).collect();
+        let nest = &self.program.kernels[dispatches[0].kernel as usize];
+        let units = Unit::together(self.program, &dispatches, self.target).map_err(|e| at_line(nest, e))?;
+        let spell = |unit: Unit<'a>| {
+            let shader = shader(&unit).map_err(|e| at_line(unit.nest, e))?;
+            Ok((unit, shader))
+        };
+        units.into_iter().map(spell).collect()
+    }
+
+    fn add(&mut self, signature: Signature, variant: Variant) -> u32 {
+        let kernel = KernelCode { variants: vec![variant] };
+        let same = self.by_text.entry(kernel.variants[0].wgsl.clone()).or_default();
+        let at = match same.iter().find(|&&k| self.code[k as usize] == kernel) {
+            Some(&k) => k,
+            None => {
+                self.code.push(kernel);
+                same.push(self.code.len() as u32 - 1);
+                self.code.len() as u32 - 1
+            }
+        };
+        self.by_signature.insert(signature, at);
+        at
+    }
+}
+
+fn at_line(nest: &Nest, message: String) -> Error {
+    Error::Compile { message: format!("{}: {message}", nest.label), location: nest.provenance.line().cloned() }
+}
+
+/// A nest in the form that fits it.
+fn shader(unit: &Unit) -> Result<Shader, String> {
     let has = |test: fn(&Instr) -> bool| unit.nest.body.iter().any(|s| test(&s.instr));
     if has(|i| matches!(i, Instr::Sort { .. })) {
         return sort::generate(unit);
-    }
-    if let Tag::Matmul { .. } = unit.nest.tag
-        && let Some(tiled) = matmul::generate(unit)?
-    {
-        return Ok(tiled);
     }
     if has(|i| matches!(i, Instr::Reduce(..) | Instr::Scan(..))) {
         return reduce::generate(unit);

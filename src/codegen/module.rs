@@ -5,7 +5,7 @@ use super::helpers;
 use super::plan::{Binding, Variant};
 use super::storage::Element;
 use super::unit::Unit;
-use crate::types::Dim;
+use crate::types::{DeviceCaps, Dim};
 use std::collections::BTreeSet;
 
 /// Shape of a variant's launch.
@@ -20,39 +20,131 @@ pub struct Launch {
     pub shared_bytes: u32,
 }
 
-/// Assembles the module of a function body. The body may use `group` (u32), `lid` (u32) and, where it says so, `status`.
-pub fn assemble(mut em: Emitter, launch: Launch) -> Result<Variant, String> {
-    let (unit, caps) = (em.unit, &em.unit.target.caps);
-    if launch.threads > caps.max_invocations || launch.threads > caps.max_workgroup_size {
-        return Err(format!("{} invocations in a workgroup are more than this device's {}", launch.threads, caps.max_invocations));
-    }
-    if launch.shared_bytes > caps.max_workgroup_bytes {
-        return Err(format!("{} bytes of workgroup memory are more than this device's {}", launch.shared_bytes, caps.max_workgroup_bytes));
-    }
+/// A finished function body. It may use `group` (u32), `lid` (u32), `sub` and `sid` where it works by subgroups and, where it says
+/// so, `status`.
+pub struct Shader {
+    launch: Launch,
+    /// Bindings declared as arrays of `vec4`.
+    vector: Vec<bool>,
+    subgroup: Option<u32>,
+    entry: Vec<String>,
+    lines: Vec<String>,
+    helpers: BTreeSet<String>,
+    globals: Vec<String>,
+    uses_symbols: bool,
+}
+
+/// Completes a function body.
+pub fn assemble(mut em: Emitter, launch: Launch) -> Result<Shader, String> {
+    check(&em.unit.target.caps, launch.threads, launch.shared_bytes)?;
     let entry = entry(&mut em, &launch.groups);
     let (vector, subgroup) = (em.vector.clone(), em.subgroup);
-    let (lines, used, globals, uses_symbols) = em.finish();
-    let (bindings, mut out) = header(unit, &vector, uses_symbols, &used);
-    for line in &globals {
-        out.push_str(line);
-        out.push('\n');
+    let (lines, helpers, globals, uses_symbols) = em.finish();
+    Ok(Shader { launch, vector, subgroup, entry, lines, helpers, globals, uses_symbols })
+}
+
+fn check(caps: &DeviceCaps, threads: u32, shared_bytes: u32) -> Result<(), String> {
+    if threads > caps.max_invocations || threads > caps.max_workgroup_size {
+        return Err(format!("{threads} invocations in a workgroup are more than this device's {}", caps.max_invocations));
     }
-    let nwg = if entry.iter().any(|l| l.contains("nwg")) { "@builtin(num_workgroups) nwg: vec3<u32>, " } else { "" };
-    let (place, first) = match subgroup {
-        // Numbered by subgroup, so that neighbors share one whatever order the driver gives invocations.
-        Some(size) => ("@builtin(subgroup_id) sid: u32, @builtin(subgroup_invocation_id) sub: u32", Some(format!("let lid = sid * {size}u + sub;"))),
-        None => ("@builtin(local_invocation_index) lid: u32", None),
-    };
-    out.push_str(&format!("\n@compute @workgroup_size({})\nfn main(@builtin(workgroup_id) wid: vec3<u32>, {nwg}{place}) {{\n", launch.threads));
-    for line in first.iter().chain(&entry).chain(&lines) {
-        for part in line.split('\n') {
-            out.push_str("  ");
-            out.push_str(part);
-            out.push('\n');
+    if shared_bytes > caps.max_workgroup_bytes {
+        return Err(format!("{shared_bytes} bytes of workgroup memory are more than this device's {}", caps.max_workgroup_bytes));
+    }
+    Ok(())
+}
+
+impl Shader {
+    /// Invocations of a workgroup.
+    pub fn threads(&self) -> u32 {
+        self.launch.threads
+    }
+
+    /// Bindings declared as arrays of `vec4`.
+    pub fn vector(&self) -> &[bool] {
+        &self.vector
+    }
+
+    /// The module of this body alone.
+    pub fn variant(self, unit: &Unit) -> Variant {
+        let (bindings, mut out) = header(unit, &self.vector, self.uses_symbols, &self.helpers);
+        push_lines(&mut out, "", &self.globals);
+        let folded = self.entry.iter().any(|l| l.contains("nwg"));
+        out.push_str(&head(self.launch.threads, folded, self.subgroup));
+        push_lines(&mut out, "  ", &self.entry);
+        push_lines(&mut out, "  ", &self.lines);
+        out.push_str("}\n");
+        let Launch { name, threads, groups, .. } = self.launch;
+        Variant { name, wgsl: out, workgroup: [threads, 1, 1], groups, bindings }
+    }
+}
+
+/// The module of several bodies, of which each workgroup runs one. An error where they do not go together.
+pub fn together(units: &[Unit], shaders: Vec<Shader>) -> Result<Variant, String> {
+    let (unit, threads, caps) = (&units[0], shaders[0].launch.threads, &units[0].target.caps);
+    let mut vector: Vec<Option<bool>> = vec![None; unit.bindings.len()];
+    for (unit, shader) in units.iter().zip(&shaders) {
+        for b in unit.buffers.iter().map(|b| b.binding) {
+            if *vector[b].get_or_insert(shader.vector[b]) != shader.vector[b] {
+                return Err("one reads by vectors what another reads by elements".into());
+            }
         }
     }
+    let vector: Vec<bool> = vector.into_iter().map(|v| v.unwrap_or(false)).collect();
+    check(caps, threads, shaders.iter().map(|s| s.launch.shared_bytes).sum())?;
+    let helpers: BTreeSet<String> = shaders.iter().flat_map(|s| s.helpers.iter().cloned()).collect();
+    let (bindings, mut out) = header(unit, &vector, shaders.iter().any(|s| s.uses_symbols), &helpers);
+    let subgroup = shaders.iter().find_map(|s| s.subgroup);
+    let (declared, passed) = match subgroup {
+        Some(_) => ("group: u32, lid: u32, sid: u32, sub: u32", "lid, sid, sub"),
+        None => ("group: u32, lid: u32", "lid"),
+    };
+    let mut branches: Vec<String> = vec![];
+    let (count, mut first) = (shaders.len(), 0i64);
+    for (k, shader) in shaders.into_iter().enumerate() {
+        let groups = shader.launch.groups.as_int().ok_or("a number of workgroups is not known")?;
+        if shader.launch.threads != threads {
+            return Err("workgroups are of different sizes".into());
+        }
+        let names: Vec<&str> = shader.globals.iter().filter_map(|g| g.strip_prefix("var<workgroup> ")?.split(':').next()).collect();
+        // Workgroup variables of different bodies have the same names.
+        let own = |text: &String| names.iter().fold(text.clone(), |t, n| t.replace(&format!("{n}["), &format!("part{k}_{n}[")));
+        let globals = names.iter().zip(&shader.globals).map(|(n, g)| g.replace(&format!("{n}:"), &format!("part{k}_{n}:")));
+        push_lines(&mut out, "", &globals.collect::<Vec<_>>());
+        let lines: Vec<String> = shader.lines.iter().map(own).collect();
+        out.push_str(&format!("\nfn part{k}({declared}) {{\n"));
+        push_lines(&mut out, "  ", &lines);
+        out.push_str("}\n");
+        let offset = if first == 0 { "group".to_string() } else { format!("group - {first}u") };
+        first += groups;
+        branches.push(format!("if (group < {first}u) {{ part{k}({offset}, {passed}); }}"));
+    }
+    let mut em = Emitter::new(unit);
+    let groups = Dim::int(first);
+    let entry = entry(&mut em, &groups);
+    out.push_str(&head(threads, entry.iter().any(|l| l.contains("nwg")), subgroup));
+    push_lines(&mut out, "  ", &entry);
+    push_lines(&mut out, "  ", &[branches.join("\nelse ")]);
     out.push_str("}\n");
-    Ok(Variant { name: launch.name, wgsl: out, workgroup: [launch.threads, 1, 1], groups: launch.groups, bindings })
+    Ok(Variant { name: format!("{count}-together-{threads}"), wgsl: out, workgroup: [threads, 1, 1], groups, bindings })
+}
+
+/// The head of the entry point, and its first statement where invocations are numbered by subgroup, so that neighbors share one
+/// whatever order the driver gives invocations.
+fn head(threads: u32, folded: bool, subgroup: Option<u32>) -> String {
+    let nwg = if folded { "@builtin(num_workgroups) nwg: vec3<u32>, " } else { "" };
+    let (place, first) = match subgroup {
+        Some(size) => ("@builtin(subgroup_id) sid: u32, @builtin(subgroup_invocation_id) sub: u32", format!("  let lid = sid * {size}u + sub;\n")),
+        None => ("@builtin(local_invocation_index) lid: u32", String::new()),
+    };
+    format!("\n@compute @workgroup_size({threads})\nfn main(@builtin(workgroup_id) wid: vec3<u32>, {nwg}{place}) {{\n{first}")
+}
+
+fn push_lines(out: &mut String, indent: &str, lines: &[String]) {
+    for part in lines.iter().flat_map(|line| line.split('\n')) {
+        out.push_str(indent);
+        out.push_str(part);
+        out.push('\n');
+    }
 }
 
 /// First statements of the entry point: the guard, the workgroup's number as `group`.

@@ -1,6 +1,7 @@
 //! A plan: a program with WGSL for each kernel.
 
 use crate::config::Target;
+use crate::loop_ir::BufferId;
 use crate::schedule::Program;
 use crate::types::Dim;
 use serde::{Deserialize, Serialize};
@@ -8,9 +9,9 @@ use serde::{Deserialize, Serialize};
 /// How a shader sees one binding. Binding `k` of group 0 is entry `k` of [`Variant::bindings`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Binding {
-    /// The dispatch's buffer `k`, read only: `var<storage, read>`.
+    /// Buffer `k` of the launch, read only: `var<storage, read>`.
     Read(u32),
-    /// The dispatch's buffer `k`, written and perhaps read: `var<storage, read_write>`. When two buffers of a dispatch share
+    /// Buffer `k` of the launch, written and perhaps read: `var<storage, read_write>`. When two buffers of a dispatch share
     /// a slot (in-place update), they share this binding.
     ReadWrite(u32),
     /// The status word, one u32: `var<storage, read_write> status: atomic<u32>` in kernels that may set it.
@@ -56,6 +57,36 @@ pub struct Plan {
     pub target: Target,
     /// Distinct shaders.
     pub code: Vec<KernelCode>,
-    /// For each command of the program, its entry in `code`. Empty for the interpreter.
-    pub dispatch_code: Vec<u32>,
+    /// What a step launches, in order: every command of the program once. Empty for the interpreter.
+    pub launches: Vec<Launch>,
+}
+
+/// One launch: a command, or several that do not need one another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Commands of the program. Bindings count the buffers of all of them, in this order.
+    pub commands: Vec<u32>,
+    /// Its entry in [`Plan::code`].
+    pub code: u32,
+}
+
+impl Plan {
+    /// Launches of one plan whose commands run one by one, with these shaders.
+    pub fn one_by_one(code: impl IntoIterator<Item = u32>) -> Vec<Launch> {
+        code.into_iter().enumerate().map(|(command, code)| Launch { commands: vec![command as u32], code }).collect()
+    }
+
+    /// The buffers of a launch: those of its commands, one behind the other.
+    pub fn buffers(&self, launch: &Launch) -> Vec<BufferId> {
+        launch.commands.iter().flat_map(|&c| self.program.commands[c as usize].buffers.iter().copied()).collect()
+    }
+
+    /// The launch as people name it.
+    pub fn label(&self, launch: &Launch) -> String {
+        let first = &self.program.commands[launch.commands[0] as usize].label;
+        match launch.commands.len() - 1 {
+            0 => first.clone(),
+            more => format!("{first} and {more} more"),
+        }
+    }
 }

@@ -1,8 +1,7 @@
 //! Nests without column work: one invocation for each element, or for each packed word or vector of elements.
 
 use super::emit::{Emitter, Ex, Lane};
-use super::module::{Launch, assemble};
-use super::plan::Variant;
+use super::module::{Launch, Shader, assemble};
 
 use super::unit::Unit;
 use crate::loop_ir::{IndexExpr, Instr, Nest, Write, flatten, unflatten};
@@ -11,7 +10,7 @@ use crate::types::Dim;
 const THREADS: u32 = 256;
 
 /// The kernel of a nest without reductions, scans and sorts.
-pub fn generate(unit: &Unit) -> Result<Variant, String> {
+pub fn generate(unit: &Unit) -> Result<Shader, String> {
     let nest = unit.nest;
     let width = packed_width(unit);
     let numel = nest.row_count() * nest.col_count();
@@ -30,7 +29,7 @@ pub fn generate(unit: &Unit) -> Result<Variant, String> {
     finish(em, nest, numel, steps, lanes, has_tail)
 }
 
-fn finish(mut em: Emitter, nest: &Nest, numel: Dim, steps: Dim, lanes: u32, has_tail: bool) -> Result<Variant, String> {
+fn finish(mut em: Emitter, nest: &Nest, numel: Dim, steps: Dim, lanes: u32, has_tail: bool) -> Result<Shader, String> {
     let threads = THREADS.min(em.unit.target.caps.max_invocations);
     em.line(format!("let g = group * {threads}u + lid;"));
     let bound = em.size(&steps);

@@ -9,8 +9,7 @@ use super::combine::Accumulator;
 use super::emit::{Emitter, Ex, Lane};
 use super::exchange::{Reduction, subgroup_size};
 use super::layout::{COLUMN, Pick, ROW, STEP, Shape, choose, chunks, depths, lane, lazy_source, picked, row_axes, scans, write_depth};
-use super::module::{Launch, assemble};
-use super::plan::Variant;
+use super::module::{Launch, Shader, assemble};
 
 use super::pointwise::axis;
 use super::unit::Unit;
@@ -19,7 +18,7 @@ use crate::scalar::ScalarFn;
 use crate::types::Dim;
 
 /// The kernel of a nest with reductions or scans.
-pub fn generate(unit: &Unit) -> Result<Variant, String> {
+pub fn generate(unit: &Unit) -> Result<Shader, String> {
     let plain = expand_online(unit.nest);
     if let Some((nest, sums)) = &plain
         && let unit = unit.of(nest)
@@ -100,7 +99,7 @@ pub(super) struct Rows<'u, 'n> {
 }
 
 /// Spells the kernel in a given layout; the exponentials of `rough` sums need no more than the built-in's accuracy.
-pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Variant, String> {
+pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Shader, String> {
     let nest = unit.nest;
     let groups = nest.col_count().ceil_div(&Dim::int(shape.lanes as i64));
     let mut k = Rows {
@@ -119,7 +118,7 @@ pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Variant, Str
     k.em.subgroup = subgroup_size(unit, &shape);
     k.prologue();
     k.lanes();
-    if shape.lanes == 4 {
+    if shape.lanes * shape.across == 4 {
         let sets: Vec<Vec<usize>> = (0..k.sets()).map(|e| k.lane_set(e)).collect();
         super::vector::choose(&mut k.em, &sets);
     }
@@ -142,12 +141,13 @@ pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Variant, Str
     k.close_chunk()?;
     let bytes: u32 = k.shared.iter().map(|(_, bytes)| bytes).sum();
     let name = match (shape.threads, shape.rows_first) {
+        (t, true) if shape.across > 1 => format!("{}x{}-rows-across-{t}", shape.rows, shape.across),
         (1, _) => format!("row-per-invocation-{}", shape.rows),
         (t, true) => format!("{}-rows-across-{t}", shape.rows),
         (t, false) if shape.kept > 0 => format!("{}-rows-of-{t}x{}-in-registers", shape.rows, shape.lanes * shape.kept),
         (t, false) => format!("{}-rows-of-{t}", shape.rows),
     };
-    let row_groups = chunks(nest).0.ceil_div(&Dim::int(shape.rows as i64));
+    let row_groups = chunks(nest).0.ceil_div(&Dim::int((shape.rows * shape.across) as i64));
     assemble(k.em, Launch { name, threads: shape.rows * shape.threads, groups: row_groups, shared_bytes: bytes })
 }
 
@@ -167,7 +167,7 @@ impl Rows<'_, '_> {
             em.line(format!("let tx = lid % {threads}u;"));
             em.line(format!("let ty = lid / {threads}u;"));
         }
-        let count = chunks(self.nest).0;
+        let count = chunks(self.nest).0.ceil_div(&Dim::int(self.shape.across as i64));
         if rows == 1 {
             em.axes.insert(ROW, Ex::global("group"));
             return;
@@ -253,12 +253,12 @@ impl Rows<'_, '_> {
     }
 
     pub(super) fn lane_set(&self, e: usize) -> Vec<usize> {
-        let n = self.shape.lanes as usize;
+        let n = (self.shape.lanes * self.shape.across) as usize;
         (e * n..(e + 1) * n).collect()
     }
 
     fn lanes(&mut self) {
-        let Shape { threads, lanes, kept, .. } = self.shape;
+        let Shape { threads, lanes, kept, across, .. } = self.shape;
         for e in 0..self.sets() as u32 {
             let id = COLUMN + e;
             let mut active = None;
@@ -278,8 +278,8 @@ impl Rows<'_, '_> {
                 let count = self.em.size(&self.groups.clone());
                 active = Some(format!("c + tx + {}u < {}", e * threads, count.text));
             }
-            for l in 0..lanes {
-                self.em.lanes.push(lane(self.nest, lanes, id, l));
+            for l in 0..lanes * across {
+                self.em.lanes.push(lane(self.nest, &self.shape, id, l / across, l % across));
                 self.active.push(active.clone());
             }
         }
@@ -295,9 +295,11 @@ impl Rows<'_, '_> {
                 self.pick(i, &pick)?;
                 continue;
             }
-            let acc = Accumulator::new(&mut self.em, combiner, nest.dtype(arg))?.of_many(&mut self.em);
-            acc.declare(&mut self.em);
-            accumulators.push((i, arg, acc));
+            for row in 0..self.shape.across as usize {
+                let acc = Accumulator::new(&mut self.em, combiner, nest.dtype(arg))?.of_many(&mut self.em);
+                acc.declare(&mut self.em);
+                accumulators.push(Reduction { stmt: i, arg, acc, row });
+            }
         }
         if accumulators.is_empty() && writes.is_empty() {
             return Ok(());
@@ -307,7 +309,7 @@ impl Rows<'_, '_> {
         } else {
             self.column_loop(&accumulators, writes)?;
         }
-        for (_, _, acc) in &accumulators {
+        for Reduction { acc, .. } in &accumulators {
             acc.close(&mut self.em).into_iter().for_each(|l| self.em.line(l));
         }
         if !accumulators.is_empty() {
@@ -376,15 +378,16 @@ impl Rows<'_, '_> {
     fn columns(&mut self, accumulators: &[Reduction], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
         self.prefetch(accumulators)?;
         if self.in_step() {
-            let arguments: Vec<Val> = accumulators.iter().map(|(_, arg, _)| *arg).collect();
+            let arguments: Vec<Val> = accumulators.iter().map(|r| r.arg).collect();
             self.scans(&arguments, writes)?;
         }
-        for (_, arg, acc) in accumulators.iter().filter(|(_, _, acc)| acc.takes_several()) {
-            self.add_sets(acc, *arg)?;
+        for r in accumulators.iter().filter(|r| r.acc.takes_several()) {
+            self.add_sets(r)?;
         }
         for lane in 0..self.active.len() {
-            for (i, arg, acc) in accumulators {
-                self.add_lane(*i, *arg, acc, lane)?;
+            let row = lane % self.shape.across as usize;
+            for r in accumulators.iter().filter(|r| r.row == row) {
+                self.add_lane(r, lane)?;
             }
         }
         let mut stores = vec![];
@@ -417,7 +420,7 @@ impl Rows<'_, '_> {
         let place = Ex { text: format!("min({}, {} - 1u)", at.text, size.text), depth: at.depth };
         let place = self.em.bind(place, "x");
         self.em.axes.insert(id, place);
-        let mut axes = row_axes(self.nest);
+        let mut axes = row_axes(self.nest, 1, 0);
         axes.extend(unflatten(&axis(id, &count), &self.nest.cols));
         self.em.lanes.push(Lane { axes, write_axes: None, whole: None });
         // What earlier passes found holds for the new lane too.
@@ -432,7 +435,7 @@ impl Rows<'_, '_> {
         let kind = self.em.unit.kind(self.nest.dtype(pick.source))?;
         let text = format!("select({}, {}, {} < {})", kind.zero(), x.text, at.text, size.text);
         let result = self.em.bind(Ex { text, depth: x.depth }, "r");
-        self.set_result(i, 0, &result);
+        self.set_result(i, 0, 0, &result);
         Ok(())
     }
 
@@ -454,8 +457,8 @@ impl Rows<'_, '_> {
     }
 
     /// Adds an element to a reduction that takes elements one by one.
-    fn add_lane(&mut self, i: u32, arg: Val, acc: &Accumulator, lane: usize) -> Result<(), String> {
-        if let Some((condition, source)) = lazy_source(self.nest, &self.nest.body[i as usize].instr)
+    fn add_lane(&mut self, Reduction { stmt, arg, acc, .. }: &Reduction, lane: usize) -> Result<(), String> {
+        if let Some((condition, source)) = lazy_source(self.nest, &self.nest.body[*stmt as usize].instr)
             && self.active[lane].is_none()
         {
             return self.add_where(acc, condition, source, lane);
@@ -469,20 +472,22 @@ impl Rows<'_, '_> {
             }
             _ => String::new(),
         };
-        let x = self.em.value(arg, lane)?;
+        let x = self.em.value(*arg, lane)?;
         let lines = acc.add(&mut self.em, &x.text, &column);
         self.guarded(self.active[lane].clone(), lines);
         Ok(())
     }
 
     /// Adds elements to a reduction that takes several, as many at once as share a condition.
-    fn add_sets(&mut self, acc: &Accumulator, arg: Val) -> Result<(), String> {
+    fn add_sets(&mut self, Reduction { arg, acc, row, .. }: &Reduction) -> Result<(), String> {
+        let across = self.shape.across as usize;
         let sets: Vec<Vec<usize>> = match self.active.iter().all(Option::is_none) {
             true => vec![(0..self.active.len()).collect()],
             false => (0..self.sets()).map(|e| self.lane_set(e)).collect(),
         };
         for set in sets {
-            let values = set.iter().map(|&l| self.em.value(arg, l).map(|e| e.text)).collect::<Result<Vec<_>, _>>()?;
+            let own = set.iter().filter(|&&l| l % across == *row);
+            let values = own.map(|&l| self.em.value(*arg, l).map(|e| e.text)).collect::<Result<Vec<_>, _>>()?;
             let lines = acc.add_all(&mut self.em, &values);
             self.guarded(self.active[set[0]].clone(), lines);
         }
@@ -525,7 +530,8 @@ impl Rows<'_, '_> {
                 let b = &unit.buffers[w.buffer.0 as usize];
                 return Err(format!("{}: a packed write once per row does not own whole words; word storage is needed", b.name));
             }
-            stores.extend(self.em.stores(w, &[0], &|_| test.clone())?);
+            let lanes: Vec<usize> = (0..self.shape.across as usize).collect();
+            stores.extend(self.em.stores(w, &lanes, &|_| test.clone())?);
         }
         if !stores.is_empty() && unit.is_in_place() && self.shape.threads > 1 {
             // Other invocations of the row may still read what is overwritten here.

@@ -6,8 +6,8 @@
 
 use super::combine::suffix;
 use super::emit::{Emitter, Ex, Lane};
-use super::module::{Launch, assemble};
-use super::plan::Variant;
+use super::module::{Launch, Shader, assemble};
+
 use super::pointwise::axis;
 use super::unit::Unit;
 use crate::loop_ir::{Instr, Nest, Val, unflatten};
@@ -22,7 +22,7 @@ const THERE: usize = 1;
 const RANK: usize = 2;
 
 /// The kernel of a nest with one sort and no reduction or scan.
-pub fn generate(unit: &Unit) -> Result<Variant, String> {
+pub fn generate(unit: &Unit) -> Result<Shader, String> {
     let nest = unit.nest;
     let sorts: Vec<(Val, Val, bool)> = sorts(nest);
     let [(sort, key, descending)] = sorts[..] else { return Err(format!("{} sorts in one kernel; schedule them apart", sorts.len())) };

@@ -5,8 +5,8 @@
 //! invocations, four elements each.
 
 use super::emit::{Emitter, Ex, Lane};
-use super::module::{Launch, assemble};
-use super::plan::Variant;
+use super::module::{Launch, Shader, assemble};
+
 use super::pointwise::axis;
 use super::storage::Kind;
 use super::unit::Unit;
@@ -66,7 +66,7 @@ pub fn plan(unit: &Unit) -> Option<Tiling> {
 }
 
 /// Spells the kernel.
-pub fn generate(unit: &Unit, tiling: &Tiling) -> Result<Variant, String> {
+pub fn generate(unit: &Unit, tiling: &Tiling) -> Result<Shader, String> {
     let nest = unit.nest;
     let sizes: Vec<Dim> = nest.rows.iter().chain(&nest.cols).cloned().collect();
     let batch: Vec<Dim> =

@@ -25,7 +25,7 @@ pub struct BufferUse {
 /// A storage binding, shared by the buffers of one slot.
 #[derive(Clone, Debug)]
 pub struct BindingUse {
-    /// The first of its buffers.
+    /// The first of its buffers, counted over all dispatches of the launch.
     pub buffer: u32,
     /// Whether any of them is written.
     pub written: bool,
@@ -53,58 +53,81 @@ pub struct Unit<'a> {
     pub level: Vec<bool>,
 }
 
-/// What distinguishes two dispatches of one kernel: formats, slot aliasing and the guard.
+/// What distinguishes launches: kernels, formats, slot aliasing and the guard.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Signature {
+pub struct Signature(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Part {
     kernel: u32,
     guarded: bool,
     buffers: Vec<(crate::schedule::Storage, DType, usize, Dim)>,
 }
 
 impl Signature {
-    /// The signature of a dispatch.
-    pub fn of(program: &Program, dispatch: &Dispatch) -> Signature {
-        let slots: Vec<_> = dispatch.buffers.iter().map(|b| program.buffers[b.0 as usize].slot).collect();
-        let buffers = dispatch.buffers.iter().map(|b| {
-            let placed = &program.buffers[b.0 as usize];
-            let first = slots.iter().position(|s| *s == placed.slot).expect("the slot is in the list");
-            (placed.storage, placed.ty.dtype, first, placed.ty.numel())
-        });
-        Signature { kernel: dispatch.kernel, guarded: dispatch.guarded, buffers: buffers.collect() }
+    /// The signature of dispatches that run together.
+    pub fn of(program: &Program, dispatches: &[&Dispatch]) -> Signature {
+        let mut slots = vec![];
+        let part = |dispatch: &&Dispatch| {
+            let buffers = dispatch.buffers.iter().map(|b| {
+                let placed = &program.buffers[b.0 as usize];
+                let first = slots.iter().position(|s| *s == placed.slot).unwrap_or_else(|| {
+                    slots.push(placed.slot);
+                    slots.len() - 1
+                });
+                (placed.storage, placed.ty.dtype, first, placed.ty.numel())
+            });
+            Part { kernel: dispatch.kernel, guarded: dispatch.guarded, buffers: buffers.collect() }
+        };
+        Signature(dispatches.iter().map(part).collect())
     }
 }
 
 impl<'a> Unit<'a> {
     /// The unit of a dispatch.
-    pub fn new(program: &'a Program, dispatch: &Dispatch, target: &'a Target) -> Result<Unit<'a>, String> {
-        let nest = &program.kernels[dispatch.kernel as usize];
-        let written: Vec<BufferId> = nest.writes.iter().map(|w| w.buffer).collect();
+    pub fn new(program: &'a Program, dispatch: &'a Dispatch, target: &'a Target) -> Result<Unit<'a>, String> {
+        Ok(Unit::together(program, &[dispatch], target)?.remove(0))
+    }
+
+    /// The units of dispatches that one launch runs: bindings are numbered over all of them.
+    pub fn together(program: &'a Program, dispatches: &[&'a Dispatch], target: &'a Target) -> Result<Vec<Unit<'a>>, String> {
         let mut slots = vec![];
-        let (mut buffers, mut bindings): (Vec<BufferUse>, Vec<BindingUse>) = (vec![], vec![]);
-        for (k, id) in dispatch.buffers.iter().enumerate() {
-            let placed = &program.buffers[id.0 as usize];
-            let format = Format::of(placed.ty.dtype, placed.storage, &target.caps).map_err(|e| format!("{}: {e}", placed.name))?;
-            let is_written = written.contains(&BufferId(k as u32));
-            let binding = match slots.iter().position(|s| *s == placed.slot) {
-                Some(at) => {
-                    let shared: &mut BindingUse = &mut bindings[at];
-                    if shared.element != format.element && !(shared.element.is_word() && format.element.is_word()) {
-                        return Err(format!("{}: a slot holds elements of 32 bits and of another width in one dispatch", placed.name));
+        let mut bindings: Vec<BindingUse> = vec![];
+        let (mut units, mut first) = (vec![], 0);
+        for dispatch in dispatches {
+            let nest = &program.kernels[dispatch.kernel as usize];
+            let mut buffers = vec![];
+            for (k, id) in dispatch.buffers.iter().enumerate() {
+                let placed = &program.buffers[id.0 as usize];
+                let format = Format::of(placed.ty.dtype, placed.storage, &target.caps).map_err(|e| format!("{}: {e}", placed.name))?;
+                let is_written = nest.writes.iter().any(|w| w.buffer == BufferId(k as u32));
+                let binding = match slots.iter().position(|s| *s == placed.slot) {
+                    Some(at) => {
+                        let shared: &mut BindingUse = &mut bindings[at];
+                        if shared.element != format.element && !(shared.element.is_word() && format.element.is_word()) {
+                            return Err(format!("{}: a slot holds elements of 32 bits and of another width in one dispatch", placed.name));
+                        }
+                        shared.written |= is_written;
+                        at
                     }
-                    shared.written |= is_written;
-                    at
-                }
-                None => {
-                    slots.push(placed.slot);
-                    bindings.push(BindingUse { buffer: k as u32, written: is_written, element: format.element });
-                    bindings.len() - 1
-                }
-            };
-            buffers.push(BufferUse { name: placed.name.clone(), dtype: placed.ty.dtype, format, binding, numel: placed.ty.numel() });
+                    None => {
+                        slots.push(placed.slot);
+                        bindings.push(BindingUse { buffer: first + k as u32, written: is_written, element: format.element });
+                        bindings.len() - 1
+                    }
+                };
+                buffers.push(BufferUse { name: placed.name.clone(), dtype: placed.ty.dtype, format, binding, numel: placed.ty.numel() });
+            }
+            let sets_status = nest.body.iter().any(|s| matches!(s.instr, Instr::Bound { .. }));
+            let (symbols, level) = (&program.symbols[..], nest.element_level());
+            units.push(Unit { nest, target, symbols, buffers, bindings: vec![], guarded: dispatch.guarded, sets_status, level });
+            first += dispatch.buffers.len() as u32;
         }
-        let sets_status = nest.body.iter().any(|s| matches!(s.instr, Instr::Bound { .. }));
-        let level = nest.element_level();
-        Ok(Unit { nest, target, symbols: &program.symbols, buffers, bindings, guarded: dispatch.guarded, sets_status, level })
+        let sets_status = units.iter().any(|u| u.sets_status);
+        for unit in &mut units {
+            (unit.bindings, unit.sets_status) = (bindings.clone(), sets_status);
+        }
+        Ok(units)
     }
 
     /// The same buffers under another spelling of the nest.

@@ -177,7 +177,7 @@ const CASES: [Build; 26] = [
     |s| forward("softmax", s.matrix(2), s, |_, x| x.softmax(-1)),
     |s| forward("layer_norm", s.matrix(2), s, layer_norm),
     |s| forward("rms_norm", s.matrix(2), s, |t, x| x.rms_norm(Some(&vector(t, "w", s)), 1e-6)),
-    |s| forward("group_norm", s.matrix(2), s, |_, x| x.reshape((s.rows / 8, 32, s.cols / 4)).layer_norm(None, None, 1e-5)),
+    |s| forward("group_norm", s.matrix(2), s, |_, x| x.reshape((s.rows, 4, s.cols / 4)).layer_norm(None, None, 1e-5)),
     |s| forward("row sum", s.matrix(1), s, |_, x| x.sum(&[1])),
     |s| forward("column sum", s.matrix(1), s, |_, x| x.sum(&[0])),
     |s| forward("full sum", s.matrix(1), s, |_, x| x.sum_all()),
@@ -189,7 +189,7 @@ const CASES: [Build; 26] = [
     |s| forward("rotary embedding", s.matrix(2), s, |t, x| rotary(t, x, s)),
     |s| forward("cumsum", s.matrix(2), s, |_, x| x.cumsum(-1)),
     |s| {
-        several("topk 8", Pass::Forward, s.matrix(1) / 16, Sizes { rows: s.rows / 16, ..s }, |_, x| {
+        several("topk 8", Pass::Forward, s.matrix(1) / 16, Sizes { rows: s.rows.div_ceil(16), ..s }, |_, x| {
             let (values, indices) = x.topk(8, -1);
             vec![("values", values), ("indices", indices)]
         })
@@ -235,9 +235,9 @@ fn labels(t: &Trace, s: Sizes) -> Tensor {
     t.buffer("labels", DType::I32, s.rows, Initializer::Uniform { low: 0.0, high: s.cols as f64 })
 }
 
-/// Heads of 128 features over 1,024 positions, halves rotated.
+/// Heads of 128 features over at most 1,024 positions, halves rotated.
 fn rotary(t: &Trace, x: &Tensor, s: Sizes) -> Tensor {
-    let time = s.rows.min(1024);
+    let time = (1..=s.rows.min(1024)).rev().find(|n| s.rows.is_multiple_of(*n)).unwrap_or(1);
     let half = 64;
     let table = |name: &str| t.buffer(name, DType::F32, (time, 1, half), NOISE);
     let (cos, sin) = (table("cos"), table("sin"));

@@ -22,6 +22,7 @@ pub fn doctor(name: &str) -> Result<ExitCode> {
         }
     };
     emit(&format!("\ndevice {name}: {}\n{}", device.describe(), limits_and_paths(device.caps())))?;
+    emit(&speeds(&device))?;
     match self_test(&device) {
         Ok(loss) => {
             emit(&format!("\nself test: a training step ran, loss {loss}\n"))?;
@@ -32,6 +33,25 @@ pub fn doctor(name: &str) -> Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// What the device does, measured now and kept for later compilations.
+#[cfg(feature = "gpu")]
+fn speeds(device: &Device) -> String {
+    if device.is_cpu() {
+        return String::new();
+    }
+    match device.measure() {
+        Ok(model) => {
+            format!("\nmeasured: copies {} GB/s, a launch takes {} ns (coarse; later compilations use it)\n", model.bandwidth_gbps, model.launch_ns)
+        }
+        Err(error) => format!("\nmeasured: nothing, {error}\n"),
+    }
+}
+
+#[cfg(not(feature = "gpu"))]
+fn speeds(_: &Device) -> String {
+    String::new()
 }
 
 #[cfg(not(feature = "gpu"))]

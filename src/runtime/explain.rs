@@ -87,6 +87,8 @@ pub struct CommandReport {
     pub label: String,
     /// Distinct kernel it runs.
     pub kernel: u32,
+    /// Number of the launch that runs it.
+    pub launch: usize,
     /// WGSL variant, empty for the interpreter.
     pub variant: String,
 }
@@ -102,7 +104,7 @@ pub struct Explain {
     pub partition: PartitionReport,
     /// Distinct kernels.
     pub kernels: PerPhase,
-    /// Dispatches.
+    /// Launches: commands, some of which run together.
     pub launches: PerPhase,
     /// Memory.
     pub memory: MemoryReport,
@@ -126,13 +128,18 @@ impl Explain {
             used.dedup();
             used.len() as u64
         };
-        let variant = |i: usize| plan.dispatch_code.get(i).and_then(|&c| plan.code.get(c as usize)).and_then(|c| c.variants.first());
+        let launch_of: BTreeMap<u32, usize> = plan.launches.iter().enumerate().flat_map(|(k, l)| l.commands.iter().map(move |&c| (c, k))).collect();
+        let launch = |i: usize| launch_of.get(&(i as u32)).copied();
+        let variant = |i: usize| launch(i).and_then(|k| plan.code.get(plan.launches[k].code as usize)).and_then(|c| c.variants.first());
         Explain {
             name: program.name.clone(),
             device: plan.target.caps.name.clone(),
             partition: partition(report, &smallest),
             kernels: PerPhase::of(kernels),
-            launches: PerPhase::of(|phase| in_phase(phase).count() as u64),
+            launches: PerPhase::of(|phase| match plan.launches.is_empty() {
+                true => in_phase(phase).count() as u64,
+                false => plan.launches.iter().filter(|l| program.commands[l.commands[0] as usize].phase == phase).count() as u64,
+            }),
             memory: memory(program, &smallest),
             compile_ms: compile_ms(report),
             commands: (program.commands.iter().enumerate())
@@ -140,6 +147,7 @@ impl Explain {
                     phase: c.phase,
                     label: c.label.clone(),
                     kernel: c.kernel,
+                    launch: launch(i).unwrap_or(i),
                     variant: variant(i).map(|v| v.name.clone()).unwrap_or_default(),
                 })
                 .collect(),

@@ -46,7 +46,7 @@ pub fn training_plan(target: Target) -> Plan {
         code("dot", LOSS_WGSL, vec![Binding::Read(0), Binding::Read(1), Binding::Read(2), Binding::ReadWrite(3), Binding::StatusWrite]),
         code("sgd", UPDATE_WGSL, vec![Binding::ReadWrite(0), Binding::Read(1), Binding::Read(2), Binding::StatusRead]),
     ];
-    Plan { program, target, code, dispatch_code: vec![0, 1] }
+    Plan { program, target, code, launches: Plan::one_by_one([0, 1]) }
 }
 
 /// `y = 2 x` over a symbolic size `n`.
@@ -77,7 +77,7 @@ pub fn symbolic_plan(target: Target) -> Plan {
     };
     let mut double = code("double", DOUBLE_WGSL, vec![Binding::Read(0), Binding::ReadWrite(1), Binding::Symbols]);
     double.variants[0].groups = n.ceil_div(&Dim::int(64));
-    Plan { program, target, code: vec![double], dispatch_code: vec![0] }
+    Plan { program, target, code: vec![double], launches: Plan::one_by_one([0]) }
 }
 
 /// The trace behind [`training_plan`].

@@ -22,6 +22,8 @@ mod oracle;
 mod profile;
 mod reproducer;
 mod signature;
+#[cfg(feature = "gpu")]
+mod speeds;
 mod state;
 mod step;
 #[cfg(feature = "gpu")]

@@ -11,14 +11,14 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-/// One command of a step.
+/// One command of a step, or several that one launch runs.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProfiledCommand {
-    /// Its number in the program.
+    /// Its number in the program; the first one's.
     pub command: usize,
     /// The graph it belongs to.
     pub phase: Phase,
-    /// Its operators, and the user's lines.
+    /// Its operators, and the user's lines; how many more commands run beside it.
     pub label: String,
     /// Microseconds since the first command started.
     pub start_us: f64,
@@ -56,9 +56,10 @@ impl Step {
         }
         let (program, bindings) = (&self.plan().program, self.bindings());
         let commands = self.command_times()?.into_iter().map(|time| {
-            let dispatch = &program.commands[time.command];
-            let bytes = compulsory_bytes(program, dispatch, &bindings);
-            ProfiledCommand { command: time.command, phase: dispatch.phase, label: time.label, start_us: time.start_us, us: time.us, bytes }
+            let dispatches = self.plan().launches[time.launch].commands.iter().map(|&c| &program.commands[c as usize]).collect::<Vec<_>>();
+            let bytes = dispatches.iter().map(|d| compulsory_bytes(program, d, &bindings)).sum();
+            let command = self.plan().launches[time.launch].commands[0] as usize;
+            ProfiledCommand { command, phase: dispatches[0].phase, label: time.label, start_us: time.start_us, us: time.us, bytes }
         });
         let commands = commands.collect();
         let copy_gbps = copy_gbps(self.device(), COPIED)?;

@@ -122,9 +122,9 @@ fn file_name(name: &str) -> String {
 #[cfg(feature = "gpu")]
 mod kernel {
     use super::super::gpu::GpuEngine;
-    use super::super::verify::compare_command;
+    use super::super::verify::compare_launch;
     use super::*;
-    use crate::codegen::Plan;
+    use crate::codegen::{Launch, Plan};
     use crate::interp::Interpreter;
     use crate::schedule::SlotId;
     use std::sync::Arc;
@@ -148,7 +148,7 @@ mod kernel {
     }
 
     impl KernelCase {
-        /// Cuts command `index` out of the engine's plan.
+        /// Cuts launch `index` out of the engine's plan.
         pub fn new(
             engine: &GpuEngine,
             index: usize,
@@ -214,46 +214,47 @@ mod kernel {
         for (buffer, tensor) in load_buffers(&folder.join("inputs.safetensors"))? {
             engine.write(buffer, &tensor)?;
         }
-        let compared = compare_command(&mut engine, &mut interpreter, 0)?;
+        let compared = compare_launch(&mut engine, &mut interpreter, 0)?;
         Ok(Replay { recorded: facts.difference, difference: compared.difference, device: device.describe() })
     }
 
-    /// The plan of one command alone, and the buffer of the whole plan behind each of its buffers.
+    /// The plan of one launch alone, and the buffer of the whole plan behind each of its buffers.
     fn cut(plan: &Plan, index: usize) -> (Plan, Vec<BufferId>) {
-        let whole = &plan.program;
-        let mut command = whole.commands[index].clone();
-        let mut kept: Vec<BufferId> = vec![];
-        for b in &mut command.buffers {
-            let at = kept.iter().position(|k| k == b).unwrap_or(kept.len());
-            if at == kept.len() {
-                kept.push(*b);
-            }
-            *b = BufferId(at as u32);
+        let (whole, launch) = (&plan.program, &plan.launches[index]);
+        let mut commands: Vec<_> = launch.commands.iter().map(|&c| whole.commands[c as usize].clone()).collect();
+        let (mut kept, mut kernels): (Vec<BufferId>, Vec<u32>) = (vec![], vec![]);
+        for command in &mut commands {
+            command.buffers.iter_mut().for_each(|b| *b = BufferId(number(&mut kept, *b)));
+            command.kernel = number(&mut kernels, command.kernel);
         }
         let mut slots: Vec<SlotId> = vec![];
         let mut buffers = vec![];
         for b in &kept {
             let mut placed = whole.buffers[b.0 as usize].clone();
-            let at = slots.iter().position(|s| *s == placed.slot).unwrap_or(slots.len());
-            if at == slots.len() {
-                slots.push(placed.slot);
-            }
-            placed.slot = SlotId(at as u32);
+            placed.slot = SlotId(number(&mut slots, placed.slot));
             buffers.push(placed);
         }
-        let kernel = whole.kernels[command.kernel as usize].clone();
-        command.kernel = 0;
         let program = Program {
             name: whole.name.clone(),
             symbols: whole.symbols.clone(),
             buffers,
             slots: slots.iter().map(|s| whole.slots[s.0 as usize].clone()).collect(),
-            kernels: vec![kernel],
-            commands: vec![command],
+            kernels: kernels.iter().map(|&k| whole.kernels[k as usize].clone()).collect(),
+            commands,
             checks: whole.checks.clone(),
             ..Program::default()
         };
-        let code = plan.code[plan.dispatch_code[index] as usize].clone();
-        (Plan { program, target: plan.target.clone(), code: vec![code], dispatch_code: vec![0] }, kept)
+        let launches = vec![Launch { commands: (0..program.commands.len() as u32).collect(), code: 0 }];
+        let code = vec![plan.code[launch.code as usize].clone()];
+        (Plan { program, target: plan.target.clone(), code, launches }, kept)
+    }
+
+    /// The place of `x` in a list, at whose end it is put when it is new.
+    fn number<T: PartialEq>(list: &mut Vec<T>, x: T) -> u32 {
+        let at = list.iter().position(|y| *y == x).unwrap_or_else(|| {
+            list.push(x);
+            list.len() - 1
+        });
+        at as u32
     }
 }

@@ -187,7 +187,7 @@ impl Step {
 
     /// Time of each command on the device, by timestamps; for tables. Runs the step's commands on what the buffers hold.
     #[cfg(feature = "gpu")]
-    pub fn command_times(&self) -> Result<Vec<super::gpu::CommandTime>> {
+    pub fn command_times(&self) -> Result<Vec<super::gpu::LaunchTime>> {
         let mut core = lock(&self.shared.core);
         match &mut core.engine {
             Engine::Gpu(engine) => engine.run_timed(),

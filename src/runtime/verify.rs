@@ -1,7 +1,7 @@
 //! Comparing a step, as it runs, with an independent execution of the same program.
 //!
-//! `Verify::Kernels` blames code generation or the driver: each dispatch on the GPU is compared with the program interpreter
-//! on the very inputs the dispatch had. The first kernel that differs is named with its ops and lines, and leaves a
+//! `Verify::Kernels` blames code generation or the driver: each launch on the GPU is compared with the program interpreter
+//! on the very inputs the launch had. The first kernel that differs is named with its ops and lines, and leaves a
 //! reproducer. `Verify::Full` first blames the compiler: see `oracle`.
 
 use super::engine::{Engine, Started};
@@ -86,8 +86,8 @@ impl Shared {
         interpreter.bind(engine.bindings())?;
         interpreter.reset_status();
         engine.reset_status();
-        for index in 0..program.commands.len() {
-            let compared = compare_command(engine, interpreter, index)?;
+        for index in 0..self.plan.launches.len() {
+            let compared = compare_launch(engine, interpreter, index)?;
             if let Some(difference) = compared.difference {
                 let case = reproducer::KernelCase::new(engine, index, &difference, compared.inputs, compared.expected);
                 let path = case.save(&self.verify_folder())?;
@@ -100,7 +100,7 @@ impl Shared {
     }
 }
 
-/// Inputs, expectations and verdict of one command.
+/// Inputs, expectations and verdict of one launch.
 #[cfg(feature = "gpu")]
 pub(super) struct Compared {
     pub inputs: Vec<(BufferId, HostTensor)>,
@@ -109,44 +109,54 @@ pub(super) struct Compared {
     pub difference: Option<String>,
 }
 
-/// Runs command `index` on the GPU and in the interpreter on the same inputs, and compares what it writes.
+/// Runs launch `index` on the GPU and its commands in the interpreter on the same inputs, and compares what they write.
 #[cfg(feature = "gpu")]
-pub(super) fn compare_command(engine: &mut GpuEngine, interpreter: &mut Interpreter, index: usize) -> Result<Compared> {
+pub(super) fn compare_launch(engine: &mut GpuEngine, interpreter: &mut Interpreter, index: usize) -> Result<Compared> {
     let plan = engine.plan().clone();
-    let (before, writes) = touched(&plan.program, index);
+    let commands: Vec<usize> = plan.launches[index].commands.iter().map(|&c| c as usize).collect();
+    let touched: Vec<_> = commands.iter().map(|&c| touched(&plan.program, c)).collect();
+    let mut before: Vec<BufferId> = touched.iter().flat_map(|(before, _)| before.iter().copied()).collect();
+    before.sort_unstable();
+    before.dedup();
     let inputs: Vec<(BufferId, HostTensor)> = before.iter().copied().zip(engine.read_all(&before)?).collect();
     for (buffer, tensor) in &inputs {
         interpreter.write(*buffer, tensor)?;
     }
-    engine.run_command(index)?;
-    interpreter.run_command(index)?;
-    let got = engine.read_all(&writes)?;
-    let mut expected = vec![];
-    let mut faults = vec![];
-    let scale = input_scale(&inputs) * columns(&plan.program, index, engine.bindings()).sqrt();
-    for (&buffer, got) in writes.iter().zip(got) {
-        let want = interpreter.read(buffer)?;
-        if let Err(fault) = accuracy::check_kernel(&got, &want, scale) {
-            faults.push(format!("{}: {fault}", plan.program.buffers[buffer.0 as usize].name));
+    engine.run_launch(index)?;
+    for &command in &commands {
+        interpreter.run_command(command)?;
+    }
+    let (mut expected, mut differences) = (vec![], vec![]);
+    for (&command, (before, writes)) in commands.iter().zip(&touched) {
+        let own = inputs.iter().filter(|(b, _)| before.contains(b));
+        let scale = input_scale(own) * columns(&plan.program, command, engine.bindings()).sqrt();
+        let mut faults = vec![];
+        for (&buffer, got) in writes.iter().zip(engine.read_all(writes)?) {
+            let want = interpreter.read(buffer)?;
+            if let Err(fault) = accuracy::check_kernel(&got, &want, scale) {
+                faults.push(format!("{}: {fault}", plan.program.buffers[buffer.0 as usize].name));
+            }
+            expected.push((buffer, want));
         }
-        expected.push((buffer, want));
+        if (engine.status()? != 0) != (interpreter.status() != 0) {
+            faults.push(format!("the status word is {}, expected {}", engine.status()?, interpreter.status()));
+        }
+        if !faults.is_empty() {
+            differences.push(format!("{}: {}", describe(engine, index, command), faults.join("; ")));
+        }
     }
-    if (engine.status()? != 0) != (interpreter.status() != 0) {
-        faults.push(format!("the status word is {}, expected {}", engine.status()?, interpreter.status()));
-    }
-    let difference = (!faults.is_empty()).then(|| format!("{}: {}", describe(engine, index), faults.join("; ")));
-    Ok(Compared { inputs, expected, difference })
+    Ok(Compared { inputs, expected, difference: (!differences.is_empty()).then(|| differences.join("; ")) })
 }
 
 /// Names a command: its kernel variant, its ops, the user's lines.
 #[cfg(feature = "gpu")]
-fn describe(engine: &GpuEngine, index: usize) -> String {
+fn describe(engine: &GpuEngine, launch: usize, index: usize) -> String {
     let program = &engine.plan().program;
     let command = &program.commands[index];
     let nest = &program.kernels[command.kernel as usize];
     let lines: Vec<String> = nest.provenance.locations.iter().map(|l| l.to_string()).collect();
     let at = if lines.is_empty() { String::new() } else { format!(" at {}", lines.join(", ")) };
-    format!("command {index}, kernel {} as {}, ops {} ({}){at}", command.kernel, engine.variant(index).name, nest.label, command.label)
+    format!("command {index}, kernel {} as {}, ops {} ({}){at}", command.kernel, engine.variant(launch).name, nest.label, command.label)
 }
 
 /// Buffers whose contents a command may see (what it reads, and what it writes in part), and buffers it writes. A written
@@ -169,8 +179,8 @@ pub(super) fn touched(program: &Program, index: usize) -> (Vec<BufferId>, Vec<Bu
 
 /// The largest finite magnitude among float inputs.
 #[cfg(feature = "gpu")]
-fn input_scale(inputs: &[(BufferId, HostTensor)]) -> f64 {
-    let floats = inputs.iter().filter(|(_, t)| t.dtype().is_float());
+fn input_scale<'t>(inputs: impl Iterator<Item = &'t (BufferId, HostTensor)>) -> f64 {
+    let floats = inputs.filter(|(_, t)| t.dtype().is_float());
     floats.flat_map(|(_, t)| t.to_f64()).map(f64::abs).filter(|x| x.is_finite()).fold(0.0, f64::max)
 }
 

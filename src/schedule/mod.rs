@@ -6,9 +6,10 @@
 //!   last kernel that can set the status word; buffers of one dispatch share a slot only where they are the same buffer;
 //!   the same input gives the same bytes.
 //! * Must not know: graphs, WGSL, wgpu.
-//! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `group.rs`.
+//! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `group.rs`; what shares a launch to `join.rs`.
 
 mod group;
+mod join;
 mod order;
 mod place;
 mod program;
@@ -21,7 +22,7 @@ pub use program::*;
 
 use crate::config::{Config, Target};
 use crate::error::Error;
-use crate::fusion::{Kernel, Limits, Memo, stored_number, substitute_numbers};
+use crate::fusion::{Kernel, Limits, Memo, hint, stored_number, substitute_numbers};
 use crate::loop_ir::{BufferId, Nest, Number, factor_domain};
 use crate::lower::Lowered;
 use crate::types::Symbol;
@@ -45,7 +46,8 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
         .collect();
     let limits = Limits::of(&target.caps, &target.model);
     let (groups, decisions) = group::group(groups, &lowered, limits, config.fuse, &mut memo);
-    let (buffers, slots) = place::place(&mut lowered, &groups, target, config).map_err(Error::compile)?;
+    let (groups, together) = if config.fuse { join_small(groups, &lowered, target) } else { (groups, vec![]) };
+    let (buffers, slots) = place::place(&mut lowered, &groups, &together, target, config).map_err(Error::compile)?;
     check_bindings(&buffers, target)?;
     let checked = groups.iter().any(|g| g.kernel.structure.checks);
     let mut program =
@@ -53,6 +55,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     program.inputs = lowered.inputs.into_iter().map(|b| ProgramInput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.outputs = lowered.outputs.into_iter().map(|b| ProgramOutput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.symbols = symbols(&program);
+    program.together = together;
     // Kernels by their structure before the domain takes its final form, and after.
     let mut by_structure: FxHashMap<(u32, Vec<Storage>), u32> = FxHashMap::default();
     let mut kernels: HashMap<Identity, u32> = HashMap::new();
@@ -77,6 +80,18 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
         program.commands.push(Dispatch { kernel: id, buffers, phase: group.phase, guarded: group.commit && checked, label });
     }
     Ok(program)
+}
+
+/// Small kernels beside one another, where the target has launches.
+fn join_small(groups: Vec<Group>, lowered: &Lowered, target: &Target) -> (Vec<Group>, Vec<u32>) {
+    if target.caps.is_cpu() {
+        return (groups, vec![]);
+    }
+    let bytes: Vec<i64> = lowered.buffers.iter().map(|b| hint(&b.ty.numel()) * b.ty.dtype.size() as i64).collect();
+    let mut state = vec![false; bytes.len()];
+    lowered.inputs.iter().for_each(|i| state[i.buffer.0 as usize] = true);
+    let facts = join::Facts { bytes: &bytes, state: &|b| state[b.0 as usize] };
+    join::join(groups, &facts, &target.caps, &target.model)
 }
 
 /// Numbers in the place of loads of buffers that hold nothing else. Nests that nobody reads any more are dropped with the others

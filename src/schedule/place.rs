@@ -15,7 +15,15 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Places every buffer that is read or written by a group or stands at the border, and takes them out of `lowered`. Buffers nobody
 /// stores get a slot of no bytes.
-pub fn place(lowered: &mut Lowered, groups: &[Group], target: &Target, config: &Config) -> Result<(Vec<PlacedBuffer>, Vec<Slot>), String> {
+///
+/// `together` says how many neighbors one launch takes (each runs alone where it is empty): they share no slot but for the same buffer.
+pub fn place(
+    lowered: &mut Lowered,
+    groups: &[Group],
+    together: &[u32],
+    target: &Target,
+    config: &Config,
+) -> Result<(Vec<PlacedBuffer>, Vec<Slot>), String> {
     let storage = storages(lowered, groups, &target.caps)?;
     let mut slots: Vec<Slot> = vec![];
     let mut slot_of: Vec<Option<SlotId>> = vec![None; lowered.buffers.len()];
@@ -30,7 +38,7 @@ pub fn place(lowered: &mut Lowered, groups: &[Group], target: &Target, config: &
     }
     lowered.constants.iter().for_each(|(b, _)| fixed(*b, SlotKind::Constant, &mut slots));
     lowered.outputs.iter().for_each(|o| fixed(o.buffer, SlotKind::Output, &mut slots));
-    place_temporaries(lowered, groups, config, &mut slot_of, &mut slots, &bytes);
+    place_temporaries(lowered, &launches(groups, together), config, &mut slot_of, &mut slots, &bytes);
     let empty = SlotId(slots.len() as u32);
     slots.push(Slot { bytes: Dim::int(0), kind: SlotKind::Temporary });
     let placed = std::mem::take(&mut lowered.buffers).into_iter().zip(storage).zip(slot_of);
@@ -38,21 +46,36 @@ pub fn place(lowered: &mut Lowered, groups: &[Group], target: &Target, config: &
     Ok((placed.collect(), slots))
 }
 
+/// Groups by launch.
+fn launches<'g>(mut groups: &'g [Group], together: &[u32]) -> Vec<&'g [Group]> {
+    if together.is_empty() {
+        return groups.chunks(1).collect();
+    }
+    let mut out = vec![];
+    for &n in together {
+        let (launch, rest) = groups.split_at(n as usize);
+        out.push(launch);
+        groups = rest;
+    }
+    out
+}
+
 fn place_temporaries(
     lowered: &Lowered,
-    groups: &[Group],
+    launches: &[&[Group]],
     config: &Config,
     slot_of: &mut [Option<SlotId>],
     slots: &mut Vec<Slot>,
     bytes: &dyn Fn(BufferId) -> Dim,
 ) {
     let mut last_use = vec![0usize; lowered.buffers.len()];
-    for (at, group) in groups.iter().enumerate() {
-        group.kernel.buffers.iter().for_each(|b| last_use[b.0 as usize] = at);
+    let buffers = |launch: &[Group]| launch.iter().flat_map(|g| g.kernel.buffers.iter().copied()).collect::<Vec<_>>();
+    for (at, launch) in launches.iter().enumerate() {
+        buffers(launch).iter().for_each(|b| last_use[b.0 as usize] = at);
     }
     let mut free = Free::default();
-    for (at, group) in groups.iter().enumerate() {
-        let mut written: Vec<BufferId> = group.kernel.writes().collect();
+    for (at, launch) in launches.iter().enumerate() {
+        let mut written: Vec<BufferId> = launch.iter().flat_map(|g| g.kernel.writes()).collect();
         written.dedup();
         for b in &written {
             if slot_of[b.0 as usize].is_none() {
@@ -65,8 +88,9 @@ fn place_temporaries(
                 slot_of[b.0 as usize] = Some(slot);
             }
         }
-        let mut touched = group.kernel.buffers.clone();
+        let mut touched = buffers(launch);
         touched.sort();
+        touched.dedup();
         for b in touched {
             if let Some(slot) = slot_of[b.0 as usize]
                 && last_use[b.0 as usize] == at

@@ -112,6 +112,9 @@ pub struct Program {
     pub kernels: Vec<Nest>,
     /// Dispatches in order.
     pub commands: Vec<Dispatch>,
+    /// How many neighboring commands, which do not need one another, one launch may take; empty where each runs alone.
+    #[serde(default)]
+    pub together: Vec<u32>,
     /// Inputs of the border.
     pub inputs: Vec<ProgramInput>,
     /// Outputs of the border.
@@ -122,4 +125,19 @@ pub struct Program {
     pub checks: Vec<String>,
     /// What was decided, and why.
     pub decisions: Vec<Decision>,
+}
+
+impl Program {
+    /// Ranges of commands that one launch may take.
+    pub fn runs(&self) -> Vec<std::ops::Range<usize>> {
+        if self.together.is_empty() {
+            return (0..self.commands.len()).map(|i| i..i + 1).collect();
+        }
+        let mut first = 0;
+        let run = |n: &u32| {
+            first += *n as usize;
+            first - *n as usize..first
+        };
+        self.together.iter().map(run).collect()
+    }
 }

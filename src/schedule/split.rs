@@ -64,7 +64,7 @@ fn reduction(nest: &Nest) -> Option<(usize, Combiner, Val)> {
 /// reduction takes the rows of the same matrix, whose kernel may take over this one's first stage: then there are as many stages
 /// as there are workgroups to fill the device.
 fn stages(nest: &Nest, mixed: bool, model: &DeviceModel) -> Option<(i64, bool)> {
-    let (_, combiner, _) = reduction(nest)?;
+    let (at, combiner, _) = reduction(nest)?;
     let deviations = combiner == Combiner::Welford;
     if matches!(nest.tag, Tag::ScatterSum { .. } | Tag::Segments { .. }) || model.parallel_lanes < 4096 {
         return None;
@@ -84,7 +84,8 @@ fn stages(nest: &Nest, mixed: bool, model: &DeviceModel) -> Option<(i64, bool)> 
         Tag::Loop => (lanes / 512 / rows.max(1)).min(cols / 1024),
         Tag::ScatterSum { .. } | Tag::Segments { .. } => return None,
     };
-    if wanted < 2 {
+    let bytes = rows.saturating_mul(cols) * nest.body[at].dtype.size() as i64;
+    if wanted < 2 || !(matches!(nest.tag, Tag::Matmul { .. }) || model.is_worth(bytes, wanted, 1)) {
         return None;
     }
     let divisor = (wanted / 2..=wanted * 2).filter(|s| *s >= 2 && cols % s == 0).min_by_key(|s| (s - wanted).abs());

@@ -14,19 +14,15 @@ use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Stmt, T
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
 
-/// Columns from which a row that a team takes in turn is worth three more launches.
-const LONG: i64 = 1 << 16;
-/// The same for a row that one invocation takes.
-const LONG_ALONE: i64 = 512;
-
 /// The nests that replace a scan of long rows, where that is worth it.
 pub fn split_scan(nest: &Nest, buffers: &mut Vec<Buffer>, model: &DeviceModel) -> Option<Vec<Nest>> {
     let scan = scan(nest)?;
     let (rows, cols) = (nest.row_count().as_int()?, nest.col_count().as_int()?);
     let (lanes, alone) = (model.parallel_lanes as i64, is_column_reduction(nest));
     let wanted = if alone { (lanes / 4 / rows.max(1)).min(cols / 64) } else { (lanes / 512 / rows.max(1)).min(cols / 4096) };
-    let long = cols >= if alone { LONG_ALONE } else { LONG };
-    (long && lanes >= 4096 && wanted >= 2).then(|| split(nest, &scan, wanted, alone, buffers))
+    let bytes = rows.saturating_mul(cols) * nest.body[scan.at].dtype.size() as i64;
+    let worth = lanes >= 4096 && wanted >= 2 && model.is_worth(2 * bytes, wanted, 3);
+    worth.then(|| split(nest, &scan, wanted, alone, buffers))
 }
 
 struct Scan {

@@ -126,6 +126,13 @@ pub struct DeviceModel {
 }
 
 impl DeviceModel {
+    /// Whether `parts` times as many invocations at work on `bytes` of memory, of which few are at work otherwise, save more time
+    /// than `launches` more launches take.
+    pub fn is_worth(&self, bytes: i64, parts: i64, launches: i64) -> bool {
+        let saved_ns = bytes.saturating_mul(parts - 1) / self.bandwidth_gbps.max(1) as i64;
+        saved_ns > launches * self.launch_ns as i64
+    }
+
     /// A data-center GPU.
     pub fn large_gpu() -> DeviceModel {
         DeviceModel { name: "large-gpu".into(), bandwidth_gbps: 3000, launch_ns: 4000, gflops: 60000, parallel_lanes: 1 << 18 }

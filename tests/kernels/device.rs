@@ -131,7 +131,8 @@ impl Gpu {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                for (d, &c) in program.commands.iter().zip(&plan.dispatch_code) {
+                for launch in &plan.launches {
+                    let (c, buffers) = (launch.code, plan.buffers(launch));
                     let v = &plan.code[c as usize].variants[0];
                     let entries: Vec<wgpu::BindGroupEntry> = v
                         .bindings
@@ -141,7 +142,7 @@ impl Gpu {
                             binding: k as u32,
                             resource: match b {
                                 Binding::Read(n) | Binding::ReadWrite(n) => {
-                                    slots[program.buffers[d.buffers[*n as usize].0 as usize].slot.0 as usize].as_entire_binding()
+                                    slots[program.buffers[buffers[*n as usize].0 as usize].slot.0 as usize].as_entire_binding()
                                 }
                                 Binding::StatusRead | Binding::StatusWrite => status.as_entire_binding(),
                                 Binding::Symbols => symbols.as_entire_binding(),

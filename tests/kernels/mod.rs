@@ -24,6 +24,8 @@ pub struct Case {
     pub symbols: Vec<Symbol>,
     /// Relative tolerance for f32 results.
     pub tolerance: f64,
+    /// All nests in one launch.
+    pub together: bool,
 }
 
 /// Random numbers that do not depend on anything.
@@ -115,7 +117,7 @@ impl Case {
             let faults = inductor::loop_ir::verify(nest);
             assert!(faults.is_empty(), "{name}: {faults:?}\n{nest}");
         }
-        Case { name, inputs, types, storage, slots, nests, bindings, symbols, tolerance: 2e-6 }
+        Case { name, inputs, types, storage, slots, nests, bindings, symbols, tolerance: 2e-6, together: false }
     }
 
     pub fn program(&self) -> Program {
@@ -148,7 +150,8 @@ impl Case {
             let buffers = used.iter().map(|b| all[b.0 as usize]).collect();
             commands.push(Dispatch { kernel: k as u32, buffers, phase: Phase::Forward, guarded: false, label: self.name.clone() });
         }
-        Program { name: self.name.clone(), symbols: self.symbols.clone(), buffers, slots, kernels, commands, ..Program::default() }
+        let together = if self.together { vec![commands.len() as u32] } else { vec![] };
+        Program { name: self.name.clone(), symbols: self.symbols.clone(), buffers, slots, kernels, commands, together, ..Program::default() }
     }
 
     /// Compiles under several targets, validates every shader and runs on the adapter, comparing every written buffer.

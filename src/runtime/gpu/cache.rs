@@ -1,19 +1,25 @@
-//! Driver blobs on disk: keyed by adapter and content, safe to delete, safe under concurrent processes.
+//! What is kept on disk, driver blobs and measurements: keyed by adapter and content, safe to delete, safe under concurrent
+//! processes.
 
 use super::super::counters::{Counted, count};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A file of driver data. Its first 32 bytes are the hash of the rest: a file that was cut or changed is a miss, because
+/// A file of the cache. Its first 32 bytes are the hash of the rest: a file that was cut or changed is a miss, because
 /// drivers trust what they are given.
-pub(super) struct BlobFile {
+pub(in super::super) struct BlobFile {
     path: PathBuf,
 }
 
 impl BlobFile {
     /// The file for `content` (a hash of all shaders) on the adapter of that key.
     pub fn new(folder: &Path, adapter_key: &str, content: &blake3::Hash) -> BlobFile {
-        BlobFile { path: folder.join("pipelines").join(format!("{adapter_key}-{}.bin", &content.to_hex()[..32])) }
+        BlobFile::at(folder.join("pipelines").join(format!("{adapter_key}-{}.bin", &content.to_hex()[..32])))
+    }
+
+    /// The file of that path.
+    pub fn at(path: PathBuf) -> BlobFile {
+        BlobFile { path }
     }
 
     /// What was stored, unless it is missing or damaged.

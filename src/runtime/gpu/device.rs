@@ -1,12 +1,13 @@
 //! An open GPU device: limits, errors, and the pipelines it has compiled.
 
 use super::super::counters::{Counted, count};
+use super::super::speeds;
 use super::adapters::{self, AdapterKind, Wanted};
 use crate::config::Environment;
 use crate::error::{Error, Result};
 use crate::types::{DeviceCaps, DeviceModel};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An open GPU device. Shared by every step that runs on it.
@@ -37,6 +38,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn key(info: &wgpu::AdapterInfo) -> String {
+    format!("{} {:?} {} {}", info.name, info.backend, info.driver, info.driver_info)
+}
+
 impl GpuDevice {
     /// Opens the best adapter of the wanted kind with all its limits.
     pub fn open(wanted: Wanted, environment: &Environment) -> Result<GpuDevice> {
@@ -57,8 +62,10 @@ impl GpuDevice {
         count(Counted::Device);
         let faults = Arc::new(Faults::default());
         watch(&device, &faults);
+        let info = chosen.adapter.get_info();
+        let measured = environment.cache_dir.as_ref().and_then(|folder| speeds::known(folder, &key(&info)));
         let gpu = GpuDevice {
-            info: chosen.adapter.get_info(),
+            info,
             device,
             queue,
             features,
@@ -66,7 +73,7 @@ impl GpuDevice {
             layouts: Mutex::default(),
             cache_dir: environment.cache_dir.clone(),
             faults,
-            model: adapters::model(kind),
+            model: measured.unwrap_or_else(|| adapters::model(kind)),
             caps,
             kind,
             reason: chosen.reason,
@@ -83,6 +90,16 @@ impl GpuDevice {
     /// Coarse speeds.
     pub fn model(&self) -> &DeviceModel {
         &self.model
+    }
+
+    /// Where driver blobs and measurements are kept, if anywhere.
+    pub(in super::super) fn cache_folder(&self) -> Option<&Path> {
+        self.cache_dir.as_deref()
+    }
+
+    /// Tells adapters and drivers apart.
+    pub(in super::super) fn key(&self) -> String {
+        key(&self.info)
     }
 
     /// What the adapter is made of.

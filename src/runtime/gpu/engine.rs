@@ -27,28 +27,29 @@ pub struct GpuEngine {
     symbols: Option<wgpu::Buffer>,
     scratch: Vec<wgpu::Buffer>,
     prepared: Vec<Prepared>,
-    commands: Vec<Ready>,
+    /// By launch.
+    ready: Vec<Ready>,
     loss: Option<BufferId>,
     staging: StagingPool,
     queued: VecDeque<wgpu::SubmissionIndex>,
     launches: u64,
 }
 
-/// A command with everything it needs.
+/// A launch with everything it needs.
 struct Ready {
     code: usize,
     group: Option<wgpu::BindGroup>,
     grid: [u32; 3],
 }
 
-/// How long a command took on the device.
+/// How long a launch took on the device.
 #[derive(Clone, Debug)]
-pub struct CommandTime {
-    /// Which command of the program.
-    pub command: usize,
-    /// Label of the dispatch.
+pub struct LaunchTime {
+    /// Which launch of the plan.
+    pub launch: usize,
+    /// What runs in it.
     pub label: String,
-    /// When it started, in microseconds since the first command of its submission.
+    /// When it started, in microseconds since the first launch of its submission.
     pub start_us: f64,
     /// Microseconds between the timestamps around it.
     pub us: f64,
@@ -59,8 +60,9 @@ impl GpuEngine {
     /// at once.
     pub fn new(device: &Arc<GpuDevice>, plan: Arc<Plan>) -> Result<GpuEngine> {
         let program = &plan.program;
-        if plan.dispatch_code.len() != program.commands.len() {
-            return Err(Error::Device(format!("the plan has {} commands and code for {}", program.commands.len(), plan.dispatch_code.len())));
+        let launched: usize = plan.launches.iter().map(|l| l.commands.len()).sum();
+        if launched != program.commands.len() {
+            return Err(Error::Device(format!("the plan has {} commands and launches {launched}", program.commands.len())));
         }
         let prepared = prepare(device, &plan.code)?;
         let status = device.device.create_buffer(&wgpu::BufferDescriptor {
@@ -78,7 +80,7 @@ impl GpuEngine {
             symbols: None,
             scratch: vec![],
             prepared,
-            commands: vec![],
+            ready: vec![],
             loss: program.outputs.iter().find(|o| o.role == OutputRole::Loss).map(|o| o.buffer),
             staging: StagingPool::default(),
             queued: VecDeque::new(),
@@ -105,11 +107,11 @@ impl GpuEngine {
         self.bindings = bindings.clone();
         if changed || !self.bound {
             self.make_scratch()?;
-            self.commands = self.ready_commands()?;
+            self.ready = self.ready_launches()?;
             self.upload_constants()?;
         }
-        for (command, grid) in self.commands.iter_mut().zip(grids) {
-            command.grid = grid;
+        for (ready, grid) in self.ready.iter_mut().zip(grids) {
+            ready.grid = grid;
         }
         self.bound = true;
         self.device.check()
@@ -167,7 +169,7 @@ impl GpuEngine {
         }
         gpu.queue.write_buffer(&self.status, 0, &[0; 16]);
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
-        self.record(&mut encoder, 0..self.commands.len(), None);
+        self.record(&mut encoder, 0..self.ready.len(), None);
         let staging = self.staging_buffer();
         encoder.copy_buffer_to_buffer(&self.status, 0, &staging, 0, 4);
         if let Some(loss) = self.loss {
@@ -185,10 +187,10 @@ impl GpuEngine {
         self.device.queue.write_buffer(&self.status, 0, &[0; 16]);
     }
 
-    /// Submits command `index` alone.
-    pub fn run_command(&mut self, index: usize) -> Result<()> {
+    /// Submits launch `index` alone.
+    pub fn run_launch(&mut self, index: usize) -> Result<()> {
         self.check_bound()?;
-        let mut encoder = self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("command") });
+        let mut encoder = self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("launch") });
         self.record(&mut encoder, index..index + 1, None);
         self.device.queue.submit([encoder.finish()]);
         self.device.check()
@@ -209,8 +211,8 @@ impl GpuEngine {
         }
     }
 
-    /// Runs the step with a timestamp before and after each command, each in its own pass. Slower than a step; for tables.
-    pub fn run_timed(&mut self) -> Result<Vec<CommandTime>> {
+    /// Runs the step with a timestamp before and after each launch, each in its own pass. Slower than a step; for tables.
+    pub fn run_timed(&mut self) -> Result<Vec<LaunchTime>> {
         self.check_bound()?;
         if !self.device.features.contains(wgpu::Features::TIMESTAMP_QUERY) {
             return Err(Error::Platform(format!("{} has no timestamp queries", self.device.caps().name)));
@@ -218,8 +220,8 @@ impl GpuEngine {
         self.reset_status();
         let mut times = vec![];
         // A query set holds at most 4,096 queries.
-        for first in (0..self.commands.len()).step_by(1024) {
-            let range = first..(first + 1024).min(self.commands.len());
+        for first in (0..self.ready.len()).step_by(1024) {
+            let range = first..(first + 1024).min(self.ready.len());
             times.extend(self.time_range(range)?);
         }
         Ok(times)
@@ -246,9 +248,9 @@ impl GpuEngine {
         &self.bindings
     }
 
-    /// The name of the variant that runs command `index`.
+    /// The variant that runs launch `index`.
     pub fn variant(&self, index: usize) -> &Variant {
-        let code = self.plan.dispatch_code[index] as usize;
+        let code = self.plan.launches[index].code as usize;
         &self.plan.code[code].variants[self.prepared[code].variant]
     }
 
@@ -275,10 +277,10 @@ impl GpuEngine {
 
     fn grids(&self, bindings: &Bindings) -> Result<Vec<[u32; 3]>> {
         let limit = self.device.caps().max_groups;
-        (0..self.plan.program.commands.len())
+        (0..self.plan.launches.len())
             .map(|i| {
                 let groups = self.variant(i).groups.eval(bindings).map_err(Error::Input)?;
-                fold_grid(groups, limit).map_err(|e| Error::Input(format!("{}: {e}", self.plan.program.commands[i].label)))
+                fold_grid(groups, limit).map_err(|e| Error::Input(format!("{}: {e}", self.plan.label(&self.plan.launches[i]))))
             })
             .collect()
     }
@@ -357,7 +359,7 @@ impl GpuEngine {
     /// Scratch buffers are shared by all dispatches: the `k`-th one serves every dispatch's `k`-th scratch binding.
     fn make_scratch(&mut self) -> Result<()> {
         let mut sizes: Vec<u64> = vec![];
-        for i in 0..self.plan.program.commands.len() {
+        for i in 0..self.plan.launches.len() {
             let wanted = self.variant(i).bindings.iter().filter_map(|b| if let Binding::Scratch(n) = b { Some(*n as u64) } else { None });
             for (k, bytes) in wanted.enumerate() {
                 let bytes = bytes.next_multiple_of(16).max(16);
@@ -381,18 +383,18 @@ impl GpuEngine {
         Ok(())
     }
 
-    fn ready_commands(&self) -> Result<Vec<Ready>> {
-        (0..self.plan.program.commands.len())
-            .map(|i| {
-                let code = self.plan.dispatch_code[i] as usize;
+    fn ready_launches(&self) -> Result<Vec<Ready>> {
+        (self.plan.launches.iter().enumerate())
+            .map(|(i, launch)| {
+                let (code, label, buffers) = (launch.code as usize, self.plan.label(launch), self.plan.buffers(launch));
                 let bindings = &self.variant(i).bindings;
                 let mut entries = vec![];
                 let mut scratch = self.scratch.iter();
                 for (k, binding) in bindings.iter().enumerate() {
-                    let buffer = self.bound_buffer(i, binding, &mut scratch)?;
+                    let buffer = self.bound_buffer(&buffers, binding, &mut scratch)?;
                     entries.push(wgpu::BindGroupEntry { binding: k as u32, resource: buffer.as_entire_binding() });
                 }
-                let doing = format!("binding {}", self.plan.program.commands[i].label);
+                let doing = format!("binding {label}");
                 let group = self.device.guarded(&doing, || {
                     self.device.device.create_bind_group(&wgpu::BindGroupDescriptor {
                         label: None,
@@ -407,14 +409,13 @@ impl GpuEngine {
 
     fn bound_buffer<'a>(
         &'a self,
-        command: usize,
+        buffers: &[BufferId],
         binding: &Binding,
         scratch: &mut impl Iterator<Item = &'a wgpu::Buffer>,
     ) -> Result<&'a wgpu::Buffer> {
-        let dispatch = &self.plan.program.commands[command];
-        let missing = |what: &str| Error::Device(format!("{}: no {what} to bind", dispatch.label));
+        let missing = |what: &str| Error::Device(format!("no {what} to bind"));
         match binding {
-            Binding::Read(k) | Binding::ReadWrite(k) => self.slot_of(*dispatch.buffers.get(*k as usize).ok_or_else(|| missing("buffer"))?),
+            Binding::Read(k) | Binding::ReadWrite(k) => self.slot_of(*buffers.get(*k as usize).ok_or_else(|| missing("buffer"))?),
             Binding::StatusWrite | Binding::StatusRead => Ok(&self.status),
             Binding::Symbols => self.symbols.as_ref().ok_or_else(|| missing("symbols")),
             Binding::Scratch(_) => scratch.next().ok_or_else(|| missing("scratch")),
@@ -429,7 +430,7 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// Records commands into one pass.
+    /// Records launches into one pass.
     fn record(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
@@ -438,7 +439,7 @@ impl GpuEngine {
     ) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: timestamps });
         let mut current = usize::MAX;
-        for command in &self.commands[range] {
+        for command in &self.ready[range] {
             if command.grid[0] == 0 {
                 continue;
             }
@@ -494,7 +495,7 @@ impl GpuEngine {
         Ok(bytes)
     }
 
-    fn time_range(&mut self, range: std::ops::Range<usize>) -> Result<Vec<CommandTime>> {
+    fn time_range(&mut self, range: std::ops::Range<usize>) -> Result<Vec<LaunchTime>> {
         let gpu = self.device.clone();
         let count = 2 * range.len() as u32;
         let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count });
@@ -505,22 +506,22 @@ impl GpuEngine {
             mapped_at_creation: false,
         });
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("timed step") });
-        for (k, command) in range.clone().enumerate() {
+        for (k, launch) in range.clone().enumerate() {
             let writes = wgpu::ComputePassTimestampWrites {
                 query_set: &queries,
                 beginning_of_pass_write_index: Some(2 * k as u32),
                 end_of_pass_write_index: Some(2 * k as u32 + 1),
             };
-            self.record(&mut encoder, command..command + 1, Some(writes));
+            self.record(&mut encoder, launch..launch + 1, Some(writes));
         }
         encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
         gpu.queue.submit([encoder.finish()]);
         let bytes = self.fetch(8 * count as u64, |encoder, staging| encoder.copy_buffer_to_buffer(&resolved, 0, staging, 0, 8 * count as u64))?;
         let ticks: Vec<u64> = bytes.chunks_exact(8).map(|c| u64::from_le_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]])).collect();
         let period = gpu.queue.get_timestamp_period() as f64;
-        let time = |(k, command): (usize, usize)| CommandTime {
-            command,
-            label: self.plan.program.commands[command].label.clone(),
+        let time = |(k, launch): (usize, usize)| LaunchTime {
+            launch,
+            label: self.plan.label(&self.plan.launches[launch]),
             start_us: ticks[2 * k].saturating_sub(ticks[0]) as f64 * period / 1000.0,
             us: ticks[2 * k + 1].saturating_sub(ticks[2 * k]) as f64 * period / 1000.0,
         };

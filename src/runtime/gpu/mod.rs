@@ -1,7 +1,7 @@
 //! The GPU engine: everything that names `wgpu`.
 
 mod adapters;
-mod cache;
+pub(super) mod cache;
 mod device;
 mod engine;
 mod pending;
@@ -9,5 +9,5 @@ mod pipelines;
 
 pub use adapters::{AdapterKind, AdapterReport, Wanted, adapters};
 pub use device::GpuDevice;
-pub use engine::{CommandTime, GpuEngine};
+pub use engine::{GpuEngine, LaunchTime};
 pub use pending::Pending;
