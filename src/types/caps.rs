@@ -1,5 +1,6 @@
 //! What a device can do, and how fast it is. Written by hand in tests, read from an adapter by `runtime`.
 
+use super::DType;
 use serde::{Deserialize, Serialize};
 
 /// Capabilities and limits that decide which kernels are legal. Each optional capability names what it unlocks and what
@@ -41,6 +42,15 @@ pub struct DeviceCaps {
 }
 
 impl DeviceCaps {
+    /// Elements of the longest row that one workgroup sorts, a power of two: each takes the words of its key and that of its column in
+    /// workgroup memory, and no invocation holds more than sixteen.
+    pub fn sorted_elements(&self, dtype: DType) -> u32 {
+        let bytes = if dtype == DType::I64 && self.i64 { 12 } else { 8 };
+        let invocations = self.max_invocations.min(self.max_workgroup_size).max(1);
+        let most = (self.max_workgroup_bytes / bytes).min(16 << invocations.ilog2()).max(1);
+        1 << most.ilog2()
+    }
+
     /// The CPU interpreter: every dtype, no limits that matter.
     pub fn cpu() -> DeviceCaps {
         DeviceCaps {
