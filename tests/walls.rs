@@ -40,6 +40,19 @@ fn one_sort() {
     everywhere(&b.finish(), &vec![("x".into(), numbers(&[3, 67]))]);
 }
 
+/// Rows that no workgroup holds are sorted in blocks and merged.
+#[test]
+fn one_sort_of_long_rows() {
+    for (dim, shape, descending) in [(1, [2usize, 9001], true), (0, [4099, 2], false)] {
+        let mut b = Builder::new("long");
+        let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (shape[0] as i64, shape[1] as i64))).unwrap();
+        let (values, index) = b.sort(x, dim, descending).unwrap();
+        b.output("values", OutputRole::User, values);
+        b.output("index", OutputRole::User, index);
+        everywhere(&b.finish(), &vec![("x".into(), numbers(&shape))]);
+    }
+}
+
 #[test]
 fn one_scan() {
     let mut b = Builder::new("scan");

@@ -10,7 +10,8 @@
 //! Deterministic, without atomics. The work of ranking grows with the square of the number of indices but does not depend on
 //! the width of a row; it pays where rows are wide or many.
 
-use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes};
+use super::statements::{Statements, needed};
+use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Tag, Val, Write, axes};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
 
@@ -61,32 +62,7 @@ fn index_of_column(nest: &Nest, index: Val) -> bool {
     })
 }
 
-/// What a value is computed from, itself last.
-fn needed(nest: &Nest, v: Val) -> Vec<Val> {
-    let mut wanted = vec![false; v.0 as usize + 1];
-    wanted[v.0 as usize] = true;
-    for i in (0..wanted.len()).rev() {
-        if wanted[i] {
-            nest.body[i].instr.operands().iter().for_each(|o| wanted[o.0 as usize] = true);
-        }
-    }
-    (0..wanted.len() as u32).map(Val).filter(|v| wanted[v.0 as usize]).collect()
-}
-
-/// A body under construction.
-#[derive(Default)]
-struct Statements(Vec<Stmt>);
-
 impl Statements {
-    fn push(&mut self, instr: Instr, dtype: DType) -> Val {
-        self.0.push(Stmt { instr, dtype });
-        Val(self.0.len() as u32 - 1)
-    }
-
-    fn call(&mut self, f: ScalarFn, args: &[Val], dtype: DType) -> Val {
-        self.push(Instr::Call(f, args.to_vec()), dtype)
-    }
-
     /// The statements that `v` needs, with the column at `at`, as i32.
     fn index_at(&mut self, nest: &Nest, v: Val, at: &IndexExpr) -> Val {
         let mut map = vec![Val(u32::MAX); v.0 as usize + 1];
