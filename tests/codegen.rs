@@ -549,6 +549,38 @@ fn sorts_of_every_length() {
     }
 }
 
+/// The first elements of sorted rows: held by invocations, or what a network sorts, or counted.
+#[test]
+fn sorts_of_which_the_head_is_written() {
+    let mut cases = vec![];
+    for (n, k) in
+        [(1usize, 1i64), (5, 2), (127, 3), (128, 1), (129, 8), (300, 16), (300, 17), (1000, 5), (1024, 8), (4097, 16), (9001, 2), (2500, 40)]
+    {
+        let rows = if n < 300 { 37 } else { 3 };
+        cases.push((special(DType::F32, rows, n), k, true));
+        cases.push((special(DType::I32, rows, n), k, false));
+    }
+    for dtype in [DType::F16, DType::I64, DType::U8, DType::Bool] {
+        cases.push((special(dtype, 3, 700), 7, dtype != DType::I64));
+    }
+    for (x, k, descending) in cases {
+        let ty = TensorType::new(x.dtype(), vec![x.ty().shape[0].clone(), Dim::int(k)]);
+        let index = TensorType { dtype: DType::I32, shape: ty.shape.clone() };
+        let op = inductor::ops::TopK { k: Dim::int(k), dim: 1, descending };
+        Case::new(format!("first {k} of {} {descending}", x.ty()), vec![x], vec![ty, index], |cx| op.lower(cx)).check();
+    }
+    // Rows of unknown length.
+    let (m, n) = (Dim::symbol("m", 1, 512), Dim::symbol("n", 4, 4096));
+    for (rows, length) in [(3i64, 4i64), (5, 129), (1, 1024)] {
+        let x = TensorType::new(DType::F32, vec![m.clone(), n.clone()]);
+        let y = TensorType::new(DType::F32, vec![m.clone(), Dim::int(4)]);
+        let index = TensorType { dtype: DType::I32, shape: y.shape.clone() };
+        let op = inductor::ops::TopK { k: Dim::int(4), dim: 1, descending: true };
+        let inputs = vec![special(DType::F32, rows as usize, length as usize)];
+        Case::symbolic("first 4 of m x n", inputs, vec![x], vec![y, index], &[(&m, rows), (&n, length)], |cx| op.lower(cx)).check();
+    }
+}
+
 #[test]
 fn sorts_of_every_dtype() {
     for dtype in [DType::F32, DType::F16, DType::BF16, DType::I64, DType::I32, DType::I16, DType::I8, DType::U32, DType::U8, DType::Bool] {

@@ -53,6 +53,20 @@ fn one_sort_of_long_rows() {
     }
 }
 
+/// Blocks of a row keep their largest elements, of which the largest of the row are.
+#[test]
+fn one_topk_of_long_rows() {
+    for (shape, k, dim) in [([2usize, 20_000], 5, 1), ([3, 9000], 40, 1), ([300, 3], 8, 0)] {
+        let mut b = Builder::new("topk");
+        let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (shape[0] as i64, shape[1] as i64))).unwrap();
+        let (values, index) = b.topk(x, k, dim, true).unwrap();
+        let values = b.scale(values, 2.0).unwrap();
+        b.output("values", OutputRole::User, values);
+        b.output("index", OutputRole::User, index);
+        everywhere(&b.finish(), &vec![("x".into(), numbers(&shape))]);
+    }
+}
+
 #[test]
 fn one_scan() {
     let mut b = Builder::new("scan");

@@ -46,6 +46,13 @@ impl Sort {
     }
 }
 
+/// The number of columns of a row that are written, where all writes are of the same first ones.
+pub fn first(nest: &Nest) -> Option<i64> {
+    let mut all = nest.writes.iter().map(|w| w.first.as_ref().and_then(Dim::as_int));
+    let first = all.next()??;
+    (first > 0 && all.all(|n| n == Some(first))).then_some(first)
+}
+
 /// The kernel of a nest with one sort and no reduction or scan.
 pub fn generate(unit: &Unit) -> Result<Variant, String> {
     let nest = unit.nest;
@@ -111,7 +118,8 @@ fn by_counting(unit: &Unit, sort: &Sort) -> Result<Variant, String> {
         if !nest.is_element_write(w, &unit.level) {
             stores.extend(em.stores(w, &[RANK], &|_| Some("rank == 0u".into()))?);
         } else {
-            stores.extend(em.stores(w, &[RANK], &|_| None)?);
+            let first = w.first.as_ref().map(|n| em.size(n).text);
+            stores.extend(em.stores(w, &[RANK], &|_| first.as_ref().map(|n| format!("rank < {n}")))?);
         }
     }
     for s in stores {

@@ -9,26 +9,45 @@
 //!   the later run, so that the order stays stable;
 //! * the original body at rows x columns, with sorted keys and columns read from the last buffers.
 //!
+//! Where only the first k elements of a row are written, there are no merges: the first k of each block are kept, and then the first k
+//! of those. Up to sixteen an invocation holds at hand, so that rows of any length are one kernel; but a few long rows become
+//! blocks all the same, to have work for the whole device.
+//!
 //! Preserves the order exactly. Costs log2(S) passes of log2(N) reads an element, most of them from a cache, against N comparisons an
 //! element. Every row that no workgroup holds is worth it: even of a single one, counting takes longer than the launches.
 //! Source: merging by ranks, as in Satish, Harris and Garland, "Designing efficient sorting algorithms for manycore GPUs" (2009).
 
 use super::statements::{Statements, needed};
+use crate::config::Target;
 use crate::fusion::eliminate_dead;
-use crate::loop_ir::{Buffer, BufferId, IndexExpr, Instr, Nest, Number, Tag, Val, Write, axes, flatten, unflatten};
+use crate::loop_ir::{Axis, Buffer, BufferId, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceCaps, Dim, Shape, TensorType};
 
+/// Columns of a block at least, where only the first elements of a row are written.
+const BLOCK: i64 = 8192;
+
 /// The nests that replace a sort of rows that no workgroup holds.
-pub fn sort_rows(nest: &Nest, buffers: &mut Vec<Buffer>, caps: &DeviceCaps) -> Option<Vec<Nest>> {
-    let sort = plain_sort(nest)?;
+pub fn sort_rows(nest: &Nest, buffers: &mut Vec<Buffer>, target: &Target) -> Option<Vec<Nest>> {
+    let (sort, caps) = (plain_sort(nest)?, &target.caps);
     let most = caps.sorted_elements(nest.dtype(sort.key)) as i64;
     let count = nest.col_count().as_int()?;
-    if caps.is_cpu() || count <= most {
+    if caps.is_cpu() {
         return None;
     }
-    let runs = (count + most - 1) / most;
-    let runs = (runs as u64).next_power_of_two() as i64;
+    if let Some(first) = sort.first
+        && (first <= DeviceCaps::SORTED_HEAD || first <= most / 4)
+    {
+        let fill = target.model.parallel_lanes as i64 / 256 / nest.row_count().as_int().unwrap_or(1 << 16).max(1);
+        let runs = if first <= DeviceCaps::SORTED_HEAD { fill.min(count / BLOCK) } else { (count + most - 1) / most };
+        let parts = (runs > 1).then(|| heads(nest, &sort, first, runs, caps, buffers)).flatten()?;
+        return Some(parts.into_iter().flat_map(|n| sort_rows(&n, buffers, target).unwrap_or_else(|| vec![n])).collect());
+    }
+    if count <= most {
+        return None;
+    }
+    let runs = ((count + most - 1) / most) as u64;
+    let runs = runs.next_power_of_two() as i64;
     let elements = nest.row_count().range().1.checked_mul(count + runs)?;
     if elements > u32::MAX as i64 || elements.checked_mul(8)? as u64 > caps.max_binding_bytes {
         return None;
@@ -41,20 +60,27 @@ struct Sort {
     at: Val,
     key: Val,
     descending: bool,
+    /// How many elements of a row are written, when that is not all.
+    first: Option<i64>,
 }
 
-/// The sort of a nest that has one, no other work on columns, no check, and writes each element.
+/// The sort of a nest that has one, no other work on columns, no check, and writes each element or the first ones of each row.
 fn plain_sort(nest: &Nest) -> Option<Sort> {
     let mut found = None;
     for (i, stmt) in nest.body.iter().enumerate() {
         match stmt.instr {
-            Instr::Sort { key, descending } if found.is_none() => found = Some(Sort { at: Val(i as u32), key, descending }),
+            Instr::Sort { key, descending } if found.is_none() => found = Some(Sort { at: Val(i as u32), key, descending, first: None }),
             Instr::Sort { .. } | Instr::Reduce(..) | Instr::Scan(..) | Instr::Bound { .. } => return None,
             _ => {}
         }
     }
-    let level = nest.element_level();
-    (nest.tag == Tag::Loop && nest.writes.iter().all(|w| !w.fold && nest.is_element_write(w, &level))).then_some(found).flatten()
+    let (level, mut found) = (nest.element_level(), found?);
+    let first = &nest.writes.first()?.first;
+    if let Some(first) = first {
+        found.first = Some(first.as_int().filter(|_| nest.cols.len() == 1)?);
+    }
+    let plain = |w: &Write| !w.fold && w.first == *first && nest.is_element_write(w, &level);
+    (nest.tag == Tag::Loop && nest.writes.iter().all(plain)).then_some(found)
 }
 
 /// Keys and columns in scratch buffers of rows x elements.
@@ -75,7 +101,7 @@ fn replace(nest: &Nest, sort: &Sort, runs: i64, caps: &DeviceCaps, buffers: &mut
     };
     let mut pair = || Pair { keys: scratch("keys", dtype), columns: scratch("columns", DType::I32) };
     let mut sorted = pair();
-    let mut out = vec![blocks(nest, sort, &length, runs, sorted, caps)];
+    let mut out = vec![blocks(nest, sort, &length, runs, None, sorted, caps)];
     let mut length = length.as_int().unwrap_or(1);
     let mut runs = runs;
     while runs > 1 {
@@ -88,12 +114,51 @@ fn replace(nest: &Nest, sort: &Sort, runs: i64, caps: &DeviceCaps, buffers: &mut
     out
 }
 
+/// Keeps the first elements of each block of a row, and of those the first. `None` where the body makes something else of them.
+fn heads(nest: &Nest, sort: &Sort, first: i64, runs: i64, caps: &DeviceCaps, buffers: &mut Vec<Buffer>) -> Option<Vec<Nest>> {
+    let (dtype, total) = (nest.dtype(sort.key), Dim::int(runs * first));
+    let length = nest.col_count().ceil_div(&Dim::int(runs));
+    let axis = nest.rows.len() as u32;
+    let column = IndexExpr::axis(axis, &total);
+    let row = flatten(&nest.row_axes(), &nest.rows).times(&total);
+    let [keys, columns] = [0, 1].map(|k| BufferId(buffers.len() as u32 + k));
+    let mut b = Statements::default();
+    let key = b.push(Instr::Load { buffer: keys, index: row.add(&column), mask: None }, dtype);
+    let sorted = b.push(Instr::Sort { key, descending: sort.descending }, dtype);
+    let position = b.push(Instr::Proj(sorted, 1), DType::I32);
+    let from = b.push(Instr::Load { buffer: columns, index: row.add(&IndexExpr::value(position.0, &total)), mask: None }, DType::I32);
+    let mut writes = vec![];
+    for w in &nest.writes {
+        let mut value = w.value;
+        while let Instr::Cast(x) = nest.stmt(value).instr {
+            value = x;
+        }
+        let mut out = if value == sort.at { sorted } else { from };
+        if (value != sort.at && nest.stmt(value).instr != Instr::Proj(sort.at, 1)) || !w.index.values().is_empty() {
+            return None;
+        }
+        if value != w.value {
+            out = b.push(Instr::Cast(out), nest.dtype(w.value));
+        }
+        let axes = nest.row_axes();
+        let at = |a: &Axis| if a.id == axis { column.clone() } else { axes[a.id as usize].clone() };
+        let index = w.index.substitute(&at, &|v, size| IndexExpr::value(v, size));
+        writes.push(Write::new(w.buffer, index, out).of_first(&Dim::int(first)));
+    }
+    for (name, dtype) in [("keys", dtype), ("columns", DType::I32)] {
+        let shape = Shape(vec![nest.row_count(), total.clone()]);
+        buffers.push(Buffer { name: format!("{}.{name}", nest.label), ty: TensorType { dtype, shape } });
+    }
+    let blocks = blocks(nest, sort, &length, runs, Some(first), Pair { keys, columns }, caps);
+    Some(vec![blocks, part(nest, "heads", nest.rows.clone(), vec![total], b, writes)])
+}
+
 fn part(nest: &Nest, name: &str, rows: Vec<Dim>, cols: Vec<Dim>, body: Statements, writes: Vec<Write>) -> Nest {
     Nest { label: format!("{}.{name}", nest.label), rows, cols, body: body.0, writes, tag: Tag::Loop, provenance: nest.provenance.clone() }
 }
 
-/// Sorts each block of a row.
-fn blocks(nest: &Nest, sort: &Sort, length: &Dim, runs: i64, to: Pair, caps: &DeviceCaps) -> Nest {
+/// Sorts each block of a row, and keeps all of it or the first elements.
+fn blocks(nest: &Nest, sort: &Sort, length: &Dim, runs: i64, keep: Option<i64>, to: Pair, caps: &DeviceCaps) -> Nest {
     let (count, dtype, runs) = (nest.col_count(), nest.dtype(sort.key), Dim::int(runs));
     let total = length.clone() * &runs;
     let rows: Vec<Dim> = nest.rows.iter().cloned().chain([runs.clone()]).collect();
@@ -131,8 +196,12 @@ fn blocks(nest: &Nest, sort: &Sort, length: &Dim, runs: i64, to: Pair, caps: &De
     let position = b.push(Instr::Proj(sorted, 1), DType::I32);
     let start = b.push(Instr::Index(first), DType::I32);
     let column = b.call(ScalarFn::Add, &[position, start], DType::I32);
-    let place = flatten(&axes(&nest.rows, 0), &nest.rows).times(&total).add(&flat);
-    let writes = vec![Write::new(to.keys, place.clone(), sorted), Write::new(to.columns, place, column)];
+    let kept = keep.map_or(length.clone(), Dim::int);
+    let place = flatten(&axes(&nest.rows, 0), &nest.rows).times(&runs).add(&run).times(&kept).add(&own);
+    let mut writes = vec![Write::new(to.keys, place.clone(), sorted), Write::new(to.columns, place, column)];
+    if keep.is_some() {
+        writes = writes.into_iter().map(|w| w.of_first(&kept)).collect();
+    }
     part(nest, "blocks", rows, vec![length.clone()], b, writes)
 }
 
@@ -202,9 +271,12 @@ fn goes_before(b: &mut Statements, x: Val, y: Val, dtype: DType, descending: boo
 
 /// The original body over sorted keys and columns.
 fn finish(nest: &Nest, sort: &Sort, total: &Dim, sorted: Pair) -> Nest {
-    let column = flatten(&nest.col_axes(), &nest.cols);
-    let place = flatten(&nest.row_axes(), &nest.rows).times(total).add(&column);
     let mut out = nest.clone();
+    if let Some(first) = sort.first {
+        out = of_first(out, &Dim::int(first));
+    }
+    let column = flatten(&out.col_axes(), &out.cols);
+    let place = flatten(&out.row_axes(), &out.rows).times(total).add(&column);
     out.body[sort.at.0 as usize].instr = Instr::Load { buffer: sorted.keys, index: place.clone(), mask: None };
     for stmt in &mut out.body {
         if stmt.instr == Instr::Proj(sort.at, 1) {
@@ -218,30 +290,46 @@ fn finish(nest: &Nest, sort: &Sort, total: &Dim, sorted: Pair) -> Nest {
     out
 }
 
+/// The nest over its first columns alone.
+fn of_first(nest: Nest, columns: &Dim) -> Nest {
+    let all = [nest.row_axes(), axes(&[columns.clone()], nest.rows.len() as u32)].concat();
+    let index = |e: &IndexExpr| e.substitute(&|a| all[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size));
+    let body = nest.body.iter().map(|s| Stmt { instr: s.instr.map(&|v| v, &index), dtype: s.dtype }).collect();
+    let writes = nest.writes.iter().map(|w| Write { index: index(&w.index), first: None, ..w.clone() }).collect();
+    Nest { cols: vec![columns.clone()], body, writes, ..nest }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::graph::{Builder, InputRole, OutputRole};
+    use crate::graph::{Builder, InputRole, OutputRole, Value};
     use crate::loop_ir::naive::{self, Memory};
     use crate::loop_ir::{Phase, verify};
     use crate::lower::lower;
+    use crate::ops::Built;
     use crate::types::Bindings;
 
-    /// Caps of a device whose workgroups sort four elements.
-    fn tiny() -> DeviceCaps {
-        DeviceCaps { max_workgroup_bytes: 32, ..DeviceCaps::webgpu_default() }
+    /// A device whose workgroups sort `most` elements.
+    fn tiny(most: u32) -> Target {
+        let target = Target::webgpu_default();
+        Target { caps: DeviceCaps { max_workgroup_bytes: 8 * most, ..target.caps }, ..target }
     }
 
     fn sorted(dtype: DType, shape: (i64, i64), dim: usize, descending: bool) {
+        check(dtype, shape, &tiny(4), &format!("{shape:?} {dtype} {descending}"), &|b, x| b.sort(x, dim, descending));
+    }
+
+    fn check(dtype: DType, shape: (i64, i64), target: &Target, name: &str, of: &dyn Fn(&mut Builder, Value) -> Built<(Value, Value)>) {
         let mut b = Builder::new("sort");
         let x = b.input("x", InputRole::Input, TensorType::new(dtype, shape)).unwrap();
-        let (values, index) = b.sort(x, dim, descending).unwrap();
+        let (values, index) = of(&mut b, x).unwrap();
         b.output("values", OutputRole::User, values);
         b.output("index", OutputRole::User, index);
         let mut lowered = lower(&[(Phase::Forward, &b.finish())], &Config::default()).unwrap();
         let nest = lowered.nests[0].clone();
-        let parts = sort_rows(&nest, &mut lowered.buffers, &tiny()).unwrap();
+        let parts = sort_rows(&nest, &mut lowered.buffers, target).unwrap();
+        assert!(parts.len() > 1);
         let special = [1.0, f64::NAN, -0.0, 0.0, f64::INFINITY, f64::NEG_INFINITY, 1.0];
         let result = |nests: &[Nest]| {
             let number = |k: i64| if k % 3 == 0 { special[(k / 3 % 7) as usize] } else { (k * 7 % 11) as f64 - 4.0 };
@@ -254,7 +342,7 @@ mod tests {
             // Bits, since NaN is among them.
             nest.writes.iter().map(|w| format!("{:?}", memory[w.buffer.0 as usize].elements)).collect::<Vec<_>>()
         };
-        assert_eq!(result(&parts), result(std::slice::from_ref(&nest)), "{shape:?} {dtype} {descending}");
+        assert_eq!(result(&parts), result(std::slice::from_ref(&nest)), "{name}");
     }
 
     #[test]
@@ -271,6 +359,18 @@ mod tests {
     }
 
     #[test]
+    fn heads_of_blocks_hold_the_head_of_the_row() {
+        // Blocks of 128 elements, of which 17 or 32 are kept; more than a quarter is not worth keeping.
+        for (n, k) in [(129, 17), (700, 17), (1000, 32), (300, 40)] {
+            for descending in [false, true] {
+                check(DType::F32, (2, n), &tiny(128), &format!("{k} of {n} {descending}"), &|b, x| b.topk(x, k, 1, descending));
+            }
+        }
+        // A single long row, of whose blocks an invocation holds the head.
+        check(DType::I32, (1, 40_000), &tiny(128), "3 of 40,000", &|b, x| b.topk(x, 3, 1, true));
+    }
+
+    #[test]
     fn short_rows_stay_as_they_are() {
         let mut b = Builder::new("sort");
         let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (3, 4))).unwrap();
@@ -278,6 +378,6 @@ mod tests {
         b.output("values", OutputRole::User, values);
         let mut lowered = lower(&[(Phase::Forward, &b.finish())], &Config::default()).unwrap();
         let nest = lowered.nests[0].clone();
-        assert!(sort_rows(&nest, &mut lowered.buffers, &tiny()).is_none());
+        assert!(sort_rows(&nest, &mut lowered.buffers, &tiny(4)).is_none());
     }
 }

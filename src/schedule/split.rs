@@ -26,8 +26,8 @@ pub fn split_nests(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, target: &Target)
     let mut out = Vec::with_capacity(nests.len() + nests.len() / 4);
     for (at, nest) in nests.into_iter().enumerate() {
         let parts = match sort_scatter(&nest, buffers, model) {
-            Some(parts) => parts.into_iter().flat_map(|n| sort_rows(&n, buffers, &target.caps).unwrap_or_else(|| vec![n])).collect(),
-            None => match (sort_rows(&nest, buffers, &target.caps), stages(&nest, mixed(&nest), model)) {
+            Some(parts) => parts.into_iter().flat_map(|n| sort_rows(&n, buffers, target).unwrap_or_else(|| vec![n])).collect(),
+            None => match (sort_rows(&nest, buffers, target), stages(&nest, mixed(&nest), model)) {
                 (Some(parts), _) => parts,
                 (None, Some((stages, rows_inner))) => split(&nest, stages, rows_inner, buffers).to_vec(),
                 (None, None) => vec![nest],

@@ -42,6 +42,9 @@ pub struct DeviceCaps {
 }
 
 impl DeviceCaps {
+    /// Elements of the head of a sorted row that one invocation holds, however long the row is.
+    pub const SORTED_HEAD: i64 = 16;
+
     /// Elements of the longest row that one workgroup sorts, a power of two: each takes the words of its key and that of its column in
     /// workgroup memory, and no invocation holds more than sixteen.
     pub fn sorted_elements(&self, dtype: DType) -> u32 {
