@@ -230,27 +230,14 @@ fn merge(nest: &Nest, sort: &Sort, length: i64, pairs: i64, from: Pair, to: Pair
     let column = b.push(Instr::Load { buffer: from.columns, index: own, mask: None }, DType::I32);
     let half = b.push(Instr::Index(at[2].clone()), DType::I32);
     let later = b.push(Instr::Cast(half), DType::Bool);
-    let number = |b: &mut Statements, n: i64| b.push(Instr::Const(Number::Int(n)), DType::I32);
-    let (end, one) = (number(&mut b, length), number(&mut b, 1));
-    let mut before = number(&mut b, 0);
-    // The number of elements of the other run that go before this one, digit by digit.
-    let mut step = 1 << length.ilog2();
-    while step > 0 {
-        let width = number(&mut b, step);
-        let more = b.call(ScalarFn::Add, &[before, width], DType::I32);
-        let within = b.call(ScalarFn::Minimum, &[more, end], DType::I32);
-        let probe = b.call(ScalarFn::Sub, &[within, one], DType::I32);
-        let theirs = b.push(Instr::Load { buffer: from.keys, index: other.add(&IndexExpr::value(probe.0, &size)), mask: None }, dtype);
-        // Of equal keys the earlier run's goes first.
+    // How many elements of the other run go before this one: of equal keys the earlier run's goes first.
+    let before = b.count_before(length, &mut |b, place| {
+        let theirs = b.push(Instr::Load { buffer: from.keys, index: other.add(&place), mask: None }, dtype);
         let first = b.call(ScalarFn::Where, &[later, key, theirs], dtype);
         let second = b.call(ScalarFn::Where, &[later, theirs, key], dtype);
-        let less = goes_before(&mut b, first, second, dtype, sort.descending);
-        let counts = b.call(ScalarFn::LogicalXor, &[less, later], DType::Bool);
-        let fits = b.call(ScalarFn::Le, &[more, end], DType::Bool);
-        let counts = b.call(ScalarFn::LogicalAnd, &[counts, fits], DType::Bool);
-        before = b.call(ScalarFn::Where, &[counts, more, before], DType::I32);
-        step /= 2;
-    }
+        let less = goes_before(b, first, second, dtype, sort.descending);
+        b.call(ScalarFn::LogicalXor, &[less, later], DType::Bool)
+    });
     let place = pair.add(&at[3]).add(&IndexExpr::value(before.0, &Dim::int(length + 1)));
     let writes = vec![Write::new(to.keys, place.clone(), key), Write::new(to.columns, place, column)];
     part(nest, "merge", rows, vec![], b, writes)
