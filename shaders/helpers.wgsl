@@ -639,9 +639,8 @@ fn sort_down_l(x: i64, i: u32, y: i64, j: u32) -> bool {
 fn sort_key_(x: f32) -> u32 {
   let u = bitcast<u32>(x);
   let a = u & 0x7fffffffu;
-  if (a > 0x7f800000u) { return 0xffffffffu; }
-  if (a == 0u) { return 0x80000000u; }
-  return select(u | 0x80000000u, ~u, u > 0x7fffffffu);
+  let key = select(u | 0x80000000u, ~u, u > 0x7fffffffu);
+  return select(select(key, 0x80000000u, a == 0u), 0xffffffffu, a > 0x7f800000u);
 }
 
 fn sort_key_i(x: i32) -> u32 {

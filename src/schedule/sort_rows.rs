@@ -279,7 +279,7 @@ fn finish(nest: &Nest, sort: &Sort, total: &Dim, sorted: Pair) -> Nest {
 
 /// The nest over its first columns alone.
 fn of_first(nest: Nest, columns: &Dim) -> Nest {
-    let all = [nest.row_axes(), axes(&[columns.clone()], nest.rows.len() as u32)].concat();
+    let all = [nest.row_axes(), axes(std::slice::from_ref(columns), nest.rows.len() as u32)].concat();
     let index = |e: &IndexExpr| e.substitute(&|a| all[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size));
     let body = nest.body.iter().map(|s| Stmt { instr: s.instr.map(&|v| v, &index), dtype: s.dtype }).collect();
     let writes = nest.writes.iter().map(|w| Write { index: index(&w.index), first: None, ..w.clone() }).collect();
@@ -307,7 +307,9 @@ mod tests {
         check(dtype, shape, &tiny(4), &format!("{shape:?} {dtype} {descending}"), &|b, x| b.sort(x, dim, descending));
     }
 
-    fn check(dtype: DType, shape: (i64, i64), target: &Target, name: &str, of: &dyn Fn(&mut Builder, Value) -> Built<(Value, Value)>) {
+    type Build<'a> = &'a dyn Fn(&mut Builder, Value) -> Built<(Value, Value)>;
+
+    fn check(dtype: DType, shape: (i64, i64), target: &Target, name: &str, of: Build<'_>) {
         let mut b = Builder::new("sort");
         let x = b.input("x", InputRole::Input, TensorType::new(dtype, shape)).unwrap();
         let (values, index) = of(&mut b, x).unwrap();
