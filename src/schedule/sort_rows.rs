@@ -35,15 +35,12 @@ pub fn sort_rows(nest: &Nest, buffers: &mut Vec<Buffer>, target: &Target) -> Opt
     if caps.is_cpu() {
         return None;
     }
-    if let Some(first) = sort.first
-        && (first <= DeviceCaps::SORTED_HEAD || first <= most / 4)
+    if let Some(parts) = head_blocks(nest, sort.first, most, target)
+        && let Some(nests) = heads(nest, &sort, &parts, caps, buffers)
     {
-        let fill = target.model.parallel_lanes as i64 / 256 / nest.row_count().as_int().unwrap_or(1 << 16).max(1);
-        let runs = if first <= DeviceCaps::SORTED_HEAD { fill.min(count / BLOCK) } else { (count + most - 1) / most };
-        let parts = (runs > 1).then(|| heads(nest, &sort, first, runs, caps, buffers)).flatten()?;
-        return Some(parts.into_iter().flat_map(|n| sort_rows(&n, buffers, target).unwrap_or_else(|| vec![n])).collect());
+        return Some(nests.into_iter().flat_map(|n| sort_rows(&n, buffers, target).unwrap_or_else(|| vec![n])).collect());
     }
-    if count <= most {
+    if count <= most || sort.first.is_some_and(|n| n <= DeviceCaps::SORTED_HEAD) {
         return None;
     }
     let runs = ((count + most - 1) / most) as u64;
@@ -83,6 +80,16 @@ fn plain_sort(nest: &Nest) -> Option<Sort> {
     (nest.tag == Tag::Loop && nest.writes.iter().all(plain)).then_some(found)
 }
 
+/// How a row becomes blocks.
+struct Blocks {
+    /// Number of blocks.
+    runs: i64,
+    /// Elements of a block.
+    length: Dim,
+    /// Elements of a sorted block that are kept.
+    kept: Dim,
+}
+
 /// Keys and columns in scratch buffers of rows x elements.
 #[derive(Clone, Copy)]
 struct Pair {
@@ -101,23 +108,37 @@ fn replace(nest: &Nest, sort: &Sort, runs: i64, caps: &DeviceCaps, buffers: &mut
     };
     let mut pair = || Pair { keys: scratch("keys", dtype), columns: scratch("columns", DType::I32) };
     let mut sorted = pair();
-    let mut out = vec![blocks(nest, sort, &length, runs, None, sorted, caps)];
+    let mut out = vec![blocks(nest, sort, &Blocks { runs, length: length.clone(), kept: length.clone() }, sorted, caps)];
     let mut length = length.as_int().unwrap_or(1);
     let mut runs = runs;
     while runs > 1 {
         let next = pair();
         runs /= 2;
-        out.push(merge(nest, sort, length, runs, sorted, next));
+        out.push(merge(nest, sort, [length, runs], sorted, next));
         (sorted, length) = (next, length * 2);
     }
     out.push(finish(nest, sort, &total, sorted));
     out
 }
 
+/// Blocks of which the first elements are kept. `None` where one kernel does, or where they would be most of a block.
+fn head_blocks(nest: &Nest, first: Option<i64>, most: i64, target: &Target) -> Option<Blocks> {
+    let (first, count) = (first?, nest.col_count().as_int()?);
+    let runs = if first <= DeviceCaps::SORTED_HEAD {
+        // As many workgroups as fill the device, where rows alone do not.
+        let rows = nest.row_count().as_int().unwrap_or(i64::MAX).max(1);
+        (target.model.parallel_lanes as i64 / 256 / rows).min(count / BLOCK)
+    } else if first <= most / 4 {
+        (count + most - 1) / most
+    } else {
+        1
+    };
+    (runs > 1).then(|| Blocks { runs, length: Dim::int((count + runs - 1) / runs), kept: Dim::int(first) })
+}
+
 /// Keeps the first elements of each block of a row, and of those the first. `None` where the body makes something else of them.
-fn heads(nest: &Nest, sort: &Sort, first: i64, runs: i64, caps: &DeviceCaps, buffers: &mut Vec<Buffer>) -> Option<Vec<Nest>> {
-    let (dtype, total) = (nest.dtype(sort.key), Dim::int(runs * first));
-    let length = nest.col_count().ceil_div(&Dim::int(runs));
+fn heads(nest: &Nest, sort: &Sort, parts: &Blocks, caps: &DeviceCaps, buffers: &mut Vec<Buffer>) -> Option<Vec<Nest>> {
+    let (dtype, total) = (nest.dtype(sort.key), parts.kept.clone() * Dim::int(parts.runs));
     let axis = nest.rows.len() as u32;
     let column = IndexExpr::axis(axis, &total);
     let row = flatten(&nest.row_axes(), &nest.rows).times(&total);
@@ -143,13 +164,13 @@ fn heads(nest: &Nest, sort: &Sort, first: i64, runs: i64, caps: &DeviceCaps, buf
         let axes = nest.row_axes();
         let at = |a: &Axis| if a.id == axis { column.clone() } else { axes[a.id as usize].clone() };
         let index = w.index.substitute(&at, &|v, size| IndexExpr::value(v, size));
-        writes.push(Write::new(w.buffer, index, out).of_first(&Dim::int(first)));
+        writes.push(Write::new(w.buffer, index, out).of_first(&parts.kept));
     }
     for (name, dtype) in [("keys", dtype), ("columns", DType::I32)] {
         let shape = Shape(vec![nest.row_count(), total.clone()]);
         buffers.push(Buffer { name: format!("{}.{name}", nest.label), ty: TensorType { dtype, shape } });
     }
-    let blocks = blocks(nest, sort, &length, runs, Some(first), Pair { keys, columns }, caps);
+    let blocks = blocks(nest, sort, parts, Pair { keys, columns }, caps);
     Some(vec![blocks, part(nest, "heads", nest.rows.clone(), vec![total], b, writes)])
 }
 
@@ -158,8 +179,9 @@ fn part(nest: &Nest, name: &str, rows: Vec<Dim>, cols: Vec<Dim>, body: Statement
 }
 
 /// Sorts each block of a row, and keeps all of it or the first elements.
-fn blocks(nest: &Nest, sort: &Sort, length: &Dim, runs: i64, keep: Option<i64>, to: Pair, caps: &DeviceCaps) -> Nest {
-    let (count, dtype, runs) = (nest.col_count(), nest.dtype(sort.key), Dim::int(runs));
+fn blocks(nest: &Nest, sort: &Sort, parts: &Blocks, to: Pair, caps: &DeviceCaps) -> Nest {
+    let (count, dtype, runs) = (nest.col_count(), nest.dtype(sort.key), Dim::int(parts.runs));
+    let (length, kept) = (&parts.length, &parts.kept);
     let total = length.clone() * &runs;
     let rows: Vec<Dim> = nest.rows.iter().cloned().chain([runs.clone()]).collect();
     let (run, own) = (IndexExpr::axis(nest.rows.len() as u32, &runs), IndexExpr::axis(rows.len() as u32, length));
@@ -196,11 +218,10 @@ fn blocks(nest: &Nest, sort: &Sort, length: &Dim, runs: i64, keep: Option<i64>, 
     let position = b.push(Instr::Proj(sorted, 1), DType::I32);
     let start = b.push(Instr::Index(first), DType::I32);
     let column = b.call(ScalarFn::Add, &[position, start], DType::I32);
-    let kept = keep.map_or(length.clone(), Dim::int);
-    let place = flatten(&axes(&nest.rows, 0), &nest.rows).times(&runs).add(&run).times(&kept).add(&own);
+    let place = flatten(&axes(&nest.rows, 0), &nest.rows).times(&runs).add(&run).times(kept).add(&own);
     let mut writes = vec![Write::new(to.keys, place.clone(), sorted), Write::new(to.columns, place, column)];
-    if keep.is_some() {
-        writes = writes.into_iter().map(|w| w.of_first(&kept)).collect();
+    if kept != length {
+        writes = writes.into_iter().map(|w| w.of_first(kept)).collect();
     }
     part(nest, "blocks", rows, vec![length.clone()], b, writes)
 }
@@ -217,7 +238,7 @@ fn last_key(dtype: DType, descending: bool, caps: &DeviceCaps) -> Number {
 }
 
 /// Merges the two sorted runs of `length` elements of each of `pairs` pairs in a row.
-fn merge(nest: &Nest, sort: &Sort, length: i64, pairs: i64, from: Pair, to: Pair) -> Nest {
+fn merge(nest: &Nest, sort: &Sort, [length, pairs]: [i64; 2], from: Pair, to: Pair) -> Nest {
     let dtype = nest.dtype(sort.key);
     let (size, two) = (Dim::int(length), Dim::int(2));
     let rows = vec![nest.row_count(), Dim::int(pairs), two.clone(), size.clone()];
