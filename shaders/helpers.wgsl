@@ -635,6 +635,38 @@ fn sort_down_l(x: i64, i: u32, y: i64, j: u32) -> bool {
   return x > y || (x == y && i < j);
 }
 
+// Words that order as numbers do when sorted: NaN behind everything, zeros equal.
+fn sort_key_(x: f32) -> u32 {
+  let u = bitcast<u32>(x);
+  let a = u & 0x7fffffffu;
+  let key = select(u | 0x80000000u, ~u, u > 0x7fffffffu);
+  return select(select(key, 0x80000000u, a == 0u), 0xffffffffu, a > 0x7f800000u);
+}
+
+fn sort_key_i(x: i32) -> u32 {
+  return bitcast<u32>(x) ^ 0x80000000u;
+}
+
+fn sort_key_u(x: u32) -> u32 {
+  return x;
+}
+
+// The upper word first.
+fn sort_key_l(x: i64) -> vec2<u32> {
+  let u = u64(x);
+  return vec2<u32>(u32(u >> 32u) ^ 0x80000000u, u32(u));
+}
+
+// Whether (key, column) sorts before another such pair.
+fn goes_before_(a: vec2<u32>, b: vec2<u32>) -> bool {
+  return (a.x < b.x) | ((a.x == b.x) & (a.y < b.y));
+}
+
+// The same with keys of two words.
+fn goes_before_wide_(a: vec3<u32>, b: vec3<u32>) -> bool {
+  return (a.x < b.x) | ((a.x == b.x) & ((a.y < b.y) | ((a.y == b.y) & (a.z < b.z))));
+}
+
 // Chan's combination of (mean, sum of squared deviations, count).
 fn welford_(a: vec3<f32>, b: vec3<f32>) -> vec3<f32> {
   if (b.z == 0.0f) { return a; }

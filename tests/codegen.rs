@@ -633,7 +633,7 @@ fn prefixes_beside_reductions() {
 }
 
 #[test]
-fn scans_and_sorts() {
+fn scans_of_every_combiner() {
     for n in [1usize, 2, 33, 257] {
         for combiner in [Combiner::Sum, Combiner::Max, Combiner::Prod] {
             let x = random(DType::F32, &[4, n], 1);
@@ -652,26 +652,108 @@ fn scans_and_sorts() {
             case.tolerance = 1e-5;
             case.check();
         }
-        for (dtype, descending) in [(DType::F32, false), (DType::F32, true), (DType::I32, true), (DType::Bool, false)] {
-            let mut x = random(dtype, &[4, n], 1).to_f64();
-            x.iter_mut().enumerate().filter(|(i, _)| i % 11 == 3).for_each(|(_, v)| *v = f64::NAN);
-            x.iter_mut().enumerate().filter(|(i, _)| i % 5 == 1).for_each(|(_, v)| *v = 1.0);
-            let x = HostTensor::from_f64(dtype, &[4, n], &x);
-            Case::new(format!("sort {dtype} {n} {descending}"), vec![x], vec![ty(dtype, &[4, n]), ty(DType::I32, &[4, n])], |cx| {
-                let x = cx.operand(0);
-                let (y, z) = (cx.results[0].0, cx.results[1].0);
-                cx.nest(&[4.into()], &[n.into()], |b, r, c| {
-                    let at = [r, c].concat();
-                    let v = b.load(&x, &at);
-                    let s = b.sort(v, descending);
-                    let from = b.proj(s, 1);
-                    let flat = flatten(&at, &[4.into(), n.into()]);
-                    b.write(y, flat.clone(), s);
-                    b.write(z, flat, from);
-                    Ok(())
-                })
-            })
-            .check();
+    }
+}
+
+/// Values and columns of rows in order.
+fn sorted(name: &str, x: HostTensor, descending: bool) -> Case {
+    let ty = x.ty();
+    let index = TensorType { dtype: DType::I32, shape: ty.shape.clone() };
+    Case::new(format!("{name} {} {descending}", ty), vec![x], vec![ty.clone(), index], |cx| inductor::ops::Sort { dim: 1, descending }.lower(cx))
+}
+
+/// Random numbers with ties and with whatever is special about the dtype.
+fn special(dtype: DType, rows: usize, n: usize) -> HostTensor {
+    let mut x = random(dtype, &[rows, n], n as u64).to_f64();
+    // Storage of i64 is narrow.
+    let range = if dtype == DType::I64 { DType::I32 } else { dtype }.int_range();
+    let (low, high) = range.map_or((f64::NEG_INFINITY, f64::INFINITY), |(a, b)| (a as f64, b as f64));
+    for (i, v) in x.iter_mut().enumerate() {
+        *v = match i % 13 {
+            1 | 5 => 1.0,
+            2 => low,
+            3 if dtype.is_float() => f64::NAN,
+            4 => high,
+            6 => 0.0,
+            7 if dtype.is_float() => -0.0,
+            _ => *v,
+        };
+    }
+    HostTensor::from_f64(dtype, &[rows, n], &x)
+}
+
+#[test]
+fn sorts_of_every_length() {
+    for n in [1usize, 2, 3, 5, 8, 9, 31, 63, 64, 65, 127, 257, 1000, 2048, 2049, 4097] {
+        let rows = if n < 300 { 37 } else { 3 };
+        sorted("sort", special(DType::F32, rows, n), n % 2 == 0).check();
+        sorted("sort", special(DType::I32, rows, n), n % 2 == 1).check();
+    }
+    // Rows of unknown length, which a workgroup may hold or not.
+    let op = inductor::ops::Sort { dim: 1, descending: true };
+    for most in [512, 5000] {
+        let (m, n) = (Dim::symbol("m", 1, 512), Dim::symbol("n", 1, most));
+        for (rows, length) in [(3i64, 1i64), (70, 5), (2, 512)] {
+            let x = TensorType::new(DType::F32, vec![m.clone(), n.clone()]);
+            let index = TensorType { dtype: DType::I32, shape: x.shape.clone() };
+            let inputs = vec![special(DType::F32, rows as usize, length as usize)];
+            Case::symbolic("sort m x n", inputs, vec![x.clone()], vec![x, index], &[(&m, rows), (&n, length)], |cx| op.lower(cx)).check();
+        }
+    }
+}
+
+/// The first elements of sorted rows: held by invocations, or what a network sorts, or counted.
+#[test]
+fn sorts_of_which_the_head_is_written() {
+    let mut cases = vec![];
+    for (n, k) in
+        [(1usize, 1i64), (5, 2), (127, 3), (128, 1), (129, 8), (300, 16), (300, 17), (1000, 5), (1024, 8), (4097, 16), (9001, 2), (2500, 40)]
+    {
+        let rows = if n < 300 { 37 } else { 3 };
+        cases.push((special(DType::F32, rows, n), k, true));
+        cases.push((special(DType::I32, rows, n), k, false));
+    }
+    for dtype in [DType::F16, DType::I64, DType::U8, DType::Bool] {
+        cases.push((special(dtype, 3, 700), 7, dtype != DType::I64));
+    }
+    for (x, k, descending) in cases {
+        let ty = TensorType::new(x.dtype(), vec![x.ty().shape[0].clone(), Dim::int(k)]);
+        let index = TensorType { dtype: DType::I32, shape: ty.shape.clone() };
+        let op = inductor::ops::TopK { k: Dim::int(k), dim: 1, descending };
+        Case::new(format!("first {k} of {} {descending}", x.ty()), vec![x], vec![ty, index], |cx| op.lower(cx)).check();
+    }
+    // Rows of unknown length.
+    let (m, n) = (Dim::symbol("m", 1, 512), Dim::symbol("n", 4, 4096));
+    for (rows, length) in [(3i64, 4i64), (5, 129), (1, 1024)] {
+        let x = TensorType::new(DType::F32, vec![m.clone(), n.clone()]);
+        let y = TensorType::new(DType::F32, vec![m.clone(), Dim::int(4)]);
+        let index = TensorType { dtype: DType::I32, shape: y.shape.clone() };
+        let op = inductor::ops::TopK { k: Dim::int(4), dim: 1, descending: true };
+        let inputs = vec![special(DType::F32, rows as usize, length as usize)];
+        Case::symbolic("first 4 of m x n", inputs, vec![x], vec![y, index], &[(&m, rows), (&n, length)], |cx| op.lower(cx)).check();
+    }
+}
+
+/// A subgroup takes a row and reads it once: nothing waits.
+#[test]
+fn the_head_of_many_rows_needs_no_barrier() {
+    let op = inductor::ops::TopK { k: Dim::int(8), dim: 1, descending: true };
+    let x = TensorType::new(DType::F32, (65536, 4096));
+    let (values, index) = (TensorType::new(DType::F32, (65536, 8)), TensorType::new(DType::I32, (65536, 8)));
+    let case = Case::symbolic("topk", vec![], vec![x], vec![values, index], &[], |cx| op.lower(cx));
+    let plan = case.plan(&kernels::targets()[1]);
+    let variant = &plan.code[0].variants[0];
+    assert_eq!(variant.name, "first-2x32x8");
+    assert!(!variant.wgsl.contains("workgroupBarrier"), "{}", variant.wgsl);
+}
+
+#[test]
+fn sorts_of_every_dtype() {
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::I64, DType::I32, DType::I16, DType::I8, DType::U32, DType::U8, DType::Bool] {
+        for n in [9usize, 300] {
+            for descending in [false, true] {
+                sorted("sort", special(dtype, 3, n), descending).check();
+            }
         }
     }
 }

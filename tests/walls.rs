@@ -40,6 +40,54 @@ fn one_sort() {
     everywhere(&b.finish(), &vec![("x".into(), numbers(&[3, 67]))]);
 }
 
+/// Rows that no workgroup holds are sorted in blocks and merged.
+#[test]
+fn one_sort_of_long_rows() {
+    for (dim, shape, descending) in [(1, [2usize, 9001], true), (0, [4099, 2], false)] {
+        let mut b = Builder::new("long");
+        let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (shape[0] as i64, shape[1] as i64))).unwrap();
+        let (values, index) = b.sort(x, dim, descending).unwrap();
+        b.output("values", OutputRole::User, values);
+        b.output("index", OutputRole::User, index);
+        everywhere(&b.finish(), &vec![("x".into(), numbers(&shape))]);
+    }
+}
+
+/// Blocks of a row keep their largest elements, of which the largest of the row are.
+#[test]
+fn one_topk_of_long_rows() {
+    for (shape, k, dim) in [([2usize, 20_000], 5, 1), ([3, 9000], 40, 1), ([300, 3], 8, 0)] {
+        let mut b = Builder::new("topk");
+        let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (shape[0] as i64, shape[1] as i64))).unwrap();
+        let (values, index) = b.topk(x, k, dim, true).unwrap();
+        let values = b.scale(values, 2.0).unwrap();
+        b.output("values", OutputRole::User, values);
+        b.output("index", OutputRole::User, index);
+        everywhere(&b.finish(), &vec![("x".into(), numbers(&shape))]);
+    }
+}
+
+/// So many pairs of rows and indices that the indices are sorted, more of them than a workgroup holds.
+#[test]
+fn one_sum_at_sorted_indices() {
+    let (rows, width, count) = (2000usize, 16, 3000);
+    let mut b = Builder::new("scatter");
+    let base = b.input("base", InputRole::Input, TensorType::new(DType::F32, (rows as i64, width))).unwrap();
+    let index = b.input("index", InputRole::Input, TensorType::new(DType::I32, count as i64)).unwrap();
+    let src = b.input("src", InputRole::Input, TensorType::new(DType::F32, (count as i64, width))).unwrap();
+    let y = b.op(inductor::ops::IndexAdd { dim: 0, checked: false }, &[base, index, src]).unwrap();
+    b.output("y", OutputRole::User, y);
+    let graph = b.finish();
+    let types: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
+    let plan = inductor::compile::inductor(&graph, &types, &inductor::config::Target::webgpu_default(), &Config::default()).unwrap();
+    assert!(plan.program.commands.iter().any(|c| c.label.contains("merge")), "{:?}", plan.program.commands);
+    if layers::software().is_some() {
+        let at = HostTensor::i32(&[count], &(0..count as i32).map(|k| k * 7919 % 1997).collect::<Vec<_>>());
+        let inputs = vec![("base".into(), numbers(&[rows, width as usize])), ("index".into(), at), ("src".into(), numbers(&[count, width as usize]))];
+        layers::check(&("software adapter as webgpu-default", layers::portable), &graph, What::Forward, &inputs, 1e-6).unwrap();
+    }
+}
+
 #[test]
 fn one_scan() {
     let mut b = Builder::new("scan");

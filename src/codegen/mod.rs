@@ -3,7 +3,8 @@
 //! * Comes in: a [`Program`] and a [`Target`].
 //! * Goes out: a [`Plan`]: the program with a shader for every distinct launch: kernels, slot aliasing and guard.
 //! * Forms: `pointwise` (one invocation for each element), `transpose` (tiles through workgroup memory where reads and writes
-//!   run along different axes), `reduce` (rows with reductions or scans), `sort`, `matmul` (tiles, from
+//!   run along different axes), `reduce` (rows with reductions or scans), `sort` (with the
+//!   `network` of rows that a workgroup holds), `matmul` (tiles, from
 //!   `shaders/matmul.wgsl.j2`). `emit` places statements in blocks, `value` spells statements, `spell` scalar functions,
 //!   `combine` reductions, `exchange` partial results between invocations, `storage` element formats.
 //! * Invariants: the same program and target give the same bytes; a shader does not depend on names, labels or lines; a
@@ -21,6 +22,7 @@ mod layout;
 mod limits;
 mod matmul;
 mod module;
+mod network;
 mod plan;
 mod pointwise;
 mod reduce;

@@ -1,13 +1,14 @@
-//! Sorts by counting: the rank of an element is the number of elements of its row that go before it.
+//! Nests with a sort: rows that a workgroup holds go to `network`, others are sorted by counting.
 //!
-//! One invocation for each element computes its key, loops over the row to count, and then runs the rest of the body at the
-//! column that equals the rank. Every column is the rank of one element, so every element is written once. Work is quadratic
-//! in the row; reads of a row are shared by the cache.
+//! Counting: the rank of an element is the number of elements of its row that go before it. One invocation for each element
+//! computes its key, loops over the row to count, and then runs the rest of the body at the column that equals the rank. Every
+//! column is the rank of one element, so every element is written once. Work is quadratic in the row; reads of a row are shared
+//! by the cache. `schedule` splits long rows, so that only rows of unknown length come here.
 
 use super::combine::suffix;
 use super::emit::{Emitter, Ex, Lane};
 use super::module::{Launch, Shader, assemble};
-
+use super::network;
 use super::pointwise::axis;
 use super::unit::Unit;
 use crate::loop_ir::{Instr, Nest, Val, unflatten};
@@ -21,11 +22,41 @@ const HERE: usize = 0;
 const THERE: usize = 1;
 const RANK: usize = 2;
 
+/// The sort of a nest.
+pub struct Sort {
+    /// The statement.
+    pub at: Val,
+    /// What is sorted.
+    pub key: Val,
+    /// Largest first.
+    pub descending: bool,
+}
+
+impl Sort {
+    /// The values that are the column each element came from.
+    pub fn columns(&self, nest: &Nest) -> Vec<Val> {
+        (0..nest.body.len() as u32).map(Val).filter(|v| nest.stmt(*v).instr == Instr::Proj(self.at, 1)).collect()
+    }
+
+    /// Whether anything but those columns is made of the sorted values.
+    pub fn value_is_used(&self, nest: &Nest) -> bool {
+        let read = |i: &Instr| !matches!(i, Instr::Proj(..)) && i.operands().contains(&self.at);
+        nest.body.iter().any(|s| read(&s.instr)) || nest.writes.iter().any(|w| w.value == self.at || w.index.values().contains(&self.at.0))
+    }
+}
+
+/// The number of columns of a row that are written, where all writes are of the same first ones.
+pub fn first(nest: &Nest) -> Option<i64> {
+    let mut all = nest.writes.iter().map(|w| w.first.as_ref().and_then(Dim::as_int));
+    let first = all.next()??;
+    (first > 0 && all.all(|n| n == Some(first))).then_some(first)
+}
+
 /// The kernel of a nest with one sort and no reduction or scan.
 pub fn generate(unit: &Unit) -> Result<Shader, String> {
     let nest = unit.nest;
-    let sorts: Vec<(Val, Val, bool)> = sorts(nest);
-    let [(sort, key, descending)] = sorts[..] else { return Err(format!("{} sorts in one kernel; schedule them apart", sorts.len())) };
+    let sorts = sorts(nest);
+    let [sort] = &sorts[..] else { return Err(format!("{} sorts in one kernel; schedule them apart", sorts.len())) };
     if nest.body.iter().any(|s| matches!(s.instr, Instr::Reduce(..) | Instr::Scan(..))) {
         return Err("a sort is fused with a reduction or scan; schedule them apart".into());
     }
@@ -35,6 +66,15 @@ pub fn generate(unit: &Unit) -> Result<Shader, String> {
     if unit.is_in_place() {
         return Err("a sort cannot overwrite what it reads".into());
     }
+    match network::generate(unit, sort)? {
+        Some(shader) => Ok(shader),
+        None => by_counting(unit, sort),
+    }
+}
+
+fn by_counting(unit: &Unit, sort: &Sort) -> Result<Shader, String> {
+    let nest = unit.nest;
+    let Sort { key, descending, .. } = *sort;
     let mut em = Emitter::new(unit);
     let (rows, cols) = (nest.row_count(), nest.col_count());
     for id in &AXES[1..] {
@@ -70,18 +110,15 @@ pub fn generate(unit: &Unit) -> Result<Shader, String> {
     em.line(format!("if ({f}({other_text}, j, {mine_text}, c)) {{ rank += 1u; }}"));
     em.close(&format!("for (var j = 0u; j < {}; j++)", count.text));
     em.axes.insert(AXES[3], Ex::global("rank"));
-    em.set_computed(sort.0, RANK, &mine);
-    for j in 0..nest.body.len() as u32 {
-        if nest.body[j as usize].instr == Instr::Proj(sort, 1) {
-            em.set_computed(j, RANK, &Ex::global("i32(c)"));
-        }
-    }
+    em.set_computed(sort.at.0, RANK, &mine);
+    sort.columns(nest).into_iter().for_each(|v| em.set_computed(v.0, RANK, &Ex::global("i32(c)")));
     let mut stores = vec![];
     for w in &nest.writes {
         if !nest.is_element_write(w, &unit.level) {
             stores.extend(em.stores(w, &[RANK], &|_| Some("rank == 0u".into()))?);
         } else {
-            stores.extend(em.stores(w, &[RANK], &|_| None)?);
+            let first = w.first.as_ref().map(|n| em.size(n).text);
+            stores.extend(em.stores(w, &[RANK], &|_| first.as_ref().map(|n| format!("rank < {n}")))?);
         }
     }
     for s in stores {
@@ -91,9 +128,9 @@ pub fn generate(unit: &Unit) -> Result<Shader, String> {
     assemble(em, Launch { name: format!("sort-by-rank-{THREADS}"), threads: THREADS, groups, shared_bytes: 0 })
 }
 
-fn sorts(nest: &Nest) -> Vec<(Val, Val, bool)> {
+fn sorts(nest: &Nest) -> Vec<Sort> {
     let found = nest.body.iter().enumerate().filter_map(|(i, s)| match s.instr {
-        Instr::Sort { key, descending } => Some((Val(i as u32), key, descending)),
+        Instr::Sort { key, descending } => Some(Sort { at: Val(i as u32), key, descending }),
         _ => None,
     });
     found.collect()

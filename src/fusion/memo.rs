@@ -89,7 +89,7 @@ impl Memo {
             }
         }
         for w in &nest.writes {
-            (local(w.buffer), &w.index, w.value, w.fold).hash(&mut bytes);
+            (local(w.buffer), &w.index, w.value, w.fold, &w.first).hash(&mut bytes);
         }
         let (label, provenance) = (nest.label.as_str().into(), Rc::new(nest.provenance.clone()));
         let structure = match self.structures.get(&bytes.0) {

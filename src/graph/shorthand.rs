@@ -127,9 +127,14 @@ impl Builder {
         Ok(self.sort(x, dim, descending)?.1)
     }
 
-    /// The `k` largest (or smallest) values along `dim` in order, and their indices.
+    /// The `k` largest (or smallest) values along `dim` in order, and their indices. Of many elements the whole is sorted: their gradient
+    /// compares each with each element of the operand.
     pub fn topk(&mut self, x: Value, k: impl Into<Dim>, dim: usize, largest: bool) -> Built<(Value, Value)> {
         let k = k.into();
+        if k.as_int().is_some_and(|k| (1..=64).contains(&k)) && k.known_le(&self.shape(x)[dim]) {
+            let results = self.node(ops::TopK { k, dim: dim as u32, descending: largest }, &[x])?;
+            return Ok((results[0], results[1]));
+        }
         let (values, indices) = self.sort(x, dim, largest)?;
         Ok((self.slice(values, dim, 0, k.clone(), 1)?, self.slice(indices, dim, 0, k, 1)?))
     }

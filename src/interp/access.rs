@@ -396,6 +396,7 @@ fn rebuild(nest: &Nest, bindings: &Bindings, parts: &[Vec<i64>]) -> Result<Bound
     }
     for w in &mut out.writes {
         w.index = index(&w.index)?;
+        w.first = w.first.as_ref().map(|n| n.eval(bindings)).transpose()?.map(Dim::int);
     }
     Ok(Bound { nest: out, axes })
 }

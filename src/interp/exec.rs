@@ -419,21 +419,30 @@ struct Put<'a, T, U, F: Fn(T) -> U> {
     memory: &'a Memory<'a>,
     values: Src<'a, T>,
     convert: F,
+    /// Columns of a row, and how many of them are written, where that is not all.
+    first: Option<(usize, usize)>,
     element: std::marker::PhantomData<U>,
+}
+
+impl<T: Pod, U: Pod, F: Fn(T) -> U> Put<'_, T, U, F> {
+    fn set(&self, lane: usize, element: i64) {
+        if self.first.is_none_or(|(columns, first)| lane % columns < first) {
+            self.memory.set(element, (self.convert)(self.values.at(lane)));
+        }
+    }
 }
 
 impl<T: Pod, U: Pod, F: Fn(T) -> U> Visit for Put<'_, T, U, F> {
     #[inline(always)]
     fn run(&mut self, lane: usize, element: i64, stride: i64, n: usize) {
         match self.values {
+            _ if self.first.is_some() => (0..n).for_each(|i| self.set(lane + i, element + i as i64 * stride)),
             Src::All(x) => self.memory.write(element, stride, &x[lane..lane + n], &self.convert),
             Src::One(x) => self.memory.fill(element, stride, n, (self.convert)(x)),
         }
     }
     fn gather(&mut self, lane: usize, elements: &[i64], offset: i64) {
-        for (i, e) in elements.iter().enumerate() {
-            self.memory.set(e + offset, (self.convert)(self.values.at(lane + i)));
-        }
+        elements.iter().enumerate().for_each(|(i, e)| self.set(lane + i, e + offset));
     }
 }
 
@@ -464,7 +473,7 @@ fn store(s: &Store, cx: &Context<'_>, frame: &Frame<'_>) {
     let memory = &cx.memories[s.buffer];
     let arg = s.args.last().expect("a store has a value");
     let value = frame.value(arg);
-    if s.effect != Effect::Replace {
+    if !matches!(s.effect, Effect::Replace | Effect::ReplaceFirst(_)) {
         let mask = match s.effect {
             Effect::AddWhere => frame.value(&s.args[s.args.len() - 2]),
             _ => Value::Bool(Src::One(1)),
@@ -500,5 +509,9 @@ fn store(s: &Store, cx: &Context<'_>, frame: &Frame<'_>) {
 
 #[inline(always)]
 fn put<T: Pod, U: Pod>(s: &Store, memory: &Memory<'_>, frame: &Frame<'_>, values: Src<'_, T>, convert: impl Fn(T) -> U) {
-    frame.visit(&s.access, &s.args, &mut Put { memory, values, convert, element: std::marker::PhantomData });
+    let first = match s.effect {
+        Effect::ReplaceFirst(n) => Some((frame.block.cols, n as usize)),
+        _ => None,
+    };
+    frame.visit(&s.access, &s.args, &mut Put { memory, values, convert, first, element: std::marker::PhantomData });
 }

@@ -127,6 +127,8 @@ pub struct Store {
 pub enum Effect {
     /// Replaces the element.
     Replace,
+    /// Replaces it in the first so many columns.
+    ReplaceFirst(i64),
     /// Adds to it where the mask holds.
     AddWhere,
     /// Adds to it. Before the first row, the elements from 0 to this number are zero.
@@ -555,7 +557,7 @@ impl<'a> Builder<'a> {
         let effect = match self.accumulate {
             Some(_) => Effect::AddWhere,
             None if write.fold => Effect::AddFrom(self.out.rows / self.out.together * self.out.cols),
-            None => Effect::Replace,
+            None => write.first.as_ref().map_or(Effect::Replace, |n| Effect::ReplaceFirst(n.as_int().expect("sizes are bound"))),
         };
         Store { buffer: write.buffer.0 as usize, access, level, args, effect }
     }

@@ -200,12 +200,19 @@ pub struct Write {
     /// Stores the sum over the innermost row axes, those that the index does not use, of an element-level f32. A kernel that works
     /// along its rows so sums along its columns too, chunk by chunk of rows, and reads the data once.
     pub fold: bool,
+    /// Stores only the first so many columns, in the order of the flat column index: the head of a sorted row. Needs a sort.
+    pub first: Option<Dim>,
 }
 
 impl Write {
     /// A store of each value.
     pub fn new(buffer: BufferId, index: IndexExpr, value: Val) -> Write {
-        Write { buffer, index, value, fold: false }
+        Write { buffer, index, value, fold: false, first: None }
+    }
+
+    /// A store of the first columns of a sorted row.
+    pub fn of_first(self, columns: &Dim) -> Write {
+        Write { first: Some(columns.clone()), ..self }
     }
 }
 

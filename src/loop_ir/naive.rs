@@ -175,7 +175,11 @@ impl Frame<'_> {
     }
 
     fn write(&self, write: &Write, is_element: bool, buffers: &mut [Memory]) -> Result<(), String> {
-        let columns = if is_element { (0..self.places.len()).map(Some).collect() } else { vec![None] };
+        let count = match &write.first {
+            Some(first) => self.places.len().min(first.eval(self.bindings)?.max(0) as usize),
+            None => self.places.len(),
+        };
+        let columns = if is_element { (0..count).map(Some).collect() } else { vec![None] };
         let memory = &mut buffers[write.buffer.0 as usize];
         // The first row of a chunk replaces what was there, the others add.
         let chunks = self.nest.chunk_axes().filter(|_| write.fold).unwrap_or(self.row.len());

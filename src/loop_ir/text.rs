@@ -21,7 +21,8 @@ impl fmt::Display for Nest {
         }
         for w in &self.writes {
             let sum = if w.fold { "sum over rows of " } else { "" };
-            writeln!(f, "  b{}[{}] = {sum}%{}", w.buffer.0, w.index, w.value.0)?;
+            let first = w.first.as_ref().map(|n| format!(" in the first {n} columns")).unwrap_or_default();
+            writeln!(f, "  b{}[{}] = {sum}%{}{first}", w.buffer.0, w.index, w.value.0)?;
         }
         write!(f, "}}")
     }

@@ -51,6 +51,9 @@ pub fn verify(nest: &Nest) -> Vec<String> {
         if w.fold {
             check_fold(nest, w, &mut fault);
         }
+        if w.first.is_some() && (w.fold || !nest.body.iter().any(|s| matches!(s.instr, Instr::Sort { .. }))) {
+            fault("only a sorted row has a head to store".into());
+        }
     }
     check_tag(nest, &mut faults);
     faults

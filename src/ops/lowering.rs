@@ -213,6 +213,11 @@ impl Body {
         self.writes.push(Write::new(buffer, index, value));
     }
 
+    /// Stores the first columns of a sorted row.
+    pub fn write_first(&mut self, buffer: BufferId, index: IndexExpr, value: Val, columns: &Dim) {
+        self.writes.push(Write::new(buffer, index, value).of_first(columns));
+    }
+
     fn push(&mut self, instr: Instr, dtype: DType) -> Val {
         let stmt = Stmt { instr, dtype };
         if let Some(&v) = self.known.get(&stmt) {

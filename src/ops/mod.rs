@@ -73,7 +73,7 @@ pub use scatter::{IndexAdd, ScatterAdd};
 pub use scatter_reduce::ScatterReduce;
 pub use softmax::{LogSoftmax, Softmax};
 pub use softmax_stats::OnlineSoftmaxStats;
-pub use sort::Sort;
+pub use sort::{Sort, TopK};
 pub(crate) use subgraph::fresh_region;
 pub use subgraph::{Checkpoint, Cond, InvokeSubgraph, Scan, WhileLoop};
 pub use table::Op;

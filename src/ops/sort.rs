@@ -1,7 +1,7 @@
 //! Sorting along a dimension.
 
 use super::composite::rows;
-use super::{Array, Built, Class, Data, Gather, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use super::{Array, Built, Class, Data, Gather, Grads, NestBuilder, OpDef, Precision, Sample, ScatterAdd, VjpContext};
 use crate::loop_ir::flatten;
 use crate::types::{DType, Dim, TensorType};
 use serde::{Deserialize, Serialize};
@@ -21,9 +21,48 @@ pub struct Sort {
     pub descending: bool,
 }
 
+/// Two results: the first `k` values of `x` in order along `dim`, and the index each came from, i32.
+///
+/// * One operand of any dtype, at least `k` long along `dim`. Of equal elements the first ones are taken, in order. NaN is larger than
+///   everything: first, or last when ascending.
+/// * Gradient: the cotangent of the values, added to zeros at the indices. The indices have none.
+/// * PyTorch: `topk`, which does not say which of equal elements it takes, and whose indices are i64.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TopK {
+    /// Number of elements taken.
+    pub k: Dim,
+    /// The dimension taken along.
+    pub dim: u32,
+    /// Largest first.
+    pub descending: bool,
+}
+
 /// NaN is larger than everything; zeros are equal.
 fn compare(a: f64, b: f64) -> Ordering {
     a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+}
+
+/// The first `k` elements of each row along `dim`, and where they came from.
+fn first_of_rows(x: &Array, dim: usize, k: usize, descending: bool) -> Vec<Array> {
+    let mut shape = x.shape.clone();
+    shape[dim] = k;
+    let numel = shape.iter().product();
+    let (mut from, mut index) = (vec![0; numel], vec![0; numel]);
+    for (row, out) in rows(&x.shape, &[dim]).iter().zip(rows(&shape, &[dim])) {
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by(|&a, &b| {
+            let ordering = match &x.data {
+                Data::Float(v) => compare(v[row[a]], v[row[b]]),
+                Data::Int(v) => v[row[a]].cmp(&v[row[b]]),
+            };
+            if descending { ordering.reverse() } else { ordering }
+        });
+        for (&to, &k) in out.iter().zip(&order) {
+            from[to] = row[k];
+            index[to] = k as i64;
+        }
+    }
+    vec![x.gather(shape.clone(), from.into_iter()), Array::int(DType::I32, shape, index)]
 }
 
 impl OpDef for Sort {
@@ -41,25 +80,8 @@ impl OpDef for Sort {
         Ok(vec![x.clone(), TensorType { dtype: DType::I32, shape: x.shape.clone() }])
     }
     fn eval(&self, operands: &[Array], _types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
-        let x = &operands[0];
-        let mut from = vec![0; x.numel()];
-        let mut index = vec![0; x.numel()];
-        for row in rows(&x.shape, &[self.dim as usize]) {
-            let mut order: Vec<usize> = (0..row.len()).collect();
-            order.sort_by(|&a, &b| {
-                let ordering = match &x.data {
-                    Data::Float(v) => compare(v[row[a]], v[row[b]]),
-                    Data::Int(v) => v[row[a]].cmp(&v[row[b]]),
-                };
-                if self.descending { ordering.reverse() } else { ordering }
-            });
-            for (&to, &k) in row.iter().zip(&order) {
-                from[to] = row[k];
-                index[to] = k as i64;
-            }
-        }
-        let values = x.gather(x.shape.clone(), from.into_iter());
-        Ok(vec![values, Array::int(DType::I32, x.shape.clone(), index)])
+        let size = operands[0].shape[self.dim as usize];
+        Ok(first_of_rows(&operands[0], self.dim as usize, size, self.descending))
     }
     fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
         let Some(g) = cx.cotangents[0] else { return Ok(vec![None]) };
@@ -91,6 +113,69 @@ impl OpDef for Sort {
             of(DType::F32, &[2, 0], 1, false),
             of(DType::I32, &[2, 11], 1, true),
             of(DType::I32, &[11], 0, false),
+        ]
+    }
+}
+
+impl OpDef for TopK {
+    fn name(&self) -> &'static str {
+        "topk"
+    }
+    fn class(&self) -> Class {
+        Class::Sort
+    }
+    fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x] = operands else { return Err("takes one operand".into()) };
+        if self.dim as usize >= x.shape.rank() {
+            return Err(format!("dimension {} is out of range", self.dim));
+        }
+        if !self.k.known_le(&x.shape[self.dim as usize]) {
+            return Err(format!("{} elements are not known to have a first {}", x.shape[self.dim as usize], self.k));
+        }
+        let mut shape = x.shape.clone();
+        shape.0[self.dim as usize] = self.k.clone();
+        Ok(vec![TensorType { dtype: x.dtype, shape: shape.clone() }, TensorType { dtype: DType::I32, shape }])
+    }
+    fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
+        let k = types[0].shape[self.dim as usize].as_int().ok_or("its size is not a number")?;
+        Ok(first_of_rows(&operands[0], self.dim as usize, k as usize, self.descending))
+    }
+    fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
+        let Some(g) = cx.cotangents[0] else { return Ok(vec![None]) };
+        let x = cx.operands[0];
+        let zeros = cx.b.full(cx.b.dtype(x), 0.0, cx.b.shape(x).clone())?;
+        Ok(vec![Some(cx.b.op(ScatterAdd { dim: self.dim, checked: false }, &[zeros, cx.results[1], g])?)])
+    }
+    fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
+        let (x, dim) = (cx.operand(0), self.dim as usize);
+        let ((values, ty), (indices, _)) = (cx.results[0].clone(), cx.results[1].clone());
+        let mut rows: Vec<Dim> = x.ty.shape.0.clone();
+        let cols = [rows.remove(dim)];
+        cx.nest(&rows, &cols, |b, row, col| {
+            let mut at = row.to_vec();
+            at.insert(dim, col[0].clone());
+            let key = b.load(&x, &at);
+            let sorted = b.sort(key, self.descending);
+            let source = b.proj(sorted, 1);
+            b.write_first(values, flatten(&at, &ty.shape.0), sorted, &self.k);
+            b.write_first(indices, flatten(&at, &ty.shape.0), source, &self.k);
+            Ok(())
+        })
+    }
+    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        self.k = f(&self.k);
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let of = |dtype: DType, shape: &[i64], dim: u32, k: i64, descending: bool| {
+            Sample::new(TopK { k: Dim::int(k), dim, descending }, vec![TensorType::new(dtype, shape)])
+        };
+        vec![
+            of(DType::F32, &[3, 7], 1, 2, true),
+            of(DType::F32, &[5, 2, 3], 0, 5, true),
+            of(DType::F32, &[1], 0, 1, false),
+            of(DType::F32, &[2, 300], 1, 3, false),
+            of(DType::I32, &[2, 11], 1, 4, true),
+            of(DType::I32, &[11], 0, 1, false),
         ]
     }
 }

@@ -93,6 +93,7 @@ operators! {
     Cumprod = "cumprod",
     Cumextremum = "cumextremum",
     Sort = "sort",
+    TopK = "topk",
     RandomBits = "random_bits",
     FoldIn = "fold_in",
     Softmax = "softmax",

@@ -13,9 +13,11 @@ mod join;
 mod order;
 mod place;
 mod program;
+mod sort_rows;
 mod sort_scatter;
 mod split;
 mod split_scan;
+mod statements;
 
 pub use place::buffer_bytes;
 pub use program::*;
@@ -37,7 +39,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     if config.fuse {
         substitute_numbers_everywhere(&mut nests, &lowered);
     }
-    let nests = split::split_reductions(nests, &mut lowered.buffers, &target.model);
+    let nests = split::split_nests(nests, &mut lowered.buffers, target);
     let mut memo = Memo::default();
     let groups = nests
         .into_iter()

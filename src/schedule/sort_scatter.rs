@@ -2,27 +2,30 @@
 //!
 //! Before: `out[r, w] = sum over j of where(index[j] == r, source[j, w], 0)`, work in rows x columns. After, three nests:
 //!
-//! * `order`: position `j` goes to its rank, the number of `i` with `index[i] < index[j]`, or equal and `i < j` (a counting
-//!   sort, stable, so that sums keep the order of positions);
-//! * `starts[r]`: the number of indices below `r`, for `r` up to the number of rows;
+//! * `order`: positions in the order of their indices, by a stable sort, so that sums keep the order of positions;
+//! * `starts[r]`: the number of indices below `r`, for `r` up to the number of rows, by a binary search among the sorted;
 //! * the sum over `start[r]..start[r + 1]` of `source[order[k], w]`, tagged [`Tag::Segments`].
 //!
-//! Deterministic, without atomics. The work of ranking grows with the square of the number of indices but does not depend on
-//! the width of a row; it pays where rows are wide or many.
+//! Deterministic, without atomics. Sorting costs a few launches, and one invocation sums the whole of a segment: it pays where many
+//! pairs are compared and segments are short, or the rows beside them many.
 
-use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes};
+use super::statements::{Statements, needed};
+use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Tag, Val, Write, axes};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
 
 /// Sums that compare fewer pairs than this stay as they are.
 const WORTH: i64 = 1 << 26;
+/// Indices of a segment on average that one invocation may sum, whatever works beside it.
+const SEGMENT: i64 = 64;
 
 /// The nests that replace a sum at computed indices, where that is worth it.
 pub fn sort_scatter(nest: &Nest, buffers: &mut Vec<Buffer>, model: &DeviceModel) -> Option<Vec<Nest>> {
     let Tag::ScatterSum { axis, .. } = nest.tag else { return None };
     let (rows, classes, count) = (nest.row_count().as_int()?, nest.rows[axis as usize].as_int()?, nest.col_count().as_int()?);
-    let (pairs, ranking) = (rows.checked_mul(count)?, count.checked_mul(count + classes)?);
-    if model.parallel_lanes < 4096 || pairs < WORTH || ranking > pairs / 4 {
+    let pairs = rows.checked_mul(count)?;
+    let short = count <= SEGMENT * classes || count <= rows / 4;
+    if model.parallel_lanes < 4096 || pairs < WORTH || !short {
         return None;
     }
     replace(nest, buffers)
@@ -38,9 +41,10 @@ fn replace(nest: &Nest, buffers: &mut Vec<Buffer>) -> Option<Vec<Nest>> {
         buffers.push(Buffer { name: format!("{}.{name}", nest.label), ty: TensorType { dtype: DType::I32, shape: Shape(vec![Dim::int(n)]) } });
         BufferId(buffers.len() as u32 - 1)
     };
-    let (order, starts) = (fresh("order", count, buffers), fresh("starts", classes + 1, buffers));
+    let (order, in_order, starts) = (fresh("order", count, buffers), fresh("sorted", count, buffers), fresh("starts", classes + 1, buffers));
     let sorted = Sorted { order, starts, axis, source, sum };
-    Some(vec![order_nest(nest, index, order), starts_nest(nest, index, starts, classes + 1), segments_nest(nest, &sorted)?])
+    let segments = segments_nest(nest, &sorted)?;
+    Some(vec![order_nest(nest, index, order, in_order), starts_nest(nest, in_order, starts, classes + 1), segments])
 }
 
 struct Sorted {
@@ -61,32 +65,7 @@ fn index_of_column(nest: &Nest, index: Val) -> bool {
     })
 }
 
-/// What a value is computed from, itself last.
-fn needed(nest: &Nest, v: Val) -> Vec<Val> {
-    let mut wanted = vec![false; v.0 as usize + 1];
-    wanted[v.0 as usize] = true;
-    for i in (0..wanted.len()).rev() {
-        if wanted[i] {
-            nest.body[i].instr.operands().iter().for_each(|o| wanted[o.0 as usize] = true);
-        }
-    }
-    (0..wanted.len() as u32).map(Val).filter(|v| wanted[v.0 as usize]).collect()
-}
-
-/// A body under construction.
-#[derive(Default)]
-struct Statements(Vec<Stmt>);
-
 impl Statements {
-    fn push(&mut self, instr: Instr, dtype: DType) -> Val {
-        self.0.push(Stmt { instr, dtype });
-        Val(self.0.len() as u32 - 1)
-    }
-
-    fn call(&mut self, f: ScalarFn, args: &[Val], dtype: DType) -> Val {
-        self.push(Instr::Call(f, args.to_vec()), dtype)
-    }
-
     /// The statements that `v` needs, with the column at `at`, as i32.
     fn index_at(&mut self, nest: &Nest, v: Val, at: &IndexExpr) -> Val {
         let mut map = vec![Val(u32::MAX); v.0 as usize + 1];
@@ -99,44 +78,34 @@ impl Statements {
         }
         self.push(Instr::Cast(map[v.0 as usize]), DType::I32)
     }
-
-    /// The number of columns for which a condition holds.
-    fn count(&mut self, condition: Val) -> Val {
-        let number = self.push(Instr::Cast(condition), DType::I32);
-        self.push(Instr::Reduce(Combiner::Sum, number), DType::I32)
-    }
 }
 
-fn helper(nest: &Nest, name: &str, rows: Dim, body: Statements, writes: Vec<Write>) -> Nest {
+fn helper(nest: &Nest, name: &str, rows: Vec<Dim>, cols: Vec<Dim>, body: Statements, writes: Vec<Write>) -> Nest {
     let label = format!("{}.{name}", nest.label);
-    Nest { label, rows: vec![rows], cols: nest.cols.clone(), body: body.0, writes, tag: Tag::Loop, provenance: nest.provenance.clone() }
+    Nest { label, rows, cols, body: body.0, writes, tag: Tag::Loop, provenance: nest.provenance.clone() }
 }
 
-fn order_nest(nest: &Nest, index: Val, order: BufferId) -> Nest {
+fn order_nest(nest: &Nest, index: Val, order: BufferId, sorted: BufferId) -> Nest {
     let n = &nest.cols[0];
-    let (i, j) = (IndexExpr::axis(0, n), IndexExpr::axis(1, n));
+    let column = IndexExpr::axis(0, n);
     let mut b = Statements::default();
-    let (own, other) = (b.index_at(nest, index, &i), b.index_at(nest, index, &j));
-    let (i, j) = (b.push(Instr::Index(i), DType::I32), b.push(Instr::Index(j), DType::I32));
-    let below = b.call(ScalarFn::Lt, &[other, own], DType::Bool);
-    let equal = b.call(ScalarFn::Eq, &[other, own], DType::Bool);
-    let before = b.call(ScalarFn::Lt, &[j, i], DType::Bool);
-    let ties = b.call(ScalarFn::LogicalAnd, &[equal, before], DType::Bool);
-    let first = b.call(ScalarFn::LogicalOr, &[below, ties], DType::Bool);
-    let rank = b.count(first);
-    let writes = vec![Write::new(order, IndexExpr::value(rank.0, n), i)];
-    helper(nest, "order", n.clone(), b, writes)
+    let key = b.index_at(nest, index, &column);
+    let in_order = b.push(Instr::Sort { key, descending: false }, DType::I32);
+    let position = b.push(Instr::Proj(in_order, 1), DType::I32);
+    let writes = vec![Write::new(order, column.clone(), position), Write::new(sorted, column, in_order)];
+    helper(nest, "order", vec![], vec![n.clone()], b, writes)
 }
 
-fn starts_nest(nest: &Nest, index: Val, starts: BufferId, rows: i64) -> Nest {
-    let rows = Dim::int(rows);
+fn starts_nest(nest: &Nest, sorted: BufferId, starts: BufferId, rows: i64) -> Nest {
+    let (rows, n) = (Dim::int(rows), &nest.cols[0]);
     let r = IndexExpr::axis(0, &rows);
     let mut b = Statements::default();
-    let other = b.index_at(nest, index, &IndexExpr::axis(1, &nest.cols[0]));
     let own = b.push(Instr::Index(r.clone()), DType::I32);
-    let below = b.call(ScalarFn::Lt, &[other, own], DType::Bool);
-    let start = b.count(below);
-    helper(nest, "starts", rows, b, vec![Write::new(starts, r, start)])
+    let start = b.count_before(n.as_int().unwrap_or(0), &mut |b, at| {
+        let index = b.push(Instr::Load { buffer: sorted, index: at, mask: None }, DType::I32);
+        b.call(ScalarFn::Lt, &[index, own], DType::Bool)
+    });
+    helper(nest, "starts", vec![rows], vec![], b, vec![Write::new(starts, r, start)])
 }
 
 /// The original body, with sorted positions for columns.
@@ -197,8 +166,9 @@ fn follows(nest: &Nest, sum: Val) -> Option<Vec<Val>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sort_rows::sort_rows;
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Target};
     use crate::graph::{Builder, InputRole, OutputRole};
     use crate::loop_ir::naive::{self, Memory};
     use crate::loop_ir::{Phase, verify};
@@ -219,7 +189,12 @@ mod tests {
         let mut lowered = lower(&[(Phase::Forward, &b.finish())], &Config::default()).unwrap();
         let nests = std::mem::take(&mut lowered.nests);
         let scatter = nests.iter().find(|n| matches!(n.tag, Tag::ScatterSum { .. })).unwrap();
-        let sorted = replace(scatter, &mut lowered.buffers).unwrap();
+        let whole = replace(scatter, &mut lowered.buffers).unwrap();
+        // The same with indices that no workgroup holds.
+        let mut target = Target::webgpu_default();
+        target.caps.max_workgroup_bytes = 32;
+        let parts: Vec<Nest> = whole.iter().flat_map(|n| sort_rows(n, &mut lowered.buffers, &target).unwrap_or_else(|| vec![n.clone()])).collect();
+        assert!(parts.len() > whole.len());
         let start: Vec<Memory> = lowered
             .buffers
             .iter()
@@ -240,6 +215,7 @@ mod tests {
             memory[scatter.writes[0].buffer.0 as usize].clone()
         };
         assert_ne!(after(&[]), after(std::slice::from_ref(scatter)));
-        assert_eq!(after(&sorted), after(std::slice::from_ref(scatter)));
+        assert_eq!(after(&whole), after(std::slice::from_ref(scatter)));
+        assert_eq!(after(&parts), after(std::slice::from_ref(scatter)));
     }
 }

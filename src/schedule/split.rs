@@ -3,8 +3,10 @@
 //! Before: `rows[P] cols[R]`, one sum. After: `rows[S, P] cols[R / S]` into a scratch buffer, then `rows[P] cols[S]`. The same
 //! transformation splits the k of a matrix product with few tiles. A chunk that does not divide R is guarded by a mask.
 
+use super::sort_rows::sort_rows;
 use super::sort_scatter::sort_scatter;
 use super::split_scan::split_scan;
+use crate::config::Target;
 use crate::fusion::hint;
 use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
@@ -17,28 +19,22 @@ const LARGE: i64 = 64 << 20;
 const COLUMNS: i64 = 8;
 
 /// Splits what is worth splitting; gives the nests in order, with their position in the input.
-pub fn split_reductions(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, model: &DeviceModel) -> Vec<(usize, Nest)> {
+pub fn split_nests(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, target: &Target) -> Vec<(usize, Nest)> {
+    let model = &target.model;
     let along_rows: HashSet<(Dim, Dim)> =
         nests.iter().filter(|n| reduction(n).is_some() && !is_column_reduction(n)).map(|n| (n.row_count(), n.col_count())).collect();
     let mixed = |nest: &Nest| along_rows.contains(&(nest.col_count(), nest.row_count()));
     let mut out = Vec::with_capacity(nests.len() + nests.len() / 4);
     for (at, nest) in nests.into_iter().enumerate() {
-        if let Some(sorted) = sort_scatter(&nest, buffers, model) {
-            out.extend(sorted.into_iter().map(|n| (at, n)));
-            continue;
-        }
-        if let Some(passes) = split_scan(&nest, buffers, model) {
-            out.extend(passes.into_iter().map(|n| (at, n)));
-            continue;
-        }
-        match stages(&nest, mixed(&nest), model) {
-            Some((stages, rows_inner)) => {
-                let [first, second] = split(&nest, stages, rows_inner, buffers);
-                out.push((at, first));
-                out.push((at, second));
-            }
-            None => out.push((at, nest)),
-        }
+        let parts = match sort_scatter(&nest, buffers, model) {
+            Some(parts) => parts.into_iter().flat_map(|n| sort_rows(&n, buffers, target).unwrap_or_else(|| vec![n])).collect(),
+            None => match (sort_rows(&nest, buffers, target).or_else(|| split_scan(&nest, buffers, model)), stages(&nest, mixed(&nest), model)) {
+                (Some(parts), _) => parts,
+                (None, Some((stages, rows_inner))) => split(&nest, stages, rows_inner, buffers).to_vec(),
+                (None, None) => vec![nest],
+            },
+        };
+        out.extend(parts.into_iter().map(|n| (at, n)));
     }
     out
 }
@@ -71,21 +67,23 @@ fn stages(nest: &Nest, mixed: bool, model: &DeviceModel) -> Option<(i64, bool)> 
     }
     let (rows, cols) = (nest.row_count().as_int()?, nest.col_count().as_int()?);
     let lanes = model.parallel_lanes as i64;
-    let wanted = match nest.tag {
+    // How many times as many invocations there is room for, and how short parts may be.
+    let (room, shortest) = match nest.tag {
         Tag::Matmul { batch, .. } => {
             let [m, n] = &nest.rows[batch as usize..] else { return None };
             let tiles = rows / (hint(m) * hint(n)).max(1) * ((hint(m) + 127) / 128) * ((hint(n) + 127) / 128);
-            (lanes / 1024 / tiles.max(1)).min(cols / 512)
+            (lanes / 1024 / tiles.max(1), 512)
         }
         Tag::Loop if mixed && combiner == Combiner::Sum && is_column_reduction(nest) && rows.saturating_mul(cols) * 4 >= LARGE => {
-            (lanes * COLUMNS / rows.max(1)).min(cols / 16)
+            (lanes * COLUMNS / rows.max(1), 16)
         }
-        Tag::Loop if is_column_reduction(nest) => (lanes / 4 / rows.max(1)).min(cols / 16),
-        Tag::Loop => (lanes / 512 / rows.max(1)).min(cols / 1024),
+        Tag::Loop if is_column_reduction(nest) => (lanes / 4 / rows.max(1), 16),
+        Tag::Loop => (lanes / 512 / rows.max(1), 1024),
         Tag::ScatterSum { .. } | Tag::Segments { .. } => return None,
     };
+    let wanted = room.min(cols / shortest);
     let bytes = rows.saturating_mul(cols) * nest.body[at].dtype.size() as i64;
-    if wanted < 2 || !(matches!(nest.tag, Tag::Matmul { .. }) || model.is_worth(bytes, wanted, 1)) {
+    if wanted < 2 || !(matches!(nest.tag, Tag::Matmul { .. }) || model.is_worth(bytes, room, wanted, 1)) {
         return None;
     }
     let divisor = (wanted / 2..=wanted * 2).filter(|s| *s >= 2 && cols % s == 0).min_by_key(|s| (s - wanted).abs());
@@ -308,6 +306,7 @@ mod tests {
         b.output("y", OutputRole::User, y);
         let mut lowered = lower(&[(Phase::Forward, &b.finish())], &Config::default()).unwrap();
         let nests = std::mem::take(&mut lowered.nests);
-        assert_eq!(split_reductions(nests, &mut lowered.buffers, &DeviceModel::large_gpu()).len(), 2);
+        let target = Target { model: DeviceModel::large_gpu(), ..Target::webgpu_default() };
+        assert_eq!(split_nests(nests, &mut lowered.buffers, &target).len(), 2);
     }
 }

@@ -10,7 +10,8 @@
 //! Blelloch, "Prefix sums and their applications" (reduce, then scan).
 
 use super::split::{identity, is_column_reduction};
-use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Stmt, Tag, Val, Write, axes, flatten, unflatten};
+use super::statements::Statements;
+use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
 
@@ -19,9 +20,10 @@ pub fn split_scan(nest: &Nest, buffers: &mut Vec<Buffer>, model: &DeviceModel) -
     let scan = scan(nest)?;
     let (rows, cols) = (nest.row_count().as_int()?, nest.col_count().as_int()?);
     let (lanes, alone) = (model.parallel_lanes as i64, is_column_reduction(nest));
-    let wanted = if alone { (lanes / 4 / rows.max(1)).min(cols / 64) } else { (lanes / 512 / rows.max(1)).min(cols / 4096) };
+    let (room, shortest) = if alone { (lanes / 4 / rows.max(1), 64) } else { (lanes / 512 / rows.max(1), 4096) };
+    let wanted = room.min(cols / shortest);
     let bytes = rows.saturating_mul(cols) * nest.body[scan.at].dtype.size() as i64;
-    let worth = lanes >= 4096 && wanted >= 2 && model.is_worth(2 * bytes, wanted, 3);
+    let worth = lanes >= 4096 && wanted >= 2 && model.is_worth(2 * bytes, room, wanted, 3);
     worth.then(|| split(nest, &scan, wanted, alone, buffers))
 }
 
@@ -81,19 +83,9 @@ impl Chunks<'_> {
         (rows, chunk, own)
     }
 
-    fn part(&self, name: &str, rows: Vec<Dim>, cols: Dim, body: Body, writes: Vec<Write>) -> Nest {
+    fn part(&self, name: &str, rows: Vec<Dim>, cols: Dim, body: Statements, writes: Vec<Write>) -> Nest {
         let label = format!("{}{name}", self.nest.label);
         Nest { label, rows, cols: vec![cols], body: body.0, writes, tag: Tag::Loop, provenance: self.nest.provenance.clone() }
-    }
-}
-
-#[derive(Default)]
-struct Body(Vec<Stmt>);
-
-impl Body {
-    fn push(&mut self, instr: Instr, dtype: DType) -> Val {
-        self.0.push(Stmt { instr, dtype });
-        Val(self.0.len() as u32 - 1)
     }
 }
 
@@ -113,19 +105,19 @@ fn split(nest: &Nest, scan: &Scan, count: i64, first: bool, buffers: &mut Vec<Bu
 
     let column = IndexExpr::axis(sizes.len() as u32, &chunks.length);
     let at = |column: &IndexExpr| [own.clone(), unflatten(&chunk.times(&chunks.length).add(column), &nest.cols)].concat();
-    let mut body = Body::default();
+    let mut body = Statements::default();
     let map = copy(nest, 0..scan.at, &at(&column), &mut body, vec![]);
     let total = body.push(Instr::Reduce(scan.combiner, map[scan.argument.0 as usize]), dtype);
     let writes = vec![Write::new(totals, chunks.place(&chunk, &own), total)];
     let mut out = vec![chunks.part(".totals", sizes.clone(), chunks.length.clone(), body, writes)];
 
-    let mut body = Body::default();
+    let mut body = Statements::default();
     let place = chunks.place(&IndexExpr::axis(nest.rows.len() as u32, &chunks.count), &nest.row_axes());
     let own_total = body.push(Instr::Load { buffer: totals, index: place.clone(), mask: None }, dtype);
     let prefix = body.push(Instr::Scan(scan.combiner, own_total), dtype);
     out.push(chunks.part(".prefixes", nest.rows.clone(), chunks.count.clone(), body, vec![Write::new(prefixes, place, prefix)]));
 
-    let mut body = Body::default();
+    let mut body = Statements::default();
     let number = body.push(Instr::Index(chunk.clone()), DType::I32);
     let zero = body.push(Instr::Const(crate::loop_ir::Number::Int(0)), DType::I32);
     let later = body.push(Instr::Call(ScalarFn::Gt, vec![number, zero]), DType::Bool);
@@ -139,7 +131,7 @@ fn split(nest: &Nest, scan: &Scan, count: i64, first: bool, buffers: &mut Vec<Bu
     let rest = Dim::int(cols - count * length);
     if !rest.is(0) {
         let column = IndexExpr::axis(nest.rows.len() as u32, &rest).plus(&Dim::int(count * length));
-        let mut body = Body::default();
+        let mut body = Statements::default();
         let last = chunks.place(&IndexExpr::constant(&Dim::int(count - 1)), &nest.row_axes());
         let before = body.push(Instr::Load { buffer: prefixes, index: last, mask: None }, dtype);
         let at = [nest.row_axes(), unflatten(&column, &nest.cols)].concat();
@@ -150,7 +142,7 @@ fn split(nest: &Nest, scan: &Scan, count: i64, first: bool, buffers: &mut Vec<Bu
 }
 
 /// The whole body with axes at `at`, and `before` combined with the scan.
-fn apply(nest: &Nest, scan: &Scan, at: &[IndexExpr], before: Val, body: &mut Body) -> Vec<Write> {
+fn apply(nest: &Nest, scan: &Scan, at: &[IndexExpr], before: Val, body: &mut Statements) -> Vec<Write> {
     let dtype = nest.body[scan.at].dtype;
     let mut map = copy(nest, 0..scan.at + 1, at, body, vec![]);
     map[scan.at] = body.push(Instr::Call(function(scan.combiner), vec![before, map[scan.at]]), dtype);
@@ -160,7 +152,7 @@ fn apply(nest: &Nest, scan: &Scan, at: &[IndexExpr], before: Val, body: &mut Bod
 }
 
 /// Appends these statements with axes at `at`; `map` says where earlier ones are.
-fn copy(nest: &Nest, range: std::ops::Range<usize>, at: &[IndexExpr], body: &mut Body, mut map: Vec<Val>) -> Vec<Val> {
+fn copy(nest: &Nest, range: std::ops::Range<usize>, at: &[IndexExpr], body: &mut Statements, mut map: Vec<Val>) -> Vec<Val> {
     for stmt in &nest.body[range] {
         let instr = stmt.instr.map(&|v| map[v.0 as usize], &|e| moved(e, at, &map));
         map.push(body.push(instr, stmt.dtype));

@@ -217,7 +217,7 @@ pub fn execute(nest: &Nest, buffers: &mut [Array], bindings: &Bindings) {
             } else if empty {
                 0
             } else {
-                r.cols.len()
+                r.cols.len().min(w.first.as_ref().map_or(usize::MAX, |n| n.eval(bindings).unwrap() as usize))
             };
             for c in 0..n {
                 stores.push((w.buffer.0 as usize, r.index(&w.index, c), r.at(w.value, c)));
