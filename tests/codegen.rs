@@ -222,6 +222,71 @@ fn columns_taken_four_at_a_time() {
     }
 }
 
+/// A sum of one chosen element of each column, beside the sum of all.
+#[test]
+fn chosen_elements_of_neighboring_columns() {
+    for (n, width) in [(3usize, 8usize), (7, 12), (65, 40), (1000, 4)] {
+        let dims = [n, width].map(Dim::from);
+        let chosen: Vec<i64> = (0..width as i64).map(|k| k * 5 % n as i64).collect();
+        let inputs = vec![random(DType::F32, &[n, width], 1), HostTensor::from_i64(DType::I32, &[width], &chosen)];
+        let outputs = vec![ty(DType::F32, &[width]); 2];
+        let mut case = Case::new(format!("chosen of {n} x {width}"), inputs, outputs, |cx| {
+            let (x, at, y, z) = (cx.operand(0), cx.operand(1), cx.results[0].0, cx.results[1].0);
+            cx.nest(&dims[1..], &dims[..1], |b, r, c| {
+                let (v, at) = (b.load(&x, &[c, r].concat()), b.load(&at, r));
+                let (column, zero) = (b.index(&c[0], DType::I32), b.constant(DType::F32, 0.0));
+                let here = b.call(F::Eq, &[column, at]);
+                let only = b.call(F::Where, &[here, v, zero]);
+                let (one, all) = (b.reduce(Combiner::Sum, only), b.reduce(Combiner::Sum, v));
+                b.write(y, r[0].clone(), one);
+                b.write(z, r[0].clone(), all);
+                Ok(())
+            })
+        });
+        case.tolerance = 1e-5;
+        case.check();
+    }
+}
+
+/// Half floats, in their own format where the device has it and packed in words, reduced along rows and along columns in f32.
+#[test]
+fn every_combiner_of_half_floats() {
+    use Combiner::{ArgMax, ArgMin, Max, Min, OnlineSoftmax, Sum, Welford};
+    for dtype in [DType::F16, DType::BF16] {
+        let all = [Sum, Max, Min, ArgMax, ArgMin, Welford, OnlineSoftmax];
+        for combiner in all.into_iter().filter(|c| dtype == DType::F16 || *c == Sum) {
+            for n in [1usize, 2, 31, 32, 33, 64, 65, 257, 1024, 1025, 4097] {
+                for transposed in [false, true] {
+                    let rows = if n > 300 { 3 } else { 38 };
+                    let shape = if transposed { [n, rows] } else { [rows, n] };
+                    let outputs = (0..combiner.results()).map(|k| ty(combiner.result_dtype(k, DType::F32), &[rows])).collect();
+                    let name = format!("{combiner:?} {dtype} {n} transposed {transposed}");
+                    let mut case = Case::new(name, vec![random(dtype, &shape, n as u64)], outputs, |cx| {
+                        let (x, results) = (cx.operand(0), cx.results.clone());
+                        cx.nest(&[rows.into()], &[n.into()], |b, r, c| {
+                            let at = if transposed { [c, r].concat() } else { [r, c].concat() };
+                            let v = b.load(&x, &at);
+                            let v = b.cast(v, DType::F32);
+                            let s = b.reduce(combiner, v);
+                            for (k, (buffer, _)) in results.iter().enumerate() {
+                                let p = b.proj(s, k as u32);
+                                b.write(*buffer, r[0].clone(), p);
+                            }
+                            Ok(())
+                        })
+                    });
+                    case.tolerance = 1e-5;
+                    case.check();
+                    if rows * n % 2 == 0 {
+                        case.storage[0] = Storage::Packed;
+                        case.check();
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Maximum and sum of exponentials alone, whose exponentials may be as rough as the built-in is.
 #[test]
 fn softmax_statistics_of_every_width() {

@@ -96,7 +96,8 @@ pub fn choose(unit: &Unit) -> Result<Shape, String> {
     if matches!(nest.tag, Tag::Segments { .. }) {
         return Ok(Shape { rows: limit, threads: 1, rows_first: true, lanes: 1, ..Shape::default() });
     }
-    let scatter = (0..nest.body.len() as u32).any(|i| lazy_source(nest, &nest.body[i as usize].instr).is_some() && picked(unit, i).is_none());
+    let lazy: Vec<u32> = (0..nest.body.len() as u32).filter(|&i| lazy_source(nest, &nest.body[i as usize].instr).is_some()).collect();
+    let scatter = lazy.iter().any(|&i| picked(unit, i).is_none());
     let small_body = nest.body.len() <= 60;
     let lanes = if packed > 1 {
         packed
@@ -116,7 +117,7 @@ pub fn choose(unit: &Unit) -> Result<Shape, String> {
         let alone = Shape { rows: 64.min(limit), threads: 1, rows_first: true, lanes, ..Shape::default() };
         return Ok(unrolled(
             nest,
-            match (scans(nest), rows_by_four(unit) && !scatter && small_body) {
+            match (scans(nest), rows_by_four(unit) && lazy.is_empty() && small_body) {
                 (true, _) => alone,
                 (false, true) => Shape { across: 4, ..column_shape(rows / 4, n, 1, limit) },
                 (false, false) => column_shape(rows, groups, lanes, limit),
