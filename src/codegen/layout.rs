@@ -124,12 +124,12 @@ pub fn choose(unit: &Unit) -> Result<Shape, String> {
             },
         ));
     }
-    if n < 32 || scatter {
+    if groups < 4 || scatter {
         return Ok(Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, ..Shape::default() });
     }
     // Few rows get more invocations each than many rows do.
     let most = if rows * 64 < unit.target.model.parallel_lanes as u64 { 256 } else { 64 };
-    let mut threads = 8u32;
+    let mut threads = 4u32;
     while threads < most.min(limit) && (threads as u64) < groups {
         threads *= 2;
     }
@@ -192,14 +192,11 @@ fn held_values(nest: &Nest) -> u32 {
 
 /// Takes several groups of columns in a step of the loop, so that loads do not wait for one another.
 fn unrolled(nest: &Nest, shape: Shape) -> Shape {
-    let step = shape.lanes * shape.threads;
+    let step = (shape.lanes * shape.threads) as i64;
     let small = |n: &u32| nest.body.len() as u32 * shape.lanes * shape.across * n <= 200;
-    // Teams that scan go in step, and leave out what is behind the last column.
-    let in_step = shape.threads > 1 && scans(nest);
-    let divides = |n: &u32| {
-        if in_step { nest.col_count().range().0 > (step * n) as i64 } else { nest.col_count().try_div(&Dim::int((step * n) as i64)).is_some() }
-    };
-    let unroll = if shape.kept > 0 { 1 } else { [4, 2].into_iter().find(|n| small(n) && divides(n)).unwrap_or(1) };
+    let long = |n: &u32| nest.col_count().range().1 >= step * *n as i64;
+    let unroll =
+        if shape.kept > 0 || (scans(nest) && shape.threads == 1) { 1 } else { [4, 2].into_iter().find(|n| small(n) && long(n)).unwrap_or(1) };
     Shape { unroll, ..shape }
 }
 
@@ -210,14 +207,15 @@ pub fn scans(nest: &Nest) -> bool {
 
 /// Neighboring invocations on neighboring rows; several invocations share a row when rows are few.
 fn column_shape(rows: u64, groups: u64, lanes: u32, limit: u32) -> Shape {
+    let side_by_side = rows.next_power_of_two().min(32) as u32;
     if rows >= 1 << 15 || groups < 8 {
         return Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, ..Shape::default() };
     }
     let mut threads = 8;
-    while threads < limit / 32 && rows * (threads as u64) < 1 << 16 && (threads as u64) < groups {
+    while threads < limit / side_by_side && rows * (threads as u64) < 1 << 16 && (threads as u64) < groups {
         threads *= 2;
     }
-    Shape { rows: 32.min(limit / threads), threads, rows_first: true, lanes, ..Shape::default() }
+    Shape { rows: side_by_side.min(limit / threads), threads, rows_first: true, lanes, ..Shape::default() }
 }
 
 /// Whether four neighboring rows are aligned vectors of something that is read or written.

@@ -318,8 +318,31 @@ impl Rows<'_, '_> {
         Ok(())
     }
 
+    /// The loop over columns, several groups a step; where those do not come out even, a second loop takes the rest one by one.
     fn column_loop(&mut self, accumulators: &[Reduction], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
         let count = self.em.size(&self.groups);
+        let (start, end) = self.column_range(&count.text)?;
+        let Shape { threads, unroll, lanes, across, .. } = self.shape;
+        if unroll == 1 || self.in_step() || self.whole_steps() {
+            self.column_steps(accumulators, writes, "c", &count.text)?;
+            self.em.close(&format!("for (var c = {start}; c < {end}; c += {}u)", threads * unroll));
+            return Ok(());
+        }
+        let c = self.em.fresh("c");
+        self.em.line(format!("var {c} = {start};"));
+        self.column_steps(accumulators, writes, &c, &count.text)?;
+        self.em.close(&format!("for (; {c} + {}u < {end}; {c} += {}u)", threads * (unroll - 1), threads * unroll));
+        self.shape.unroll = 1;
+        let rest = self.active.split_off((lanes * across) as usize);
+        self.column_steps(accumulators, writes, &c, &count.text)?;
+        self.em.close(&format!("for (; {c} < {end}; {c} += {threads}u)"));
+        self.active.extend(rest);
+        self.shape.unroll = unroll;
+        Ok(())
+    }
+
+    /// The inside of that loop, in which `c` is the first group of columns of a step.
+    fn column_steps(&mut self, accumulators: &[Reduction], writes: &[&crate::loop_ir::Write], c: &str, count: &str) -> Result<(), String> {
         let single = self.groups.is(1) && self.shape.threads == 1;
         self.em.open(false);
         let depth = self.em.depth();
@@ -328,15 +351,15 @@ impl Rows<'_, '_> {
             let text = match e {
                 _ if single => "0u".to_string(),
                 _ if self.in_step() => {
-                    let (name, place) = (self.em.fresh("c"), format!("c + tx + {}u", e * self.shape.threads));
-                    let place = if self.whole_steps() { place } else { format!("min({place}, {} - 1u)", count.text) };
+                    let (name, place) = (self.em.fresh("c"), format!("{c} + tx + {}u", e * self.shape.threads));
+                    let place = if self.whole_steps() { place } else { format!("min({place}, {count} - 1u)") };
                     self.em.line(format!("let {name} = {place};"));
                     name
                 }
-                0 => "c".to_string(),
+                0 => c.to_string(),
                 e => {
                     let name = self.em.fresh("c");
-                    self.em.line(format!("let {name} = c + {}u;", e * self.shape.threads));
+                    self.em.line(format!("let {name} = {c} + {}u;", e * self.shape.threads));
                     name
                 }
             };
@@ -344,9 +367,6 @@ impl Rows<'_, '_> {
         }
         self.columns(accumulators, writes)?;
         self.em.loop_depth = None;
-        let threads = self.shape.threads;
-        let (start, end) = self.column_range(&count.text)?;
-        self.em.close(&format!("for (var c = {start}; c < {end}; c += {}u)", threads * self.shape.unroll));
         Ok(())
     }
 

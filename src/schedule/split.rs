@@ -75,7 +75,8 @@ fn stages(nest: &Nest, mixed: bool, model: &DeviceModel) -> Option<(i64, bool)> 
             (lanes / 1024 / tiles.max(1), 512)
         }
         Tag::Loop if mixed && combiner == Combiner::Sum && is_column_reduction(nest) && rows.saturating_mul(cols) * 4 >= LARGE => {
-            (lanes * COLUMNS / rows.max(1), 16)
+            // Not more parts than the second stage combines in no time.
+            ((lanes * COLUMNS / rows.max(1)).min(2 * cols.isqrt()), 16)
         }
         Tag::Loop if is_column_reduction(nest) => (lanes / 4 / rows.max(1), 16),
         Tag::Loop => (lanes / 512 / rows.max(1), 1024),
