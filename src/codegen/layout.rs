@@ -147,7 +147,9 @@ pub fn choose(unit: &Unit) -> Result<Shape, String> {
     let keeping = std::iter::once(threads).chain(wider).find(|&t| t <= most && fits(t)).filter(|_| cols.as_int().is_some());
     let threads = keeping.unwrap_or(threads);
     let kept = keeping.map_or(0, |t| groups.div_ceil(t as u64) as u32);
-    Ok(unrolled(nest, Shape { rows: (64 / threads).max(1), threads, rows_first: false, lanes, kept, ..Shape::default() }))
+    // Many short rows would make more workgroups than are started in time.
+    let workgroup = if threads <= 32 && rows * threads as u64 >= 1 << 18 { 256.min(limit) } else { 64 };
+    Ok(unrolled(nest, Shape { rows: (workgroup / threads).max(1), threads, rows_first: false, lanes, kept, ..Shape::default() }))
 }
 
 /// Rows in registers, with sums over rows beside them.
@@ -208,7 +210,7 @@ pub fn scans(nest: &Nest) -> bool {
 /// Neighboring invocations on neighboring rows; several invocations share a row when rows are few.
 fn column_shape(rows: u64, groups: u64, lanes: u32, limit: u32) -> Shape {
     let side_by_side = rows.next_power_of_two().min(32) as u32;
-    if rows >= 1 << 15 || groups < 8 {
+    if rows >= 1 << 16 || groups < 8 {
         return Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, ..Shape::default() };
     }
     let mut threads = 8;
