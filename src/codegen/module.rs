@@ -8,8 +8,8 @@ use super::unit::Unit;
 use crate::types::{DeviceCaps, Dim};
 use std::collections::BTreeSet;
 
-/// Shape of a variant's launch.
-pub struct Launch {
+/// How a body is launched.
+pub struct Geometry {
     /// What the variant is.
     pub name: String,
     /// Invocations of a workgroup.
@@ -23,7 +23,7 @@ pub struct Launch {
 /// A finished function body. It may use `group` (u32), `lid` (u32), `sub` and `sid` where it works by subgroups and, where it says
 /// so, `status`.
 pub struct Shader {
-    launch: Launch,
+    launch: Geometry,
     /// Bindings declared as arrays of `vec4`.
     vector: Vec<bool>,
     subgroup: Option<u32>,
@@ -35,7 +35,7 @@ pub struct Shader {
 }
 
 /// Completes a function body.
-pub fn assemble(mut em: Emitter, launch: Launch) -> Result<Shader, String> {
+pub fn assemble(mut em: Emitter, launch: Geometry) -> Result<Shader, String> {
     check(&em.unit.target.caps, launch.threads, launch.shared_bytes)?;
     let entry = entry(&mut em, &launch.groups);
     let (vector, subgroup) = (em.vector.clone(), em.subgroup);
@@ -73,7 +73,7 @@ impl Shader {
         push_lines(&mut out, "  ", &self.entry);
         push_lines(&mut out, "  ", &self.lines);
         out.push_str("}\n");
-        let Launch { name, threads, groups, .. } = self.launch;
+        let Geometry { name, threads, groups, .. } = self.launch;
         Variant { name, wgsl: out, workgroup: [threads, 1, 1], groups, bindings }
     }
 }

@@ -20,7 +20,7 @@ use super::combine::suffix;
 use super::emit::{Emitter, Ex, Lane};
 use super::exchange::subgroup_size;
 use super::layout::Shape as Team;
-use super::module::{Launch, Shader, assemble};
+use super::module::{Geometry, Shader, assemble};
 use super::pointwise::axis;
 use super::sort::Sort;
 use super::storage::Kind;
@@ -427,6 +427,6 @@ impl<'a> Network<'a> {
         }
         let groups = self.nest.row_count().ceil_div(&Dim::int(rows as i64));
         let name = format!("{name}-{rows}x{threads}x{each}");
-        assemble(self.em, Launch { name, threads: rows * threads, groups, shared_bytes: 4 * elements })
+        assemble(self.em, Geometry { name, threads: rows * threads, groups, shared_bytes: 4 * elements })
     }
 }

@@ -1,7 +1,7 @@
 //! Nests without column work: one invocation for each element, or for each packed word or vector of elements.
 
 use super::emit::{Emitter, Ex, Lane};
-use super::module::{Launch, Shader, assemble};
+use super::module::{Geometry, Shader, assemble};
 
 use super::unit::Unit;
 use crate::loop_ir::{IndexExpr, Instr, Nest, Write, flatten, unflatten};
@@ -57,7 +57,7 @@ fn finish(mut em: Emitter, nest: &Nest, numel: Dim, steps: Dim, lanes: u32, has_
     emit_writes(&mut em, nest, lanes as usize, &active)?;
     let groups = steps.ceil_div(&Dim::int(threads as i64));
     let name = if lanes > 1 { format!("flat-{threads}x{lanes}") } else { format!("flat-{threads}") };
-    assemble(em, Launch { name, threads, groups, shared_bytes: 0 })
+    assemble(em, Geometry { name, threads, groups, shared_bytes: 0 })
 }
 
 /// Emits all writes: element-level ones by every lane, row-level ones by the lane of the first column.

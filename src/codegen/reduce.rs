@@ -9,7 +9,7 @@ use super::combine::Accumulator;
 use super::emit::{Emitter, Ex, Lane};
 use super::exchange::{Reduction, subgroup_size};
 use super::layout::{COLUMN, Pick, ROW, STEP, Shape, choose, chunks, depths, lane, lazy_source, picked, row_axes, scans, write_depth};
-use super::module::{Launch, Shader, assemble};
+use super::module::{Geometry, Shader, assemble};
 
 use super::pointwise::axis;
 use super::unit::Unit;
@@ -148,7 +148,7 @@ pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Shader, Stri
         (t, false) => format!("{}-rows-of-{t}", shape.rows),
     };
     let row_groups = chunks(nest).0.ceil_div(&Dim::int((shape.rows * shape.across) as i64));
-    assemble(k.em, Launch { name, threads: shape.rows * shape.threads, groups: row_groups, shared_bytes: bytes })
+    assemble(k.em, Geometry { name, threads: shape.rows * shape.threads, groups: row_groups, shared_bytes: bytes })
 }
 
 impl Rows<'_, '_> {

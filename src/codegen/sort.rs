@@ -7,7 +7,7 @@
 
 use super::combine::suffix;
 use super::emit::{Emitter, Ex, Lane};
-use super::module::{Launch, Shader, assemble};
+use super::module::{Geometry, Shader, assemble};
 use super::network;
 use super::pointwise::axis;
 use super::unit::Unit;
@@ -125,7 +125,7 @@ fn by_counting(unit: &Unit, sort: &Sort) -> Result<Shader, String> {
         em.line(s);
     }
     let groups = (rows * cols).ceil_div(&Dim::int(THREADS as i64));
-    assemble(em, Launch { name: format!("sort-by-rank-{THREADS}"), threads: THREADS, groups, shared_bytes: 0 })
+    assemble(em, Geometry { name: format!("sort-by-rank-{THREADS}"), threads: THREADS, groups, shared_bytes: 0 })
 }
 
 fn sorts(nest: &Nest) -> Vec<Sort> {

@@ -5,7 +5,7 @@
 //! invocations, four elements each.
 
 use super::emit::{Emitter, Ex, Lane};
-use super::module::{Launch, Shader, assemble};
+use super::module::{Geometry, Shader, assemble};
 
 use super::pointwise::axis;
 use super::storage::Kind;
@@ -125,7 +125,7 @@ pub fn generate(unit: &Unit, tiling: &Tiling) -> Result<Shader, String> {
         }
     }
     stores.into_iter().for_each(|s| em.line(s));
-    assemble(em, Launch { name: format!("tile-{SIDE}x{SIDE}-transposed"), threads: THREADS, groups, shared_bytes })
+    assemble(em, Geometry { name: format!("tile-{SIDE}x{SIDE}-transposed"), threads: THREADS, groups, shared_bytes })
 }
 
 /// Loads the tiles, and makes their elements known to the computing lanes. Gives the bytes of workgroup memory.

@@ -132,7 +132,7 @@ fn split(nest: &Nest, scan: &Scan, count: i64, first: bool, buffers: &mut Vec<Bu
     if !rest.is(0) {
         let column = IndexExpr::axis(nest.rows.len() as u32, &rest).plus(&Dim::int(count * length));
         let mut body = Statements::default();
-        let last = chunks.place(&IndexExpr::constant(&Dim::int(count - 1)), &nest.row_axes());
+        let last = chunks.place(&IndexExpr::constant(Dim::int(count - 1)), &nest.row_axes());
         let before = body.push(Instr::Load { buffer: prefixes, index: last, mask: None }, dtype);
         let at = [nest.row_axes(), unflatten(&column, &nest.cols)].concat();
         let writes = apply(nest, scan, &at, before, &mut body);
