@@ -51,7 +51,7 @@ pub fn inductor_with_report(graph: &Graph, example_inputs: &[TensorType], target
     let mut report = Report::default();
     let plan = compile_fx(graph, target, config, &mut report)?;
     let total: f64 = report.stage_ms.iter().map(|s| s.1).sum();
-    tracing::info!(kernels = plan.program.kernels.len(), launches = plan.program.commands.len(), ms = total, "compiled");
+    tracing::info!(kernels = plan.program.kernels.len(), launches = plan.launches.len(), ms = total, "compiled");
     Ok((plan, report))
 }
 

@@ -658,6 +658,32 @@ fn prefixes_of_every_width() {
     }
 }
 
+/// Products whose parts leave the range of f32 where the whole does not: behind a zero, and small before large.
+#[test]
+fn products_of_parts_out_of_range() {
+    for n in [16usize, 200, 5000] {
+        let mut rows = vec![vec![1e20; n], vec![1.0; n], vec![1.0; n]];
+        rows[0][0] = 0.0;
+        (rows[1][0], rows[1][4], rows[1][5]) = (1e-30, 1e20, 1e20);
+        (rows[2][0], rows[2][n / 2], rows[2][n / 2 + 1]) = (1e30, 1e-25, 1e-25);
+        let shape = [3, n];
+        let x = HostTensor::from_f64(DType::F32, &shape, &rows.concat());
+        let mut case = Case::new(format!("products of {n}"), vec![x], vec![ty(DType::F32, &shape)], |cx| {
+            let (x, sizes) = row(cx, 0);
+            let y = cx.results[0].0;
+            cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
+                let at = [r, c].concat();
+                let v = b.load(&x, &at);
+                let s = b.scan(Combiner::Prod, v);
+                b.write(y, flatten(&at, &sizes), s);
+                Ok(())
+            })
+        });
+        case.tolerance = 1e-5;
+        case.check();
+    }
+}
+
 /// A prefix of a prefix, less the mean of the row, beside the largest prefix: three passes over a row.
 #[test]
 fn prefixes_beside_reductions() {

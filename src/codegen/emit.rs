@@ -92,6 +92,8 @@ pub struct Emitter<'a> {
     /// Exponentials for which the built-in's accuracy is enough: those of numbers below zero in sums that are one at least, where
     /// its error of `3 + 2 |x|` ULP stays within four ULP of one.
     pub rough_exp: Vec<Val>,
+    /// Rows that the lanes belong to.
+    pub across: u32,
     /// Size of the subgroups whose operations the kernel uses.
     pub subgroup: Option<u32>,
     frames: Vec<Frame>,
@@ -111,6 +113,7 @@ impl<'a> Emitter<'a> {
             vector: vec![false; unit.bindings.len()],
             loop_depth: None,
             rough_exp: vec![],
+            across: 1,
             subgroup: None,
             frames: vec![Frame::default()],
             counter: 0,

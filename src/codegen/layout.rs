@@ -112,17 +112,14 @@ pub fn choose(unit: &Unit) -> Result<Shape, String> {
     if nest.chunk_axes().is_some() {
         return folding(unit, groups, lanes);
     }
+    // A team whose invocations are not neighbors has no prefixes.
+    if scans_in_order(nest) || (scans(nest) && rows_contiguous(nest)) {
+        return Ok(Shape { rows: 64.min(limit), threads: 1, rows_first: true, lanes, ..Shape::default() });
+    }
     if rows_contiguous(nest) {
-        // A team whose invocations are not neighbors has no prefixes.
-        let alone = Shape { rows: 64.min(limit), threads: 1, rows_first: true, lanes, ..Shape::default() };
-        return Ok(unrolled(
-            nest,
-            match (scans(nest), rows_by_four(unit) && lazy.is_empty() && small_body) {
-                (true, _) => alone,
-                (false, true) => Shape { across: 4, ..column_shape(rows / 4, n, 1, limit) },
-                (false, false) => column_shape(rows, groups, lanes, limit),
-            },
-        ));
+        let by_four = rows_by_four(unit) && lazy.is_empty() && small_body;
+        let four = || Shape { across: 4, ..column_shape(rows / 4, n, 1, limit) };
+        return Ok(unrolled(nest, if by_four { four() } else { column_shape(rows, groups, lanes, limit) }));
     }
     if groups < 4 || scatter {
         return Ok(Shape { rows: limit.min(if rows < 4096 { 64 } else { 256 }), threads: 1, rows_first: true, lanes, ..Shape::default() });
@@ -140,7 +137,7 @@ pub fn choose(unit: &Unit) -> Result<Shape, String> {
     let most = unit.target.caps.max_invocations.min(unit.target.caps.max_workgroup_size);
     let fits = |threads: u32| {
         let kept = groups.div_ceil(threads as u64) as u32;
-        kept <= 4 && held * lanes * kept <= REGISTERS && nest.body.len() as u32 * lanes * kept <= STATEMENTS
+        kept <= 4 && scan_fits(unit, threads, kept) && held * lanes * kept <= REGISTERS && nest.body.len() as u32 * lanes * kept <= STATEMENTS
     };
     // Rows that fit no workgroup of the usual size may fit the largest.
     let wider = (threads == limit && unit.target.model.parallel_lanes >= 1 << 16).then_some([2, 4]).into_iter().flatten().map(|k| k * threads);
@@ -150,6 +147,11 @@ pub fn choose(unit: &Unit) -> Result<Shape, String> {
     // Many short rows would make more workgroups than are started in time.
     let workgroup = if threads <= 32 && rows * threads as u64 >= 1 << 18 { 256.min(limit) } else { 64 };
     Ok(unrolled(nest, Shape { rows: (workgroup / threads).max(1), threads, rows_first: false, lanes, kept, ..Shape::default() }))
+}
+
+/// Whether workgroup memory holds the totals of so many invocations and groups of columns, where there are scans.
+fn scan_fits(unit: &Unit, threads: u32, groups: u32) -> bool {
+    !scans(unit.nest) || threads * groups * 8 <= unit.target.caps.max_workgroup_bytes / 2
 }
 
 /// Rows in registers, with sums over rows beside them.
@@ -202,6 +204,12 @@ fn unrolled(nest: &Nest, shape: Shape) -> Shape {
     Shape { unroll, ..shape }
 }
 
+/// Whether a product of floats is scanned: a part of it may leave the range of the type where the whole does not, and times a zero
+/// before it that is NaN instead of zero.
+fn scans_in_order(nest: &Nest) -> bool {
+    nest.body.iter().any(|s| matches!(s.instr, Instr::Scan(Combiner::Prod, _)) && s.dtype.is_float())
+}
+
 /// Whether there are prefixes to compute.
 pub fn scans(nest: &Nest) -> bool {
     nest.body.iter().any(|s| matches!(s.instr, Instr::Scan(..)))
@@ -228,6 +236,7 @@ fn rows_by_four(unit: &Unit) -> bool {
     }
     let mut em = Emitter::new(unit);
     let shape = Shape { across: 4, ..Shape::default() };
+    em.across = shape.across;
     em.lanes = (0..4).map(|r| lane(unit.nest, &shape, COLUMN, 0, r)).collect();
     super::vector::choose(&mut em, &[vec![0, 1, 2, 3]]);
     em.vector.iter().any(|v| *v)

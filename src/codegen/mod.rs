@@ -146,7 +146,7 @@ impl<'a> Shaders<'a> {
             return Ok(Some(known));
         }
         let (units, shaders): (Vec<Unit>, Vec<Shader>) = self.spelled(commands)?.into_iter().unzip();
-        if limits::check_unit(&units[0]).is_err() {
+        if units.iter().any(|u| limits::check_unit(u).is_err()) {
             return Ok(None);
         }
         match module::together(&units, shaders) {

@@ -122,8 +122,7 @@ fn vector_width(unit: &Unit, numel: &Dim) -> u32 {
     let four = Dim::int(4);
     let divides = numel.as_int().is_some_and(|n| n > 0) && numel.try_div(&four).is_some();
     let long = unit.nest.body.len() > 100;
-    let columns_matter = unit.nest.body.iter().any(|s| matches!(s.instr, Instr::Bound { .. }));
-    if divides && !long && !columns_matter { 4 } else { 1 }
+    if divides && !long { 4 } else { 1 }
 }
 
 /// Whether a kernel can write packed data through `write`: an invocation owns whole words of `per_word` elements.

@@ -114,6 +114,8 @@ pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Shader, Stri
         rough: rough.to_vec(),
         shared: vec![],
     };
+    debug_assert!(rough.is_empty() || shape.across == 1, "rough sums are of one row");
+    k.em.across = shape.across;
     k.em.rough_exp = rough.iter().map(|r| r.exp).collect();
     k.em.subgroup = subgroup_size(unit, &shape);
     k.prologue();

@@ -262,7 +262,7 @@ impl Emitter<'_> {
     fn is_uniform(&self, v: Val, lanes: &[usize]) -> bool {
         let same = |e: &IndexExpr| lanes.iter().all(|&l| self.in_lane(e, l) == self.in_lane(e, lanes[0]));
         match &self.unit.nest.stmt(v).instr {
-            Instr::Reduce(..) => true,
+            Instr::Reduce(..) => self.across == 1,
             Instr::Scan(..) | Instr::Sort { .. } => false,
             Instr::Proj(of, _) => self.is_uniform(*of, lanes),
             instr => {

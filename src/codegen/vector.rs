@@ -13,7 +13,9 @@ pub fn choose(em: &mut Emitter, groups: &[Vec<usize>]) {
 
 /// Bindings of plain 32-bit elements, in numbers that divide by four.
 pub fn candidates(unit: &Unit) -> Vec<bool> {
-    let mut fits = vec![true; unit.bindings.len()];
+    // Bindings of other kernels of the launch are none of this one's.
+    let mut fits = vec![false; unit.bindings.len()];
+    unit.buffers.iter().for_each(|b| fits[b.binding] = true);
     for b in &unit.buffers {
         let sized = b.numel.as_int().is_some_and(|n| n >= 4 && n % 4 == 0);
         if !sized || b.format.per_word != 1 || !b.format.element.is_word() || !unit.bindings[b.binding].element.is_word() {

@@ -54,6 +54,7 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
     let level = b.element_level();
     let mut embedding: Option<IndexExpr> = None;
     let mut related = false;
+    let mut times = 1;
     for (i, stmt) in b.body.iter().enumerate() {
         let Instr::Load { buffer, index, .. } = &stmt.instr else { continue };
         if !written.contains(buffer) {
@@ -65,13 +66,18 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
         }
         let once = if level[i] || b.cols.is_empty() { all_axes(b) } else { b.rows.clone() };
         // A consumer that reads a part of the buffer would store that part only.
-        let all = once.iter().fold(Dim::int(1), |n, d| n * d) == a.row_count();
+        let points = once.iter().fold(Dim::int(1), |n, d| n * d);
+        times = times.max(hint(&points) / hint(&a.row_count()).max(1));
+        let all = points == a.row_count();
         if all && is_bijective(index, &once, 0) {
             embedding = Some(index.clone());
         }
     }
     if !related {
         return fuse_siblings(a, b, limits);
+    }
+    if times >= OFTEN && cost(a) > DEAR {
+        return Err(WhyNot::Again(times));
     }
     if kept {
         let Some(e) = &embedding else { return Err(WhyNot::NotOnce) };
@@ -93,6 +99,21 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
     merger.writes(b, &host_axes(b), &map);
     merger.tag = remap_tag(b.tag, &map);
     Ok(merger.finish())
+}
+
+/// Values computed so many times over are worth storing,
+const OFTEN: i64 = 8;
+/// when they cost more instructions than this.
+const DEAR: u32 = 100;
+
+/// Instructions of an element, about; loads at computed places wait for one another.
+fn cost(nest: &Nest) -> u32 {
+    let of = |s: &Stmt| match &s.instr {
+        Instr::Call(f, _) => f.row().cost,
+        Instr::Load { index, .. } if !index.values().is_empty() => 8,
+        _ => 0,
+    };
+    nest.body.iter().map(of).sum()
 }
 
 /// Two pointwise nests over equally many elements that read the same data.

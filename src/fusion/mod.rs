@@ -63,6 +63,8 @@ pub enum WhyNot {
     Across,
     /// The producer's value must be stored, and the consumer's domain does not visit each element once.
     NotOnce,
+    /// The producer is dear, and the consumer would compute each of its elements so many times.
+    Again(i64),
     /// A template takes only this kind of neighbor.
     Template(&'static str),
     /// Scans and sorts take only pointwise producers.
@@ -110,6 +112,7 @@ impl fmt::Display for WhyNot {
             WhyNot::Index(b) => write!(f, "read and written at different indices: b{}", b.0),
             WhyNot::Across => write!(f, "one reads along its columns, the other along its rows"),
             WhyNot::NotOnce => write!(f, "the stored value would be computed more than once"),
+            WhyNot::Again(times) => write!(f, "a dear value would be computed {times} times over"),
             WhyNot::Template(s) => write!(f, "template: {s}"),
             WhyNot::Ordered => write!(f, "scan or sort takes pointwise producers only"),
             WhyNot::Buffers { need, limit } => write!(f, "needs {need} storage buffers, {limit} allowed"),

@@ -57,7 +57,7 @@ impl Step {
         let (program, bindings) = (&self.plan().program, self.bindings());
         let commands = self.command_times()?.into_iter().map(|time| {
             let dispatches = self.plan().launches[time.launch].commands.iter().map(|&c| &program.commands[c as usize]).collect::<Vec<_>>();
-            let bytes = dispatches.iter().map(|d| compulsory_bytes(program, d, &bindings)).sum();
+            let bytes = compulsory_bytes(program, &dispatches, &bindings);
             let command = self.plan().launches[time.launch].commands[0] as usize;
             ProfiledCommand { command, phase: dispatches[0].phase, label: time.label, start_us: time.start_us, us: time.us, bytes }
         });
@@ -85,12 +85,16 @@ pub fn copy_gbps(device: &Device, bytes: usize) -> Result<f64> {
     Ok(2.0 * bytes as f64 / last[10] / 1e3)
 }
 
-fn compulsory_bytes(program: &Program, dispatch: &Dispatch, bindings: &Bindings) -> u64 {
-    let kernel = &program.kernels[dispatch.kernel as usize];
-    let written: BTreeSet<_> = kernel.writes.iter().map(|w| w.buffer).collect();
-    let touched = kernel.reads().into_iter().chain(written);
-    let bytes = touched.map(|local| {
-        let buffer = &program.buffers[dispatch.buffers[local.0 as usize].0 as usize];
+/// Every buffer that these dispatches read, once, and every one they write.
+fn compulsory_bytes(program: &Program, dispatches: &[&Dispatch], bindings: &Bindings) -> u64 {
+    let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
+    for dispatch in dispatches {
+        let kernel = &program.kernels[dispatch.kernel as usize];
+        read.extend(kernel.reads().into_iter().map(|local| dispatch.buffers[local.0 as usize]));
+        written.extend(kernel.writes.iter().map(|w| dispatch.buffers[w.buffer.0 as usize]));
+    }
+    let bytes = read.into_iter().chain(written).map(|b| {
+        let buffer = &program.buffers[b.0 as usize];
         buffer_bytes(&buffer.ty, buffer.storage).eval(bindings).unwrap_or(0).max(0) as u64
     });
     bytes.sum()

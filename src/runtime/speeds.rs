@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::frontend::{Initializer, trace_eval};
 use crate::types::{DType, DeviceModel};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Instant;
 
@@ -20,29 +21,39 @@ const CHAIN: usize = 64;
 /// Steps of that chain, of which the fastest counts.
 const STEPS: usize = 20;
 
+/// What is measured and kept.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Speeds {
+    bandwidth_gbps: u32,
+    launch_ns: u32,
+}
+
+impl Speeds {
+    fn over(self, model: DeviceModel) -> DeviceModel {
+        let Speeds { bandwidth_gbps, launch_ns } = self;
+        DeviceModel { name: "measured".into(), bandwidth_gbps, launch_ns, ..model }
+    }
+}
+
 impl Device {
     /// Measures the memory bandwidth and the time of a launch, and keeps them in the cache folder for devices opened later. Takes
     /// about a second. Errors: the interpreter, or a device without timestamps.
     pub fn measure(&self) -> Result<DeviceModel> {
         let Some(gpu) = self.gpu() else { return Err(Error::Platform("the interpreter has no launches to measure".into())) };
         let bytes = if self.is_software() { COPIED_BY_SOFTWARE } else { COPIED };
-        let model = DeviceModel {
-            name: "measured".into(),
-            bandwidth_gbps: coarse(copy_gbps(self, bytes)?),
-            launch_ns: coarse(launch_ns(self)?),
-            ..self.model().clone()
-        };
+        let speeds = Speeds { bandwidth_gbps: coarse(copy_gbps(self, bytes)?), launch_ns: coarse(launch_ns(self)?) };
         if let Some(folder) = gpu.cache_folder() {
-            let text = serde_json::to_vec(&model).map_err(|e| Error::Device(format!("writing a measurement: {e}")))?;
+            let text = serde_json::to_vec(&speeds).map_err(|e| Error::Device(format!("writing a measurement: {e}")))?;
             file(folder, &gpu.key()).store(&text);
         }
-        Ok(model)
+        Ok(speeds.over(self.model().clone()))
     }
 }
 
-/// What was measured on an adapter before, if anything.
-pub(super) fn known(folder: &Path, adapter: &str) -> Option<DeviceModel> {
-    serde_json::from_slice(&file(folder, adapter).load()?).ok()
+/// The model with what was measured on an adapter before, if anything.
+pub(super) fn known(folder: Option<&Path>, adapter: &str, model: DeviceModel) -> DeviceModel {
+    let kept: Option<Speeds> = folder.and_then(|f| serde_json::from_slice(&file(f, adapter).load()?).ok());
+    kept.map_or(model.clone(), |speeds| speeds.over(model))
 }
 
 fn file(folder: &Path, adapter: &str) -> BlobFile {
@@ -88,10 +99,13 @@ mod tests {
     #[test]
     fn a_measurement_is_known_to_devices_opened_later() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(known(folder.path(), "adapter"), None);
-        let model = DeviceModel { name: "measured".into(), launch_ns: 2896, ..DeviceModel::large_gpu() };
-        file(folder.path(), "adapter").store(&serde_json::to_vec(&model).unwrap());
-        assert_eq!(known(folder.path(), "adapter"), Some(model));
-        assert_eq!(known(folder.path(), "another"), None);
+        let named = DeviceModel::large_gpu;
+        assert_eq!(known(Some(folder.path()), "adapter", named()), named());
+        let speeds = Speeds { bandwidth_gbps: 2048, launch_ns: 2896 };
+        file(folder.path(), "adapter").store(&serde_json::to_vec(&speeds).unwrap());
+        let measured = DeviceModel { name: "measured".into(), bandwidth_gbps: 2048, launch_ns: 2896, ..named() };
+        assert_eq!(known(Some(folder.path()), "adapter", named()), measured);
+        assert_eq!(known(Some(folder.path()), "another", named()), named());
+        assert_eq!(known(None, "adapter", named()), named());
     }
 }

@@ -211,6 +211,19 @@ mod tests {
     }
 
     #[test]
+    fn dear_values_are_not_computed_many_times_over() {
+        for (sines, commands) in [(1, 1), (40, 2)] {
+            let mut b = Builder::new("broadcast");
+            let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (8, 1))).unwrap();
+            let y = b.input("y", InputRole::Input, TensorType::new(DType::F32, (8, 64))).unwrap();
+            let dear = (0..sines).fold(x, |x, _| b.scalar(ScalarFn::Sin, &[x]).unwrap());
+            let product = b.mul(dear, y).unwrap();
+            b.output("y", OutputRole::User, product);
+            assert_eq!(program(&b.finish(), &Target::webgpu_default()).commands.len(), commands, "{sines} sines");
+        }
+    }
+
+    #[test]
     fn a_reader_of_a_part_does_not_store_the_whole() {
         let mut b = Builder::new("parts");
         let x = b.input("x", InputRole::Input, TensorType::new(DType::F32, (7, 5))).unwrap();

@@ -150,10 +150,10 @@ fn heads(nest: &Nest, sort: &Sort, parts: &Blocks, caps: &DeviceCaps, buffers: &
     let from = b.push(Instr::Load { buffer: columns, index: row.add(&IndexExpr::value(position.0, &total)), mask: None }, DType::I32);
     let mut writes = vec![];
     for w in &nest.writes {
-        let mut value = w.value;
-        while let Instr::Cast(x) = nest.stmt(value).instr {
-            value = x;
-        }
+        let value = match nest.stmt(w.value).instr {
+            Instr::Cast(x) => x,
+            _ => w.value,
+        };
         let mut out = if value == sort.at { sorted } else { from };
         if (value != sort.at && nest.stmt(value).instr != Instr::Proj(sort.at, 1)) || !w.index.values().is_empty() {
             return None;

@@ -63,7 +63,7 @@ impl GpuDevice {
         let faults = Arc::new(Faults::default());
         watch(&device, &faults);
         let info = chosen.adapter.get_info();
-        let measured = environment.cache_dir.as_ref().and_then(|folder| speeds::known(folder, &key(&info)));
+        let model = speeds::known(environment.cache_dir.as_deref(), &key(&info), adapters::model(kind));
         let gpu = GpuDevice {
             info,
             device,
@@ -73,7 +73,7 @@ impl GpuDevice {
             layouts: Mutex::default(),
             cache_dir: environment.cache_dir.clone(),
             faults,
-            model: measured.unwrap_or_else(|| adapters::model(kind)),
+            model,
             caps,
             kind,
             reason: chosen.reason,
