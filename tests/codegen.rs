@@ -662,7 +662,7 @@ fn prefixes_of_every_width() {
 #[test]
 fn products_of_parts_out_of_range() {
     for n in [16usize, 200, 5000] {
-        let mut rows = vec![vec![1e20; n], vec![1.0; n], vec![1.0; n]];
+        let mut rows = [vec![1e20; n], vec![1.0; n], vec![1.0; n]];
         rows[0][0] = 0.0;
         (rows[1][0], rows[1][4], rows[1][5]) = (1e-30, 1e20, 1e20);
         (rows[2][0], rows[2][n / 2], rows[2][n / 2 + 1]) = (1e30, 1e-25, 1e-25);

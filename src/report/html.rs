@@ -85,10 +85,17 @@ fn crossings(list: &[Crossing]) -> String {
 fn commands(explain: &Explain) -> String {
     let row = |(i, c): (usize, &crate::runtime::CommandReport)| {
         let phase = format!("{:?}", c.phase).to_lowercase();
-        vec![i.to_string(), format!("<span class=\"{phase}\">{phase}</span>"), c.kernel.to_string(), escape(&c.variant), escape(&c.label)]
+        vec![
+            i.to_string(),
+            c.launch.to_string(),
+            format!("<span class=\"{phase}\">{phase}</span>"),
+            c.kernel.to_string(),
+            escape(&c.variant),
+            escape(&c.label),
+        ]
     };
     let rows: Vec<Vec<String>> = explain.commands.iter().enumerate().map(row).collect();
-    table(&["command#", "phase", "kernel#", "variant", "ops"], &rows)
+    table(&["command#", "launch#", "phase", "kernel#", "variant", "ops"], &rows)
 }
 
 fn decisions(explain: &Explain) -> String {

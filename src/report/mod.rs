@@ -158,9 +158,10 @@ impl fmt::Display for Explain {
             write!(f, "{}", crossings(&partition.recomputed))?;
         }
         writeln!(f, "\ncommands")?;
-        let mut table = Table::new(&["#", "phase", "kernel", "variant", "ops"]);
+        let mut table = Table::new(&["#", "launch", "phase", "kernel", "variant", "ops"]);
         for (i, c) in self.commands.iter().enumerate() {
-            table.row(&[i.to_string(), format!("{:?}", c.phase).to_lowercase(), c.kernel.to_string(), c.variant.clone(), c.label.clone()]);
+            let phase = format!("{:?}", c.phase).to_lowercase();
+            table.row(&[i.to_string(), c.launch.to_string(), phase, c.kernel.to_string(), c.variant.clone(), c.label.clone()]);
         }
         write!(f, "{table}")?;
         let others: Vec<_> = self.decisions.iter().filter(|d| d.stage != "partition").collect();
