@@ -133,6 +133,29 @@ fn layer_norm_of_every_width() {
     }
 }
 
+/// A matrix combined along its rows, or along its columns, in another dtype than its own.
+fn combined(x: HostTensor, combiner: Combiner, wide: DType, transposed: bool) -> Case {
+    let (dtype, sizes) = (x.dtype(), x.shape().to_vec());
+    let (rows, n) = if transposed { (sizes[1], sizes[0]) } else { (sizes[0], sizes[1]) };
+    let outputs = (0..combiner.results()).map(|k| ty(combiner.result_dtype(k, wide), &[rows])).collect();
+    let mut case = Case::new(format!("{combiner:?} {dtype} {n} transposed {transposed}"), vec![x], outputs, |cx| {
+        let (x, results) = (cx.operand(0), cx.results.clone());
+        cx.nest(&[rows.into()], &[n.into()], |b, r, c| {
+            let at = if transposed { [c, r].concat() } else { [r, c].concat() };
+            let v = b.load(&x, &at);
+            let v = b.cast(v, wide);
+            let s = b.reduce(combiner, v);
+            for (k, (buffer, _)) in results.iter().enumerate() {
+                let p = b.proj(s, k as u32);
+                b.write(*buffer, r[0].clone(), p);
+            }
+            Ok(())
+        })
+    });
+    case.tolerance = 1e-5;
+    case
+}
+
 #[test]
 fn every_combiner_at_every_size() {
     use Combiner::*;
@@ -164,23 +187,7 @@ fn every_combiner_at_every_size() {
                 if combiner == Prod {
                     x = HostTensor::from_f64(dtype, &shape, &x.to_f64().iter().map(|v| 1.0 + v * 0.01).collect::<Vec<_>>());
                 }
-                let outputs = (0..combiner.results()).map(|k| ty(combiner.result_dtype(k, dtype), &[rows])).collect();
-                let mut case = Case::new(format!("{combiner:?} {dtype} {n} transposed {transposed}"), vec![x], outputs, |cx| {
-                    let x = cx.operand(0);
-                    let results = cx.results.clone();
-                    cx.nest(&[rows.into()], &[n.into()], |b, r, c| {
-                        let at = if transposed { [c, r].concat() } else { [r, c].concat() };
-                        let v = b.load(&x, &at);
-                        let s = b.reduce(combiner, v);
-                        for (k, (buffer, _)) in results.iter().enumerate() {
-                            let p = b.proj(s, k as u32);
-                            b.write(*buffer, r[0].clone(), p);
-                        }
-                        Ok(())
-                    })
-                });
-                case.tolerance = 1e-5;
-                case.check();
+                combined(x, combiner, dtype, transposed).check();
             }
         }
     }
@@ -259,23 +266,7 @@ fn every_combiner_of_half_floats() {
                 for transposed in [false, true] {
                     let rows = if n > 300 { 3 } else { 38 };
                     let shape = if transposed { [n, rows] } else { [rows, n] };
-                    let outputs = (0..combiner.results()).map(|k| ty(combiner.result_dtype(k, DType::F32), &[rows])).collect();
-                    let name = format!("{combiner:?} {dtype} {n} transposed {transposed}");
-                    let mut case = Case::new(name, vec![random(dtype, &shape, n as u64)], outputs, |cx| {
-                        let (x, results) = (cx.operand(0), cx.results.clone());
-                        cx.nest(&[rows.into()], &[n.into()], |b, r, c| {
-                            let at = if transposed { [c, r].concat() } else { [r, c].concat() };
-                            let v = b.load(&x, &at);
-                            let v = b.cast(v, DType::F32);
-                            let s = b.reduce(combiner, v);
-                            for (k, (buffer, _)) in results.iter().enumerate() {
-                                let p = b.proj(s, k as u32);
-                                b.write(*buffer, r[0].clone(), p);
-                            }
-                            Ok(())
-                        })
-                    });
-                    case.tolerance = 1e-5;
+                    let mut case = combined(random(dtype, &shape, n as u64), combiner, DType::F32, transposed);
                     case.check();
                     if rows * n % 2 == 0 {
                         case.storage[0] = Storage::Packed;

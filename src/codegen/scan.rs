@@ -3,7 +3,7 @@
 //! A team takes its columns in blocks, one after the other. Within a block each invocation combines its own consecutive columns, the
 //! totals of the invocations are scanned across the team (by subgroup shuffles, through workgroup memory, or both), and what
 //! all blocks before came to is carried along. A row is read once. (Merrill and Garland, "Single-pass parallel prefix scan with
-//! decoupled look-back", is the same tree within a workgroup; between workgroups `schedule/split.rs` makes two passes.)
+//! decoupled look-back", is the same tree within a workgroup; between workgroups `schedule/split_scan.rs` makes two passes.)
 
 use super::combine::Accumulator;
 use super::emit::{Emitter, Ex};

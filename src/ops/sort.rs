@@ -65,6 +65,38 @@ fn first_of_rows(x: &Array, dim: usize, k: usize, descending: bool) -> Vec<Array
     vec![x.gather(shape.clone(), from.into_iter()), Array::int(DType::I32, shape, index)]
 }
 
+/// The one operand, which has that dimension.
+fn sorted_operand(operands: &[TensorType], dim: u32) -> Result<&TensorType, String> {
+    let [x] = operands else { return Err("takes one operand".into()) };
+    if dim as usize >= x.shape.rank() {
+        return Err(format!("dimension {dim} is out of range"));
+    }
+    Ok(x)
+}
+
+/// A nest of one sort, of which the first `k` elements of each row are written, or all.
+fn lower_sort(cx: &mut NestBuilder<'_>, dim: usize, descending: bool, k: Option<&Dim>) -> Result<(), String> {
+    let x = cx.operand(0);
+    let ((values, ty), (indices, _)) = (cx.results[0].clone(), cx.results[1].clone());
+    let mut rows: Vec<Dim> = x.ty.shape.0.clone();
+    let cols = [rows.remove(dim)];
+    cx.nest(&rows, &cols, |b, row, col| {
+        let mut at = row.to_vec();
+        at.insert(dim, col[0].clone());
+        let key = b.load(&x, &at);
+        let sorted = b.sort(key, descending);
+        let source = b.proj(sorted, 1);
+        for (buffer, value) in [(values, sorted), (indices, source)] {
+            let place = flatten(&at, &ty.shape.0);
+            match k {
+                Some(k) => b.write_first(buffer, place, value, k),
+                None => b.write(buffer, place, value),
+            }
+        }
+        Ok(())
+    })
+}
+
 impl OpDef for Sort {
     fn name(&self) -> &'static str {
         "sort"
@@ -73,10 +105,7 @@ impl OpDef for Sort {
         Class::Sort
     }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
-        let [x] = operands else { return Err("takes one operand".into()) };
-        if self.dim as usize >= x.shape.rank() {
-            return Err(format!("dimension {} is out of range", self.dim));
-        }
+        let x = sorted_operand(operands, self.dim)?;
         Ok(vec![x.clone(), TensorType { dtype: DType::I32, shape: x.shape.clone() }])
     }
     fn eval(&self, operands: &[Array], _types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
@@ -89,20 +118,7 @@ impl OpDef for Sort {
         Ok(vec![Some(cx.b.op(Gather { dim: self.dim }, &[g, inverse])?)])
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
-        let (x, dim) = (cx.operand(0), self.dim as usize);
-        let ((values, ty), (indices, _)) = (cx.results[0].clone(), cx.results[1].clone());
-        let mut rows: Vec<Dim> = ty.shape.0.clone();
-        let cols = [rows.remove(dim)];
-        cx.nest(&rows, &cols, |b, row, col| {
-            let mut at = row.to_vec();
-            at.insert(dim, col[0].clone());
-            let key = b.load(&x, &at);
-            let sorted = b.sort(key, self.descending);
-            let source = b.proj(sorted, 1);
-            b.write(values, flatten(&at, &ty.shape.0), sorted);
-            b.write(indices, flatten(&at, &ty.shape.0), source);
-            Ok(())
-        })
+        lower_sort(cx, self.dim as usize, self.descending, None)
     }
     fn samples(&self) -> Vec<Sample> {
         let of = |dtype: DType, shape: &[i64], dim: u32, descending: bool| Sample::new(Sort { dim, descending }, vec![TensorType::new(dtype, shape)]);
@@ -125,10 +141,7 @@ impl OpDef for TopK {
         Class::Sort
     }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
-        let [x] = operands else { return Err("takes one operand".into()) };
-        if self.dim as usize >= x.shape.rank() {
-            return Err(format!("dimension {} is out of range", self.dim));
-        }
+        let x = sorted_operand(operands, self.dim)?;
         if !self.k.known_le(&x.shape[self.dim as usize]) {
             return Err(format!("{} elements are not known to have a first {}", x.shape[self.dim as usize], self.k));
         }
@@ -147,20 +160,7 @@ impl OpDef for TopK {
         Ok(vec![Some(cx.b.op(ScatterAdd { dim: self.dim, checked: false }, &[zeros, cx.results[1], g])?)])
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
-        let (x, dim) = (cx.operand(0), self.dim as usize);
-        let ((values, ty), (indices, _)) = (cx.results[0].clone(), cx.results[1].clone());
-        let mut rows: Vec<Dim> = x.ty.shape.0.clone();
-        let cols = [rows.remove(dim)];
-        cx.nest(&rows, &cols, |b, row, col| {
-            let mut at = row.to_vec();
-            at.insert(dim, col[0].clone());
-            let key = b.load(&x, &at);
-            let sorted = b.sort(key, self.descending);
-            let source = b.proj(sorted, 1);
-            b.write_first(values, flatten(&at, &ty.shape.0), sorted, &self.k);
-            b.write_first(indices, flatten(&at, &ty.shape.0), source, &self.k);
-            Ok(())
-        })
+        lower_sort(cx, self.dim as usize, self.descending, Some(&self.k))
     }
     fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
         self.k = f(&self.k);

@@ -29,7 +29,7 @@ pub struct Facts<'a> {
     /// Bytes of each buffer.
     pub bytes: &'a [i64],
     /// Whether it lives longer than a step.
-    pub state: &'a dyn Fn(BufferId) -> bool,
+    pub state: &'a [bool],
 }
 
 /// Orders the kernels anew; the numbers say how many of them each launch takes.
@@ -95,10 +95,9 @@ struct Queue {
 impl Queue {
     /// Those that wait and must go before `group`.
     fn conflicts(&self, group: &Group) -> Vec<usize> {
-        let reads = group.kernel.reads().iter().filter_map(|b| self.writers.get(b));
-        let overwritten = group.kernel.writes().flat_map(|b| self.readers.get(&b).into_iter().flatten().copied().collect::<Vec<_>>());
-        let rewritten = group.kernel.writes().filter_map(|b| self.writers.get(&b).copied()).collect::<Vec<_>>();
-        let mut out: Vec<usize> = reads.copied().chain(overwritten).chain(rewritten).filter(|w| self.waiting[*w].is_some()).collect();
+        let written = group.kernel.buffers.iter().filter_map(|b| self.writers.get(b));
+        let overwritten = group.kernel.writes().filter_map(|b| self.readers.get(&b)).flatten();
+        let mut out: Vec<usize> = written.chain(overwritten).copied().filter(|w| self.waiting[*w].is_some()).collect();
         out.sort_unstable();
         out.dedup();
         out
@@ -109,7 +108,7 @@ impl Queue {
         let number = self.waiting.len();
         for b in group.kernel.reads() {
             self.readers.entry(*b).or_default().push(number);
-            self.held += if (facts.state)(*b) { 0 } else { facts.bytes[b.0 as usize] };
+            self.held += if facts.state[b.0 as usize] { 0 } else { facts.bytes[b.0 as usize] };
         }
         for b in group.kernel.writes() {
             self.writers.insert(b, number);

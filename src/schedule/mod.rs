@@ -92,7 +92,7 @@ fn join_small(groups: Vec<Group>, lowered: &Lowered, target: &Target) -> (Vec<Gr
     let bytes: Vec<i64> = lowered.buffers.iter().map(|b| hint(&b.ty.numel()) * b.ty.dtype.size() as i64).collect();
     let mut state = vec![false; bytes.len()];
     lowered.inputs.iter().for_each(|i| state[i.buffer.0 as usize] = true);
-    let facts = join::Facts { bytes: &bytes, state: &|b| state[b.0 as usize] };
+    let facts = join::Facts { bytes: &bytes, state: &state };
     join::join(groups, &facts, &target.caps, &target.model)
 }
 
