@@ -17,6 +17,7 @@ use crate::partition::{fusible_by_traits, min_cut_rematerialization_partition};
 use crate::passes::{post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
 use crate::schedule::{Program, schedule};
 use crate::types::{Decision, TensorType};
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// What a compilation did, beside its plan: never part of the plan, which is deterministic.
@@ -66,21 +67,23 @@ fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Repo
             let joint = recursive_joint_graph_passes(&inlined)?;
             clock.report.joint_nodes = joint.nodes.len();
             clock.stage("joint");
-            vec![(Phase::Forward, fw_compiler_base(&joint)?)]
+            let forward = fw_compiler_base(&joint)?;
+            clock.stage("post_grad");
+            vec![(Phase::Forward, forward)]
         }
         Mode::Train(optimizer) => {
             let mut graphs = compile_joint(&graph, Wrt::Parameters, Seed::Loss, config, &mut decisions, &mut clock)?;
             let update = compile_update(&graph, optimizer)?;
-            let is_read = |name: &str| update.inputs.iter().any(|i| i.name == name);
+            let read: HashSet<&str> = update.inputs.iter().map(|i| i.name.as_str()).collect();
             for (_, graph) in &mut graphs {
-                graph.outputs.retain(|o| !matches!(o.role, OutputRole::Gradient(_)) || is_read(&o.name));
+                graph.outputs.retain(|o| !matches!(o.role, OutputRole::Gradient(_)) || read.contains(o.name.as_str()));
             }
+            clock.stage("update");
             graphs.push((Phase::Update, update));
             graphs
         }
         Mode::Vjp => compile_joint(&graph, Wrt::Inputs, Seed::Cotangents, config, &mut decisions, &mut clock)?,
     };
-    clock.stage("post_grad");
     dump_graphs(config, &graphs)?;
     let lowered = lower(&graphs.iter().map(|(p, g)| (*p, g)).collect::<Vec<_>>(), config)?;
     clock.report.values = lowered.values.clone();
@@ -117,6 +120,7 @@ fn compile_joint(
     clock.report.recomputed = partition.recomputed.iter().map(|s| (s.label.clone(), s.bytes.clone(), s.reason.clone())).collect();
     let forward = fw_compiler_base(&partition.forward)?;
     let backward = bw_compiler(&partition.backward)?;
+    clock.stage("post_grad");
     Ok(vec![(Phase::Forward, forward), (Phase::Backward, backward)])
 }
 
@@ -130,7 +134,8 @@ pub fn bw_compiler(backward: &Graph) -> Result<Graph> {
     post_grad_passes(backward)
 }
 
-/// The optimizer's graph over the parameters of `graph`, through the same passes. What the program does not read has no gradient
+/// The optimizer's graph over the parameters of `graph`. It is built in the form that the joint passes give, so that only those of
+/// the last stage run. What the program does not read has no gradient
 /// and stays as it is, without decay, as in PyTorch.
 fn compile_update(graph: &Graph, optimizer: &Optimizer) -> Result<Graph> {
     let uses = graph.use_counts();
@@ -142,7 +147,7 @@ fn compile_update(graph: &Graph, optimizer: &Optimizer) -> Result<Graph> {
         .map(|i| (i.name.clone(), graph.ty(i.value).clone()))
         .collect();
     let update = crate::frontend::optim::update_graph(optimizer, &parameters)?;
-    post_grad_passes(&recursive_joint_graph_passes(&update)?)
+    post_grad_passes(&update)
 }
 
 fn generate(program: Program, target: &Target) -> Result<Plan> {
