@@ -15,10 +15,9 @@
 //! cost is one VJP per walked node.
 
 use crate::error::Error;
-use crate::graph::{Builder, Graph, Inline, InputRole, NodeId, Output, OutputRole, Value, inline_subgraphs};
+use crate::graph::{Builder, Graph, Inline, InputRole, NodeId, Output, OutputRole, Value, ValueMap, inline_subgraphs};
 use crate::ops::{OpDef, VjpContext};
 use crate::types::{Location, TensorType};
-use std::collections::HashMap;
 
 /// What gradients are taken with respect to. Inputs that are no floats have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +44,7 @@ const UNIT: &str = "unit.";
 /// The graph with its unit cotangents replaced by the number one. Other inputs stay.
 pub fn set_unit_cotangents(graph: &Graph) -> Result<Graph, String> {
     let mut b = Builder::new(&graph.name);
-    let mut map = HashMap::new();
+    let mut map = ValueMap::default();
     for input in &graph.inputs {
         let value = if input.role == InputRole::Cotangent && input.name.starts_with(UNIT) {
             b.full(graph.ty(input.value).dtype, 1.0, &graph.ty(input.value).shape)?
@@ -93,17 +92,17 @@ struct Walk<'a> {
     forward: &'a Graph,
     b: Builder,
     /// Forward value to joint value.
-    map: HashMap<Value, Value>,
+    map: ValueMap,
     /// Which forward values are floats that an input asked for flows into.
     dependent: Vec<Vec<bool>>,
     /// Cotangent of a forward value, in the joint graph.
-    cotangents: HashMap<Value, Value>,
+    cotangents: ValueMap,
 }
 
 impl<'a> Walk<'a> {
     fn copy_forward(forward: &'a Graph) -> Result<Walk<'a>, Error> {
         let mut b = Builder::new(&forward.name);
-        let mut map = HashMap::new();
+        let mut map = ValueMap::default();
         b.copy_inputs(forward, &mut map).map_err(|m| internal(m, None))?;
         for id in forward.ids() {
             b.copy_node(forward, id, &mut map).map_err(|m| internal(m, line(forward, id)))?;
@@ -112,7 +111,7 @@ impl<'a> Walk<'a> {
             b.output(&output.name, output.role.clone(), map[&output.value]);
         }
         let dependent = forward.nodes.iter().map(|n| vec![false; n.types.len()]).collect();
-        Ok(Walk { forward, b, map, dependent, cotangents: HashMap::new() })
+        Ok(Walk { forward, b, map, dependent, cotangents: ValueMap::default() })
     }
 
     /// A float result depends on an input asked for when any float operand does.

@@ -6,7 +6,8 @@
 use super::unit::Unit;
 use crate::loop_ir::{IndexExpr, Term, Val};
 use crate::types::Dim;
-use std::collections::{BTreeSet, HashMap};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeSet;
 
 /// A spelled expression and the depth of the block it is known in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +40,9 @@ pub fn deepest<'a>(parts: impl IntoIterator<Item = &'a Ex>) -> usize {
 struct Frame {
     lines: Vec<String>,
     /// Text already bound here, and its name.
-    named: HashMap<String, Ex>,
+    named: FxHashMap<String, Ex>,
     /// Values of the body already computed here, by value and lane.
-    values: HashMap<(u32, usize), Ex>,
+    values: FxHashMap<(u32, usize), Ex>,
     /// A branch: what depends on the block around it stays inside.
     conditional: bool,
 }
@@ -78,7 +79,7 @@ pub struct Emitter<'a> {
     /// Lanes of the invocation.
     pub lanes: Vec<Lane>,
     /// Names of the kernel's axes, by axis number.
-    pub axes: HashMap<u32, Ex>,
+    pub axes: FxHashMap<u32, Ex>,
     /// Helper functions called.
     pub helpers: BTreeSet<String>,
     /// Module-scope declarations.
@@ -106,7 +107,7 @@ impl<'a> Emitter<'a> {
         Emitter {
             unit,
             lanes: vec![],
-            axes: HashMap::new(),
+            axes: FxHashMap::default(),
             helpers: BTreeSet::new(),
             globals: vec![],
             uses_symbols: false,

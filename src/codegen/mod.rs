@@ -44,7 +44,7 @@ use crate::error::{Error, Result};
 use crate::loop_ir::{Instr, Nest};
 use crate::schedule::{Dispatch, Program, SlotId};
 use module::Shader;
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 use unit::{Signature, Unit};
 
 /// Spells every distinct kernel of a program in WGSL.
@@ -53,7 +53,7 @@ pub fn generate(program: Program, target: &Target) -> Result<Plan, Error> {
         return Ok(Plan { program, target: target.clone(), code: vec![], launches: vec![] });
     }
     limits::check_program(&program, &target.caps)?;
-    let mut shaders = Shaders { program: &program, target, code: vec![], by_signature: HashMap::new(), by_text: HashMap::new() };
+    let mut shaders = Shaders { program: &program, target, code: vec![], shapes: FxHashMap::default(), by_signature: FxHashMap::default(), by_text: FxHashMap::default() };
     let mut launches = vec![];
     for run in program.runs() {
         launches.extend(shaders.launches(&run.map(|c| c as u32).collect::<Vec<_>>())?);
@@ -67,16 +67,25 @@ struct Shaders<'a> {
     program: &'a Program,
     target: &'a Target,
     code: Vec<KernelCode>,
-    by_signature: HashMap<Signature, u32>,
-    by_text: HashMap<String, Vec<u32>>,
+    shapes: FxHashMap<Signature, Shape>,
+    by_signature: FxHashMap<Signature, u32>,
+    by_text: FxHashMap<String, Vec<u32>>,
 }
 
 /// Commands that go together: the size of their workgroups, and which slots they access by vectors.
 #[derive(Default)]
 struct Party {
     threads: u32,
-    vectors: HashMap<SlotId, bool>,
+    vectors: FxHashMap<SlotId, bool>,
     commands: Vec<u32>,
+}
+
+/// What decides which others a command goes with.
+#[derive(Clone)]
+struct Shape {
+    threads: u32,
+    /// One buffer of each binding, and whether it is accessed by vectors.
+    vectors: Vec<(u32, bool)>,
 }
 
 impl<'a> Shaders<'a> {
@@ -84,16 +93,16 @@ impl<'a> Shaders<'a> {
     fn launches(&mut self, commands: &[u32]) -> Result<Vec<Launch>> {
         let mut parties: Vec<Party> = vec![];
         for &command in commands.iter().filter(|_| commands.len() > 1) {
-            let (unit, shader) = self.spelled(&[command])?.remove(0);
+            let shape = self.shape(command)?;
             let slot = |k: u32| self.program.buffers[self.dispatch(command).buffers[k as usize].0 as usize].slot;
-            let vectors: Vec<(SlotId, bool)> = unit.bindings.iter().map(|b| slot(b.buffer)).zip(shader.vector().iter().copied()).collect();
-            let agrees = |p: &&mut Party| p.threads == shader.threads() && vectors.iter().all(|(slot, v)| p.vectors.get(slot).is_none_or(|w| w == v));
+            let vectors: Vec<(SlotId, bool)> = shape.vectors.iter().map(|&(buffer, v)| (slot(buffer), v)).collect();
+            let agrees = |p: &&mut Party| p.threads == shape.threads && vectors.iter().all(|(slot, v)| p.vectors.get(slot).is_none_or(|w| w == v));
             match parties.iter_mut().find(agrees) {
                 Some(party) => {
                     party.vectors.extend(vectors);
                     party.commands.push(command);
                 }
-                None => parties.push(Party { threads: shader.threads(), vectors: vectors.into_iter().collect(), commands: vec![command] }),
+                None => parties.push(Party { threads: shape.threads, vectors: vectors.into_iter().collect(), commands: vec![command] }),
             }
         }
         if parties.is_empty() {
@@ -115,6 +124,19 @@ impl<'a> Shaders<'a> {
 
     fn dispatch(&self, command: u32) -> &'a Dispatch {
         &self.program.commands[command as usize]
+    }
+
+    /// How a command is spelled alone.
+    fn shape(&mut self, command: u32) -> Result<Shape> {
+        let signature = Signature::of(self.program, &[self.dispatch(command)]);
+        if let Some(known) = self.shapes.get(&signature) {
+            return Ok(known.clone());
+        }
+        let (unit, shader) = self.spelled(&[command])?.remove(0);
+        let vectors = unit.bindings.iter().map(|b| b.buffer).zip(shader.vector().iter().copied()).collect();
+        let shape = Shape { threads: shader.threads(), vectors };
+        self.shapes.insert(signature, shape.clone());
+        Ok(shape)
     }
 
     /// The shader of one command.

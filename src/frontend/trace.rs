@@ -3,11 +3,10 @@
 use super::tensor::Tensor;
 use super::{Initializer, Traced};
 use crate::error::{Error, Result, TraceFault};
-use crate::graph::{Builder, Graph, InputRole, OutputRole, Value};
+use crate::graph::{Builder, Graph, InputRole, OutputRole, Value, ValueMap};
 use crate::ops;
 use crate::types::{DType, HostTensor, IntoShape, Location, Provenance, Shape, TensorType};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// Records `f` as a training program: dropout is active. The first value returned is the loss when it is a 0-d float; others
@@ -370,7 +369,7 @@ fn region(graph: &Graph, start: usize, result: Value) -> Result<(Graph, Vec<Valu
             }
         }
     }
-    let (mut body, mut map, mut operands) = (Builder::new("checkpoint"), HashMap::new(), vec![]);
+    let (mut body, mut map, mut operands) = (Builder::new("checkpoint"), ValueMap::default(), vec![]);
     let mut outside: Vec<Value> = graph.ids().filter(|id| needed[id.0 as usize]).flat_map(|id| graph.node(id).operands.clone()).collect();
     outside.push(result);
     for v in outside.into_iter().filter(|&v| !inside(v)) {

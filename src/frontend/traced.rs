@@ -2,9 +2,8 @@
 
 use super::Initializer;
 use crate::error::{Error, Result};
-use crate::graph::{Builder, Graph, Input, InputRole, Value};
+use crate::graph::{Builder, Graph, Input, InputRole, Value, ValueMap};
 use crate::ops::OpDef;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A traced program: the graph, and how its parameters and buffers start.
@@ -36,7 +35,7 @@ impl Traced {
 
 /// `graph` with every op as it is when a model is used, also in subgraphs; without the unused inputs named in `idle`.
 fn inference(graph: &Graph, idle: &[&str]) -> Result<Graph, String> {
-    let (mut b, mut map) = (Builder::new(&graph.name), HashMap::new());
+    let (mut b, mut map) = (Builder::new(&graph.name), ValueMap::default());
     for input in graph.inputs.iter().filter(|i| !idle.contains(&i.name.as_str())) {
         b.provenance = graph.provenance(input.value.node).clone();
         map.insert(input.value, b.input(&input.name, input.role.clone(), graph.ty(input.value).clone())?);

@@ -1,11 +1,10 @@
 //! The one door into a graph: checks types, shares equal nodes, records provenance.
 
-use super::{Graph, Input, InputRole, Node, NodeId, Output, OutputRole, Region, Value};
+use super::{Graph, Input, InputRole, Node, NodeId, Output, OutputRole, Region, Value, ValueMap};
 use crate::ops::{self, InputOp, Op, OpDef};
 use crate::scalar::{Expr, ScalarFn};
 use crate::types::{DType, Dim, IntoShape, Provenance, Shape, TensorType, broadcast_shapes};
 use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 
 /// Builds a graph node by node. Every method infers types and returns an error message naming the op and the operands'
@@ -157,7 +156,7 @@ impl Builder {
 
     /// Copies every node of `graph` but its inputs, which are given; returns the value of each old value's node results.
     pub fn inline(&mut self, graph: &Graph, inputs: &[Value]) -> Built<Vec<Value>> {
-        let mut map: HashMap<Value, Value> = graph.inputs.iter().zip(inputs).map(|(i, &v)| (i.value, v)).collect();
+        let mut map: ValueMap = graph.inputs.iter().zip(inputs).map(|(i, &v)| (i.value, v)).collect();
         for id in graph.ids() {
             self.copy_node(graph, id, &mut map)?;
         }
@@ -165,7 +164,7 @@ impl Builder {
     }
 
     /// Copies one node under a value map, unless its results are mapped already; keeps region and provenance.
-    pub fn copy_node(&mut self, graph: &Graph, id: NodeId, map: &mut HashMap<Value, Value>) -> Built<()> {
+    pub fn copy_node(&mut self, graph: &Graph, id: NodeId, map: &mut ValueMap) -> Built<()> {
         self.copy_as(graph, id, map, |b, operands| {
             let same = graph.node(id).operands.iter().zip(&operands).all(|(&v, &w)| graph.ty(v) == b.ty(w));
             if same { Ok(b.copy(graph, id, operands)) } else { b.node(graph.node(id).op.clone(), &operands) }
@@ -173,7 +172,7 @@ impl Builder {
     }
 
     /// As [`Builder::copy_node`], with another op in the node's place.
-    pub fn copy_changed_node(&mut self, graph: &Graph, id: NodeId, op: Op, map: &mut HashMap<Value, Value>) -> Built<()> {
+    pub fn copy_changed_node(&mut self, graph: &Graph, id: NodeId, op: Op, map: &mut ValueMap) -> Built<()> {
         self.copy_as(graph, id, map, |b, operands| b.node(op, &operands))
     }
 
@@ -182,7 +181,7 @@ impl Builder {
         &mut self,
         graph: &Graph,
         id: NodeId,
-        map: &mut HashMap<Value, Value>,
+        map: &mut ValueMap,
         build: impl FnOnce(&mut Builder, Vec<Value>) -> Built<Vec<Value>>,
     ) -> Built<()> {
         if map.contains_key(&Value::first(id)) {
@@ -201,7 +200,7 @@ impl Builder {
     }
 
     /// Declares the same inputs as `graph`, and maps them.
-    pub fn copy_inputs(&mut self, graph: &Graph, map: &mut HashMap<Value, Value>) -> Built<()> {
+    pub fn copy_inputs(&mut self, graph: &Graph, map: &mut ValueMap) -> Built<()> {
         for input in &graph.inputs {
             map.insert(input.value, self.copy_input(graph, input)?);
         }

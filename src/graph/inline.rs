@@ -1,8 +1,7 @@
 //! Inlining of calls and decomposition of control flow.
 
-use super::{Builder, Graph, NodeId, Policy, Region, Value};
+use super::{Builder, Graph, NodeId, Policy, Region, Value, ValueMap};
 use crate::ops::{Checkpoint, Op, OpDef};
-use std::collections::HashMap;
 
 /// Which ops that hold subgraphs give way to their bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +20,7 @@ pub fn inline_subgraphs(graph: &Graph, which: Inline) -> Result<Graph, String> {
         return Ok(graph.clone());
     }
     let mut inliner = Inliner { b: Builder::new(&graph.name), which, next_region: crate::ops::fresh_region(graph) };
-    let mut map = HashMap::new();
+    let mut map = ValueMap::default();
     inliner.b.copy_inputs(graph, &mut map)?;
     inliner.copy_nodes(graph, &mut map)?;
     for o in &graph.outputs {
@@ -37,7 +36,7 @@ struct Inliner {
 }
 
 impl Inliner {
-    fn copy_nodes(&mut self, graph: &Graph, map: &mut HashMap<Value, Value>) -> Result<(), String> {
+    fn copy_nodes(&mut self, graph: &Graph, map: &mut ValueMap) -> Result<(), String> {
         for id in graph.ids() {
             if map.contains_key(&Value::first(id)) {
                 continue;
@@ -60,12 +59,12 @@ impl Inliner {
         Ok(())
     }
 
-    fn checkpoint(&mut self, graph: &Graph, id: NodeId, call: &Checkpoint, map: &HashMap<Value, Value>) -> Result<Vec<Value>, String> {
+    fn checkpoint(&mut self, graph: &Graph, id: NodeId, call: &Checkpoint, map: &ValueMap) -> Result<Vec<Value>, String> {
         self.under(graph, id, Some(call.policy), |s| s.call(&call.body, &operands(graph, id, map)))
     }
 
     /// Control flow holding inlined bodies, or decomposed.
-    fn control_flow(&mut self, graph: &Graph, id: NodeId, op: &Op, map: &HashMap<Value, Value>) -> Result<Option<Vec<Value>>, String> {
+    fn control_flow(&mut self, graph: &Graph, id: NodeId, op: &Op, map: &ValueMap) -> Result<Option<Vec<Value>>, String> {
         let mut op = op.clone();
         let mut bodies = vec![];
         for body in op.subgraphs() {
@@ -86,7 +85,7 @@ impl Inliner {
     /// The results of a body, node by node.
     fn call(&mut self, body: &Graph, operands: &[Value]) -> Result<Vec<Value>, String> {
         let body = self.with_own_regions(body);
-        let mut map: HashMap<Value, Value> = body.inputs.iter().zip(operands).map(|(i, &v)| (i.value, v)).collect();
+        let mut map: ValueMap = body.inputs.iter().zip(operands).map(|(i, &v)| (i.value, v)).collect();
         self.copy_nodes(&body, &mut map)?;
         Ok(body.outputs.iter().map(|o| map[&o.value]).collect())
     }
@@ -126,6 +125,6 @@ impl Inliner {
     }
 }
 
-fn operands(graph: &Graph, id: NodeId, map: &HashMap<Value, Value>) -> Vec<Value> {
+fn operands(graph: &Graph, id: NodeId, map: &ValueMap) -> Vec<Value> {
     graph.node(id).operands.iter().map(|v| map[v]).collect()
 }

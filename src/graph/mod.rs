@@ -241,6 +241,9 @@ impl Graph {
     }
 }
 
+/// Values of a graph that is rebuilt, by what they were.
+pub type ValueMap = rustc_hash::FxHashMap<Value, Value>;
+
 impl Value {
     /// The first result of a node.
     pub fn first(node: NodeId) -> Value {

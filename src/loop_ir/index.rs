@@ -356,12 +356,14 @@ impl IndexExpr {
 /// Row-major flat index of coordinates.
 pub fn flatten(coords: &[IndexExpr], shape: &[Dim]) -> IndexExpr {
     let mut stride = Dim::int(1);
-    let mut out = IndexExpr::zero();
+    let (mut terms, mut offset) = (vec![], Dim::int(0));
     for (c, size) in coords.iter().zip(shape).rev() {
-        out = out.add(&c.times(&stride));
+        let part = c.times(&stride);
+        terms.extend(part.terms);
+        offset = offset + part.offset;
         stride = stride * size;
     }
-    out
+    IndexExpr::canonical(terms, offset)
 }
 
 /// Coordinates of a row-major flat index.

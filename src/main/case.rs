@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use inductor::autograd::{Seed, Wrt, joint_graph, set_unit_cotangents};
 use inductor::eval::{accuracy, evaluate, evaluate_exact};
-use inductor::graph::{Builder, Graph, InputRole, OutputRole, Value};
+use inductor::graph::{Builder, Graph, InputRole, OutputRole, Value, ValueMap};
 use inductor::ops::{Array, Precision};
 use inductor::runtime::load_tensors;
 use inductor::torch_export::{Imported, load};
@@ -130,7 +130,7 @@ impl Case {
             return Ok(());
         }
         let mut b = Builder::new(&graph.name);
-        let mut map: HashMap<Value, Value> = HashMap::new();
+        let mut map: ValueMap = ValueMap::default();
         let fail = |e: String| anyhow::anyhow!(e);
         b.copy_inputs(graph, &mut map).map_err(fail)?;
         for id in graph.ids() {

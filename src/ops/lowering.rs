@@ -4,7 +4,7 @@ use super::{Op, OpDef};
 use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Provenance, Shape, TensorType};
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 /// An operand: a buffer seen through a chain of views. Views never copy.
 #[derive(Clone, Debug)]
@@ -93,7 +93,7 @@ impl NestBuilder<'_> {
         cols: &[Dim],
         build: impl FnOnce(&mut Body, &[IndexExpr], &[IndexExpr]) -> Result<(), String>,
     ) -> Result<(), String> {
-        let mut body = Body { stmts: vec![], known: HashMap::new(), writes: vec![], tag: Tag::Loop };
+        let mut body = Body { stmts: vec![], known: FxHashMap::default(), writes: vec![], tag: Tag::Loop };
         build(&mut body, &axes(rows, 0), &axes(cols, rows.len() as u32))?;
         self.nests.push(Nest {
             label: self.label.clone(),
@@ -121,7 +121,7 @@ impl NestBuilder<'_> {
 /// A body under construction. Equal statements are built once.
 pub struct Body {
     stmts: Vec<Stmt>,
-    known: HashMap<Stmt, Val>,
+    known: FxHashMap<Stmt, Val>,
     writes: Vec<Write>,
     /// Known shape; `Tag::Loop` unless set.
     pub tag: Tag,

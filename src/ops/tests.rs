@@ -63,7 +63,7 @@ fn graph_of(sample: &Sample, gradients: bool) -> Built<Graph> {
 
 /// The graph without composites.
 fn decomposed(graph: &Graph) -> Graph {
-    let (mut b, mut map) = (Builder::new(&graph.name), HashMap::new());
+    let (mut b, mut map) = (Builder::new(&graph.name), crate::graph::ValueMap::default());
     b.copy_inputs(graph, &mut map).unwrap();
     for id in graph.ids() {
         let node = graph.node(id);

@@ -3,7 +3,7 @@
 use super::classify::Classes;
 use super::{Choice, Partition, RecomputedValue, SavedValue, expected_bytes};
 use crate::autograd;
-use crate::graph::{Builder, Graph, InputRole, NodeId, OutputRole, Value};
+use crate::graph::{Builder, Graph, InputRole, NodeId, OutputRole, Value, ValueMap};
 use crate::ops::{Class, OpDef, RecomputeCost};
 use crate::types::{Decision, Dim, TensorType};
 use std::collections::HashMap;
@@ -128,7 +128,7 @@ fn needed_for_gradients(joint: &Graph, saved: &HashMap<Value, String>) -> Vec<bo
 
 fn forward_graph(joint: &Graph, choice: &Choice, names: &HashMap<Value, String>) -> Result<Graph, String> {
     let mut b = Builder::new(&joint.name);
-    let mut map = HashMap::new();
+    let mut map = ValueMap::default();
     for input in joint.inputs.iter().filter(|i| i.role != InputRole::Cotangent) {
         map.insert(input.value, b.copy_input(joint, input)?);
     }
@@ -157,7 +157,7 @@ fn forward_graph(joint: &Graph, choice: &Choice, names: &HashMap<Value, String>)
 
 fn backward_graph(joint: &Graph, choice: &Choice, names: &HashMap<Value, String>, demand: &Demand) -> Result<Graph, String> {
     let mut b = Builder::new(&format!("{}.backward", joint.name));
-    let mut map = HashMap::new();
+    let mut map = ValueMap::default();
     for input in joint.inputs.iter().filter(|i| i.role != InputRole::Cotangent && demand.reads[i.value.node.0 as usize]) {
         map.insert(input.value, b.copy_input(joint, input)?);
     }
@@ -179,7 +179,7 @@ fn backward_graph(joint: &Graph, choice: &Choice, names: &HashMap<Value, String>
 }
 
 /// Copies a node whose results may partly be saved already: those keep the saved value.
-fn copy_recomputed(b: &mut Builder, joint: &Graph, id: NodeId, map: &mut HashMap<Value, Value>) -> Result<(), String> {
+fn copy_recomputed(b: &mut Builder, joint: &Graph, id: NodeId, map: &mut ValueMap) -> Result<(), String> {
     let results = (0..joint.node(id).types.len() as u32).map(|result| Value { node: id, result });
     let kept: Vec<(Value, Value)> = results.filter_map(|v| map.remove(&v).map(|k| (v, k))).collect();
     b.copy_node(joint, id, map)?;

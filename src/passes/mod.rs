@@ -13,11 +13,10 @@ mod post_grad;
 mod pre_grad;
 
 use crate::error::{Error, Result};
-use crate::graph::{Builder, Graph, verify};
+use crate::graph::{Builder, Graph, ValueMap, verify};
 use crate::ops::OpDef;
 use crate::rewrite::{Rule, rewrite};
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A pass, with its name.
@@ -101,7 +100,7 @@ fn in_subgraphs<'a>(stage: &'static str, passes: &[Pass], graph: &'a Graph) -> R
     }
     let rebuild = |m: String| Error::compile(format!("{stage}: {m}"));
     let mut b = Builder::new(&graph.name);
-    let mut map = HashMap::new();
+    let mut map = ValueMap::default();
     b.copy_inputs(graph, &mut map).map_err(rebuild)?;
     for id in graph.ids() {
         let mut node = graph.node(id).clone();

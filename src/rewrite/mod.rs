@@ -14,12 +14,10 @@ mod look;
 
 pub use look::{SpreadReduction, has_no_negative_zero, scalar_call, spread_core, spread_reduction, stands_beside, through_broadcast, uniform};
 
-use crate::graph::{Builder, Graph, Node, NodeId, Value};
+use crate::graph::{Builder, Graph, Node, NodeId, Value, ValueMap};
 use crate::ops::Op;
 use crate::scalar::ScalarFn;
 use crate::types::TensorType;
-use rustc_hash::FxHashMap;
-use std::collections::HashMap;
 
 /// A node that a rule may replace, with its operands in the graph under construction.
 pub struct Site<'a> {
@@ -105,7 +103,7 @@ const MAX_DEPTH: usize = 64;
 /// One visit of each node is enough: nodes come after their operands, and rules look at operands only, so that what stands is
 /// final when its users are visited. What a rule builds is visited before its value is used. Near-linear.
 pub fn rewrite(graph: &Graph, rules: &[&[Rule]]) -> Result<Graph, String> {
-    let mut rewriter = Rewriter { rules, fuel: fuel_of(graph), replaced: FxHashMap::default(), is_exhausted: false };
+    let mut rewriter = Rewriter { rules, fuel: fuel_of(graph), replaced: ValueMap::default(), is_exhausted: false };
     let next = rebuild(graph, |b, id, operands| rewriter.visit(b, graph.node(id), operands, 0))?;
     if rewriter.is_exhausted {
         let names: Vec<&str> = rules.iter().flat_map(|family| family.iter()).map(|r| r.name).collect();
@@ -118,7 +116,7 @@ struct Rewriter<'a> {
     rules: &'a [&'a [Rule]],
     fuel: usize,
     /// What stands for values that a rule built and another replaced: a builder that shares equal nodes gives them out again.
-    replaced: FxHashMap<Value, Value>,
+    replaced: ValueMap,
     is_exhausted: bool,
 }
 
@@ -182,7 +180,7 @@ pub fn rebuild(
     mut replace: impl FnMut(&mut Builder, NodeId, &[Value]) -> Result<Option<Vec<Value>>, String>,
 ) -> Result<Graph, String> {
     let mut b = Builder::new(&graph.name);
-    let mut map = HashMap::new();
+    let mut map = ValueMap::default();
     b.copy_inputs(graph, &mut map)?;
     for id in graph.ids() {
         if map.contains_key(&Value::first(id)) {

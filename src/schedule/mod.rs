@@ -30,7 +30,6 @@ use crate::lower::Lowered;
 use crate::types::Symbol;
 use group::Group;
 use rustc_hash::FxHashMap;
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 
 /// Schedules a lowered program for a target.
@@ -60,7 +59,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     program.together = together;
     // Kernels by their structure before the domain takes its final form, and after.
     let mut by_structure: FxHashMap<(u32, Vec<Storage>), u32> = FxHashMap::default();
-    let mut kernels: HashMap<Identity, u32> = HashMap::new();
+    let mut kernels: FxHashMap<Identity, u32> = FxHashMap::default();
     for group in groups {
         let Kernel { structure, buffers, label, provenance } = group.kernel;
         let formats: Vec<Storage> = buffers.iter().map(|b| program.buffers[b.0 as usize].storage).collect();

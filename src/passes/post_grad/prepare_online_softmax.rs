@@ -1,6 +1,6 @@
 //! Row maximum and sum of exponentials in one pass.
 
-use crate::graph::{Graph, NodeId, Value};
+use crate::graph::{Graph, NodeId, Value, ValueMap};
 use crate::ops::{OnlineSoftmaxStats, Op, Reduce, ReduceKind};
 use crate::rewrite::{rebuild, scalar_call, spread_reduction};
 use crate::scalar::ScalarFn;
@@ -34,7 +34,7 @@ pub(super) fn prepare_online_softmax(graph: &Graph) -> Result<Option<Graph>, Str
     if replaced.is_empty() {
         return Ok(None);
     }
-    let mut rows: HashMap<Value, Value> = HashMap::new();
+    let mut rows: ValueMap = ValueMap::default();
     rebuild(graph, |b, id, operands| {
         let Some(&(result, x, dim)) = replaced.get(&id) else { return Ok(None) };
         // The maximum comes first and reads the row itself; the sum reads its exponentials.

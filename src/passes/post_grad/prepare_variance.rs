@@ -1,6 +1,6 @@
 //! Sums of squared deviations in one pass.
 
-use crate::graph::{Graph, NodeId, Value};
+use crate::graph::{Graph, NodeId, Value, ValueMap};
 use crate::ops::{Op, Reduce, ReduceKind, SquaredDeviations};
 use crate::rewrite::{rebuild, scalar_call, spread_core, stands_beside, uniform};
 use crate::scalar::ScalarFn;
@@ -27,7 +27,7 @@ pub(super) fn prepare_variance(graph: &Graph) -> Result<Option<Graph>, String> {
         return Ok(None);
     }
     // New values of the operands: nodes precede their users.
-    let mut built: HashMap<Value, Value> = HashMap::new();
+    let mut built: ValueMap = ValueMap::default();
     rebuild(graph, |b, id, operands| {
         let node = graph.node(id);
         for (old, new) in node.operands.iter().zip(operands) {
