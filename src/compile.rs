@@ -213,5 +213,6 @@ fn dump_plan(config: &Config, plan: &Plan) -> Result<()> {
 
 fn write_file(path: &std::path::Path, text: &str) -> Result<()> {
     let parent = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(parent).and_then(|()| std::fs::write(path, text)).map_err(|e| Error::file(path, e))
+    std::fs::create_dir_all(parent).map_err(|e| Error::file(path, e))?;
+    crate::files::write(path, text)
 }
