@@ -48,7 +48,7 @@ mod window;
 pub use activation::{Gelu, Silu};
 pub use array::{Array, Data, Precision};
 pub use attention::ScaledDotProductAttention;
-pub use border::{Constant, Full, InputOp, Iota, Real, SizeOf};
+pub use border::{Constant, Empty, Full, InputOp, Iota, Real, SizeOf};
 pub use cast::Cast;
 pub use concat::Concat;
 pub use conv::{Convolution, ConvolutionInput, ConvolutionWeight};
@@ -240,6 +240,11 @@ pub trait OpDef {
     /// Whether it draws random bits.
     fn is_random(&self) -> bool {
         self.class() == Class::Random
+    }
+
+    /// Whether its elements may be anything, as those of memory that nobody wrote.
+    fn is_unwritten(&self) -> bool {
+        false
     }
 
     /// Whether a kernel may compute it without storing it, for a consumer in the same kernel.

@@ -58,6 +58,7 @@ operators! {
     InputOp = "input",
     Constant = "constant",
     Full = "full",
+    Empty = "empty",
     Iota = "iota",
     Pointwise = "pointwise",
     Cast = "cast",
@@ -152,6 +153,9 @@ impl OpDef for Op {
     }
     fn is_random(&self) -> bool {
         self.def().is_random()
+    }
+    fn is_unwritten(&self) -> bool {
+        self.def().is_unwritten()
     }
     fn fusible_as_producer(&self) -> bool {
         self.def().fusible_as_producer()
