@@ -108,6 +108,7 @@ operators! {
     Gelu = "gelu",
     Silu = "silu",
     Dropout = "dropout",
+    Detach = "detach",
     Linear = "linear",
     CrossEntropy = "cross_entropy",
     Mse = "mse_loss",
@@ -150,6 +151,9 @@ impl OpDef for Op {
     }
     fn is_view(&self) -> bool {
         self.def().is_view()
+    }
+    fn stops_gradient(&self) -> bool {
+        self.def().stops_gradient()
     }
     fn is_random(&self) -> bool {
         self.def().is_random()
