@@ -67,17 +67,19 @@ fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Repo
             let joint = recursive_joint_graph_passes(&inlined)?;
             clock.report.joint_nodes = joint.nodes.len();
             clock.stage("joint");
-            vec![(Phase::Forward, fw_compiler_base(&joint)?)]
+            let forward = fw_compiler_base(&joint)?;
+            clock.stage("post_grad");
+            vec![(Phase::Forward, forward)]
         }
         Mode::Train(optimizer) => {
             let mut graphs = compile_joint(&graph, Wrt::Parameters, Seed::Loss, config, &mut decisions, &mut clock)?;
             let trained = trained_parameters(&graph, &graphs);
             graphs.push((Phase::Update, compile_update(&trained, optimizer)?));
+            clock.stage("update");
             graphs
         }
         Mode::Vjp => compile_joint(&graph, Wrt::Inputs, Seed::Cotangents, config, &mut decisions, &mut clock)?,
     };
-    clock.stage("post_grad");
     dump_graphs(config, &graphs)?;
     let lowered = lower(&graphs.iter().map(|(p, g)| (*p, g)).collect::<Vec<_>>(), config)?;
     clock.report.values = lowered.values.clone();
@@ -114,6 +116,7 @@ fn compile_joint(
     clock.report.recomputed = partition.recomputed.iter().map(|s| (s.label.clone(), s.bytes.clone(), s.reason.clone())).collect();
     let forward = fw_compiler_base(&partition.forward)?;
     let backward = bw_compiler(&partition.backward)?;
+    clock.stage("post_grad");
     Ok(vec![(Phase::Forward, forward), (Phase::Backward, backward)])
 }
 
@@ -136,10 +139,11 @@ fn trained_parameters(graph: &Graph, compiled: &[(Phase, Graph)]) -> Vec<(String
     parameters.map(|i| (i.name.clone(), graph.ty(i.value).clone())).collect()
 }
 
-/// The optimizer's graph over those parameters, through the same passes. Others stay as they are, without decay, as in PyTorch.
+/// The optimizer's graph over those parameters. It is built in the form that the joint passes give, so that only those of the last
+/// stage run. Other parameters stay as they are, without decay, as in PyTorch.
 fn compile_update(parameters: &[(String, TensorType)], optimizer: &Optimizer) -> Result<Graph> {
     let update = crate::frontend::optim::update_graph(optimizer, parameters)?;
-    post_grad_passes(&recursive_joint_graph_passes(&update)?)
+    post_grad_passes(&update)
 }
 
 fn generate(program: Program, target: &Target) -> Result<Plan> {

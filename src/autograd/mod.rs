@@ -281,7 +281,7 @@ mod tests {
     use super::*;
     use crate::ops::{Detach, Permute, ReduceKind};
     use crate::scalar::ScalarFn;
-    use crate::types::DType;
+    use crate::types::{DType, Provenance};
 
     fn ty(shape: &[i64]) -> TensorType {
         TensorType::new(DType::F32, shape)
@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn the_loss_must_be_a_scalar() {
         let mut b = Builder::new("g");
-        b.provenance.locations.push(Location { file: "a.rs".into(), line: 7 });
+        b.provenance = Provenance::new(vec![Location { file: "a.rs".into(), line: 7 }], vec![]);
         let x = b.input("x", InputRole::Parameter, ty(&[4])).unwrap();
         let y = b.neg(x).unwrap();
         b.output("loss", OutputRole::Loss, y);

@@ -12,7 +12,7 @@ pub fn dump(plan: &Plan) -> String {
         let _ = writeln!(out, "// ---- shader {k}, {} launches", launches().count());
         for d in users().take(8) {
             let nest = &plan.program.kernels[d.kernel as usize];
-            let lines: Vec<String> = nest.provenance.locations.iter().map(|l| l.to_string()).collect();
+            let lines: Vec<String> = nest.provenance.locations().iter().map(|l| l.to_string()).collect();
             let _ = writeln!(out, "// {:?} kernel {}: {} [{}] at {}", d.phase, d.kernel, d.label, nest.label, lines.join(", "));
         }
         if let Some(d) = users().next() {

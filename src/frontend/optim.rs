@@ -220,7 +220,7 @@ fn update(b: &mut Builder, optimizer: &Optimizer, parameters: &[(String, TensorT
         None => None,
     };
     for slot in &slots {
-        b.provenance = Provenance { locations: vec![], paths: vec![slot.name.to_string()] };
+        b.provenance = Provenance::new(vec![], vec![slot.name.to_string()]);
         update_parameter(b, optimizer, slot, Scalars { lr, step, clip })?;
     }
     Ok(())

@@ -317,7 +317,7 @@ impl Recorder {
         }
         let path = self.path.borrow().clone();
         let mut b = self.builder.borrow_mut();
-        b.provenance = Provenance { locations: vec![Location::caller()], paths: if path.is_empty() { vec![] } else { vec![path] } };
+        b.provenance = Provenance::new(vec![Location::caller()], if path.is_empty() { vec![] } else { vec![path] });
         match build(&mut b, &values) {
             Ok(results) => results.into_iter().map(|v| Tensor { recorder: self.clone(), value: Some(v), ty: b.ty(v).clone() }).collect(),
             Err(message) => {
@@ -487,7 +487,7 @@ mod tests {
         })
         .unwrap();
         let node = traced.graph.outputs[0].value.node;
-        assert_eq!(traced.graph.provenance(node).paths, ["block"]);
+        assert_eq!(traced.graph.provenance(node).paths(), ["block"]);
         assert!(traced.graph.provenance(node).line().unwrap().file.ends_with("trace.rs"));
     }
 

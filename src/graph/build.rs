@@ -4,14 +4,21 @@ use super::{Graph, Input, InputRole, Node, NodeId, Output, OutputRole, Region, V
 use crate::ops::{self, InputOp, Op, OpDef};
 use crate::scalar::{Expr, ScalarFn};
 use crate::types::{DType, Dim, IntoShape, Provenance, Shape, TensorType, broadcast_shapes};
+use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 
 /// Builds a graph node by node. Every method infers types and returns an error message naming the op and the operands'
 /// types; equal nodes of one region are built once.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     graph: Graph,
-    known: HashMap<(Op, Vec<Value>, Option<Region>), NodeId>,
+    /// The newest node of each hash of op, operands and region; `older` has the one before it.
+    known: FxHashMap<u64, NodeId>,
+    /// For each node, the one before it with the same hash.
+    older: Vec<Option<NodeId>>,
+    /// Names of the inputs.
+    names: FxHashSet<String>,
     /// Attached to nodes built from now on.
     pub provenance: Provenance,
     /// Region of nodes built from now on.
@@ -49,7 +56,7 @@ impl Builder {
 
     /// Adds an input; names must be unique.
     pub fn input(&mut self, name: &str, role: InputRole, ty: TensorType) -> Built {
-        if self.graph.input(name).is_some() {
+        if !self.names.insert(name.into()) {
             return Err(format!("there are two inputs named {name}"));
         }
         let op = Op::from(InputOp { index: self.graph.inputs.len() as u32, ty: ty.clone() });
@@ -67,21 +74,57 @@ impl Builder {
     /// Adds `op` applied to `operands`, or finds it; all results.
     pub fn node(&mut self, op: impl Into<Op>, operands: &[Value]) -> Built<Vec<Value>> {
         let op = op.into();
-        let key = (op, operands.to_vec(), self.region);
-        if let Some(&node) = self.known.get(&key) {
-            let provenance = self.provenance.clone();
-            self.graph.provenance[node.0 as usize].merge(&provenance);
+        let hash = self.hash(&op, operands);
+        if let Some(node) = self.find(hash, &op, operands) {
+            self.graph.provenance[node.0 as usize].merge(&self.provenance);
             return Ok(self.results(node));
         }
-        let (op, operands, _) = key.clone();
+        let inferred = self.infer(&op, operands)?;
+        Ok(self.insert(hash, op, operands.to_vec(), inferred))
+    }
+
+    /// As [`Builder::node`] for a node of `graph`, whose operands here have the types that they have there.
+    fn copy(&mut self, graph: &Graph, id: NodeId, operands: Vec<Value>) -> Vec<Value> {
+        let node = graph.node(id);
+        let hash = self.hash(&node.op, &operands);
+        if let Some(known) = self.find(hash, &node.op, &operands) {
+            self.graph.provenance[known.0 as usize].merge(&self.provenance);
+            return self.results(known);
+        }
+        self.insert(hash, node.op.clone(), operands, node.types.clone())
+    }
+
+    fn hash(&self, op: &Op, operands: &[Value]) -> u64 {
+        let mut hasher = FxHasher::default();
+        (op, operands, self.region).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The node of that op, those operands and the region at hand.
+    fn find(&self, hash: u64, op: &Op, operands: &[Value]) -> Option<NodeId> {
+        let mut next = self.known.get(&hash).copied();
+        while let Some(id) = next {
+            let node = self.graph.node(id);
+            if node.region == self.region && node.operands == operands && node.op == *op {
+                return Some(id);
+            }
+            next = self.older[id.0 as usize];
+        }
+        None
+    }
+
+    fn infer(&self, op: &Op, operands: &[Value]) -> Built<Vec<TensorType>> {
         let types: Vec<TensorType> = operands.iter().map(|&v| self.ty(v).clone()).collect();
-        let inferred = op.infer(&types).map_err(|message| {
+        op.infer(&types).map_err(|message| {
             let shown: Vec<String> = types.iter().map(|t| t.to_string()).collect();
             format!("{}: {message}: {}", op.name(), shown.join(" x "))
-        })?;
-        let node = self.push(op, operands, inferred);
-        self.known.insert(key, node);
-        Ok(self.results(node))
+        })
+    }
+
+    fn insert(&mut self, hash: u64, op: Op, operands: Vec<Value>, types: Vec<TensorType>) -> Vec<Value> {
+        let node = self.push(op, operands, types);
+        self.older[node.0 as usize] = self.known.insert(hash, node);
+        self.results(node)
     }
 
     /// Adds an op with one result.
@@ -123,11 +166,25 @@ impl Builder {
 
     /// Copies one node under a value map, unless its results are mapped already; keeps region and provenance.
     pub fn copy_node(&mut self, graph: &Graph, id: NodeId, map: &mut HashMap<Value, Value>) -> Built<()> {
-        self.copy_changed_node(graph, id, graph.node(id).op.clone(), map)
+        self.copy_as(graph, id, map, |b, operands| {
+            let same = graph.node(id).operands.iter().zip(&operands).all(|(&v, &w)| graph.ty(v) == b.ty(w));
+            if same { Ok(b.copy(graph, id, operands)) } else { b.node(graph.node(id).op.clone(), &operands) }
+        })
     }
 
     /// As [`Builder::copy_node`], with another op in the node's place.
     pub fn copy_changed_node(&mut self, graph: &Graph, id: NodeId, op: Op, map: &mut HashMap<Value, Value>) -> Built<()> {
+        self.copy_as(graph, id, map, |b, operands| b.node(op, &operands))
+    }
+
+    /// Maps a node to what `build` makes of its operands, with the node's region and provenance.
+    fn copy_as(
+        &mut self,
+        graph: &Graph,
+        id: NodeId,
+        map: &mut HashMap<Value, Value>,
+        build: impl FnOnce(&mut Builder, Vec<Value>) -> Built<Vec<Value>>,
+    ) -> Built<()> {
         if map.contains_key(&Value::first(id)) {
             return Ok(());
         }
@@ -137,11 +194,9 @@ impl Builder {
         self.provenance = graph.provenance(id).clone();
         self.provenance.merge(&provenance);
         self.region = node.region.or(region);
-        let results = self.node(op, &operands);
+        let results = build(self, operands);
         (self.provenance, self.region) = (provenance, region);
-        for (result, value) in results?.into_iter().enumerate() {
-            map.insert(Value { node: id, result: result as u32 }, value);
-        }
+        map.extend(graph.results(id).zip(results?));
         Ok(())
     }
 
@@ -164,11 +219,12 @@ impl Builder {
         let id = NodeId(self.graph.nodes.len() as u32);
         self.graph.nodes.push(Node { op, operands, types, region: self.region });
         self.graph.provenance.push(self.provenance.clone());
+        self.older.push(None);
         id
     }
 
     fn results(&self, node: NodeId) -> Vec<Value> {
-        (0..self.graph.node(node).types.len() as u32).map(|result| Value { node, result }).collect()
+        self.graph.results(node).collect()
     }
 }
 

@@ -17,7 +17,7 @@ pub enum Inline {
 /// policy with an id of their own; an inner checkpoint's tag wins over an outer one's. Keys are passed as they are: whoever
 /// records a call gives it a key of its own.
 pub fn inline_subgraphs(graph: &Graph, which: Inline) -> Result<Graph, String> {
-    if graph.nodes.iter().all(|n| n.op.subgraphs().is_empty()) {
+    if !graph.has_subgraphs() {
         return Ok(graph.clone());
     }
     let mut inliner = Inliner { b: Builder::new(&graph.name), which, next_region: crate::ops::fresh_region(graph) };

@@ -26,7 +26,7 @@ pub use parse::parse;
 pub use text::print;
 pub use verify::verify;
 
-use crate::ops::Op;
+use crate::ops::{Op, OpDef};
 use crate::types::{Provenance, TensorType};
 use serde::{Deserialize, Serialize};
 
@@ -189,6 +189,11 @@ impl Graph {
         &self.provenance[id.0 as usize]
     }
 
+    /// The results of a node.
+    pub fn results(&self, id: NodeId) -> impl Iterator<Item = Value> + use<> {
+        (0..self.node(id).types.len() as u32).map(move |result| Value { node: id, result })
+    }
+
     /// Ids in topological order.
     pub fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
         (0..self.nodes.len() as u32).map(NodeId)
@@ -202,6 +207,11 @@ impl Graph {
     /// The output of that name.
     pub fn output(&self, name: &str) -> Option<&Output> {
         self.outputs.iter().find(|o| o.name == name)
+    }
+
+    /// Whether an op holds a graph.
+    pub fn has_subgraphs(&self) -> bool {
+        self.nodes.iter().any(|n| !n.op.subgraphs().is_empty())
     }
 
     /// Number of uses of each value by operands and outputs, indexed by node and result.

@@ -504,7 +504,7 @@ mod tests {
         let x = b.input("x", InputRole::Input, ty.clone()).unwrap();
         let w = b.input("blocks.0.w-1", InputRole::Parameter, ty).unwrap();
         b.input("lr", InputRole::HostScalar, TensorType::new(DType::F32, ())).unwrap();
-        b.provenance.locations.push(Location { file: "src/model.rs".into(), line: 12 });
+        b.provenance = Provenance::new(vec![Location { file: "src/model.rs".into(), line: 12 }], vec![]);
         let call = b.node(Checkpoint::new(body()), &[x]).unwrap();
         let shape = Shape(vec![t.floor_div(&Dim::int(2)), 4.into()]);
         let zero = b.full(DType::F32, f64::NEG_INFINITY, shape).unwrap();

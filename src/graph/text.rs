@@ -178,6 +178,6 @@ fn output_text(output: &Output) -> String {
 fn comment(provenance: Option<&Provenance>) -> String {
     let Some(provenance) = provenance else { return String::new() };
     let line = provenance.line().map(|at| at.to_string());
-    let parts: Vec<String> = line.into_iter().chain(provenance.paths.first().cloned()).filter(|p| !p.is_empty()).collect();
+    let parts: Vec<String> = line.into_iter().chain(provenance.paths().first().cloned()).filter(|p| !p.is_empty()).collect();
     if parts.is_empty() { String::new() } else { format!("  // {}", parts.join(" ").replace(char::is_control, " ")) }
 }

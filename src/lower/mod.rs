@@ -15,8 +15,8 @@ use crate::loop_ir::{Buffer, BufferId, Combiner, Nest, Phase, flatten};
 use crate::ops::{NestBuilder, OpDef, OperandView};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, HostTensor, Provenance, TensorType};
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
-use std::collections::HashMap;
 
 /// An input or output of the lowered program.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,12 +55,15 @@ pub struct Lowered {
 /// Lowers the graphs of one program in execution order. Values named alike connect them: `saved.*` and `grad.*` outputs of an
 /// earlier graph are inputs of a later one.
 pub fn lower(graphs: &[(Phase, &Graph)], config: &Config) -> Result<Lowered, Error> {
-    let mut lowering = Lowering { out: Lowered::default(), carried: BTreeMap::new(), inputs: BTreeMap::new(), states: vec![] };
-    let consumed = |name: &str, after: usize| {
-        graphs[after + 1..].iter().any(|(_, g)| g.inputs.iter().any(|i| i.name == name && matches!(i.role, InputRole::Saved | InputRole::Gradient)))
-    };
+    let mut lowering = Lowering { out: Lowered::default(), carried: BTreeMap::new(), inputs: BTreeMap::new(), taken: FxHashSet::default(), states: vec![] };
+    // The last graph that reads each carried value.
+    let mut readers: FxHashMap<&str, usize> = FxHashMap::default();
+    for (position, (_, graph)) in graphs.iter().enumerate() {
+        let carried = graph.inputs.iter().filter(|i| matches!(i.role, InputRole::Saved | InputRole::Gradient));
+        readers.extend(carried.map(|i| (i.name.as_str(), position)));
+    }
     for (position, (phase, graph)) in graphs.iter().enumerate() {
-        lowering.graph(*phase, graph, &|name| consumed(name, position), config)?;
+        lowering.graph(*phase, graph, &|name| readers.get(name).is_some_and(|&last| last > position), config)?;
     }
     lowering.commit()?;
     Ok(lowering.out)
@@ -71,13 +74,15 @@ struct Lowering {
     /// Saved values and gradients on their way to a later graph.
     carried: BTreeMap<String, OperandView>,
     inputs: BTreeMap<String, OperandView>,
+    /// Buffers of inputs, constants and outputs.
+    taken: FxHashSet<BufferId>,
     /// State buffers with the views of their new values.
     states: Vec<(BufferId, OperandView, Provenance)>,
 }
 
 impl Lowering {
     fn graph(&mut self, phase: Phase, graph: &Graph, consumed: &dyn Fn(&str) -> bool, config: &Config) -> Result<(), Error> {
-        let mut views: HashMap<Value, OperandView> = HashMap::new();
+        let mut views: FxHashMap<Value, OperandView> = FxHashMap::default();
         for input in &graph.inputs {
             let view = self.input(graph, &input.name, &input.role, graph.ty(input.value))?;
             views.insert(input.value, view);
@@ -119,6 +124,7 @@ impl Lowering {
             return Ok(view.clone());
         }
         let view = self.buffer(name, ty);
+        self.taken.insert(view.buffer);
         self.out.inputs.push(Border { name: name.into(), role: role.clone(), buffer: view.buffer });
         self.inputs.insert(name.into(), view.clone());
         Ok(view)
@@ -130,7 +136,7 @@ impl Lowering {
         OperandView::of(id, ty.clone())
     }
 
-    fn node(&mut self, phase: Phase, graph: &Graph, id: NodeId, views: &mut HashMap<Value, OperandView>) -> Result<(), Error> {
+    fn node(&mut self, phase: Phase, graph: &Graph, id: NodeId, views: &mut FxHashMap<Value, OperandView>) -> Result<(), Error> {
         let node = graph.node(id);
         if views.contains_key(&Value::first(id)) {
             return Ok(());
@@ -148,6 +154,7 @@ impl Lowering {
             self.out.values.push((phase, value, view.buffer));
         }
         if let Some(tensor) = node.op.constant() {
+            self.taken.insert(results[0].buffer);
             self.out.constants.push((results[0].buffer, tensor));
             return Ok(());
         }
@@ -190,13 +197,11 @@ impl Lowering {
 
     /// A buffer that holds exactly the view's elements and is nobody else's.
     fn owned(&mut self, phase: Phase, name: &str, view: &OperandView, provenance: &Provenance) -> Result<BufferId, Error> {
-        let is_input = self.out.inputs.iter().any(|i| i.buffer == view.buffer);
-        let is_constant = self.out.constants.iter().any(|(b, _)| *b == view.buffer);
-        let is_output = self.out.outputs.iter().any(|o| o.buffer == view.buffer);
-        if view.steps.is_empty() && !is_input && !is_constant && !is_output {
+        if view.steps.is_empty() && self.taken.insert(view.buffer) {
             return Ok(view.buffer);
         }
         let target = self.buffer(name, &view.ty);
+        self.taken.insert(target.buffer);
         self.copy(phase, false, view, target.buffer, provenance)?;
         Ok(target.buffer)
     }
@@ -241,7 +246,7 @@ impl Lowering {
     fn commit(&mut self) -> Result<(), Error> {
         let states = std::mem::take(&mut self.states);
         // A new value that reads another state's old value through a view must be taken before that state is overwritten.
-        let targets: Vec<BufferId> = states.iter().map(|(target, ..)| *target).collect();
+        let targets: FxHashSet<BufferId> = states.iter().map(|(target, ..)| *target).collect();
         let mut ready = vec![];
         for (target, view, provenance) in states {
             let aliases_state = targets.contains(&view.buffer) && view.buffer != target;

@@ -288,7 +288,7 @@ impl Case {
             Some(input) => graph.input(input).and_then(|i| graph.ids().find(|&id| graph.node(id).operands.contains(&i.value))),
             None => graph.output(name).map(|o| o.value.node),
         };
-        let path = node.and_then(|id| graph.provenance(id).paths.first());
+        let path = node.and_then(|id| graph.provenance(id).paths().first());
         path.map(|p| format!(" in {p}")).unwrap_or_default()
     }
 

@@ -29,7 +29,8 @@ impl Classes {
         let required_forward = ancestors(joint, |role| !matches!(role, OutputRole::Gradient(_)));
         let tangent = tangent_closure(joint);
         let distance = distances(&users, &required_forward);
-        let cx = Context { joint, users: &users, required_forward: &required_forward, tangent: &tangent, fusible };
+        let is_output = forward_outputs(joint);
+        let cx = Context { joint, users: &users, required_forward: &required_forward, tangent: &tangent, is_output: &is_output, fusible };
         let stored_in_forward = joint.ids().map(|id| cx.stored_in_forward(id)).collect();
         let mut ban: Vec<Option<Ban>> = joint.ids().map(|id| cx.ban(id)).collect();
         cx.ban_used_far_apart(&mut ban);
@@ -70,6 +71,15 @@ fn ancestors(joint: &Graph, role: impl Fn(&OutputRole) -> bool) -> Vec<bool> {
     needed
 }
 
+/// Nodes that the forward returns.
+fn forward_outputs(joint: &Graph) -> Vec<bool> {
+    let mut is_output = vec![false; joint.nodes.len()];
+    for output in joint.outputs.iter().filter(|o| !matches!(o.role, OutputRole::Gradient(_))) {
+        is_output[output.value.node.0 as usize] = true;
+    }
+    is_output
+}
+
 /// Cotangents and all that depends on them.
 fn tangent_closure(joint: &Graph) -> Vec<bool> {
     let mut tangent = vec![false; joint.nodes.len()];
@@ -101,16 +111,14 @@ struct Context<'a> {
     users: &'a [Vec<NodeId>],
     required_forward: &'a [bool],
     tangent: &'a [bool],
+    /// The forward returns it.
+    is_output: &'a [bool],
     fusible: Fusible<'a>,
 }
 
 impl Context<'_> {
     fn fusible(&self, producer: NodeId, consumer: NodeId) -> bool {
         (self.fusible)(self.joint, producer, consumer)
-    }
-
-    fn is_output(&self, id: NodeId) -> bool {
-        self.joint.outputs.iter().any(|o| o.value.node == id && !matches!(o.role, OutputRole::Gradient(_)))
     }
 
     /// Calls `f` on users that read the value, seen through views; stops when it says so.
@@ -120,7 +128,7 @@ impl Context<'_> {
 
     fn stored_in_forward(&self, id: NodeId) -> bool {
         let i = id.0 as usize;
-        let seen_as_output = self.is_output(id) || self.users[i].iter().any(|&u| self.joint.node(u).op.is_view() && self.stored_in_forward(u));
+        let seen_as_output = self.is_output[id.0 as usize] || self.users[i].iter().any(|&u| self.joint.node(u).op.is_view() && self.stored_in_forward(u));
         self.required_forward[i] && (seen_as_output || self.any_reader(id, &|u| self.required_forward[u.0 as usize] && !self.fusible(id, u)))
     }
 
@@ -129,7 +137,7 @@ impl Context<'_> {
         let region = self.joint.node(id).region;
         let by_view = |u: NodeId| self.joint.node(u).op.is_view() && self.leaves_region(u);
         let outside = |u: NodeId| self.required_forward[u.0 as usize] && self.joint.node(u).region != region;
-        self.is_output(id) || self.users[id.0 as usize].iter().any(|&u| outside(u) || by_view(u))
+        self.is_output[id.0 as usize] || self.users[id.0 as usize].iter().any(|&u| outside(u) || by_view(u))
     }
 
     fn ban(&self, id: NodeId) -> Option<Ban> {

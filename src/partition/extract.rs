@@ -33,7 +33,7 @@ fn bytes(ty: &TensorType) -> Dim {
 
 fn label(joint: &Graph, id: NodeId) -> String {
     let op = joint.node(id).op.name();
-    match joint.provenance(id).paths.first() {
+    match joint.provenance(id).paths().first() {
         Some(path) => format!("{op} in {path}"),
         None => op.to_string(),
     }

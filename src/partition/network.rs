@@ -14,6 +14,9 @@
 //! Inputs have no vertex: the backward reads them. The cost of saving is its bytes, times 1.1 for each step away from the
 //! backward (up to 100; a value saved early lives longer), doubled when the forward would not store it otherwise. Values
 //! that are never saved cost infinitely much. Among equal cuts the one nearest the sink is taken: it recomputes least.
+//!
+//! A vertex that may not be recomputed is the source itself. What is left falls apart into one small network for each stretch
+//! between two such nodes; they are cut one by one, and equal ones once, so that the whole is near-linear in the graph.
 
 use super::classify::Classes;
 use super::{Choice, expected_bytes};
@@ -21,8 +24,10 @@ use crate::graph::{Graph, NodeId, OutputRole, Value};
 use crate::ops::{Class, OpDef, RecomputeCost};
 use petgraph::algo::dinics;
 use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::unionfind::UnionFind;
 use petgraph::visit::EdgeRef;
-use std::collections::HashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::{BTreeSet, HashMap};
 
 /// More than any sum of costs.
 const INFINITE: u128 = 1 << 100;
@@ -49,48 +54,163 @@ pub(super) fn in_network(joint: &Graph, classes: &Classes, id: NodeId) -> bool {
 
 /// The cheapest set of values to save, and what it costs.
 pub(super) fn min_cut(joint: &Graph, classes: &Classes) -> Result<(Choice, u128), String> {
-    let mut network: DiGraph<(), u128> = DiGraph::new();
-    let (source, sink) = (network.add_node(()), network.add_node(()));
-    let mut computes: HashMap<NodeId, NodeIndex> = HashMap::new();
-    let mut has: HashMap<Value, NodeIndex> = HashMap::new();
-    let mut saveable: Vec<Value> = vec![];
-    for id in joint.ids() {
-        let node = joint.node(id);
-        let reached = if in_network(joint, classes, id) {
-            let vertex = network.add_node(());
-            computes.insert(id, vertex);
-            if classes.ban[id.0 as usize].is_some() {
-                network.add_edge(source, vertex, INFINITE);
+    let network = Network::of(joint, classes);
+    let (backward, cost) = network.cut()?;
+    let is_cut = |s: &&Saveable| backward[s.has as usize] && !backward[s.computes as usize];
+    Ok((Choice { saved: network.saveable.iter().filter(is_cut).map(|s| s.value).collect() }, cost))
+}
+
+const SOURCE: u32 = 0;
+const SINK: u32 = 1;
+
+/// Vertices are numbered; source and sink come first.
+struct Network {
+    vertices: u32,
+    arcs: Vec<Arc>,
+    saveable: Vec<Saveable>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Arc {
+    from: u32,
+    to: u32,
+    capacity: u128,
+}
+
+/// A value with its two vertices.
+struct Saveable {
+    value: Value,
+    computes: u32,
+    has: u32,
+}
+
+impl Network {
+    fn of(joint: &Graph, classes: &Classes) -> Network {
+        let mut network = Network { vertices: 2, arcs: vec![], saveable: vec![] };
+        let mut has: FxHashMap<Value, u32> = FxHashMap::default();
+        for id in joint.ids() {
+            let computes = match in_network(joint, classes, id) {
+                false => SINK,
+                true if classes.ban[id.0 as usize].is_some() => SOURCE,
+                true => network.vertex(),
+            };
+            for v in &joint.node(id).operands {
+                has.get(v).into_iter().for_each(|&from| network.arc(from, computes, INFINITE));
             }
-            for result in 0..node.types.len() as u32 {
-                let v = Value { node: id, result };
-                let out = network.add_node(());
-                network.add_edge(vertex, out, cost(joint, classes, v));
-                has.insert(v, out);
-                saveable.push(v);
-            }
-            vertex
-        } else {
-            sink
-        };
-        for v in &node.operands {
-            if let Some(&from) = has.get(v) {
-                network.update_edge(from, reached, INFINITE);
+            if computes != SINK {
+                for value in joint.results(id) {
+                    let out = network.vertex();
+                    network.arc(computes, out, cost(joint, classes, value));
+                    network.saveable.push(Saveable { value, computes, has: out });
+                    has.insert(value, out);
+                }
             }
         }
+        for output in joint.outputs.iter().filter(|o| matches!(o.role, OutputRole::Gradient(_))) {
+            has.get(&output.value).into_iter().for_each(|&from| network.arc(from, SINK, INFINITE));
+        }
+        network
     }
-    for output in joint.outputs.iter().filter(|o| matches!(o.role, OutputRole::Gradient(_))) {
-        if let Some(&from) = has.get(&output.value) {
-            network.update_edge(from, sink, INFINITE);
+
+    fn vertex(&mut self) -> u32 {
+        self.vertices += 1;
+        self.vertices - 1
+    }
+
+    /// An arc; none leads back into the source.
+    fn arc(&mut self, from: u32, to: u32, capacity: u128) {
+        if to != SOURCE {
+            self.arcs.push(Arc { from, to, capacity });
         }
     }
-    let (flow, flows) = dinics(&network, source, sink);
-    if flow >= INFINITE {
-        return Err("partition: a value that may not be recomputed may not be saved either".into());
+
+    /// Which vertices are on the sink's side of the minimum cut, and what it costs.
+    fn cut(&self) -> Result<(Vec<bool>, u128), String> {
+        let (mut backward, mut total) = (vec![false; self.vertices as usize], 0);
+        backward[SINK as usize] = true;
+        let mut known: HashMap<Vec<Arc>, (Vec<bool>, u128)> = HashMap::new();
+        for part in self.parts() {
+            let (arcs, vertices) = renumber(&part);
+            let (side, flow) = &*known.entry(arcs).or_insert_with_key(|arcs| cut_part(arcs, vertices.len()));
+            if *flow >= INFINITE {
+                return Err("partition: a value that may not be recomputed may not be saved either".into());
+            }
+            total += *flow;
+            vertices.iter().zip(side).for_each(|(&v, &is_behind)| backward[v as usize] |= is_behind);
+        }
+        Ok((backward, total))
     }
-    let backward = reaches_sink(&network, sink, &flows);
-    let saved = saveable.into_iter().filter(|v| backward[has[v].index()] && !backward[computes[&v.node].index()]).collect();
-    Ok((Choice { saved }, flow))
+
+    /// Arcs between source and sink, one list for each part of the network that shares no other vertex with the rest.
+    fn parts(&self) -> Vec<Vec<Arc>> {
+        let ahead = self.reached(SOURCE, |a| (a.from, a.to));
+        let behind = self.reached(SINK, |a| (a.to, a.from));
+        let between = |v: u32| ahead[v as usize] && behind[v as usize];
+        let arcs: Vec<&Arc> = self.arcs.iter().filter(|a| between(a.from) && between(a.to)).collect();
+        let mut joined: UnionFind<u32> = UnionFind::new(self.vertices as usize);
+        for arc in arcs.iter().filter(|a| a.from != SOURCE && a.to != SINK) {
+            joined.union(arc.from, arc.to);
+        }
+        let mut parts: Vec<Vec<Arc>> = vec![];
+        let mut of: FxHashMap<u32, usize> = FxHashMap::default();
+        for arc in arcs {
+            let inner = if arc.from == SOURCE { arc.to } else { arc.from };
+            let part = *of.entry(joined.find(inner)).or_insert(parts.len());
+            if part == parts.len() {
+                parts.push(vec![]);
+            }
+            parts[part].push(*arc);
+        }
+        parts
+    }
+
+    /// Vertices reached from one along arcs, in the direction that `ends` gives.
+    fn reached(&self, from: u32, ends: impl Fn(&Arc) -> (u32, u32)) -> Vec<bool> {
+        let mut next: Vec<Vec<u32>> = vec![vec![]; self.vertices as usize];
+        for arc in self.arcs.iter().filter(|a| a.capacity > 0) {
+            let (from, to) = ends(arc);
+            next[from as usize].push(to);
+        }
+        let mut reached = vec![false; next.len()];
+        reached[from as usize] = true;
+        let mut stack = vec![from];
+        while let Some(at) = stack.pop() {
+            for &to in &next[at as usize] {
+                if !std::mem::replace(&mut reached[to as usize], true) {
+                    stack.push(to);
+                }
+            }
+        }
+        reached
+    }
+}
+
+/// The arcs with vertices numbered as they come, without repeats; and which vertices those are. Source and sink keep their numbers.
+fn renumber(arcs: &[Arc]) -> (Vec<Arc>, Vec<u32>) {
+    let mut vertices = vec![SOURCE, SINK];
+    let mut number: FxHashMap<u32, u32> = vertices.iter().map(|&v| (v, v)).collect();
+    let mut of = |v: u32| {
+        *number.entry(v).or_insert_with(|| {
+            vertices.push(v);
+            vertices.len() as u32 - 1
+        })
+    };
+    let mut seen = FxHashSet::default();
+    let arcs: Vec<Arc> = arcs.iter().map(|a| Arc { from: of(a.from), to: of(a.to), ..*a }).filter(|a| seen.insert(*a)).collect();
+    (arcs, vertices)
+}
+
+/// The sink's side of the minimum cut of a small network, and its cost.
+fn cut_part(arcs: &[Arc], vertices: usize) -> (Vec<bool>, u128) {
+    let mut network: DiGraph<(), u128, u32> = DiGraph::with_capacity(vertices, arcs.len());
+    (0..vertices).for_each(|_| {
+        network.add_node(());
+    });
+    for arc in arcs {
+        network.add_edge(NodeIndex::from(arc.from), NodeIndex::from(arc.to), arc.capacity);
+    }
+    let (flow, flows) = dinics(&network, NodeIndex::from(SOURCE), NodeIndex::from(SINK));
+    (reaches_sink(&network, NodeIndex::from(SINK), &flows), flow)
 }
 
 /// Vertices from which the sink is reached in the residual network: the sink side of the minimum cut nearest the sink.
@@ -112,8 +232,7 @@ fn reaches_sink(network: &DiGraph<(), u128>, sink: NodeIndex, flows: &[u128]) ->
 
 /// Every value of the forward that the rest reads; views and constants are rebuilt on top.
 pub(super) fn save_everything(joint: &Graph, classes: &Classes) -> Choice {
-    let mut saved = vec![false; joint.nodes.len()];
-    let mut values: Vec<Value> = vec![];
+    let mut values: BTreeSet<Value> = BTreeSet::new();
     let free = |id: NodeId| joint.node(id).op.recompute_cost() == RecomputeCost::Free;
     let mut demanded: Vec<Value> = joint.outputs.iter().filter(|o| matches!(o.role, OutputRole::Gradient(_))).map(|o| o.value).collect();
     let mut seen = vec![false; joint.nodes.len()];
@@ -123,14 +242,10 @@ pub(super) fn save_everything(joint: &Graph, classes: &Classes) -> Choice {
             continue;
         }
         if classes.required_forward[i] && !free(v.node) {
-            saved[i] = true;
-            if !values.contains(&v) {
-                values.push(v);
-            }
+            values.insert(v);
         } else if !std::mem::replace(&mut seen[i], true) {
             demanded.extend(joint.node(v.node).operands.iter().copied());
         }
     }
-    values.sort_unstable();
-    Choice { saved: values }
+    Choice { saved: values.into_iter().collect() }
 }

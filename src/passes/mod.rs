@@ -15,11 +15,28 @@ mod pre_grad;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, verify};
 use crate::ops::OpDef;
+use crate::rewrite::{Rule, rewrite};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A pass: its name and its function.
-pub type Pass = (&'static str, fn(&Graph) -> std::result::Result<Graph, String>);
+/// A pass, with its name.
+#[derive(Clone, Copy)]
+pub enum Pass {
+    /// Families of rules. Those of neighbors run together, in one visit of the graph, and the earlier of two that fit a node wins;
+    /// equal nodes become one, and what no output needs is dropped.
+    Rules(&'static str, &'static [&'static [Rule]]),
+    /// A function that rebuilds the graph, or gives nothing where it has nothing to change.
+    Rebuild(&'static str, fn(&Graph) -> std::result::Result<Option<Graph>, String>),
+}
+
+impl Pass {
+    fn name(&self) -> &'static str {
+        match self {
+            Pass::Rules(name, _) | Pass::Rebuild(name, _) => name,
+        }
+    }
+}
 
 /// Passes on the forward graph, before it is differentiated: cleans up, and raises patterns written out by hand to ops that
 /// have their own derivative.
@@ -40,34 +57,47 @@ pub fn post_grad_passes(graph: &Graph) -> Result<Graph> {
 /// One pass by name, subgraphs included; for filetests.
 pub fn run_pass(name: &str, graph: &Graph) -> Result<Graph> {
     let all = [("pre_grad", pre_grad::PASSES), ("joint_graph", joint_graph::PASSES), ("post_grad", post_grad::PASSES)];
-    let found = all.into_iter().find_map(|(stage, passes)| passes.iter().find(|p| p.0 == name).map(|p| (stage, *p)));
+    let found = all.into_iter().find_map(|(stage, passes)| passes.iter().find(|p| p.name() == name).map(|p| (stage, *p)));
     let (stage, pass) = found.ok_or_else(|| Error::compile(format!("there is no pass named {name}")))?;
     run_stage(stage, &[pass], graph)
 }
 
 /// Names of all passes, in order.
 pub fn pass_names() -> Vec<&'static str> {
-    pre_grad::PASSES.iter().chain(joint_graph::PASSES).chain(post_grad::PASSES).map(|p| p.0).collect()
+    pre_grad::PASSES.iter().chain(joint_graph::PASSES).chain(post_grad::PASSES).map(Pass::name).collect()
 }
 
 fn run_stage(stage: &'static str, passes: &[Pass], graph: &Graph) -> Result<Graph> {
-    let mut graph = in_subgraphs(stage, passes, graph)?;
-    for (name, pass) in passes {
-        let span = tracing::debug_span!("pass", stage, name, before = graph.nodes.len(), after = tracing::field::Empty).entered();
-        let next = pass(&graph).map_err(|m| Error::compile(format!("pass {name}: {m}")))?;
+    let mut current = in_subgraphs(stage, passes, graph)?;
+    for run in passes.chunk_by(|a, b| matches!((a, b), (Pass::Rules(..), Pass::Rules(..)))) {
+        let names = run.iter().map(Pass::name).collect::<Vec<_>>().join(", ");
+        let span = tracing::debug_span!("pass", stage, names, before = current.nodes.len(), after = tracing::field::Empty).entered();
+        let Some(next) = apply(run, &current).map_err(|m| Error::compile(format!("pass {names}: {m}")))? else { continue };
         span.record("after", next.nodes.len());
         if cfg!(debug_assertions) {
-            check(name, &graph, &next);
+            check(&names, &current, &next);
         }
-        graph = next;
+        current = Cow::Owned(next);
     }
-    Ok(graph)
+    Ok(current.into_owned())
+}
+
+/// One pass that rebuilds, or neighbors that are rules.
+fn apply(run: &[Pass], graph: &Graph) -> std::result::Result<Option<Graph>, String> {
+    let mut families: Vec<&[Rule]> = vec![];
+    for pass in run {
+        match pass {
+            Pass::Rules(_, rules) => families.extend_from_slice(rules),
+            Pass::Rebuild(_, rebuild) => return rebuild(graph),
+        }
+    }
+    rewrite(graph, &families).map(Some)
 }
 
 /// The graph with the stage run in every subgraph that its ops hold.
-fn in_subgraphs(stage: &'static str, passes: &[Pass], graph: &Graph) -> Result<Graph> {
-    if graph.nodes.iter().all(|n| n.op.subgraphs().is_empty()) {
-        return Ok(graph.clone());
+fn in_subgraphs<'a>(stage: &'static str, passes: &[Pass], graph: &'a Graph) -> Result<Cow<'a, Graph>> {
+    if !graph.has_subgraphs() {
+        return Ok(Cow::Borrowed(graph));
     }
     let rebuild = |m: String| Error::compile(format!("{stage}: {m}"));
     let mut b = Builder::new(&graph.name);
@@ -85,7 +115,7 @@ fn in_subgraphs(stage: &'static str, passes: &[Pass], graph: &Graph) -> Result<G
     for output in &graph.outputs {
         b.output(&output.name, output.role.clone(), map[&output.value]);
     }
-    Ok(b.finish())
+    Ok(Cow::Owned(b.finish()))
 }
 
 /// A fault after a pass is a fault of that pass.

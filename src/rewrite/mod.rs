@@ -7,8 +7,8 @@
 //! * Must not know: any particular rule; those live with the passes.
 //! * Add here: questions about values that several rules ask, in `look.rs`.
 //!
-//! A sweep visits nodes in topological order, so a rule sees operands that are rewritten already; sweeps repeat until none
-//! fires. Replacements carry the region and the provenance of the node they replace.
+//! Nodes are visited in topological order, so a rule sees operands that are rewritten already; what a rule builds is visited in
+//! its turn. Replacements carry the region and the provenance of the node they replace.
 
 mod look;
 
@@ -18,6 +18,7 @@ use crate::graph::{Builder, Graph, Node, NodeId, Value};
 use crate::ops::Op;
 use crate::scalar::ScalarFn;
 use crate::types::TensorType;
+use rustc_hash::FxHashMap;
 use std::collections::HashMap;
 
 /// A node that a rule may replace, with its operands in the graph under construction.
@@ -96,45 +97,72 @@ fn fuel_of(graph: &Graph) -> usize {
     64 + 8 * graph.nodes.len()
 }
 
+/// How often what a rule built may be replaced in its turn.
+const MAX_DEPTH: usize = 64;
+
 /// Applies rules, the first that fits at each node, until none fires.
-pub fn rewrite(graph: &Graph, rules: &[Rule]) -> Result<Graph, String> {
-    let mut fuel = fuel_of(graph);
-    let mut graph = graph.clone();
-    loop {
-        let (next, fired) = sweep(&graph, rules, &mut fuel)?;
-        graph = next;
-        if fired == 0 {
-            return Ok(graph);
+///
+/// One visit of each node is enough: nodes come after their operands, and rules look at operands only, so that what stands is
+/// final when its users are visited. What a rule builds is visited before its value is used. Near-linear.
+pub fn rewrite(graph: &Graph, rules: &[&[Rule]]) -> Result<Graph, String> {
+    let mut rewriter = Rewriter { rules, fuel: fuel_of(graph), replaced: FxHashMap::default(), is_exhausted: false };
+    let next = rebuild(graph, |b, id, operands| rewriter.visit(b, graph.node(id), operands, 0))?;
+    if rewriter.is_exhausted {
+        let names: Vec<&str> = rules.iter().flat_map(|family| family.iter()).map(|r| r.name).collect();
+        tracing::warn!(graph = graph.name, rules = names.join(", "), "rewriting ran out of fuel");
+    }
+    Ok(next)
+}
+
+struct Rewriter<'a> {
+    rules: &'a [&'a [Rule]],
+    fuel: usize,
+    /// What stands for values that a rule built and another replaced: a builder that shares equal nodes gives them out again.
+    replaced: FxHashMap<Value, Value>,
+    is_exhausted: bool,
+}
+
+impl Rewriter<'_> {
+    /// Final values in place of a node's results, or nothing when no rule fires.
+    fn visit(&mut self, b: &mut Builder, node: &Node, operands: &[Value], depth: usize) -> Rewritten {
+        let built = b.graph().nodes.len();
+        let Some((rule, values)) = first_match(b, node, operands, self.rules)? else { return Ok(None) };
+        if self.fuel == 0 || depth == MAX_DEPTH {
+            self.is_exhausted = true;
+            return Ok(None);
         }
-        if fuel == 0 {
-            let names: Vec<&str> = rules.iter().map(|r| r.name).collect();
-            tracing::warn!(graph = graph.name, rules = names.join(", "), "rewriting ran out of fuel");
-            return Ok(graph);
+        self.fuel -= 1;
+        tracing::trace!(rule, "rule fired");
+        for id in built..b.graph().nodes.len() {
+            self.settle(b, NodeId(id as u32), depth + 1)?;
         }
+        Ok(Some(values.into_iter().map(|v| self.resolve(v)).collect()))
+    }
+
+    /// Visits a node that a rule built.
+    fn settle(&mut self, b: &mut Builder, id: NodeId, depth: usize) -> Result<(), String> {
+        let node = b.graph().node(id).clone();
+        let operands: Vec<Value> = node.operands.iter().map(|&v| self.resolve(v)).collect();
+        let values = match self.visit(b, &node, &operands, depth)? {
+            Some(values) => values,
+            None if operands != node.operands => b.node(node.op, &operands)?,
+            None => return Ok(()),
+        };
+        let results = (0..node.types.len() as u32).map(|result| Value { node: id, result });
+        self.replaced.extend(results.zip(values).filter(|(old, new)| old != new));
+        Ok(())
+    }
+
+    fn resolve(&self, mut v: Value) -> Value {
+        while let Some(&next) = self.replaced.get(&v) {
+            v = next;
+        }
+        v
     }
 }
 
-/// One visit of every node; how many rules fired.
-fn sweep(graph: &Graph, rules: &[Rule], fuel: &mut usize) -> Result<(Graph, usize), String> {
-    let mut fired = 0;
-    let next = rebuild(graph, |b, id, operands| {
-        if *fuel == 0 {
-            return Ok(None);
-        }
-        let replaced = first_match(b, graph, id, operands, rules)?;
-        if let Some((rule, _)) = &replaced {
-            tracing::trace!(rule, node = id.0, "rule fired");
-            *fuel -= 1;
-            fired += 1;
-        }
-        Ok(replaced.map(|(_, values)| values))
-    })?;
-    Ok((next, fired))
-}
-
-fn first_match(b: &mut Builder, graph: &Graph, id: NodeId, operands: &[Value], rules: &[Rule]) -> Result<Option<(&'static str, Vec<Value>)>, String> {
-    let node = graph.node(id);
-    for rule in rules {
+fn first_match(b: &mut Builder, node: &Node, operands: &[Value], rules: &[&[Rule]]) -> Result<Option<(&'static str, Vec<Value>)>, String> {
+    for rule in rules.iter().flat_map(|family| family.iter()) {
         let mut site = Site { b: &mut *b, node, operands };
         if let Some(values) = (rule.apply)(&mut site).map_err(|m| format!("rule {}: {m}", rule.name))? {
             let found: Vec<&TensorType> = values.iter().map(|&v| b.ty(v)).collect();
@@ -166,7 +194,7 @@ pub fn rebuild(
         let replaced = replace(&mut b, id, &operands)?;
         (b.provenance, b.region) = (Default::default(), None);
         match replaced {
-            Some(values) => map.extend(values.into_iter().enumerate().map(|(k, v)| (Value { node: id, result: k as u32 }, v))),
+            Some(values) => map.extend(graph.results(id).zip(values)),
             None => b.copy_node(graph, id, &mut map)?,
         }
     }
@@ -201,7 +229,7 @@ mod tests {
     #[test]
     fn rules_fire_to_a_fixpoint() {
         let g = graph(|b, x| (0..4).fold(x, |y, _| b.neg(y).unwrap()));
-        assert_eq!(rewrite(&g, &[DOUBLE_NEGATION]).unwrap().nodes.len(), 1);
+        assert_eq!(rewrite(&g, &[&[DOUBLE_NEGATION]]).unwrap().nodes.len(), 1);
     }
 
     #[test]
@@ -213,7 +241,7 @@ mod tests {
             Ok(Some(vec![site.b.scalar(to, &[x])?]))
         }
         let g = graph(|b, x| b.scalar(ScalarFn::Sin, &[x]).unwrap());
-        assert_eq!(rewrite(&g, &[THERE, BACK]).unwrap().nodes.len(), 2);
+        assert_eq!(rewrite(&g, &[&[THERE, BACK]]).unwrap().nodes.len(), 2);
     }
 
     #[test]
@@ -221,6 +249,6 @@ mod tests {
         const BAD: Rule =
             Rule { name: "bad", apply: |site| if site.operands.is_empty() { Ok(None) } else { Ok(Some(vec![site.b.constant(DType::I32, 1.0)?])) } };
         let g = graph(|b, x| b.neg(x).unwrap());
-        assert!(rewrite(&g, &[BAD]).unwrap_err().contains("changes the types"));
+        assert!(rewrite(&g, &[&[BAD]]).unwrap_err().contains("changes the types"));
     }
 }

@@ -154,7 +154,7 @@ fn describe(engine: &GpuEngine, launch: usize, index: usize) -> String {
     let program = &engine.plan().program;
     let command = &program.commands[index];
     let nest = &program.kernels[command.kernel as usize];
-    let lines: Vec<String> = nest.provenance.locations.iter().map(|l| l.to_string()).collect();
+    let lines: Vec<String> = nest.provenance.locations().iter().map(|l| l.to_string()).collect();
     let at = if lines.is_empty() { String::new() } else { format!(" at {}", lines.join(", ")) };
     format!("command {index}, kernel {} as {}, ops {} ({}){at}", command.kernel, engine.variant(launch).name, nest.label, command.label)
 }

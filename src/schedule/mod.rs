@@ -77,7 +77,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
                 id
             }
         };
-        let lines: Vec<String> = provenance.locations.iter().take(3).map(|l| l.to_string()).collect();
+        let lines: Vec<String> = provenance.locations().iter().take(3).map(|l| l.to_string()).collect();
         let label = if lines.is_empty() { label.to_string() } else { format!("{label} ({})", lines.join(", ")) };
         program.commands.push(Dispatch { kernel: id, buffers, phase: group.phase, guarded: group.commit && checked, label });
     }

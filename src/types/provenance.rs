@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
 /// A line of the user's program.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,37 +29,70 @@ impl fmt::Display for Location {
 }
 
 /// The side set attached to a node: lines and module paths, merged when equal nodes are shared. Never part of equality of nodes.
+/// Copies share it, since passes copy nodes many times over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Provenance {
-    /// Source lines, in order of arrival, without repeats.
-    pub locations: Vec<Location>,
-    /// Module paths such as `blocks.0.attn`.
-    pub paths: Vec<String>,
+pub struct Provenance(Option<Arc<Sources>>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Sources {
+    locations: Vec<Location>,
+    paths: Vec<String>,
 }
 
+/// Entries of each kind that are kept.
+const MOST: usize = 8;
+
 impl Provenance {
+    /// Of those lines and paths.
+    pub fn new(locations: Vec<Location>, paths: Vec<String>) -> Provenance {
+        let is_empty = locations.is_empty() && paths.is_empty();
+        Provenance((!is_empty).then(|| Arc::new(Sources { locations, paths })))
+    }
+
+    /// Source lines, in order of arrival, without repeats.
+    pub fn locations(&self) -> &[Location] {
+        self.0.as_ref().map_or(&[], |s| &s.locations)
+    }
+
+    /// Module paths such as `blocks.0.attn`.
+    pub fn paths(&self) -> &[String] {
+        self.0.as_ref().map_or(&[], |s| &s.paths)
+    }
+
     /// Adds what `other` has and this one lacks; keeps at most eight entries of each kind.
     pub fn merge(&mut self, other: &Provenance) {
-        for location in &other.locations {
-            if self.locations.len() < 8 && !self.locations.contains(location) {
-                self.locations.push(location.clone());
-            }
+        let Some(added) = &other.0 else { return };
+        if self.0.is_none() {
+            self.0 = other.0.clone();
         }
-        for path in &other.paths {
-            if self.paths.len() < 8 && !self.paths.contains(path) {
-                self.paths.push(path.clone());
-            }
+        if self.covers(other) {
+            return;
         }
+        let own = Arc::make_mut(self.0.get_or_insert_default());
+        extend(&mut own.locations, &added.locations);
+        extend(&mut own.paths, &added.paths);
     }
 
     /// Whether [`merge`](Provenance::merge) would add nothing.
     pub fn covers(&self, other: &Provenance) -> bool {
-        let lines = self.locations.len() >= 8 || other.locations.iter().all(|l| self.locations.contains(l));
-        lines && (self.paths.len() >= 8 || other.paths.iter().all(|p| self.paths.contains(p)))
+        let (Some(own), Some(added)) = (&self.0, &other.0) else { return other.0.is_none() };
+        Arc::ptr_eq(own, added) || (covers(&own.locations, &added.locations) && covers(&own.paths, &added.paths))
     }
 
     /// The first source line, if any was recorded.
     pub fn line(&self) -> Option<&Location> {
-        self.locations.first()
+        self.locations().first()
+    }
+}
+
+fn covers<T: PartialEq>(own: &[T], added: &[T]) -> bool {
+    own.len() >= MOST || added.iter().all(|x| own.contains(x))
+}
+
+fn extend<T: PartialEq + Clone>(own: &mut Vec<T>, added: &[T]) {
+    for x in added {
+        if own.len() < MOST && !own.contains(x) {
+            own.push(x.clone());
+        }
     }
 }

@@ -466,10 +466,10 @@ fn fills_its_memory(node: &ExportedNode, graph: &ExportedGraph) -> bool {
 
 /// Where a node came from.
 fn provenance(node: &ExportedNode) -> Provenance {
-    let mut out = Provenance::default();
+    let (mut locations, mut paths) = (vec![], vec![]);
     let path = module_path(node);
     if !path.is_empty() {
-        out.paths.push(path.chars().take(NAME_LENGTH).collect());
+        paths.push(path.chars().take(NAME_LENGTH).collect());
     }
     // Innermost call last: `File "model.py", line 12, in forward`.
     if let Some((_, last)) = node.metadata.stack_trace.rsplit_once("File \"")
@@ -477,9 +477,9 @@ fn provenance(node: &ExportedNode) -> Provenance {
         && let Ok(line) = rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse()
     {
         let skipped = file.chars().count().saturating_sub(NAME_LENGTH);
-        out.locations.push(Location { file: file.chars().skip(skipped).collect(), line });
+        locations.push(Location { file: file.chars().skip(skipped).collect(), line });
     }
-    out
+    Provenance::new(locations, paths)
 }
 
 /// The path of the innermost module around a call.
@@ -492,7 +492,7 @@ fn module_path(node: &ExportedNode) -> &str {
 fn at(node: &ExportedNode, what: &str) -> String {
     let target = node.target.strip_prefix("torch.ops.").unwrap_or(&node.target);
     let found = provenance(node);
-    let path = found.paths.first().map(|p| format!(" in {p}")).unwrap_or_default();
+    let path = found.paths().first().map(|p| format!(" in {p}")).unwrap_or_default();
     let line = found.line().map(|l| format!(" (at {l})")).unwrap_or_default();
     format!("{target}{path}: {what}{line}")
 }

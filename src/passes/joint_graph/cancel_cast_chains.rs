@@ -1,8 +1,7 @@
 //! Joins casts of casts.
 
-use crate::graph::Graph;
 use crate::ops::Op;
-use crate::rewrite::{Rewritten, Rule, Site, rewrite};
+use crate::rewrite::{Rewritten, Rule, Site};
 use crate::types::DType;
 
 /// Drops the inner cast of two when it loses nothing: widening and narrowing back is the value itself.
@@ -13,9 +12,7 @@ use crate::types::DType;
 /// ```
 ///
 /// Chains that narrow first stay: they round. One sweep per nesting.
-pub(super) fn cancel_cast_chains(graph: &Graph) -> Result<Graph, String> {
-    rewrite(graph, &[Rule { name: "cast(widening cast(x)) -> cast(x)", apply: join }])
-}
+pub(in crate::passes) const RULES: &[Rule] = &[Rule { name: "cast(widening cast(x)) -> cast(x)", apply: join }];
 
 fn join(site: &mut Site<'_>) -> Rewritten {
     let Op::Cast(outer) = site.op() else { return Ok(None) };

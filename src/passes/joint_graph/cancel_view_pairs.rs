@@ -1,8 +1,7 @@
 //! Joins views of views.
 
-use crate::graph::Graph;
 use crate::ops::{Op, Permute};
-use crate::rewrite::{Rewritten, Rule, Site, rewrite};
+use crate::rewrite::{Rewritten, Rule, Site};
 
 /// Joins a view with the view it reads, and drops the pair where it gives back what it took.
 ///
@@ -12,11 +11,7 @@ use crate::rewrite::{Rewritten, Rule, Site, rewrite};
 /// ```
 ///
 /// Reshape of reshape, permute of permute, expand of expand. Indices stay as simple as they were. One sweep per nesting.
-pub(super) fn cancel_view_pairs(graph: &Graph) -> Result<Graph, String> {
-    rewrite(graph, RULES)
-}
-
-const RULES: &[Rule] = &[
+pub(in crate::passes) const RULES: &[Rule] = &[
     Rule { name: "reshape(reshape(x)) -> reshape(x)", apply: reshapes },
     Rule { name: "permute(permute(x)) -> permute(x)", apply: permutes },
     Rule { name: "expand(expand(x)) -> expand(x)", apply: expands },

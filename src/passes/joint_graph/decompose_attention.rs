@@ -1,8 +1,8 @@
 //! Replaces attention by products and a softmax.
 
 use super::decompose_composites::decompose;
-use crate::graph::Graph;
 use crate::ops::Op;
+use crate::rewrite::Rule;
 
 /// Decomposes attention until a template runs it whole; its derivative is written in products already.
 ///
@@ -11,6 +11,5 @@ use crate::ops::Op;
 /// ```
 ///
 /// Region and provenance stay. Linear.
-pub(super) fn decompose_attention(graph: &Graph) -> Result<Graph, String> {
-    decompose(graph, &|op| matches!(op, Op::ScaledDotProductAttention(_)))
-}
+pub(in crate::passes) const RULES: &[Rule] =
+    &[Rule { name: "attention -> products", apply: |site| decompose(site, &|op| matches!(op, Op::ScaledDotProductAttention(_))) }];

@@ -1,8 +1,7 @@
 //! Replaces composites by simpler ops.
 
-use crate::graph::Graph;
 use crate::ops::{Class, Op, OpDef};
-use crate::rewrite::rebuild;
+use crate::rewrite::{Rewritten, Rule, Site};
 
 /// Decomposes until no composite is left.
 ///
@@ -12,28 +11,14 @@ use crate::rewrite::rebuild;
 /// ```
 ///
 /// What a decomposition builds carries the composite's region and provenance. Equal subexpressions, those of derivatives
-/// included, are shared by hash-consing. Linear in the result; a chain of decompositions deeper than 16 is an error.
-pub(super) fn decompose_composites(graph: &Graph) -> Result<Graph, String> {
-    decompose(graph, &|op| op.class() == Class::Composite)
-}
+/// included, are shared by hash-consing. Linear in the result.
+pub(in crate::passes) const RULES: &[Rule] =
+    &[Rule { name: "composite -> its decomposition", apply: |site| decompose(site, &|op| op.class() == Class::Composite) }];
 
-/// How deep decompositions may nest.
-const MAX_DEPTH: usize = 16;
-
-/// Decomposes the ops that `which` names, and those that appear in their place, until none is left.
-pub(super) fn decompose(graph: &Graph, which: &dyn Fn(&Op) -> bool) -> Result<Graph, String> {
-    let mut graph = graph.clone();
-    for _ in 0..MAX_DEPTH {
-        let mut count = 0;
-        graph = rebuild(&graph, |b, id, operands| {
-            let op = &graph.node(id).op;
-            let values = if which(op) { op.decompose(b, operands) } else { None };
-            count += values.is_some() as usize;
-            values.transpose()
-        })?;
-        if count == 0 {
-            return Ok(graph);
-        }
+/// The decomposition of an op that `which` names.
+pub(super) fn decompose(site: &mut Site<'_>, which: &dyn Fn(&Op) -> bool) -> Rewritten {
+    if !which(site.op()) {
+        return Ok(None);
     }
-    Err(format!("decompositions nest deeper than {MAX_DEPTH}"))
+    site.node.op.decompose(site.b, site.operands).transpose()
 }

@@ -1,12 +1,11 @@
 //! Propagates values whose elements are all the same number.
 
-use crate::graph::Graph;
 use crate::ops::{Op, ReduceKind};
-use crate::passes::pre_grad::{fold_constants, remove_identities};
-use crate::rewrite::{Rewritten, Rule, Site, rewrite};
+use crate::rewrite::{Rewritten, Rule, Site};
 use crate::scalar::ScalarFn;
 
-/// Propagates repeated numbers through reductions and zero factors; then folds and removes what that makes constant.
+/// Propagates repeated numbers through reductions and zero factors; runs with the rules that fold and remove what that makes
+/// constant.
 ///
 /// ```text
 /// %1 = full() {value=1.0, shape=[4]}
@@ -15,12 +14,7 @@ use crate::scalar::ScalarFn;
 ///
 /// A product with zero is zero only for integers: a NaN or infinity in the other factor survives a zero. Sums of repeated
 /// numbers are folded where they are exact. Linear.
-pub(in crate::passes) fn fold_uniform_constants(graph: &Graph) -> Result<Graph, String> {
-    let graph = rewrite(graph, RULES)?;
-    remove_identities(&fold_constants(&graph)?)
-}
-
-const RULES: &[Rule] =
+pub(in crate::passes) const RULES: &[Rule] =
     &[Rule { name: "reduction of a repeated number -> number", apply: reduction }, Rule { name: "x * 0 -> 0 for integers", apply: integer_zero }];
 
 /// Integers up to this are exact in every partial sum of an f32.

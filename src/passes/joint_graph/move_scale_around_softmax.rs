@@ -1,8 +1,7 @@
 //! Takes the maximum of a softmax row before the row is scaled.
 
-use crate::graph::Graph;
 use crate::ops::ReduceKind;
-use crate::rewrite::{Rewritten, Rule, Site, rewrite, spread_reduction, uniform};
+use crate::rewrite::{Rewritten, Rule, Site, spread_reduction, uniform};
 use crate::scalar::ScalarFn;
 
 /// Moves a positive finite scale behind the subtraction of the row maximum.
@@ -17,9 +16,7 @@ use crate::scalar::ScalarFn;
 /// infinities or NaN give what they gave: `inf - inf` is NaN before and after the scale. Scales that are negative, zero,
 /// infinite, NaN or not constant are left alone. The partitioner gains too, since the scaled row need not exist.
 /// PyTorch: `mul_softmax_pattern`, `div_softmax_pattern`. Linear.
-pub(super) fn move_scale_around_softmax(graph: &Graph) -> Result<Graph, String> {
-    rewrite(graph, &[Rule { name: "x*c - amax(x*c) -> (x - amax(x)) * c", apply: move_scale }])
-}
+pub(in crate::passes) const RULES: &[Rule] = &[Rule { name: "x*c - amax(x*c) -> (x - amax(x)) * c", apply: move_scale }];
 
 fn move_scale(site: &mut Site<'_>) -> Rewritten {
     let Some([scaled, spread]) = site.call(ScalarFn::Sub) else { return Ok(None) };

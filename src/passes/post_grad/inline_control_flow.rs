@@ -9,6 +9,6 @@ use crate::graph::{Graph, Inline, inline_subgraphs};
 ///                                 %3 = cos(%1)
 ///                                 %4 = where(expand(%0), %2, %3)
 /// ```
-pub(super) fn inline_control_flow(graph: &Graph) -> Result<Graph, String> {
-    inline_subgraphs(graph, Inline::All)
+pub(super) fn inline_control_flow(graph: &Graph) -> Result<Option<Graph>, String> {
+    if graph.has_subgraphs() { inline_subgraphs(graph, Inline::All).map(Some) } else { Ok(None) }
 }

@@ -1,8 +1,7 @@
 //! Scatters of one element a row.
 
-use crate::graph::Graph;
 use crate::ops::{Op, OpDef};
-use crate::rewrite::{Rewritten, Rule, Site, rewrite, uniform};
+use crate::rewrite::{Rewritten, Rule, Site, uniform};
 use crate::scalar::ScalarFn;
 use crate::types::DType;
 
@@ -19,9 +18,7 @@ use crate::types::DType;
 /// That is pointwise: it fuses, and the zeros and the one-hot rows are never stored (the backward of cross entropy).
 /// Requires a base of zeros, one index a row, and an index that is not checked: one outside adds nothing, before and after.
 /// Minus zero in the source becomes zero in both. PyTorch: `scatter_upon_const_tensor`. Linear.
-pub(super) fn one_hot_scatter_to_where(graph: &Graph) -> Result<Graph, String> {
-    rewrite(graph, &[Rule { name: "scatter_add(0, one index a row) -> where(position == index)", apply: to_where }])
-}
+pub(in crate::passes) const RULES: &[Rule] = &[Rule { name: "scatter_add(0, one index a row) -> where(position == index)", apply: to_where }];
 
 fn to_where(site: &mut Site<'_>) -> Rewritten {
     let Op::ScatterAdd(op) = site.op() else { return Ok(None) };

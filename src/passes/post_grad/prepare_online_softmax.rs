@@ -22,7 +22,7 @@ const LONG_ROW: i64 = 1024;
 /// values but for rounding, infinities and NaN included. Source: Milakov and Gimelshein, "Online normalizer calculation for
 /// softmax", 2018. PyTorch: `prepare_softmax_online`, post-grad as here, since on the joint graph it raised what is
 /// saved. Linear.
-pub(super) fn prepare_online_softmax(graph: &Graph) -> Result<Graph, String> {
+pub(super) fn prepare_online_softmax(graph: &Graph) -> Result<Option<Graph>, String> {
     // Which result of the pair a reduction becomes, and of what along which dimension.
     let mut replaced: HashMap<NodeId, (usize, Value, u32)> = HashMap::new();
     for id in graph.ids() {
@@ -32,7 +32,7 @@ pub(super) fn prepare_online_softmax(graph: &Graph) -> Result<Graph, String> {
         }
     }
     if replaced.is_empty() {
-        return Ok(graph.clone());
+        return Ok(None);
     }
     let mut rows: HashMap<Value, Value> = HashMap::new();
     rebuild(graph, |b, id, operands| {
@@ -45,6 +45,7 @@ pub(super) fn prepare_online_softmax(graph: &Graph) -> Result<Graph, String> {
         let shape = graph.node(id).types[0].shape.clone();
         Ok(Some(vec![b.reshape(stats[result], shape)?]))
     })
+    .map(Some)
 }
 
 /// The maximum, the row and the dimension, if a node is `sum(exp(x - amax(x)))` over a long row.

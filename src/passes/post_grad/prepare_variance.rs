@@ -21,10 +21,10 @@ const LONG_ROW: i64 = 16384;
 ///
 /// Requires f32 elements, at least one to a mean. Rows of up to 16,384 elements along the last dimension are left as they
 /// are. Gives the same values but for rounding. Source: Welford 1962; PyTorch computes `var_mean` so. Linear.
-pub(super) fn prepare_variance(graph: &Graph) -> Result<Graph, String> {
+pub(super) fn prepare_variance(graph: &Graph) -> Result<Option<Graph>, String> {
     let found: HashMap<NodeId, (Value, Vec<u32>)> = graph.ids().filter_map(|id| Some((id, deviations(graph, id)?))).collect();
     if found.is_empty() {
-        return Ok(graph.clone());
+        return Ok(None);
     }
     // New values of the operands: nodes precede their users.
     let mut built: HashMap<Value, Value> = HashMap::new();
@@ -37,6 +37,7 @@ pub(super) fn prepare_variance(graph: &Graph) -> Result<Graph, String> {
         let sum = b.op(SquaredDeviations { dims: dims.clone() }, &[built[x]])?;
         Ok(Some(vec![b.reshape(sum, node.types[0].shape.clone())?]))
     })
+    .map(Some)
 }
 
 /// What a node sums the squared deviations of, and over which dimensions, if it does and one pass pays.

@@ -1,7 +1,6 @@
 //! Divisions by square roots.
 
-use crate::graph::Graph;
-use crate::rewrite::{Rewritten, Rule, Site, rewrite, scalar_call, through_broadcast};
+use crate::rewrite::{Rewritten, Rule, Site, scalar_call, through_broadcast};
 use crate::scalar::ScalarFn;
 
 /// Turns the reciprocal of a square root into one instruction.
@@ -13,9 +12,7 @@ use crate::scalar::ScalarFn;
 ///
 /// `reciprocal(sqrt(x))` and `1 / sqrt(x)`; zero gives infinity and a negative number NaN before and after. PyTorch:
 /// the same pass, post-grad. Linear.
-pub(super) fn use_rsqrt(graph: &Graph) -> Result<Graph, String> {
-    rewrite(graph, &[Rule { name: "reciprocal(sqrt(x)) -> rsqrt(x)", apply: reciprocal }, Rule { name: "1 / sqrt(x) -> rsqrt(x)", apply: quotient }])
-}
+pub(in crate::passes) const RULES: &[Rule] = &[Rule { name: "reciprocal(sqrt(x)) -> rsqrt(x)", apply: reciprocal }, Rule { name: "1 / sqrt(x) -> rsqrt(x)", apply: quotient }];
 
 fn reciprocal(site: &mut Site<'_>) -> Rewritten {
     match site.call(ScalarFn::Reciprocal) {

@@ -1,8 +1,7 @@
 //! Evaluates what depends on constants alone.
 
-use crate::graph::Graph;
 use crate::ops::{Array, Class, Constant, Data, Op, OpDef, Precision};
-use crate::rewrite::{Rewritten, Rule, Site, rewrite};
+use crate::rewrite::{Rewritten, Rule, Site};
 use crate::types::{Shape, TensorType};
 
 /// Larger results are left to be computed: a constant is memory, and memory is what kernels wait for.
@@ -18,11 +17,6 @@ const MAX_ELEMENTS: usize = 64;
 /// ```
 ///
 /// Values are those of the reference evaluation, rounded to their dtype. Random bits are not folded. Linear.
-pub(in crate::passes) fn fold_constants(graph: &Graph) -> Result<Graph, String> {
-    rewrite(graph, RULES)
-}
-
-/// Constant folding as rules.
 pub(in crate::passes) const RULES: &[Rule] = &[
     Rule { name: "view of a repeated number -> number", apply: uniform_view },
     Rule { name: "function of repeated numbers -> number", apply: uniform_pointwise },

@@ -1,25 +1,20 @@
 //! Passes on the forward graph before it is differentiated.
 
-mod deduplicate;
-mod fold_constants;
+pub(super) mod fold_constants;
 mod raise_attention;
 mod raise_norms;
 mod raise_softmax;
-mod remove_identities;
+pub(super) mod remove_identities;
 
 use super::Pass;
-pub(super) use fold_constants::fold_constants;
-pub(super) use remove_identities::remove_identities;
 
 /// In order.
 pub(super) const PASSES: &[Pass] = &[
     // First, so that patterns are not hidden behind ops that do nothing.
-    ("remove_identities", remove_identities),
-    ("fold_constants", fold_constants),
-    // Equal values become one, which patterns ask for: the x of `x - amax(x)`.
-    ("deduplicate", deduplicate::deduplicate),
+    Pass::Rules("remove_identities", &[remove_identities::RULES]),
+    Pass::Rules("fold_constants", &[fold_constants::RULES]),
     // Before attention and cross entropy, which contain it.
-    ("raise_softmax", raise_softmax::raise_softmax),
-    ("raise_attention", raise_attention::raise_attention),
-    ("raise_norms", raise_norms::raise_norms),
+    Pass::Rules("raise_softmax", &[raise_softmax::RULES]),
+    Pass::Rules("raise_attention", &[raise_attention::RULES]),
+    Pass::Rules("raise_norms", &[raise_norms::RULES]),
 ];

@@ -2,7 +2,7 @@
 
 use crate::graph::{Graph, Value};
 use crate::ops::{Matmul, Op, OpDef, Permute, Real, ScaledDotProductAttention, Softmax};
-use crate::rewrite::{Rewritten, Rule, Site, rewrite, scalar_call, uniform};
+use crate::rewrite::{Rewritten, Rule, Site, scalar_call, uniform};
 use crate::scalar::ScalarFn;
 
 /// Raises `softmax(q k^T * scale + mask) v` to attention.
@@ -18,9 +18,7 @@ use crate::scalar::ScalarFn;
 /// the product or on either operand, as a factor or a divisor, or absent; then an added mask, or one that selects minus
 /// infinity where it is false; `iota >= iota` is recognized as causal. A row that attends to nothing is NaN written by
 /// hand and zero in attention, as in PyTorch. PyTorch: `_sfdp_pattern_1` to `_30`. Linear.
-pub(super) fn raise_attention(graph: &Graph) -> Result<Graph, String> {
-    rewrite(graph, &[Rule { name: "softmax(q k^T * scale + mask) v -> attention", apply: attention }])
-}
+pub(in crate::passes) const RULES: &[Rule] = &[Rule { name: "softmax(q k^T * scale + mask) v -> attention", apply: attention }];
 
 /// What the scores are made of.
 struct Scores {

@@ -2,7 +2,7 @@
 
 use crate::graph::{Graph, Value};
 use crate::ops::{LayerNorm, Op, Real, ReduceKind, RmsNorm};
-use crate::rewrite::{Rewritten, Rule, Site, rewrite, scalar_call, spread_core, stands_beside, uniform};
+use crate::rewrite::{Rewritten, Rule, Site, scalar_call, spread_core, stands_beside, uniform};
 use crate::scalar::ScalarFn;
 use crate::types::Dim;
 
@@ -19,11 +19,7 @@ use crate::types::Dim;
 /// or the mean of the squares of what was centered; the division is by a root, or a product with `rsqrt` or a reciprocal.
 /// A following product with a weight and sum with a bias of the normalized shape are taken in. Without centering the same is
 /// an RMS norm. In half floats the raised form rounds once. Linear.
-pub(super) fn raise_norms(graph: &Graph) -> Result<Graph, String> {
-    rewrite(graph, RULES)
-}
-
-const RULES: &[Rule] = &[
+pub(in crate::passes) const RULES: &[Rule] = &[
     Rule { name: "(x - mean) / sqrt(var + eps) -> layer_norm(x)", apply: layer_norm },
     Rule { name: "x / sqrt(mean(x^2) + eps) -> rms_norm(x)", apply: rms_norm },
     Rule { name: "norm(x) * weight -> norm(x, weight)", apply: weight },

@@ -2,7 +2,7 @@
 
 use crate::graph::{Graph, Value};
 use crate::ops::{CrossEntropy, Gather, LogSoftmax, Op, ReduceKind, Reduction, Softmax};
-use crate::rewrite::{Rewritten, Rule, Site, rewrite, scalar_call, spread_core, spread_reduction, stands_beside};
+use crate::rewrite::{Rewritten, Rule, Site, scalar_call, spread_core, spread_reduction, stands_beside};
 use crate::scalar::ScalarFn;
 use crate::types::Shape;
 
@@ -19,11 +19,7 @@ use crate::types::Shape;
 ///
 /// Requires that the maximum is subtracted, since without it large elements give NaN, which raising would hide; and one
 /// dimension. In half floats the raised form rounds once. Linear.
-pub(super) fn raise_softmax(graph: &Graph) -> Result<Graph, String> {
-    rewrite(graph, RULES)
-}
-
-const RULES: &[Rule] = &[
+pub(in crate::passes) const RULES: &[Rule] = &[
     Rule { name: "exp(x - amax) / sum(exp(x - amax)) -> softmax(x)", apply: softmax },
     Rule { name: "s - log(sum(exp(s))), s = x - amax -> log_softmax(x)", apply: log_softmax },
     Rule { name: "log(softmax(x)) -> log_softmax(x)", apply: log_of_softmax },

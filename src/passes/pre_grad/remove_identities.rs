@@ -1,8 +1,8 @@
 //! Removes ops whose result is one of their operands.
 
-use crate::graph::{Graph, Value};
+use crate::graph::Value;
 use crate::ops::Op;
-use crate::rewrite::{Rewritten, Rule, Site, has_no_negative_zero, rewrite};
+use crate::rewrite::{Rewritten, Rule, Site, has_no_negative_zero};
 use crate::scalar::ScalarFn;
 use crate::types::DType;
 
@@ -16,11 +16,6 @@ use crate::types::DType;
 ///
 /// Adding zero to a float is removed only where the float is known not to be minus zero (`-0 + 0 = +0`); multiplying by
 /// zero is not touched, since NaN and infinities survive it. One sweep per nesting of identities.
-pub(in crate::passes) fn remove_identities(graph: &Graph) -> Result<Graph, String> {
-    rewrite(graph, RULES)
-}
-
-/// Identities of structure and of arithmetic.
 pub(in crate::passes) const RULES: &[Rule] = &[
     Rule { name: "view, pad, cast or concatenation that changes nothing -> x", apply: structure },
     Rule { name: "x + 0, x - 0 -> x", apply: add_zero },
