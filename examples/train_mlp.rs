@@ -29,7 +29,11 @@ struct Options {
     common: Common,
 }
 
-fn main() -> Result<()> {
+fn main() -> std::process::ExitCode {
+    common::main(run)
+}
+
+fn run() -> Result<()> {
     let options = Options::parse().common;
     let device = options.start()?;
     let (points, labels) = spirals(options.seed);

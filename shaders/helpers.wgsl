@@ -19,9 +19,8 @@ fn is_inf_(x: f32) -> bool {
 }
 
 fn sign_(x: f32) -> f32 {
-  if (x > 0.0f) { return 1.0f; }
-  if (x < 0.0f) { return -1.0f; }
-  return x;
+  if (is_nan_(x)) { return 0.0f; }
+  return select(select(0.0f, 1.0f, x > 0.0f), -1.0f, x < 0.0f);
 }
 
 fn sign_i(x: i32) -> i32 {
@@ -401,8 +400,14 @@ fn clamp_u(x: u32, low: u32, high: u32) -> u32 {
   return min(max(x, low), high);
 }
 
+// By way of the exact remainder, so that no quotient rounds up to the next integer.
 fn floor_div_(x: f32, y: f32) -> f32 {
-  return floor(x / y);
+  if (y == 0.0f) { return x / y; }
+  let r = fmod_(x, y);
+  if (is_nan_(r)) { return r; }
+  let q = (x - r) / y - select(0.0f, 1.0f, r != 0.0f && (r < 0.0f) != (y < 0.0f));
+  let n = floor(q);
+  return n + select(0.0f, 1.0f, q - n > 0.5f);
 }
 
 // Quotient toward zero; 0 for division by zero, the wrapped negative for division by -1.
@@ -771,9 +776,7 @@ fn is_inf_d(x: f64) -> bool {
 }
 
 fn sign_d(x: f64) -> f64 {
-  if (x > 0.0lf) { return 1.0lf; }
-  if (x < 0.0lf) { return -1.0lf; }
-  return x;
+  return select(select(0.0lf, 1.0lf, x > 0.0lf), -1.0lf, x < 0.0lf);
 }
 
 fn rsqrt_d(x: f64) -> f64 {
@@ -797,7 +800,11 @@ fn clamp_d(x: f64, low: f64, high: f64) -> f64 {
 }
 
 fn floor_div_d(x: f64, y: f64) -> f64 {
-  return floor(x / y);
+  if (y == 0.0lf) { return x / y; }
+  let r = fmod_d(x, y);
+  let q = (x - r) / y - select(0.0lf, 1.0lf, r != 0.0lf && (r < 0.0lf) != (y < 0.0lf));
+  let n = floor(q);
+  return n + select(0.0lf, 1.0lf, q - n > 0.5lf);
 }
 
 fn fmod_d(x: f64, y: f64) -> f64 {

@@ -73,13 +73,9 @@ fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Repo
         }
         Mode::Train(optimizer) => {
             let mut graphs = compile_joint(&graph, Wrt::Parameters, Seed::Loss, config, &mut decisions, &mut clock)?;
-            let update = compile_update(&graph, optimizer)?;
-            let read: HashSet<&str> = update.inputs.iter().map(|i| i.name.as_str()).collect();
-            for (_, graph) in &mut graphs {
-                graph.outputs.retain(|o| !matches!(o.role, OutputRole::Gradient(_)) || read.contains(o.name.as_str()));
-            }
+            let trained = trained_parameters(&graph, &graphs);
+            graphs.push((Phase::Update, compile_update(&trained, optimizer)?));
             clock.stage("update");
-            graphs.push((Phase::Update, update));
             graphs
         }
         Mode::Vjp => compile_joint(&graph, Wrt::Inputs, Seed::Cotangents, config, &mut decisions, &mut clock)?,
@@ -134,19 +130,19 @@ pub fn bw_compiler(backward: &Graph) -> Result<Graph> {
     post_grad_passes(backward)
 }
 
-/// The optimizer's graph over the parameters of `graph`. It is built in the form that the joint passes give, so that only those of
-/// the last stage run. What the program does not read has no gradient
-/// and stays as it is, without decay, as in PyTorch.
-fn compile_update(graph: &Graph, optimizer: &Optimizer) -> Result<Graph> {
-    let uses = graph.use_counts();
-    let is_read = |v: Value| uses[v.node.0 as usize][v.result as usize] > 0;
-    let parameters: Vec<(String, TensorType)> = graph
-        .inputs
-        .iter()
-        .filter(|i| i.role == InputRole::Parameter && graph.ty(i.value).dtype.is_float() && is_read(i.value))
-        .map(|i| (i.name.clone(), graph.ty(i.value).clone()))
-        .collect();
-    let update = crate::frontend::optim::update_graph(optimizer, &parameters)?;
+/// Parameters that have a gradient, with their types. What the loss does not read, or reads detached, has none.
+fn trained_parameters(graph: &Graph, compiled: &[(Phase, Graph)]) -> Vec<(String, TensorType)> {
+    let outputs = compiled.iter().flat_map(|(_, g)| &g.outputs);
+    let of = |role: &OutputRole| if let OutputRole::Gradient(of) = role { Some(of.clone()) } else { None };
+    let with_gradient: HashSet<String> = outputs.filter_map(|o| of(&o.role)).collect();
+    let parameters = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter && with_gradient.contains(&i.name));
+    parameters.map(|i| (i.name.clone(), graph.ty(i.value).clone())).collect()
+}
+
+/// The optimizer's graph over those parameters. It is built in the form that the joint passes give, so that only those of the last
+/// stage run. Other parameters stay as they are, without decay, as in PyTorch.
+fn compile_update(parameters: &[(String, TensorType)], optimizer: &Optimizer) -> Result<Graph> {
+    let update = crate::frontend::optim::update_graph(optimizer, parameters)?;
     post_grad_passes(&update)
 }
 
@@ -218,5 +214,6 @@ fn dump_plan(config: &Config, plan: &Plan) -> Result<()> {
 
 fn write_file(path: &std::path::Path, text: &str) -> Result<()> {
     let parent = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(parent).and_then(|()| std::fs::write(path, text)).map_err(|e| Error::file(path, e))
+    std::fs::create_dir_all(parent).map_err(|e| Error::file(path, e))?;
+    crate::files::write(path, text)
 }

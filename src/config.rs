@@ -175,3 +175,26 @@ impl Environment {
         }
     }
 }
+
+/// For the first line of a program's `main`: keeps the Vulkan loader's device selection from asking for a window system where there is
+/// none, which complains on the standard error. Nothing here shows windows. The environment of a process can be changed safely only
+/// from outside, so that the process starts itself again, once.
+pub fn leave_windows_alone() {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::process::CommandExt;
+        let is_set = |name: &str| std::env::var_os(name).is_some();
+        if ["DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", SELECTION].into_iter().any(is_set) {
+            return;
+        }
+        let mut arguments = std::env::args_os();
+        let (Some(name), Ok(program)) = (arguments.next(), std::env::current_exe()) else { return };
+        // It returns only where that fails; then the lines appear, and nothing else is worse.
+        let error = std::process::Command::new(program).arg0(name).args(arguments).env(SELECTION, "1").exec();
+        tracing::debug!(%error, "the process did not start again");
+    }
+}
+
+/// Switches off the layer of the Vulkan loader that selects a device by the window system.
+#[cfg(target_os = "linux")]
+const SELECTION: &str = "NODEVICE_SELECT";

@@ -62,6 +62,7 @@ pub mod compile;
 pub mod config;
 pub mod error;
 pub mod eval;
+pub mod files;
 pub mod frontend;
 pub mod fusion;
 pub mod graph;
@@ -77,6 +78,7 @@ pub mod rewrite;
 pub mod runtime;
 pub mod scalar;
 pub mod schedule;
+mod threads;
 pub mod train;
 pub mod types;
 

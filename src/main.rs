@@ -6,6 +6,9 @@ mod bench;
 #[path = "main/case.rs"]
 mod case;
 #[cfg(feature = "torch")]
+#[path = "main/chance.rs"]
+mod chance;
+#[cfg(feature = "torch")]
 #[path = "main/check.rs"]
 mod check;
 #[path = "main/doctor.rs"]
@@ -18,8 +21,9 @@ use clap::{Parser, Subcommand};
 use inductor::compile::inductor_with_report;
 use inductor::config::{Mode, Target};
 use inductor::graph::InputRole;
-use inductor::runtime::{Explain, load_tensors, replay, save_tensors};
-use inductor::{Config, Device, HostTensor, Inputs, Traced, compile, optim, report};
+use inductor::runtime::{Explain, TensorFile, replay, save_tensors};
+use inductor::types::Shape;
+use inductor::{Config, Device, Dim, HostTensor, Inputs, Traced, compile, optim, report};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -122,12 +126,13 @@ struct RunOptions {
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    inductor::config::leave_windows_alone();
     let filter = tracing_subscriber::EnvFilter::try_from_env("INDUCTOR_LOG").unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(Options::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -148,6 +153,13 @@ fn run(command: Command) -> Result<ExitCode> {
 }
 
 fn explain(options: &ExplainOptions) -> Result<()> {
+    for (k, output) in [&options.json, &options.html].into_iter().enumerate() {
+        let Some(output) = output else { continue };
+        refuse_overwriting(output, &[Path::new(&options.model)])?;
+        if k == 0 && options.html.as_ref() == Some(output) {
+            bail!("--json and --html are both {}", output.display());
+        }
+    }
     let traced = models::load(&options.model)?.traced;
     let target = match options.device.as_str() {
         "webgpu-default" => Target::webgpu_default(),
@@ -161,6 +173,9 @@ fn explain(options: &ExplainOptions) -> Result<()> {
         _ => Mode::Inference,
     };
     let config = Config { mode, dump: options.dump.clone(), ..Config::default() };
+    if let Some(dir) = &options.dump {
+        refuse_dumping_over(dir, Path::new(&options.model))?;
+    }
     let examples: Vec<_> = traced.graph.inputs.iter().map(|i| traced.graph.ty(i.value).clone()).collect();
     let (plan, compiled) = inductor_with_report(&traced.graph, &examples, &target, &config)?;
     let explained = Explain::new(&plan, &compiled);
@@ -175,6 +190,9 @@ fn explain(options: &ExplainOptions) -> Result<()> {
 }
 
 fn run_model(options: &RunOptions) -> Result<()> {
+    let model = Path::new(&options.model);
+    let weights = options.weights.as_deref().into_iter();
+    refuse_overwriting(&options.output, &[model, &options.input].into_iter().chain(weights).collect::<Vec<_>>())?;
     let models::Model { traced, tensors } = models::load(&options.model)?;
     // A program imported with dropout is used, not trained.
     let traced = traced.inference()?;
@@ -185,7 +203,7 @@ fn run_model(options: &RunOptions) -> Result<()> {
         bail!("cannot write {}: it must be a file in a folder that exists", options.output.display());
     }
     let device = Device::from_name(&options.device)?;
-    eprintln!("device: {}", device.describe());
+    complain(&format!("device: {}", device.describe()));
     let step = compile(&traced, &device, &Config::default())?;
     let mut state = step.init(options.seed)?;
     for (name, tensor) in tensors {
@@ -203,17 +221,46 @@ fn run_model(options: &RunOptions) -> Result<()> {
     Ok(())
 }
 
-/// Tensors of a file, under the names that the program gives its inputs: the file may say `input.0`, `input.1`, ... instead.
+/// Tensors of a file, under the names that the program gives its inputs: the file may say `input.0`, `input.1`, ... instead. Only
+/// those are read whose types fit; the others are named in one error.
 fn read_inputs(path: &Path, traced: &Traced) -> Result<Vec<(String, HostTensor)>> {
-    let (mut inputs, _) = load_tensors(path).context("cannot read the inputs")?;
-    let names: Vec<String> = traced.graph.inputs.iter().filter(|i| i.role == InputRole::Input).map(|i| i.name.clone()).collect();
-    for (name, _) in &mut inputs {
+    let mut file = TensorFile::open(path).context("cannot read the inputs")?;
+    let graph = &traced.graph;
+    let names: Vec<&str> = graph.inputs.iter().filter(|i| i.role == InputRole::Input).map(|i| i.name.as_str()).collect();
+    let (mut wanted, mut faults) = (vec![], vec![]);
+    for (name, dtype, shape) in file.tensors() {
         let position = name.strip_prefix("input.").and_then(|n| n.parse::<usize>().ok());
-        if let Some(real) = position.and_then(|n| names.get(n)).filter(|_| !names.contains(name)) {
-            *name = real.clone();
+        let real = position.and_then(|n| names.get(n).copied()).filter(|_| !names.contains(&name)).unwrap_or(name);
+        match graph.input(real).filter(|_| names.contains(&real)).map(|i| graph.ty(i.value)) {
+            None => faults.push(format!("there is no input {name}")),
+            Some(ty) if ty.dtype != dtype || !takes(&ty.shape, shape) => faults.push(format!("{real}: expected {ty}, got {dtype}{shape:?}")),
+            Some(_) => wanted.push((name.to_string(), real.to_string())),
         }
     }
-    Ok(inputs)
+    if !faults.is_empty() {
+        bail!("{}: {}", path.display(), faults.join("; "));
+    }
+    wanted.into_iter().map(|(name, real)| Ok((real, file.read(&name)?))).collect()
+}
+
+/// Whether a shape takes these sizes, each for itself.
+fn takes(shape: &Shape, sizes: &[usize]) -> bool {
+    let fits = |dim: &Dim, n: &usize| i64::try_from(*n).is_ok_and(|n| dim.range().0 <= n && n <= dim.range().1);
+    shape.rank() == sizes.len() && shape.0.iter().zip(sizes).all(|(dim, n)| fits(dim, n))
+}
+
+/// An error when a file that is to be written is one that is read.
+fn refuse_overwriting(output: &Path, inputs: &[&Path]) -> Result<()> {
+    match inputs.iter().find(|input| inductor::files::is_same(output, input)) {
+        Some(input) => bail!("{} would be written over {}, which is read", output.display(), input.display()),
+        None => Ok(()),
+    }
+}
+
+/// [`refuse_overwriting`], for the files of a dump.
+fn refuse_dumping_over(dir: &Path, model: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|e| e.path()).try_for_each(|path| refuse_overwriting(&path, &[model]))
 }
 
 fn replay_case(folder: &Path, device: &str) -> Result<ExitCode> {
@@ -231,9 +278,15 @@ fn replay_case(folder: &Path, device: &str) -> Result<ExitCode> {
     }
 }
 
-/// Writes to the standard output; a reader that has seen enough is no error.
+/// Writes to the standard error, with what a terminal would obey spelled out.
+pub fn complain(text: &str) {
+    // Nothing is left to tell where not even this can be written.
+    let _ = writeln!(std::io::stderr(), "{}", report::printable(text));
+}
+
+/// Writes to the standard output, with what a terminal would obey spelled out; a reader that has seen enough is no error.
 pub fn emit(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match std::io::stdout().write_all(report::printable(text).as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
@@ -253,5 +306,5 @@ fn write_file(path: &Path, text: &str) -> Result<()> {
     if path.is_dir() {
         bail!("{} is a folder", path.display());
     }
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    Ok(inductor::files::write(path, text)?)
 }

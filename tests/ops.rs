@@ -369,8 +369,8 @@ fn check_gradient(case: &Case) -> Result<(), String> {
 }
 
 fn check_one_gradient(case: &Case, accuracy: f64) -> Result<(), String> {
-    // Stopping the gradient is what it is for.
-    if matches!(&case.op, Op::Pointwise(p) if p.f == ScalarFn::Detach) {
+    // Another gradient than the value's is what they are for.
+    if matches!(&case.op, Op::Pointwise(p) if matches!(p.f, ScalarFn::Detach | ScalarFn::StraightThrough)) {
         return Ok(());
     }
     // What gives way before autograd is differentiated in its inlined form, and what stays refuses.

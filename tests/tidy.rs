@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the bottom up; a room uses rooms of its own line and of the lines above it in this list.
 const ORDER: &[&[&str]] = &[
-    &["types", "config", "error"],
+    &["types", "config", "error", "files", "threads"],
     &["scalar"],
     &["loop_ir"],
     &["fusion"],

@@ -6,7 +6,9 @@ pub mod chart;
 pub mod progress;
 
 use anyhow::{Context, Result};
+use inductor::report::printable;
 use inductor::{Config, Device, Step, Verify};
+use std::process::ExitCode;
 
 /// Options of every example.
 #[derive(clap::Args, Clone, Debug)]
@@ -58,7 +60,7 @@ impl Common {
             let profile = step.profile().context("--profile")?;
             say(inductor::report::profile_text(&profile, 40));
             let path = self.out.join("profile.json");
-            std::fs::write(&path, inductor::report::chrome_trace(&[profile])).with_context(|| format!("cannot write {}", path.display()))?;
+            inductor::files::write(&path, inductor::report::chrome_trace(&[profile]))?;
             say(format!("wrote {}", path.display()));
             Ok(())
         }
@@ -70,10 +72,22 @@ impl Common {
     }
 }
 
+/// Runs a program. What is wrong is said in one line, without a backtrace: it is the user's to mend.
+pub fn main(run: fn() -> Result<()>) -> ExitCode {
+    inductor::config::leave_windows_alone();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", printable(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Prints a line. A reader that has gone, as `head` does, does not stop the training.
 pub fn say(line: impl std::fmt::Display) {
     use std::io::{ErrorKind, Write};
-    if let Err(error) = writeln!(std::io::stdout(), "{line}")
+    if let Err(error) = writeln!(std::io::stdout(), "{}", printable(&line.to_string()))
         && error.kind() != ErrorKind::BrokenPipe
     {
         eprintln!("standard output: {error}");

@@ -57,7 +57,11 @@ struct Options {
     weight_decay: f64,
 }
 
-fn main() -> Result<()> {
+fn main() -> std::process::ExitCode {
+    common::main(run)
+}
+
+fn run() -> Result<()> {
     let options = Options::parse();
     let device = options.common.start()?;
     let mut imported = load(&options.model)?;

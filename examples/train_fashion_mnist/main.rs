@@ -77,7 +77,11 @@ impl Model {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> std::process::ExitCode {
+    common::main(run)
+}
+
+fn run() -> Result<()> {
     let options = Options::parse();
     let device = options.common.start()?;
     let (train, test) = (Split::read(&options.data, "train")?, Split::read(&options.data, "t10k")?);

@@ -26,7 +26,7 @@ impl History {
                 text.push_str(&format!("{kind},{step},{loss}\n"));
             }
         }
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        Ok(inductor::files::write(path, text)?)
     }
 
     /// Reads what was written up to and including `step`.

@@ -86,7 +86,11 @@ impl Setup {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> std::process::ExitCode {
+    common::main(run)
+}
+
+fn run() -> Result<()> {
     let options = Options::parse();
     let out = &options.common.out;
     let device = options.common.start()?;
@@ -120,7 +124,7 @@ fn main() -> Result<()> {
     state.save(out.join("model.safetensors"))?;
     draw(&out.join("loss.png"), &history, bigram)?;
     let text = sample_text(&options, &setup, &device, &corpus, &mut state)?;
-    std::fs::write(out.join("sample.txt"), &text)?;
+    inductor::files::write(out.join("sample.txt"), &text)?;
     common::say(format!("--- sample\n{text}\n---"));
     common::say(format!("wrote loss.png, losses.csv, sample.txt, model.safetensors and checkpoint.safetensors to {}", out.display()));
     options.common.show_profile(&step)

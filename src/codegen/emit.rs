@@ -300,10 +300,10 @@ impl<'a> Emitter<'a> {
     }
 
     fn division(&mut self, e: &IndexExpr, d: &Dim, op: &str, signed: &str, lane: usize) -> Result<Ex, String> {
-        let below_zero = match e.bounds() {
-            Some((lo, _)) => lo.range().0 < 0,
-            None => true,
-        };
+        let below_zero = e.bounds().is_none_or(|(lo, _)| lo.range().0 < 0);
+        if let Some(steps) = lift(e, d).filter(|_| below_zero) {
+            return self.lifted_division(e, d, op, &steps, lane);
+        }
         let (x, y) = (self.index(e, lane)?, self.size(d));
         let depth = x.depth.max(y.depth);
         let text = if below_zero {
@@ -314,4 +314,24 @@ impl<'a> Emitter<'a> {
         };
         Ok(self.bind(Ex { text, depth }, "x"))
     }
+
+    /// The division of what may be below zero as one of what is not: so many divisors more in, so many less out.
+    fn lifted_division(&mut self, e: &IndexExpr, d: &Dim, op: &str, steps: &Dim, lane: usize) -> Result<Ex, String> {
+        let (x, y) = (self.index(&e.plus(&(steps.clone() * d)), lane)?, self.size(d));
+        let quotient = self.bind(Ex { text: format!("({} {op} {})", x.text, y.text), depth: x.depth }, "x");
+        if op == "%" {
+            return Ok(quotient);
+        }
+        let text = format!("({} - {})", quotient.text, self.size(steps).text);
+        Ok(self.bind(Ex { text, depth: quotient.depth }, "x"))
+    }
+}
+
+/// The smallest number of divisors by which an expression of known bounds is not below zero any more, where it then still fits 32
+/// bits.
+fn lift(e: &IndexExpr, d: &Dim) -> Option<Dim> {
+    let (lo, hi) = e.bounds()?;
+    let (lo, hi, d) = (lo.as_int()?, hi.as_int()?, d.as_int().filter(|d| *d > 0)?);
+    let steps = lo.min(0).checked_neg()?.checked_add(d - 1)? / d;
+    (steps.checked_mul(d)?.checked_add(hi)? <= u32::MAX as i64).then(|| Dim::int(steps))
 }

@@ -111,6 +111,39 @@ pub fn check_against_reference(
     check_kinds(&x, &r).and_then(|()| within(&x, &exact, rounding)).map_err(|_| Mismatch::Program(plain))
 }
 
+/// Elements that two samples of one distribution have at least, before their moments say anything.
+const SAMPLE: usize = 64;
+/// Standard errors that the moments of two samples may differ by.
+const SIGMAS: f64 = 6.0;
+
+/// Whether `got` may be drawn from the distribution that `reference` is drawn from, element by element and independently: NaNs and
+/// infinities occur in both or in none, and mean and mean square differ by at most six standard errors. Of a few elements only the
+/// type is compared.
+pub fn check_distribution(got: &HostTensor, reference: &HostTensor) -> Result<(), String> {
+    check_type(got, reference)?;
+    let (x, r) = (got.to_f64(), reference.to_f64());
+    if x.len() < SAMPLE {
+        return Ok(());
+    }
+    let kinds: [(&str, fn(&f64) -> bool); 3] =
+        [("NaN", |v| v.is_nan()), ("infinity", |v| *v == f64::INFINITY), ("minus infinity", |v| *v == f64::NEG_INFINITY)];
+    for (kind, is) in kinds {
+        if x.iter().any(is) != r.iter().any(is) {
+            return Err(format!("of two draws of {} elements, one has {kind} and one has none", x.len()));
+        }
+    }
+    for (moment, power) in [("mean", 1), ("mean square", 2)] {
+        let differences: Vec<f64> = x.iter().zip(&r).map(|(a, b)| a.powi(power) - b.powi(power)).filter(|d| d.is_finite()).collect();
+        let n = differences.len() as f64;
+        let mean = differences.iter().sum::<f64>() / n;
+        let spread = (differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / n / n).sqrt();
+        if mean.abs() > SIGMAS * spread + 1e-6 * magnitude(&r).powi(power) {
+            return Err(format!("two draws of {n} elements differ in their {moment} by {mean:e}, {:.0} standard errors", mean.abs() / spread));
+        }
+    }
+    Ok(())
+}
+
 /// The largest finite magnitude among float tensors.
 pub fn largest<'a>(tensors: impl IntoIterator<Item = &'a HostTensor>) -> f64 {
     tensors.into_iter().filter(|t| t.dtype().is_float()).map(|t| magnitude(&t.to_f64())).fold(0.0, f64::max)
@@ -129,7 +162,8 @@ pub fn check_kernel(got: &HostTensor, expected: &HostTensor, input_scale: f64) -
     within(&x, &y, tolerance(got.dtype(), false) * magnitude(&y) + floor(got.dtype()).min(1e-6) * input_scale)
 }
 
-fn check_type(got: &HostTensor, expected: &HostTensor) -> Result<(), String> {
+/// Whether dtype and shape are those expected.
+pub fn check_type(got: &HostTensor, expected: &HostTensor) -> Result<(), String> {
     let same = got.dtype() == expected.dtype() && got.shape() == expected.shape();
     if same { Ok(()) } else { Err(format!("{} in place of {}", got.ty(), expected.ty())) }
 }
@@ -199,6 +233,28 @@ mod tests {
         let of = |v: f64| HostTensor::from_f64(DType::F64, &[1], &[v]);
         assert_eq!(check_against_reference(&of(2.0), &of(2.0 + 1e-9), None, 2.0, false), Ok(()));
         assert!(check_against_reference(&of(2.0), &of(2.0 + 1e-7), None, 2.0, true).is_err());
+    }
+
+    #[test]
+    fn draws_are_compared_by_their_moments() {
+        let draw = |seed: u64, n: usize, f: &dyn Fn(f64) -> f64| {
+            let bits =
+                |i: u64| (i.wrapping_add(1 + (seed << 32))).wrapping_mul(0xD1B5_4A32_D192_ED03).rotate_left(31).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let values: Vec<f64> = (0..n as u64).map(|i| f((bits(i) >> 11) as f64 / (1u64 << 53) as f64)).collect();
+            HostTensor::from_f64(DType::F32, &[n], &values)
+        };
+        let uniform = draw(1, 1000, &|u| u);
+        for same in [draw(2, 1000, &|u| u), draw(3, 1000, &|u| 1.0 - u)] {
+            assert_eq!(check_distribution(&same, &uniform), Ok(()));
+        }
+        let log = |u: f64| -(u.max(1e-12)).ln();
+        assert_eq!(check_distribution(&draw(4, 1000, &log), &draw(5, 1000, &log)), Ok(()));
+        let wrong: [&dyn Fn(f64) -> f64; 5] = [&|u| u + 0.2, &|u| 2.0 * u - 0.5, &|_| 0.5, &|u| if u < 0.1 { f64::NAN } else { u }, &log];
+        for (k, f) in wrong.into_iter().enumerate() {
+            assert!(check_distribution(&draw(6, 1000, f), &uniform).is_err(), "{k}");
+        }
+        assert!(check_distribution(&draw(7, 999, &|u| u), &uniform).is_err());
+        assert_eq!(check_distribution(&draw(8, 5, &|u| u + 9.0), &draw(9, 5, &|u| u)), Ok(()));
     }
 
     #[test]

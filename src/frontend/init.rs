@@ -1,8 +1,8 @@
 //! Initial values of parameters and buffers.
 
 use crate::scalar::philox;
+use crate::threads;
 use crate::types::{DType, HostTensor};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// How a parameter or buffer starts.
@@ -34,7 +34,7 @@ impl Initializer {
     pub fn sample(&self, dtype: DType, shape: &[usize], seed: u64, name: &str) -> HostTensor {
         let numel: usize = shape.iter().product();
         let bits = Bits::new(seed, name);
-        let draw = |f: &(dyn Fn(u64) -> f64 + Sync)| -> Vec<f64> { (0..numel as u64).into_par_iter().map(f).collect() };
+        let draw = |f: &(dyn Fn(u64) -> f64 + Sync)| -> Vec<f64> { threads::collect(numel, |i| f(i as u64)) };
         let values = match *self {
             Initializer::Zeros => return HostTensor::zeros(dtype, shape),
             Initializer::Ones => vec![1.0; numel],

@@ -280,6 +280,11 @@ impl Builder {
         self.op(ops::Full::new(x, dtype, shape.into_shape()), &[])
     }
 
+    /// A tensor whose elements may be anything.
+    pub fn empty(&mut self, dtype: DType, shape: impl IntoShape) -> Built {
+        self.op(ops::Empty { dtype, shape: shape.into_shape() }, &[])
+    }
+
     /// The tensor's value times a number of its own dtype.
     pub fn scale(&mut self, x: Value, factor: f64) -> Built {
         let k = self.constant(self.dtype(x), factor)?;

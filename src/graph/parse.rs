@@ -9,12 +9,19 @@ use crate::types::{DType, Dim, Provenance, Shape, Symbol, TensorType};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// What follows this line is no part of the program: an expectation of tests.
+const SEPARATOR: &str = "// ----";
+/// Nodes of a graph with its subgraphs, each counted as often as it is held, and subgraphs within subgraphs, beyond which a text is
+/// refused: a few lines can name more than any memory holds.
+const MAX_NODES: usize = 1 << 16;
+const MAX_DEPTH: usize = 32;
+
 /// The graph of a text: exactly the nodes written, in their order. Types of results may be left out; where they are
 /// written they must be what the op infers. Labels of nodes and blocks may be any words.
 pub fn parse(text: &str) -> Result<Graph, Error> {
     let mut parser = Parser::default();
     let mut last = 1;
-    for (i, line) in text.lines().enumerate() {
+    for (i, line) in text.lines().enumerate().take_while(|(_, line)| line.trim_end() != SEPARATOR) {
         let code = without_comment(line).trim();
         if !code.is_empty() {
             last = i + 1;
@@ -47,11 +54,24 @@ struct Block {
     nodes: HashMap<String, NodeId>,
     /// Inputs with their position in the input list.
     inputs: Vec<(u32, Input)>,
+    /// Nodes of the subgraphs that it holds, and how deep they go.
+    held: usize,
+    depth: usize,
+}
+
+/// A labeled graph.
+#[derive(Clone)]
+struct Body {
+    graph: Arc<Graph>,
+    /// Nodes, those of its subgraphs included.
+    nodes: usize,
+    /// Subgraphs within subgraphs.
+    depth: usize,
 }
 
 #[derive(Default)]
 struct Parser {
-    bodies: HashMap<String, Arc<Graph>>,
+    bodies: HashMap<String, Body>,
     current: Option<Block>,
 }
 
@@ -85,8 +105,10 @@ impl Parser {
     fn close(&mut self) -> Result<(), String> {
         if let Some(mut block) = self.current.take() {
             let label = block.label.take().ok_or("the graph without a label comes last")?;
+            let (held, depth) = (block.held, block.depth);
             let graph = Arc::new(block.finish()?);
-            if self.bodies.insert(label.clone(), graph).is_some() {
+            let body = Body { nodes: graph.nodes.len() + held, depth: depth + 1, graph };
+            if self.bodies.insert(label.clone(), body).is_some() {
                 return Err(format!("there are two graphs @{label}"));
             }
         }
@@ -152,6 +174,9 @@ impl Block {
             let value = self.value(line)?;
             line.expect("as")?;
             let name = line.name()?;
+            if self.graph.output(&name).is_some() {
+                return Err(format!("there are two outputs named {name}"));
+            }
             self.graph.outputs.push(Output { name, role, value });
             if !line.eat(",") {
                 return line.end();
@@ -160,7 +185,7 @@ impl Block {
     }
 
     /// Everything after the `%` of `%3:2 = op(%0, %1.1) {k=2} : f32[b], i32[b] region 0 must_save`
-    fn node(&mut self, line: &mut Cursor<'_>, bodies: &HashMap<String, Arc<Graph>>) -> Result<(), String> {
+    fn node(&mut self, line: &mut Cursor<'_>, bodies: &HashMap<String, Body>) -> Result<(), String> {
         let label = line.label()?;
         let count = if line.eat(":") { Some(line.integer()?) } else { None };
         line.expect("=")?;
@@ -209,11 +234,17 @@ impl Block {
     }
 
     /// `@0 (%0, %1.1) {k=2} : f32[b], i32[b] region 0 must_save`
-    fn call(&mut self, line: &mut Cursor<'_>, name: &str, bodies: &HashMap<String, Arc<Graph>>) -> Result<Node, String> {
+    fn call(&mut self, line: &mut Cursor<'_>, name: &str, bodies: &HashMap<String, Body>) -> Result<Node, String> {
         let mut held = vec![];
         while line.eat("@") {
             let label = line.label()?;
-            held.push(bodies.get(&label).ok_or_else(|| format!("there is no graph @{label} above"))?.clone());
+            let body = bodies.get(&label).ok_or_else(|| format!("there is no graph @{label} above"))?;
+            self.held += body.nodes;
+            self.depth = self.depth.max(body.depth);
+            held.push(body.graph.clone());
+        }
+        if self.held > MAX_NODES || self.depth > MAX_DEPTH {
+            return Err(format!("subgraphs have {} nodes in {} levels, more than {MAX_NODES} in {MAX_DEPTH}", self.held, self.depth));
         }
         let operands = self.operands(line)?;
         let attributes = line.attributes()?;

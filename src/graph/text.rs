@@ -24,7 +24,8 @@
 //!   last and has no label.
 //! * Symbols of types are declared after the graph's name; attributes carry ranges of their own, as in `"t{1..64}*3"`.
 //! * An input that is not in its place of the input list says `at 3`.
-//! * Everything from `//` to the end of the line is a comment. Provenance is printed as one.
+//! * Everything from `//` to the end of the line is a comment. Provenance is printed as one. A line `// ----` ends the text: what
+//!   follows is what a test expects.
 
 use super::verify::symbols;
 use super::{Graph, NodeId, Output, OutputRole, Policy, Value};

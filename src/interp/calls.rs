@@ -132,15 +132,7 @@ fn unary_f32(f: ScalarFn, dst: &mut Reg, n: usize, a: Src<'_, f32>) -> bool {
     match f {
         ScalarFn::Neg => map(dst, n, a, |x: f32| -x),
         ScalarFn::Abs => map(dst, n, a, f32::abs),
-        ScalarFn::Sign => map(dst, n, a, |x: f32| {
-            if x > 0.0 {
-                1.0
-            } else if x < 0.0 {
-                -1.0
-            } else {
-                x
-            }
-        }),
+        ScalarFn::Sign => map(dst, n, a, |x: f32| (x > 0.0) as u8 as f32 - (x < 0.0) as u8 as f32),
         ScalarFn::Sqrt => map(dst, n, a, f32::sqrt),
         ScalarFn::Rsqrt => map(dst, n, a, |x: f32| 1.0 / x.sqrt()),
         ScalarFn::Exp => map(dst, n, a, math::exp),

@@ -8,7 +8,6 @@ use super::raw::{Format, Line, Memory};
 use super::reduce::{self, Accumulator};
 use crate::types::DType;
 use bytemuck::{Pod, Zeroable};
-use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -73,7 +72,8 @@ pub fn run(kernel: &Kernel, cx: &Context<'_>) {
         return;
     }
     let tasks = (work / (PARALLEL / 4)).clamp(1, blocks);
-    (0..tasks).into_par_iter().for_each(|t| {
+    crate::threads::for_each(tasks as usize, |t| {
+        let t = t as i64;
         let row = |t: i64| (t * blocks / tasks * unit).min(kernel.rows);
         cx.pool.with(|scratch| run_rows(kernel, cx, &uniform, row(t)..row(t + 1), scratch));
     });

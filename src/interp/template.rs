@@ -12,7 +12,6 @@ use super::raw::{Format, Line, Matrix, Memory, Scalar, lines, product};
 use crate::loop_ir::{BufferId, IndexExpr, Instr, Nest, Number, Stmt, Tag, Term, Val, Write, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Elements of a product's tile, about: half of a second-level cache.
@@ -141,7 +140,7 @@ impl Product {
         if work < PARALLEL || tiles.len() == 1 {
             tiles.iter().for_each(run);
         } else {
-            tiles.par_iter().for_each(run);
+            crate::threads::for_each(tiles.len(), |t| run(&tiles[t]));
         }
     }
 

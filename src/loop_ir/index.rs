@@ -32,7 +32,23 @@ pub enum Term {
     Mod(Arc<IndexExpr>, Dim),
 }
 
-/// `offset + sum(coefficient * term)`; terms sorted and distinct, coefficients nonzero. All terms are non-negative.
+impl Term {
+    /// Inclusive bounds, where they are known.
+    fn bounds(&self) -> Option<(Dim, Dim)> {
+        let below = |size: &Dim| (Dim::int(0), size.clone() - &Dim::int(1));
+        Some(match self {
+            Term::Axis(a) => below(&a.size),
+            Term::Value { size, .. } | Term::Mod(_, size) => below(size),
+            Term::Div(e, d) => {
+                let (lo, hi) = e.bounds()?;
+                (lo.floor_div(d), hi.floor_div(d))
+            }
+        })
+    }
+}
+
+/// `offset + sum(coefficient * term)`; terms sorted and distinct, coefficients nonzero. Quotients of what may be below zero may be
+/// below zero, every other term is not.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct IndexExpr {
     /// Variable parts with their coefficients.
@@ -241,17 +257,12 @@ impl IndexExpr {
     pub fn bounds(&self) -> Option<(Dim, Dim)> {
         let (mut lo, mut hi) = (self.offset.clone(), self.offset.clone());
         for (term, k) in &self.terms {
-            let top = match term {
-                Term::Axis(a) => a.size.clone() - &Dim::int(1),
-                Term::Value { size, .. } => size.clone() - &Dim::int(1),
-                Term::Mod(_, d) => d.clone() - &Dim::int(1),
-                Term::Div(e, d) => e.bounds()?.1.floor_div(d),
-            };
+            let (bottom, top) = term.bounds()?;
             let (min, max) = k.range();
             if min >= 0 {
-                hi = hi + top * k;
+                (lo, hi) = (lo + bottom * k, hi + top * k);
             } else if max <= 0 {
-                lo = lo + top * k;
+                (lo, hi) = (lo + top * k, hi + bottom * k);
             } else {
                 return None;
             }
@@ -448,43 +459,88 @@ mod tests {
         assert_eq!(unflatten(&flatten(&there, &b), &a), axes(&a, 0));
     }
 
-    #[test]
-    fn simplification_agrees_with_evaluation() {
-        let mut state = 1u32;
-        let mut random = |n: u32| {
-            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
-            (state >> 8) % n
-        };
-        for _ in 0..2000 {
-            let shape = dims(&[1 + random(5) as i64, 1 + random(6) as i64, 1 + random(4) as i64]);
-            let mut e = flatten(&axes(&shape, 0), &shape);
-            let mut steps: Vec<(u32, i64)> = vec![];
-            for _ in 0..random(5) {
-                let (kind, d) = (random(4), 1 + random(7) as i64);
-                steps.push((kind, d));
-                let dim = Dim::int(d);
-                e = match kind {
-                    0 => e.div(&dim),
-                    1 => e.modulo(&dim),
-                    2 => e.times(&dim),
-                    _ => e.plus(&dim).add(&IndexExpr::axis(0, &shape[0])),
-                };
-            }
-            let sizes: Vec<i64> = shape.iter().map(|d| d.as_int().unwrap()).collect();
-            for flat in 0..sizes.iter().product::<i64>() {
-                let axes = [flat / (sizes[1] * sizes[2]), flat / sizes[2] % sizes[1], flat % sizes[2]];
-                let mut want = flat;
-                for &(kind, d) in &steps {
-                    want = match kind {
-                        0 => want.div_euclid(d),
-                        1 => want.rem_euclid(d),
-                        2 => want * d,
-                        _ => want + d + axes[0],
-                    };
-                }
-                let got = e.eval(&axes, &|_| 0, &Bindings::new()).unwrap();
-                assert_eq!(got, want, "{e} at {axes:?} of {sizes:?} after {steps:?}");
+    struct Random(u32);
+
+    impl Random {
+        fn below(&mut self, n: i64) -> i64 {
+            self.0 = self.0.wrapping_mul(1664525).wrapping_add(1013904223);
+            (self.0 >> 8) as i64 % n
+        }
+    }
+
+    /// What was done to an expression.
+    #[derive(Clone, Copy, Debug)]
+    enum Done {
+        Div(i64),
+        Mod(i64),
+        Times(i64),
+        Plus(i64),
+        Axis(usize, i64),
+    }
+
+    impl Done {
+        fn random(random: &mut Random, axes: usize) -> Done {
+            let (d, signed) = (1 + random.below(7), random.below(13) - 6);
+            match random.below(6) {
+                0 | 1 => Done::Div(d),
+                2 => Done::Mod(d),
+                3 => Done::Times(signed),
+                4 => Done::Plus(signed * 3),
+                _ => Done::Axis(random.below(axes as i64) as usize, signed),
             }
         }
+
+        fn to(self, e: &IndexExpr, axes: &[IndexExpr]) -> IndexExpr {
+            match self {
+                Done::Div(d) => e.div(&Dim::int(d)),
+                Done::Mod(d) => e.modulo(&Dim::int(d)),
+                Done::Times(d) => e.times(&Dim::int(d)),
+                Done::Plus(d) => e.plus(&Dim::int(d)),
+                Done::Axis(a, d) => e.add(&axes[a].times(&Dim::int(d))),
+            }
+        }
+
+        fn number(self, x: i64, axes: &[i64]) -> i64 {
+            match self {
+                Done::Div(d) => x.div_euclid(d),
+                Done::Mod(d) => x.rem_euclid(d),
+                Done::Times(d) => x * d,
+                Done::Plus(d) => x + d,
+                Done::Axis(a, d) => x + d * axes[a],
+            }
+        }
+    }
+
+    /// Quotients and remainders of what may be below zero included, and of axes that are themselves replaced afterwards.
+    #[test]
+    fn simplification_agrees_with_evaluation() {
+        let mut random = Random(1);
+        for _ in 0..20000 {
+            let shape: Vec<i64> = (0..3).map(|_| 1 + random.below(5)).collect();
+            let (sizes, own) = (dims(&shape), axes(&dims(&shape), 0));
+            let steps: Vec<Done> = (0..1 + random.below(6)).map(|_| Done::random(&mut random, 3)).collect();
+            let e = steps.iter().fold(flatten(&own, &sizes), |e, s| s.to(&e, &own));
+            // Four neighbors along the last axis, as an invocation takes them, backwards or not.
+            let (outer, lane, flip) = (Dim::int((shape[2] + 3) / 4), random.below(4), random.below(2) == 1);
+            let last = IndexExpr::axis(2, &outer).times(&Dim::int(4)).plus(&Dim::int(lane));
+            let last = if flip { last.subtract_from(&Dim::int(shape[2] - 1)) } else { last };
+            let moved = e.substitute(&|a| if a.id == 2 { last.clone() } else { own[a.id as usize].clone() }, &|v, size| IndexExpr::value(v, size));
+            for flat in 0..shape.iter().product::<i64>() {
+                let at = [flat / (shape[1] * shape[2]), flat / shape[2] % shape[1], flat % shape[2]];
+                let number = |at: &[i64]| steps.iter().fold((at[0] * shape[1] + at[1]) * shape[2] + at[2], |x, s| s.number(x, at));
+                check(&e, &at, number(&at), &steps);
+                if at[2] * 4 + lane < shape[2] {
+                    let place = at[2] * 4 + lane;
+                    check(&moved, &at, number(&[at[0], at[1], if flip { shape[2] - 1 - place } else { place }]), &steps);
+                }
+            }
+        }
+    }
+
+    /// The number is the expected one and within the bounds.
+    fn check(e: &IndexExpr, at: &[i64], want: i64, steps: &[Done]) {
+        assert_eq!(e.eval(at, &|_| 0, &Bindings::new()).unwrap(), want, "{e} at {at:?} after {steps:?}");
+        let (lo, hi) = e.bounds().expect("all sizes are numbers");
+        assert!((lo.as_int().unwrap()..=hi.as_int().unwrap()).contains(&want), "{e} at {at:?} is {want}, outside {lo}..={hi}");
     }
 }

@@ -48,10 +48,27 @@ pub struct BenchOptions {
     json: Option<PathBuf>,
 }
 
+/// What a size is in each suite that takes sizes, and the largest one.
+const SIZES: [(&str, &str, usize); 3] =
+    [("matmul", "rows and columns of a matrix", 1 << 17), ("memory", "rows of a matrix", 1 << 24), ("compile", "blocks of a model", 1 << 14)];
+
+fn check_sizes(options: &BenchOptions) -> Result<()> {
+    for (suite, what, most) in SIZES.iter().filter(|s| options.suites.iter().any(|asked| asked == s.0)) {
+        if let Some(size) = options.size.iter().find(|&&size| size == 0 || size > *most) {
+            bail!("--size {size}: a size of the {suite} suite is 1 to {most} {what}");
+        }
+    }
+    Ok(())
+}
+
 /// Runs the suites and prints their rows.
 pub fn bench(options: &BenchOptions) -> Result<()> {
+    check_sizes(options)?;
+    if let Some(path) = options.profile.as_ref().filter(|p| options.json.as_ref() == Some(p)) {
+        bail!("--profile and --json are both {}", path.display());
+    }
     let device = Device::from_name(&options.device)?;
-    eprintln!("device: {}", device.describe());
+    super::complain(&format!("device: {}", device.describe()));
     let (mut rows, mut memory_rows, mut compile_rows) = (vec![], vec![], vec![]);
     let mut profiles = Profiles::default();
     for suite in &options.suites {
@@ -191,7 +208,7 @@ fn profile(options: &BenchOptions, step: &Step, profiles: &mut Profiles) -> Resu
     #[cfg(feature = "gpu")]
     {
         let profile = step.profile()?;
-        eprintln!("{}", inductor::report::profile_text(&profile, 40));
+        super::complain(&inductor::report::profile_text(&profile, 40));
         profiles.push(profile);
         Ok(())
     }

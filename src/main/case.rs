@@ -1,12 +1,14 @@
 //! One conformance case: import, compile, run, compare.
 
-use anyhow::{Context, Result};
+use crate::chance::{self, Chance};
+use anyhow::{Context, Result, bail, ensure};
 use inductor::autograd::{Seed, Wrt, joint_graph, set_unit_cotangents};
 use inductor::eval::{accuracy, evaluate, evaluate_exact};
 use inductor::graph::{Builder, Graph, InputRole, OutputRole, Value, ValueMap};
 use inductor::ops::{Array, Precision};
-use inductor::runtime::load_tensors;
+use inductor::runtime::{load_tensors, save_tensors};
 use inductor::torch_export::{Imported, load};
+use inductor::types::TensorType;
 use inductor::{Config, DType, Device, Error, HostTensor, Inputs, Verify, compile, compile_vjp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -14,12 +16,16 @@ use std::path::{Path, PathBuf};
 
 /// Relative error that a model's loss may have.
 const LOSS_TOLERANCE: f64 = 1e-5;
+/// Bytes that a `meta.json` has at most.
+const MAX_META: u64 = 1 << 20;
 
 /// What a worker is asked.
 #[derive(Serialize, Deserialize)]
 pub struct Request {
     /// Folder of the case.
     pub dir: PathBuf,
+    /// Where what the program gives is written, if anywhere.
+    pub outputs: Option<PathBuf>,
 }
 
 /// What is compared.
@@ -36,6 +42,8 @@ pub struct Mode {
 pub enum Verdict {
     /// Everything agrees.
     Passed,
+    /// Nothing is known to be wrong, and something depends on random draws or on memory that nobody wrote.
+    Random(String),
     /// Something differs or went wrong.
     Failed(String),
     /// The program needs what is not there, and says what.
@@ -43,7 +51,7 @@ pub enum Verdict {
 }
 
 /// What `meta.json` says of a case.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub struct Facts {
     /// The operator, for cases of operators.
     pub op: Option<String>,
@@ -57,18 +65,19 @@ pub struct Facts {
 pub fn facts(dir: &Path) -> Result<Facts> {
     let path = dir.join("meta.json");
     if !path.is_file() {
-        return Ok(Facts { op: None, scope: None, loss: None });
+        return Ok(Facts::default());
     }
+    let length = std::fs::metadata(&path).map_or(0, |m| m.len());
+    ensure!(length <= MAX_META, "{} has {length} bytes, expected at most {MAX_META}", path.display());
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 
 /// [`run`], with errors and panics as verdicts.
 pub fn run_guarded(request: &Request, device: &Device, mode: Mode) -> Verdict {
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&request.dir, device, mode)));
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(request, device, mode)));
     match outcome {
-        Ok(Ok(None)) => Verdict::Passed,
-        Ok(Ok(Some(difference))) => Verdict::Failed(difference),
+        Ok(Ok(verdict)) => verdict,
         Ok(Err(error)) => match error.downcast_ref::<Error>() {
             Some(Error::Import(_) | Error::Platform(_)) => Verdict::Unsupported(format!("{error:#}")),
             _ => Verdict::Failed(format!("{error:#}")),
@@ -90,8 +99,9 @@ struct Case {
     is_widened: bool,
 }
 
-/// What differs, if something does.
-fn run(dir: &Path, device: &Device, mode: Mode) -> Result<Option<String>> {
+/// Runs the case, and says how what it gives compares.
+fn run(request: &Request, device: &Device, mode: Mode) -> Result<Verdict> {
+    let dir = &request.dir;
     let imported = load(dir.join("model.pt2"))?;
     let expected: BTreeMap<String, HostTensor> = load_tensors(&dir.join("expected.safetensors"))?.0.into_iter().collect();
     let mut case = Case { imported, expected, facts: facts(dir)?, is_widened: false };
@@ -115,7 +125,11 @@ fn run(dir: &Path, device: &Device, mode: Mode) -> Result<Option<String>> {
     result.wait()?;
     let outputs: HashMap<String, HostTensor> = result.outputs()?.into_iter().collect();
     let gradients: HashMap<String, HostTensor> = if has_gradients { result.gradients()?.into_iter().collect() } else { HashMap::new() };
-    case.compare(&outputs, &gradients, has_gradients)
+    let given = case.given(outputs, gradients, has_gradients);
+    if let Some(path) = &request.outputs {
+        save_tensors(path, &given.iter().map(|(key, tensor)| (key.clone(), tensor.clone())).collect::<Vec<_>>(), None)?;
+    }
+    case.compare(&given, has_gradients)
 }
 
 impl Case {
@@ -163,7 +177,7 @@ impl Case {
         }
         let output = name.strip_prefix("cotangent.").with_context(|| format!("the program has an input {name}, which no case gives"))?;
         let ty = graph.ty(graph.output(output).with_context(|| format!("there is no output {output}"))?.value);
-        let shape = if self.is_widened { vec![1] } else { ty.shape.as_ints().with_context(|| format!("{output} has no fixed size"))? };
+        let shape = if self.is_widened { vec![1] } else { self.shape_of(output, ty)? };
         // A cotangent may come in a wider dtype than its output's; one that is not given is zero.
         Ok(match self.expected.get(&cotangent_of(output)) {
             Some(given) if given.numel() != shape.iter().product::<usize>() => given.clone(),
@@ -175,46 +189,77 @@ impl Case {
         })
     }
 
+    /// The sizes that an output has here: symbolic ones are those of the result that is expected.
+    fn shape_of(&self, output: &str, ty: &TensorType) -> Result<Vec<usize>> {
+        let expected = || self.expected.get(output).map(|t| t.shape().to_vec());
+        ty.shape.as_ints().or_else(expected).with_context(|| format!("{output} has no fixed size, and no result of it is expected"))
+    }
+
     fn inputs(&self, names: &[&str]) -> Result<Vec<(String, HostTensor)>> {
         names.iter().map(|n| Ok((n.to_string(), self.feed(n, &self.imported.traced.graph)?))).collect()
     }
 
-    fn compare(
+    /// What the program gave of what is expected, under the names of the case.
+    fn given(
         &self,
-        outputs: &HashMap<String, HostTensor>,
-        gradients: &HashMap<String, HostTensor>,
+        outputs: HashMap<String, HostTensor>,
+        gradients: HashMap<String, HostTensor>,
         with_gradients: bool,
-    ) -> Result<Option<String>> {
-        let mut oracle = None;
-        let is_compared = |key: &str| key.starts_with("output.") || (with_gradients && key.starts_with("grad."));
-        let largest = accuracy::largest(self.expected.iter().filter(|(key, _)| is_compared(key)).map(|(_, t)| t));
+    ) -> BTreeMap<String, HostTensor> {
+        let mut given = BTreeMap::new();
         for (key, reference) in &self.expected {
-            let (got, name, is_gradient) = if let Some(position) = key.strip_prefix("output.") {
-                let name = format!("output.{position}");
-                (outputs.get(&name), name, false)
-            } else if let Some(of) = key.strip_prefix("grad.").filter(|_| with_gradients) {
-                let name = self.gradient_name(of);
-                (gradients.get(&name), format!("grad.{name}"), true)
-            } else {
-                continue;
+            let found = match key.strip_prefix("grad.").filter(|_| with_gradients) {
+                Some(of) => gradients.get(&self.gradient_name(of)).cloned(),
+                None => outputs.get(key).map(|x| if self.is_widened && reference.shape().is_empty() { narrow(x) } else { x.clone() }),
             };
-            let Some(got) = got else { return Ok(Some(format!("{key}: the program does not give it"))) };
-            let got = &if self.is_widened && !is_gradient && reference.shape().is_empty() { narrow(got) } else { got.clone() };
-            if !is_gradient && let Some(difference) = self.loss_difference(key, got) {
-                return Ok(Some(difference));
-            }
-            if accuracy::check_against_reference(got, reference, None, largest, is_gradient).is_ok() {
+            given.extend(found.map(|tensor| (key.clone(), tensor)));
+        }
+        given
+    }
+
+    fn compare(&self, given: &BTreeMap<String, HostTensor>, with_gradients: bool) -> Result<Verdict> {
+        let is_compared = |key: &str| key.starts_with("output.") || (with_gradients && key.starts_with("grad."));
+        let compared: Vec<(&String, &HostTensor)> = self.expected.iter().filter(|(key, _)| is_compared(key)).collect();
+        if compared.is_empty() {
+            bail!("expected.safetensors holds nothing to compare with");
+        }
+        let largest = accuracy::largest(compared.iter().map(|(_, t)| *t));
+        let (mut oracle, mut chances, mut random) = (None, None, vec![]);
+        for (key, reference) in compared {
+            let name = key.strip_prefix("grad.").map_or_else(|| key.clone(), |of| format!("grad.{}", self.gradient_name(of)));
+            let is_gradient = key.starts_with("grad.");
+            let Some(got) = given.get(key) else { return Ok(Verdict::Failed(format!("{key}: the program does not give it"))) };
+            let loss = if is_gradient { None } else { self.loss_difference(key, got) };
+            if loss.is_none() && accuracy::check_against_reference(got, reference, None, largest, is_gradient).is_ok() {
                 continue;
             }
-            if oracle.is_none() {
-                oracle = Some(self.oracle(with_gradients)?);
+            if chances.is_none() {
+                chances = Some(self.chances(with_gradients)?);
             }
-            let found = oracle.as_ref().and_then(|o| o.get(&name));
-            if let Err(what) = accuracy::check_against_reference(got, reference, found.map(|(w, e)| (w, e)), largest, is_gradient) {
-                return Ok(Some(format!("{key}{}: {what}", self.module_of(&name))));
+            let chance = chances.as_ref().and_then(|c| c.get(&name)).copied().unwrap_or(Chance::None);
+            let fault = if chance != Chance::None {
+                let like = like_reference(chance, got, reference);
+                random.extend(like.is_ok().then(|| format!("{key} {}", chance.describe())));
+                like.err()
+            } else if loss.is_some() {
+                loss
+            } else {
+                if oracle.is_none() {
+                    oracle = Some(self.oracle(with_gradients)?);
+                }
+                let found = oracle.as_ref().and_then(|o| o.get(&name)).map(|(w, e)| (w, e));
+                accuracy::check_against_reference(got, reference, found, largest, is_gradient).err().map(|what| what.to_string())
+            };
+            if let Some(what) = fault {
+                return Ok(Verdict::Failed(format!("{key}{}: {what}", self.module_of(&name))));
             }
         }
-        Ok(None)
+        Ok(if random.is_empty() { Verdict::Passed } else { Verdict::Random(random.join("; ")) })
+    }
+
+    /// What each output and gradient depends on.
+    fn chances(&self, with_gradients: bool) -> Result<HashMap<String, Chance>> {
+        Ok(chance::of_outputs(&self.whole_graph(with_gradients)?))
     }
 
     /// A model's loss has a bound of its own.
@@ -247,15 +292,20 @@ impl Case {
         path.map(|p| format!(" in {p}")).unwrap_or_default()
     }
 
+    /// The program, with its gradients where those are compared.
+    fn whole_graph(&self, with_gradients: bool) -> Result<Graph> {
+        let forward = &self.imported.traced.graph;
+        if !with_gradients {
+            return Ok(forward.clone());
+        }
+        let joint = joint_graph(forward, Wrt::Inputs, Seed::Cotangents)?;
+        set_unit_cotangents(&joint).map_err(anyhow::Error::msg)
+    }
+
     /// Outputs and gradients by the definition of each operator: in the dtypes' arithmetic, and in f64.
     fn oracle(&self, with_gradients: bool) -> Result<HashMap<String, (HostTensor, Array)>> {
         let forward = &self.imported.traced.graph;
-        let graph = if with_gradients {
-            let joint = joint_graph(forward, Wrt::Inputs, Seed::Cotangents)?;
-            set_unit_cotangents(&joint).map_err(anyhow::Error::msg)?
-        } else {
-            forward.clone()
-        };
+        let graph = self.whole_graph(with_gradients)?;
         let mut inputs = vec![];
         for input in &graph.inputs {
             let held = self.imported.tensors.iter().find(|(n, _)| *n == input.name).map(|(_, t)| t.clone());
@@ -270,6 +320,14 @@ impl Case {
         let exact = evaluate_exact(&graph, &arrays)?;
         let names = graph.outputs.iter().map(|o| o.name.clone());
         Ok(names.zip(working.iter().map(|w| if self.is_widened { narrow(w) } else { w.clone() }).zip(exact)).collect())
+    }
+}
+
+/// Whether a result that depends on chance is like the one that is expected, as far as that can be told.
+fn like_reference(chance: Chance, got: &HostTensor, reference: &HostTensor) -> Result<(), String> {
+    match chance {
+        Chance::Draws => accuracy::check_distribution(got, reference),
+        _ => accuracy::check_type(got, reference),
     }
 }
 

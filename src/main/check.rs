@@ -2,19 +2,20 @@
 //!
 //! Cases run in worker processes, which take one after the other from a queue: a crash or a hang costs one case and one worker.
 
+#[path = "check_workers.rs"]
+mod workers;
+
 use crate::case::{self, Request, Verdict};
 use crate::write_json;
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use inductor::report::Table;
 use serde::Serialize;
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 /// A line of progress without a terminal, every so many cases.
 const PROGRESS_EVERY: usize = 100;
@@ -46,9 +47,12 @@ pub struct CheckOptions {
     #[arg(long)]
     jobs: Option<usize>,
     /// File with the names of cases that are known not to pass, one a line, each followed by its reason. Then only others fail the
-    /// run, and those of its cases that pass now.
+    /// run, those of its cases that pass now, and names that are no case below the folders.
     #[arg(long)]
     known: Option<PathBuf>,
+    /// Write what the program gives of each case into this folder, as NAME.safetensors under the names of expected.safetensors.
+    #[arg(long)]
+    outputs: Option<PathBuf>,
     /// Seconds that one case may take.
     #[arg(long, default_value_t = 120)]
     timeout: u64,
@@ -62,15 +66,20 @@ struct Case {
     /// What the table groups by.
     group: String,
     dir: PathBuf,
+    scope: String,
+    /// Why it cannot run at all.
+    broken: Option<String>,
 }
 
-/// What `--json` writes.
-#[derive(Serialize)]
+/// What `--json` writes. Every case is in exactly one of the lists, or passed.
+#[derive(Default, Serialize)]
 struct Summary {
     cases: usize,
     passed: usize,
     failed: Vec<String>,
     unsupported: Vec<String>,
+    /// Not comparable: something depends on random draws or on memory that nobody wrote, and nothing is known to be wrong.
+    random: Vec<String>,
     /// Why each case that did not pass did not.
     reasons: BTreeMap<String, String>,
     /// With `--known`: those that did not pass and are not in the list.
@@ -79,20 +88,31 @@ struct Summary {
     fixed: Vec<String>,
 }
 
-/// Runs all cases; success when all of them passed.
+/// Runs all cases; success when all of them passed, but for those that are not comparable.
 pub fn check(options: &CheckOptions) -> Result<ExitCode> {
-    let cases = find_cases(options)?;
+    let all = find_cases(options)?;
+    let known = options.known.as_ref().map(|path| known_failures(path)).transpose()?;
+    if let (Some(path), Some(known)) = (&options.known, &known) {
+        refuse_unknown(path, known, &all, &options.dirs)?;
+    }
+    let cases: Vec<Case> = all.into_iter().filter(|c| is_wanted(c, options)).collect();
     if cases.is_empty() {
         bail!("there is no case to check: a case is a folder with model.pt2 and expected.safetensors, of a scope in --scope");
     }
+    if options.outputs.is_some() {
+        refuse_equal_names(&cases)?;
+    }
+    // A device that is not there is refused once, not by each worker.
+    inductor::Device::from_name(&options.device)?;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let jobs = options.jobs.unwrap_or(cores).clamp(1, cases.len());
-    let verdicts = run_all(&cases, options, jobs)?;
+    let verdicts = workers::run_all(&cases, options, jobs)?;
     let mut summary = summarize(&cases, &verdicts);
-    if let Some(path) = &options.known {
-        let known = known_failures(path)?;
-        summary.unexpected = summary.reasons.keys().filter(|name| !known.contains_key(*name)).cloned().collect();
-        let passed = |case: &&Case| known.contains_key(&case.name) && !summary.reasons.contains_key(&case.name);
+    if let Some(known) = &known {
+        let bad = summary.failed.iter().chain(&summary.unsupported);
+        summary.unexpected = bad.clone().filter(|name| !known.contains_key(*name)).cloned().collect();
+        let bad: BTreeSet<&String> = bad.collect();
+        let passed = |case: &&Case| known.contains_key(&case.name) && !bad.contains(&case.name);
         summary.fixed = cases.iter().filter(passed).map(|c| c.name.clone()).collect();
     }
     if options.json.as_ref().is_none_or(|p| p != Path::new("-")) {
@@ -101,7 +121,7 @@ pub fn check(options: &CheckOptions) -> Result<ExitCode> {
     write_json(options.json.as_deref(), &summary)?;
     let is_good = match &options.known {
         Some(path) => report_unexpected(path, &summary),
-        None => summary.passed == summary.cases,
+        None => summary.failed.is_empty() && summary.unsupported.is_empty(),
     };
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -119,13 +139,39 @@ fn known_failures(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(known)
 }
 
+/// An error that lists the names which are no case, though the folders that are searched would hold it. One list so serves a whole
+/// collection and any part of it.
+fn refuse_unknown(path: &Path, known: &BTreeMap<String, String>, cases: &[Case], roots: &[PathBuf]) -> Result<()> {
+    let found: BTreeSet<&str> = cases.iter().map(|c| c.name.as_str()).collect();
+    let roots: Vec<PathBuf> = roots.iter().filter_map(|r| r.canonicalize().ok()).collect();
+    let places: BTreeSet<&Path> =
+        cases.iter().filter(|c| c.broken.is_none()).filter_map(|c| c.dir.ancestors().nth(Path::new(&c.name).components().count())).collect();
+    let is_searched = |name: &str| places.iter().any(|place| roots.iter().any(|root| place.join(name).starts_with(root)));
+    let unknown: Vec<&str> = known.keys().map(String::as_str).filter(|name| !found.contains(name) && is_searched(name)).collect();
+    if !unknown.is_empty() {
+        bail!("{}: there is no case {}", path.display(), unknown.join(", no case "));
+    }
+    Ok(())
+}
+
+/// Outputs of two cases of one name would go to one file.
+fn refuse_equal_names(cases: &[Case]) -> Result<()> {
+    let mut seen = BTreeMap::new();
+    for case in cases {
+        if let Some(other) = seen.insert(&case.name, &case.dir) {
+            bail!("--outputs: {} and {} are both named {}", other.display(), case.dir.display(), case.name);
+        }
+    }
+    Ok(())
+}
+
 /// Whether the run is what the list of known failures says; tells what is not.
 fn report_unexpected(path: &Path, summary: &Summary) -> bool {
     for name in &summary.unexpected {
-        eprintln!("{name} does not pass, and is not known to fail: {}", summary.reasons[name].replace('\n', " "));
+        crate::complain(&format!("{name} does not pass, and is not known to fail: {}", summary.reasons[name].replace('\n', " ")));
     }
     for name in &summary.fixed {
-        eprintln!("{name} passes now: take it out of {}", path.display());
+        crate::complain(&format!("{name} passes now: take it out of {}", path.display()));
     }
     summary.unexpected.is_empty() && summary.fixed.is_empty()
 }
@@ -144,146 +190,65 @@ pub fn worker(device: &str, mode: case::Mode) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Every case below the folders, whatever is asked for, sorted by folder.
 fn find_cases(options: &CheckOptions) -> Result<Vec<Case>> {
     for scope in &options.scope {
         if !["core", "extended", "all"].contains(&scope.as_str()) {
             bail!("{scope} is no scope: use core, extended or all");
         }
     }
-    let mut dirs = vec![];
+    let mut found = BTreeMap::new();
     for dir in &options.dirs {
         let dir = dir.canonicalize().with_context(|| format!("cannot read {}", dir.display()))?;
-        collect(&dir, &mut dirs)?;
+        std::fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+        collect(&dir, &mut BTreeSet::new(), &mut found);
     }
-    dirs.sort();
-    dirs.dedup();
-    let mut cases = vec![];
-    for dir in dirs {
-        let facts = case::facts(&dir)?;
-        let scope = facts.scope.as_deref().unwrap_or("core");
-        let case = describe(&dir, &facts);
-        let wanted = options.scope.iter().any(|s| s == "all" || s == scope);
-        if wanted && options.filter.as_ref().is_none_or(|f| case.name.contains(f.as_str())) {
-            cases.push(case);
-        }
-    }
-    Ok(cases)
+    Ok(found.into_iter().map(|(dir, broken)| describe(&dir, broken)).collect())
 }
 
-fn collect(dir: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
-    if dir.join("model.pt2").is_file() && dir.join("expected.safetensors").is_file() {
-        out.push(dir.to_path_buf());
-        return Ok(());
+fn is_wanted(case: &Case, options: &CheckOptions) -> bool {
+    // What cannot say its scope is of every scope.
+    let in_scope = case.broken.is_some() || options.scope.iter().any(|s| s == "all" || *s == case.scope);
+    in_scope && options.filter.as_ref().is_none_or(|f| case.name.contains(f.as_str()))
+}
+
+/// Folders of cases, with what is wrong with them. A folder of half a case, or one that cannot be read, is a case that fails.
+fn collect(dir: &Path, seen: &mut BTreeSet<PathBuf>, out: &mut BTreeMap<PathBuf, Option<String>>) {
+    // Links may go in a circle.
+    if !dir.canonicalize().is_ok_and(|real| seen.insert(real)) {
+        return;
     }
-    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
-        let path = entry?.path();
-        if path.is_dir() {
-            collect(&path, out)?;
-        }
-    }
-    Ok(())
+    let halves = ["model.pt2", "expected.safetensors"].map(|file| dir.join(file).is_file());
+    let broken = match halves {
+        [true, true] => None,
+        [true, false] => Some("there is no expected.safetensors".to_string()),
+        _ => match std::fs::read_dir(dir) {
+            Ok(entries) => {
+                let paths = entries.flatten().map(|e| e.path()).filter(|p| p.is_dir());
+                return paths.for_each(|path| collect(&path, seen, out));
+            }
+            Err(error) => Some(format!("the folder cannot be read: {error}")),
+        },
+    };
+    out.insert(dir.to_path_buf(), broken);
 }
 
 /// Models are named by two folders, cases of operators by three.
-fn describe(dir: &Path, facts: &case::Facts) -> Case {
+fn describe(dir: &Path, broken: Option<String>) -> Case {
     let parts: Vec<String> = dir.components().map(|c| c.as_os_str().to_string_lossy().into_owned()).collect();
+    let (facts, unreadable) = match case::facts(dir) {
+        Ok(facts) => (facts, None),
+        Err(error) => (case::Facts::default(), Some(format!("{error:#}"))),
+    };
     let depth = if facts.op.is_some() { 3 } else { 2 };
     let name = parts[parts.len().saturating_sub(depth)..].join("/");
     let group = facts.op.clone().unwrap_or_else(|| name.clone());
-    Case { name, group, dir: dir.to_path_buf() }
-}
-
-fn run_all(cases: &[Case], options: &CheckOptions, jobs: usize) -> Result<Vec<Verdict>> {
-    let queue: Mutex<VecDeque<usize>> = Mutex::new((0..cases.len()).collect());
-    let verdicts: Mutex<Vec<Option<Verdict>>> = Mutex::new(vec![None; cases.len()]);
-    let progress = Progress::new(cases.len());
-    let take = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..jobs)
-            .map(|_| {
-                scope.spawn(|| -> Result<()> {
-                    let mut worker = None;
-                    while let Some(k) = take() {
-                        let verdict = run_one(&mut worker, &cases[k], options)?;
-                        progress.step(&verdict);
-                        verdicts.lock().unwrap_or_else(PoisonError::into_inner)[k] = Some(verdict);
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        threads.into_iter().try_for_each(|t| t.join().map_err(|_| anyhow::anyhow!("a thread that drives a worker panicked"))?)
-    })?;
-    progress.finish();
-    let verdicts = verdicts.into_inner().unwrap_or_else(PoisonError::into_inner);
-    verdicts.into_iter().map(|v| v.context("a case was not run")).collect()
-}
-
-/// A worker process with its answers.
-struct Worker {
-    child: Child,
-    requests: ChildStdin,
-    answers: Receiver<String>,
-}
-
-impl Worker {
-    fn start(options: &CheckOptions) -> Result<Worker> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["check-worker", "--device", &options.device]);
-        if options.grad {
-            command.arg("--grad");
-        }
-        if options.verify {
-            command.arg("--verify");
-        }
-        // Workers run side by side: each takes one thread for itself.
-        command.env("RAYON_NUM_THREADS", "1");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start a worker")?;
-        let (requests, answers) = (child.stdin.take().context("no pipe")?, child.stdout.take().context("no pipe")?);
-        let (sender, receiver) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(answers).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Worker { child, requests, answers: receiver })
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Runs a case on the worker, which is started when there is none, and given up when it does not answer.
-fn run_one(worker: &mut Option<Worker>, case: &Case, options: &CheckOptions) -> Result<Verdict> {
-    if worker.is_none() {
-        *worker = Some(Worker::start(options)?);
-    }
-    let Some(running) = worker else { bail!("no worker") };
-    let request = serde_json::to_string(&Request { dir: case.dir.clone() })?;
-    let answer = match writeln!(running.requests, "{request}").and_then(|()| running.requests.flush()) {
-        Ok(()) => running.answers.recv_timeout(Duration::from_secs(options.timeout)).map_err(|e| e.to_string()),
-        Err(e) => Err(e.to_string()),
-    };
-    if let Ok(line) = answer {
-        return Ok(serde_json::from_str(&line)?);
-    }
-    let why = match running.child.try_wait()? {
-        Some(status) => format!("the worker ended: {status}"),
-        None => format!("no answer within {} seconds", options.timeout),
-    };
-    *worker = None;
-    Ok(Verdict::Failed(why))
+    let scope = facts.scope.unwrap_or_else(|| "core".into());
+    Case { name, group, dir: dir.to_path_buf(), scope, broken: broken.or(unreadable) }
 }
 
 fn summarize(cases: &[Case], verdicts: &[Verdict]) -> Summary {
-    let mut summary =
-        Summary { cases: cases.len(), passed: 0, failed: vec![], unsupported: vec![], reasons: BTreeMap::new(), unexpected: vec![], fixed: vec![] };
+    let mut summary = Summary { cases: cases.len(), ..Summary::default() };
     for (case, verdict) in cases.iter().zip(verdicts) {
         let (list, why) = match verdict {
             Verdict::Passed => {
@@ -292,6 +257,7 @@ fn summarize(cases: &[Case], verdicts: &[Verdict]) -> Summary {
             }
             Verdict::Failed(why) => (&mut summary.failed, why),
             Verdict::Unsupported(why) => (&mut summary.unsupported, why),
+            Verdict::Random(why) => (&mut summary.random, why),
         };
         list.push(case.name.clone());
         summary.reasons.insert(case.name.clone(), why.clone());
@@ -299,37 +265,49 @@ fn summarize(cases: &[Case], verdicts: &[Verdict]) -> Summary {
     summary
 }
 
-/// One row for each operator or model.
-fn print_table(cases: &[Case], verdicts: &[Verdict]) -> Result<()> {
-    let mut groups: BTreeMap<&str, (usize, usize, usize, String)> = BTreeMap::new();
-    for (case, verdict) in cases.iter().zip(verdicts) {
-        let row = groups.entry(&case.group).or_default();
-        let why = match verdict {
-            Verdict::Passed => {
-                row.0 += 1;
-                continue;
-            }
-            Verdict::Failed(why) => {
-                row.1 += 1;
-                why
-            }
-            Verdict::Unsupported(why) => {
-                row.2 += 1;
-                why
-            }
+/// Counts of one operator or model, or of all.
+#[derive(Default)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    unsupported: usize,
+    random: usize,
+    /// Why the first case that did not pass did not; of those that went wrong, if there are any.
+    first: String,
+    first_is_random: bool,
+}
+
+impl Counts {
+    fn add(&mut self, case: &Case, verdict: &Verdict) {
+        let (count, why, is_random) = match verdict {
+            Verdict::Passed => (&mut self.passed, "", false),
+            Verdict::Failed(why) => (&mut self.failed, why.as_str(), false),
+            Verdict::Unsupported(why) => (&mut self.unsupported, why.as_str(), false),
+            Verdict::Random(why) => (&mut self.random, why.as_str(), true),
         };
-        if row.3.is_empty() {
-            row.3 = format!("{}: {}", case.name, why.replace('\n', " "));
+        *count += 1;
+        if !why.is_empty() && (self.first.is_empty() || (self.first_is_random && !is_random)) {
+            self.first = format!("{}: {why}", case.name);
+            self.first_is_random = is_random;
         }
     }
-    let mut table = Table::new(&["operator", "passed", "failed", "unsupported", "first failure"]);
-    for (group, (passed, failed, unsupported, first)) in groups {
-        table.row(&[group.into(), passed.to_string(), failed.to_string(), unsupported.to_string(), first]);
+}
+
+/// One row for each operator or model.
+fn print_table(cases: &[Case], verdicts: &[Verdict]) -> Result<()> {
+    let (mut groups, mut all) = (BTreeMap::<&str, Counts>::new(), Counts::default());
+    for (case, verdict) in cases.iter().zip(verdicts) {
+        groups.entry(&case.group).or_default().add(case, verdict);
+        all.add(case, verdict);
     }
-    let count = |f: fn(&Verdict) -> bool| verdicts.iter().filter(|v| f(v)).count();
-    let (passed, failed) = (count(|v| matches!(v, Verdict::Passed)), count(|v| matches!(v, Verdict::Failed(_))));
-    let text = format!("{table}{} cases: {passed} passed, {failed} failed, {} unsupported\n", cases.len(), cases.len() - passed - failed);
-    crate::emit(&text)
+    let mut table = Table::new(&["operator", "passed", "failed", "unsupported", "random", "first that did not pass"]);
+    for (group, c) in groups {
+        let counts = [c.passed, c.failed, c.unsupported, c.random].map(|n| n.to_string());
+        table.row(&[&[group.to_string()], &counts[..], &[c.first.replace('\n', " ")]].concat());
+    }
+    let Counts { passed, failed, unsupported, random, .. } = all;
+    let total = cases.len();
+    crate::emit(&format!("{table}{total} cases: {passed} passed, {failed} failed, {unsupported} unsupported, {random} not comparable (random)\n"))
 }
 
 /// A bar on a terminal, a line now and then elsewhere.
@@ -354,7 +332,7 @@ impl Progress {
     fn step(&self, verdict: &Verdict) {
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         done.0 += 1;
-        done.1 += !matches!(verdict, Verdict::Passed) as usize;
+        done.1 += !matches!(verdict, Verdict::Passed | Verdict::Random(_)) as usize;
         self.bar.set_message(format!("{} did not pass", done.1));
         self.bar.inc(1);
         if !self.is_terminal && (done.0.is_multiple_of(PROGRESS_EVERY) || done.0 == self.total) {

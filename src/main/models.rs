@@ -1,8 +1,10 @@
 //! Models by name or file.
 
 use anyhow::{Context, Result, bail};
+use inductor::graph::{Builder, Graph, verify};
 use inductor::models::{GptConfig, gpt, mnist_mlp};
 use inductor::{HostTensor, Traced};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// A program with the tensors that its file holds.
@@ -23,7 +25,7 @@ pub fn load(name: &str) -> Result<Model> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("ir") => {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-            let graph = inductor::graph::parse(&text).with_context(|| name.to_string())?;
+            let graph = graph_of(&text).with_context(|| name.to_string())?;
             Ok(plain(Traced { graph, initializers: vec![] }))
         }
         #[cfg(feature = "torch")]
@@ -33,6 +35,26 @@ pub fn load(name: &str) -> Result<Model> {
         }
         _ => bail!("{name} is no model: give graph text (.ir), a program of torch.export (.pt2), or one of mlp, small, nanogpt, gpt2"),
     }
+}
+
+/// The graph of a text, sound and without equal nodes, which other front ends never make.
+fn graph_of(text: &str) -> Result<Graph> {
+    let written = inductor::graph::parse(text)?;
+    let mut b = Builder::new(&written.name);
+    let mut map = HashMap::new();
+    b.copy_inputs(&written, &mut map).map_err(anyhow::Error::msg)?;
+    for id in written.ids() {
+        b.copy_node(&written, id, &mut map).map_err(anyhow::Error::msg)?;
+    }
+    for output in &written.outputs {
+        b.output(&output.name, output.role.clone(), map[&output.value]);
+    }
+    let graph = b.finish();
+    let faults = verify(&graph);
+    if !faults.is_empty() {
+        bail!("the graph is not sound: {}", faults.join("; "));
+    }
+    Ok(graph)
 }
 
 /// The training graph of a measured model.

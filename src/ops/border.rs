@@ -94,6 +94,54 @@ impl OpDef for Full {
     }
 }
 
+/// Memory that nobody wrote, as `torch.empty` gives it: elements may be anything, and are zeros here, the same at every run. Any
+/// dtype; no gradient, it has no operand. It is an op of its own so that what depends on it can be told from what is zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Empty {
+    /// Element type.
+    pub dtype: DType,
+    /// Sizes.
+    pub shape: Shape,
+}
+
+impl Empty {
+    /// What the elements happen to be.
+    fn zeros(&self) -> Full {
+        Full::new(0.0, self.dtype, self.shape.clone())
+    }
+}
+
+impl OpDef for Empty {
+    fn name(&self) -> &'static str {
+        "empty"
+    }
+    fn class(&self) -> Class {
+        Class::Source
+    }
+    fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
+        self.zeros().infer(operands)
+    }
+    fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
+        self.zeros().eval(operands, types, precision)
+    }
+    fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
+        Ok(vec![])
+    }
+    fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
+        self.zeros().lower(cx)
+    }
+    fn is_unwritten(&self) -> bool {
+        true
+    }
+    fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        self.shape = self.shape.map(f);
+    }
+    fn samples(&self) -> Vec<Sample> {
+        let of = |dtype| Sample::new(Empty { dtype, shape: Shape(vec![3.into(), 5.into()]) }, vec![]);
+        vec![of(DType::F32), of(DType::I32)]
+    }
+}
+
 /// Counts along one dimension: `iota[..., i, ...] = i`. Integer and float dtypes; no gradient, it has no operand.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Iota {

@@ -21,6 +21,7 @@ mod cast;
 mod composite;
 mod concat;
 mod conv;
+mod detach;
 mod deviations;
 mod dropout;
 mod gather;
@@ -48,10 +49,11 @@ mod window;
 pub use activation::{Gelu, Silu};
 pub use array::{Array, Data, Precision};
 pub use attention::ScaledDotProductAttention;
-pub use border::{Constant, Full, InputOp, Iota, Real, SizeOf};
+pub use border::{Constant, Empty, Full, InputOp, Iota, Real, SizeOf};
 pub use cast::Cast;
 pub use concat::Concat;
 pub use conv::{Convolution, ConvolutionInput, ConvolutionWeight};
+pub use detach::Detach;
 pub use deviations::SquaredDeviations;
 pub use dropout::Dropout;
 pub(crate) use dropout::drop_threshold;
@@ -237,9 +239,19 @@ pub trait OpDef {
         self.class() == Class::View
     }
 
+    /// Whether derivatives take its results for constants.
+    fn stops_gradient(&self) -> bool {
+        false
+    }
+
     /// Whether it draws random bits.
     fn is_random(&self) -> bool {
         self.class() == Class::Random
+    }
+
+    /// Whether its elements may be anything, as those of memory that nobody wrote.
+    fn is_unwritten(&self) -> bool {
+        false
     }
 
     /// Whether a kernel may compute it without storing it, for a consumer in the same kernel.

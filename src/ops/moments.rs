@@ -144,6 +144,9 @@ impl OpDef for Var {
         let g = kept_cotangent(b, g, x, &self.dims)?;
         let wide = widen(b, x)?;
         let (centered, freedom) = self.parts(b, wide)?;
+        // More corrections than elements count below zero here, unlike in the value, as in PyTorch.
+        let n = count(b.shape(x), &dim_numbers(&self.dims)).as_int();
+        let freedom = n.map_or(Ok(freedom), |n| b.constant(b.dtype(wide), n as f64 - self.correction as f64))?;
         let twice = b.scale(g, 2.0)?;
         let each = b.div(twice, freedom)?;
         let dx = b.mul(centered, each)?;

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 /// Trips after which the evaluation of a `while_loop` gives up.
 const MAX_TRIPS: usize = 1 << 20;
+/// Nodes of a graph beyond which a `scan` is not unrolled.
+const MAX_UNROLLED: u64 = 1 << 16;
 
 /// `out... = body(operands...)`, with a policy for the values inside: recomputed in the backward (the default), or saved.
 /// Differentiated after inlining, which leaves the policy on the nodes as a region tag. PyTorch: `torch.utils.checkpoint`.
@@ -303,6 +305,10 @@ impl Scan {
 
     fn unroll(&self, b: &mut Builder, operands: &[Value]) -> Built<Vec<Value>> {
         let Split { carries, stacked, constants } = self.split(operands)?;
+        let nodes = (self.length as u64).saturating_mul(1 + self.body.nodes.len() as u64).saturating_add(b.graph().nodes.len() as u64);
+        if nodes > MAX_UNROLLED {
+            return Err(format!("scan: {} trips become {nodes} nodes when they are unrolled, at most {MAX_UNROLLED} are", self.length));
+        }
         let mut carried = carries.to_vec();
         let mut slices: Vec<Vec<Value>> = vec![];
         for trip in 0..self.length {

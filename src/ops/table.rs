@@ -58,6 +58,7 @@ operators! {
     InputOp = "input",
     Constant = "constant",
     Full = "full",
+    Empty = "empty",
     Iota = "iota",
     Pointwise = "pointwise",
     Cast = "cast",
@@ -107,6 +108,7 @@ operators! {
     Gelu = "gelu",
     Silu = "silu",
     Dropout = "dropout",
+    Detach = "detach",
     Linear = "linear",
     CrossEntropy = "cross_entropy",
     Mse = "mse_loss",
@@ -150,8 +152,14 @@ impl OpDef for Op {
     fn is_view(&self) -> bool {
         self.def().is_view()
     }
+    fn stops_gradient(&self) -> bool {
+        self.def().stops_gradient()
+    }
     fn is_random(&self) -> bool {
         self.def().is_random()
+    }
+    fn is_unwritten(&self) -> bool {
+        self.def().is_unwritten()
     }
     fn fusible_as_producer(&self) -> bool {
         self.def().fusible_as_producer()

@@ -1,6 +1,7 @@
 //! One page that shows everything a compilation decided; self-contained, without scripts from elsewhere.
 
 use super::bytes;
+use super::table::shortened;
 use crate::runtime::{BufferReport, Crossing, Explain, PerPhase};
 use std::fmt::Write;
 
@@ -144,12 +145,8 @@ fn lifetimes(explain: &Explain) -> String {
     format!("<p>Buffers from their first to their last command{rest}; {legend}.</p>{svg}")
 }
 
-fn shortened(text: &str, most: usize) -> String {
-    if text.chars().count() <= most { text.into() } else { text.chars().take(most - 1).chain(['…']).collect() }
-}
-
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    super::on_one_line(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

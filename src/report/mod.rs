@@ -7,11 +7,13 @@
 //! * Add here: a table is one function.
 
 mod html;
+mod printable;
 #[cfg(feature = "gpu")]
 mod profile;
 mod table;
 
 pub use html::html;
+pub use printable::{on_one_line, printable};
 #[cfg(feature = "gpu")]
 pub use profile::{chrome_trace, profile_text};
 pub use table::Table;
@@ -135,12 +137,12 @@ pub fn compile_text(rows: &[CompileRow]) -> String {
 
 /// Anything here as JSON text.
 pub fn json(value: &impl Serialize) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"))
+    printable::printable_json(serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}")))
 }
 
 impl fmt::Display for Explain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "program {} for {}", self.name, self.device)?;
+        writeln!(f, "program {} for {}", on_one_line(&self.name), on_one_line(&self.device))?;
         let phases = |p: &PerPhase| format!("{} forward, {} backward, {} update", p.forward, p.backward, p.update);
         writeln!(f, "kernels:  {}", phases(&self.kernels))?;
         writeln!(f, "launches: {}", phases(&self.launches))?;

@@ -2,6 +2,7 @@
 
 use super::counters::{Counted, count};
 use super::device::Device;
+use super::memory;
 use crate::codegen::Plan;
 use crate::error::Result;
 use crate::graph::OutputRole;
@@ -38,11 +39,14 @@ pub(super) enum Started {
 
 impl Engine {
     pub fn new(device: &Device, plan: Arc<Plan>) -> Result<Engine> {
+        // A software adapter's memory is the host's, too.
+        if plan.program.symbols.is_empty() && (device.is_cpu() || device.is_software()) {
+            memory::admit_program(&plan.program, &Bindings::new(), 0)?;
+        }
         #[cfg(feature = "gpu")]
         if let Some(gpu) = device.gpu() {
             return Ok(Engine::Gpu(Box::new(GpuEngine::new(gpu, plan)?)));
         }
-        let _ = device;
         count(Counted::Interpreter);
         let interpreter = Box::new(Interpreter::new(Arc::new(plan.program.clone()))?);
         Ok(Engine::Cpu { interpreter, plan, bindings: Bindings::new(), bound: false, launches: 0 })
@@ -50,8 +54,12 @@ impl Engine {
 
     pub fn bind(&mut self, new: &Bindings) -> Result<()> {
         match self {
-            Engine::Cpu { interpreter, bindings, bound, .. } => {
+            Engine::Cpu { interpreter, plan, bindings, bound, .. } => {
                 if !*bound || bindings != new {
+                    if !plan.program.symbols.is_empty() {
+                        let held = if *bound { memory::predicted_peak(&plan.program, bindings) } else { 0 };
+                        memory::admit_program(&plan.program, new, held)?;
+                    }
                     interpreter.bind(new)?;
                     (*bindings, *bound) = (new.clone(), true);
                 }

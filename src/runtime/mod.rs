@@ -17,6 +17,7 @@ mod explain;
 mod fixtures;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod memory;
 mod oracle;
 #[cfg(feature = "gpu")]
 mod profile;
@@ -28,6 +29,7 @@ mod state;
 mod step;
 #[cfg(feature = "gpu")]
 mod storage;
+mod tensor_file;
 mod uploads;
 mod verify;
 
@@ -39,5 +41,6 @@ pub use explain::{BufferReport, CommandReport, Crossing, Explain, MemoryReport, 
 pub use profile::{Profile, ProfiledCommand, copy_gbps};
 pub use reproducer::{Replay, replay};
 pub use signature::Inputs;
-pub use state::{NamedTensors, State, load_tensors, save_tensors};
+pub use state::State;
 pub use step::{Step, StepResult};
+pub use tensor_file::{NamedTensors, TensorFile, load_tensors, save_tensors};

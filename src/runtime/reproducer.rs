@@ -2,7 +2,7 @@
 
 use super::device::Device;
 use super::oracle::{Sources, compare_program};
-use super::state::{load_tensors, save_tensors};
+use super::tensor_file::{load_tensors, save_tensors};
 use crate::error::{Error, Result};
 use crate::graph::{Value, parse, print};
 use crate::loop_ir::{BufferId, Phase};
@@ -99,7 +99,7 @@ fn replay_program(folder: &Path, facts: ProgramFacts) -> Result<Replay> {
 
 fn write_case(folder: &Path, facts: &impl Serialize, readme: String, kernels: String, inputs: &[(String, HostTensor)]) -> Result<PathBuf> {
     std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, e))?;
-    let put = |name: &str, text: String| std::fs::write(folder.join(name), text).map_err(|e| Error::file(folder.join(name), e));
+    let put = |name: &str, text: String| crate::files::write(folder.join(name), text);
     put("case.json", serde_json::to_string_pretty(facts).map_err(|e| Error::file(folder, e))?)?;
     put("kernel.txt", kernels)?;
     put("README.md", readme)?;
@@ -185,7 +185,7 @@ mod kernel {
             save_tensors(&folder.join("expected.safetensors"), &self.expected, None)?;
             if let Some(variant) = plan.code.first().and_then(|c| c.variants.first()) {
                 let path = folder.join("kernel.wgsl");
-                std::fs::write(&path, &variant.wgsl).map_err(|e| Error::file(&path, e))?;
+                crate::files::write(&path, &variant.wgsl)?;
             }
             Ok(folder)
         }

@@ -6,10 +6,10 @@
 
 use super::signature::describe_type;
 use super::step::Shared;
+use super::tensor_file::{TensorFile, save_tensors};
 use crate::error::{Error, Result};
 use crate::graph::InputRole;
 use crate::types::{DType, HostTensor};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,7 +113,7 @@ impl State {
         let version = self.fresh_version();
         let mut entries = lock(&self.entries);
         let entry = entries.get_mut(name).ok_or_else(|| Error::Input(format!("the state has no tensor {name}")))?;
-        if let Some(fault) = mismatch(name, entry, &tensor) {
+        if let Some(fault) = mismatch(name, entry, tensor.dtype(), tensor.shape()) {
             return Err(Error::Input(fault));
         }
         entry.replace(tensor, version);
@@ -217,21 +217,21 @@ impl State {
     }
 
     fn read(&mut self, path: &Path, wanted: &dyn Fn(&InputRole) -> bool, checkpoint: bool) -> Result<()> {
-        let (tensors, metadata) = load_tensors(path)?;
+        let mut file = TensorFile::open(path)?;
         let mut faults = vec![];
         {
             let entries = lock(&self.entries);
             let known = |name: &str| entries.get(name).filter(|e| wanted(&e.role));
-            for (name, tensor) in &tensors {
+            for (name, dtype, shape) in file.tensors() {
                 match known(name) {
-                    Some(entry) => faults.extend(mismatch(name, entry, tensor)),
+                    Some(entry) => faults.extend(mismatch(name, entry, dtype, shape)),
                     None => faults.push(format!("unknown tensor {name}")),
                 }
             }
-            let missing = entries.iter().filter(|(n, e)| wanted(&e.role) && !tensors.iter().any(|(t, _)| t == *n));
+            let missing = entries.iter().filter(|(n, e)| wanted(&e.role) && !file.holds(n));
             faults.extend(missing.map(|(n, _)| format!("{n} is missing")));
         }
-        let number = |key: &str| metadata.get(key).and_then(|v| v.parse::<u64>().ok());
+        let number = |key: &str| file.metadata().get(key).and_then(|v| v.parse::<u64>().ok());
         let resumed = match (checkpoint, number(STEP_KEY), number(SEED_KEY)) {
             (false, ..) => None,
             (true, Some(step), Some(seed)) => Some((step, seed)),
@@ -243,7 +243,7 @@ impl State {
         if !faults.is_empty() {
             return Err(Error::file(path, faults.join("; ")));
         }
-        for (name, tensor) in tensors {
+        for (name, tensor) in file.read_all()? {
             let version = self.fresh_version();
             if let Some(entry) = lock(&self.entries).get_mut(&name) {
                 entry.replace(tensor, version);
@@ -265,65 +265,15 @@ impl Entry {
     }
 }
 
-fn mismatch(name: &str, entry: &Entry, tensor: &HostTensor) -> Option<String> {
-    let fits = entry.dtype == tensor.dtype() && entry.shape == tensor.shape();
-    let (want, got) = (describe_type(entry.dtype, &entry.shape), describe_type(tensor.dtype(), tensor.shape()));
+fn mismatch(name: &str, entry: &Entry, dtype: DType, shape: &[usize]) -> Option<String> {
+    let fits = entry.dtype == dtype && entry.shape == shape;
+    let (want, got) = (describe_type(entry.dtype, &entry.shape), describe_type(dtype, shape));
     (!fits).then(|| format!("{name}: expected {want}, got {got}"))
-}
-
-const DTYPES: [(DType, Dtype); 11] = [
-    (DType::F32, Dtype::F32),
-    (DType::F16, Dtype::F16),
-    (DType::BF16, Dtype::BF16),
-    (DType::F64, Dtype::F64),
-    (DType::I32, Dtype::I32),
-    (DType::I64, Dtype::I64),
-    (DType::U32, Dtype::U32),
-    (DType::U8, Dtype::U8),
-    (DType::I8, Dtype::I8),
-    (DType::I16, Dtype::I16),
-    (DType::Bool, Dtype::BOOL),
-];
-
-/// Writes named tensors as safetensors: aside first, then renamed, so that a file is never half written.
-pub fn save_tensors(path: &Path, tensors: &[(String, HostTensor)], metadata: Option<HashMap<String, String>>) -> Result<()> {
-    let mut views = vec![];
-    for (name, tensor) in tensors {
-        let dtype = DTYPES.iter().find(|(ours, _)| *ours == tensor.dtype()).map(|(_, theirs)| *theirs).unwrap_or(Dtype::U8);
-        let view = TensorView::new(dtype, tensor.shape().to_vec(), tensor.bytes()).map_err(|e| Error::file(path, e))?;
-        views.push((name.as_str(), view));
-    }
-    let bytes = safetensors::serialize(views, metadata).map_err(|e| Error::file(path, e))?;
-    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = std::fs::write(&aside, bytes).and_then(|()| std::fs::rename(&aside, path));
-    written.map_err(|e| {
-        let _ = std::fs::remove_file(&aside);
-        Error::file(path, format!("cannot write: {e}"))
-    })
-}
-
-/// Named tensors of a safetensors file.
-pub type NamedTensors = Vec<(String, HostTensor)>;
-
-/// Reads all tensors and the metadata of a safetensors file, sorted by name.
-pub fn load_tensors(path: &Path) -> Result<(NamedTensors, HashMap<String, String>)> {
-    let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
-    let broken = |e: safetensors::SafeTensorError| Error::file(path, format!("not a sound safetensors file: {e}"));
-    let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
-    let mut tensors = vec![];
-    for (name, view) in file.tensors() {
-        let dtype = DTYPES.iter().find(|(_, theirs)| *theirs == view.dtype()).map(|(ours, _)| *ours);
-        let dtype = dtype.ok_or_else(|| Error::file(path, format!("{name}: dtype {:?} is not supported", view.dtype())))?;
-        let tensor = HostTensor::from_bytes(dtype, view.shape().to_vec(), view.data().to_vec());
-        tensors.push((name.clone(), tensor.map_err(|e| Error::file(path, format!("{name}: {e}")))?));
-    }
-    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok((tensors, header.metadata().clone().unwrap_or_default()))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tensor_file::load_tensors;
     use super::*;
 
     fn spec(name: &str, role: InputRole, shape: &[usize]) -> Spec {

@@ -3,6 +3,7 @@
 use super::device::Device;
 use super::engine::{Engine, Started};
 use super::explain::Explain;
+use super::memory;
 use super::oracle::Sources;
 use super::signature::{Inputs, Signature};
 use super::state::{Mailbox, Spec, State, lock};
@@ -89,6 +90,9 @@ impl Step {
     /// A fresh state: parameters and buffers by their initializers, optimizer state zero. Equal seeds give equal states on
     /// every device.
     pub fn init(&self, seed: u64) -> Result<State> {
+        let bytes = |s: &StateTensor| s.spec.shape.iter().fold(s.spec.dtype.size() as u64, |n, &d| n.saturating_mul(d as u64));
+        let total = self.shared.states.iter().map(bytes).fold(0, u64::saturating_add);
+        memory::admit(total, || format!("the state of {}", self.shared.plan.program.name))?;
         let sample = |s: &StateTensor| (s.spec.clone(), s.initializer.sample(s.spec.dtype, &s.spec.shape, seed, &s.spec.name));
         Ok(State::new(seed, self.shared.states.iter().map(sample).collect()))
     }

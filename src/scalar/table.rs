@@ -102,7 +102,7 @@ macro_rules! functions {
 functions!(
     Neg, Abs, Sign, Sqrt, Rsqrt, Exp, Exp2, Expm1, Log, Log2, Log1p, Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Tanh, Erf, Sigmoid, Floor, Ceil,
     Round, Trunc, Reciprocal, Relu, Detach, IsNan, IsInf, LogicalNot, BitwiseNot, Add, Sub, Mul, Div, FloorDiv, Remainder, Fmod, Pow, Maximum,
-    Minimum, Atan2, Eq, Ne, Lt, Le, Gt, Ge, LogicalAnd, LogicalOr, LogicalXor, BitwiseAnd, BitwiseOr, BitwiseXor, ShiftLeft, ShiftRight, Where,
+    Minimum, Atan2, StraightThrough, Eq, Ne, Lt, Le, Gt, Ge, LogicalAnd, LogicalOr, LogicalXor, BitwiseAnd, BitwiseOr, BitwiseXor, ShiftLeft, ShiftRight, Where,
     Clamp, Philox,
 );
 
@@ -207,6 +207,19 @@ fn two(x: Expr, y: Expr) -> Vec<Option<Expr>> {
     vec![Some(x), Some(y)]
 }
 
+/// The quotient rounded down, by way of the exact remainder: it never rounds up to the next integer, and an infinite divisor
+/// gives -1 for the other sign.
+fn floor_div(x: f64, y: f64) -> f64 {
+    if y == 0.0 {
+        return x / y;
+    }
+    let rest = x % y;
+    let below = rest != 0.0 && (rest < 0.0) != (y < 0.0);
+    let quotient = (x - rest) / y - b(below);
+    // The division above may have rounded to just below the integer that it is.
+    if quotient == 0.0 { 0f64.copysign(x / y) } else { quotient.floor() + b(quotient - quotient.floor() > 0.5) }
+}
+
 /// Sign of the divisor, as Python and `torch.remainder`.
 fn remainder(x: f64, y: f64) -> f64 {
     let r = x % y;
@@ -231,12 +244,12 @@ fn pow_i64(x: i64, y: i64) -> i64 {
     }
 }
 
-/// Ties of `maximum` and `minimum` share the cotangent, as in PyTorch.
-fn extremum_grad(args: &[Expr], wins: ScalarFn) -> Vec<Option<Expr>> {
+/// Ties of `maximum` and `minimum` share the cotangent; beside a NaN nothing loses, and both have all of it, as in PyTorch.
+fn extremum_grad(args: &[Expr], loses: ScalarFn) -> Vec<Option<Expr>> {
     let (x, y) = (c(args, 0), c(args, 1));
     let tie = x.clone().binary(ScalarFn::Eq, y.clone());
-    let left = Expr::Const(0.5).if_(tie.clone(), Expr::Const(1.0).if_(x.clone().binary(wins, y.clone()), 0.0));
-    let right = Expr::Const(0.5).if_(tie, Expr::Const(1.0).if_(y.binary(wins, x), 0.0));
+    let left = Expr::Const(0.5).if_(tie.clone(), Expr::Const(0.0).if_(x.clone().binary(loses, y.clone()), 1.0));
+    let right = Expr::Const(0.5).if_(tie, Expr::Const(0.0).if_(y.binary(loses, x), 1.0));
     two(left, right)
 }
 
@@ -270,23 +283,15 @@ pub static TABLE: &[Row] = &[
     float(
         F::Sign,
         "sign",
-        "-1, 0 or 1; NaN stays",
-        |x| {
-            if x[0] > 0.0 {
-                1.0
-            } else if x[0] < 0.0 {
-                -1.0
-            } else {
-                x[0]
-            }
-        },
+        "-1, 0 or 1; 0 for NaN",
+        |x| b(x[0] > 0.0) - b(x[0] < 0.0),
         Zero,
         Helper("sign_"),
     )
     .of(Domain::Number, |x| x[0].signum())
     .cheap(),
     float(F::Sqrt, "sqrt", "square root; NaN below zero", |x| x[0].sqrt(), Partials(|_, y| one(0.5 / y)), Call("sqrt")),
-    float(F::Rsqrt, "rsqrt", "1 / sqrt(x); infinity at zero", |x| 1.0 / x[0].sqrt(), Partials(|x, y| one(-0.5 * (y / a(x)))), Helper("rsqrt_")),
+    float(F::Rsqrt, "rsqrt", "1 / sqrt(x); infinity at zero", |x| 1.0 / x[0].sqrt(), Partials(|_, y| one(-0.5 * (y.clone() * (y.clone() * y)))), Helper("rsqrt_")),
     float(F::Exp, "exp", "e^x", |x| x[0].exp(), Partials(|_, y| one(y)), Helper("exp_")),
     float(F::Exp2, "exp2", "2^x", |x| x[0].exp2(), Partials(|_, y| one(y * LN2)), Call("exp2")),
     float(F::Expm1, "expm1", "e^x - 1, accurate near zero", |x| x[0].exp_m1(), Partials(|_, y| one(y + 1.0)), Helper("expm1_")),
@@ -361,9 +366,9 @@ pub static TABLE: &[Row] = &[
     float(
         F::Relu,
         "relu",
-        "max(x, 0); NaN stays",
+        "max(x, 0); NaN stays, and has the gradient of positive numbers",
         |x| if x[0] > 0.0 || x[0].is_nan() { x[0] } else { 0.0 },
-        Partials(|_, y| one(Expr::Const(1.0).if_(y.binary(F::Gt, 0.0), 0.0))),
+        Partials(|_, y| one(Expr::Const(0.0).if_(y.binary(F::Le, 0.0), 1.0))),
         Helper("relu_"),
     )
     .of(Domain::Number, |x| x[0].max(0))
@@ -394,7 +399,7 @@ pub static TABLE: &[Row] = &[
     float(F::Div, "div", "x / y, true division", |x| x[0] / x[1], Partials(|x, y| two(c(x, 1).unary(F::Reciprocal), -(y / c(x, 1)))), Infix("/"))
         .args(2)
         .cheap(),
-    float(F::FloorDiv, "floor_div", "floor(x / y); integers divide by zero to 0", |x| (x[0] / x[1]).floor(), Zero, Helper("floor_div_"))
+    float(F::FloorDiv, "floor_div", "floor(x / y), exactly; integers divide by zero to 0", |x| floor_div(x[0], x[1]), Zero, Helper("floor_div_"))
         .of(Domain::Number, |x| if x[1] == 0 { 0 } else { x[0].wrapping_div(x[1]) - bi(x[0].wrapping_rem(x[1]) != 0 && (x[0] < 0) != (x[1] < 0)) })
         .args(2),
     float(
@@ -433,7 +438,8 @@ pub static TABLE: &[Row] = &[
             let (base, exponent) = (c(x, 0), c(x, 1));
             let dx =
                 Expr::Const(0.0).if_(exponent.clone().binary(F::Eq, 0.0), exponent.clone() * base.clone().binary(F::Pow, exponent.clone() - 1.0));
-            let dy = Expr::Const(0.0).if_(base.clone().binary(F::Eq, 0.0), y * base.unary(F::Log));
+            let flat = base.clone().binary(F::Eq, 0.0).binary(F::LogicalAnd, exponent.binary(F::Ge, 0.0));
+            let dy = Expr::Const(0.0).if_(flat, y * base.unary(F::Log));
             two(dx, dy)
         }),
         Helper("pow_"),
@@ -441,26 +447,37 @@ pub static TABLE: &[Row] = &[
     .of(Domain::Number, |x| pow_i64(x[0], x[1]))
     .args(2)
     .floor(2e-5),
-    float(F::Maximum, "maximum", "the larger; NaN wins", |x| maximum(x[0], x[1]), Partials(|x, _| extremum_grad(x, F::Gt)), Helper("maximum_"))
+    float(F::Maximum, "maximum", "the larger; NaN wins", |x| maximum(x[0], x[1]), Partials(|x, _| extremum_grad(x, F::Lt)), Helper("maximum_"))
         .of(Domain::Any, |x| x[0].max(x[1]))
         .args(2)
         .cheap(),
-    float(F::Minimum, "minimum", "the smaller; NaN wins", |x| minimum(x[0], x[1]), Partials(|x, _| extremum_grad(x, F::Lt)), Helper("minimum_"))
+    float(F::Minimum, "minimum", "the smaller; NaN wins", |x| minimum(x[0], x[1]), Partials(|x, _| extremum_grad(x, F::Gt)), Helper("minimum_"))
         .of(Domain::Any, |x| x[0].min(x[1]))
         .args(2)
         .cheap(),
     float(
         F::Atan2,
         "atan2",
-        "angle of the point (y, x) given as operands y, x",
+        "angle of the point (y, x) given as operands y, x; its gradient at the origin is zero",
         |x| x[0].atan2(x[1]),
         Partials(|x, _| {
             let norm = c(x, 0) * c(x, 0) + c(x, 1) * c(x, 1);
+            let norm = Expr::Const(1.0).if_(norm.clone().binary(F::Eq, 0.0), norm);
             two(c(x, 1) / norm.clone(), -(c(x, 0) / norm))
         }),
         Helper("atan2_"),
     )
     .args(2),
+    float(
+        F::StraightThrough,
+        "straight_through",
+        "y in value, while the gradient goes to x as it is; operands (y, x)",
+        |x| x[0],
+        Partials(|_, _| vec![None, Some(1.0.into())]),
+        Template("({0})"),
+    )
+    .args(2)
+    .cheap(),
     float(F::Eq, "eq", "x = y; false with NaN", |x| b(x[0] == x[1]), Zero, Infix("==")).of(Domain::Any, |x| bi(x[0] == x[1])).args(2).predicate(),
     float(F::Ne, "ne", "x != y; true with NaN", |x| b(x[0] != x[1]), Zero, Template("(!({0} == {1}))"))
         .of(Domain::Any, |x| bi(x[0] != x[1]))
@@ -504,16 +521,17 @@ pub static TABLE: &[Row] = &[
     float(
         F::Clamp,
         "clamp",
-        "min(max(x, low), high); NaN stays; operands (x, low, high)",
+        "min(max(x, low), high); NaN stays, without a gradient; operands (x, low, high)",
         |x| minimum(maximum(x[0], x[1]), x[2]),
         Partials(|x, _| {
             let (v, lo, hi) = (c(x, 0), c(x, 1), c(x, 2));
+            let inside = v.clone().binary(F::Ge, lo.clone()).binary(F::LogicalAnd, v.clone().binary(F::Le, hi.clone()));
             let below = v.clone().binary(F::Lt, lo.clone());
             let above = v.binary(F::Gt, hi.clone());
             let crossed = lo.binary(F::Gt, hi);
             let flag = |cond: Expr| Expr::Const(1.0).if_(cond, 0.0);
             vec![
-                Some(flag(below.clone().binary(F::LogicalOr, above.clone()).unary(F::LogicalNot))),
+                Some(flag(inside)),
                 Some(flag(below.binary(F::LogicalAnd, crossed.clone().unary(F::LogicalNot)))),
                 Some(flag(above.binary(F::LogicalOr, crossed))),
             ]

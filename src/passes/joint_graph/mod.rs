@@ -7,6 +7,7 @@ mod decompose_composites;
 mod fold_uniform_constants;
 mod inline_calls;
 mod move_scale_around_softmax;
+mod remove_noops;
 
 use super::Pass;
 use super::pre_grad::{fold_constants, remove_identities};
@@ -19,8 +20,7 @@ pub(super) const PASSES: &[Pass] = &[
     // when it has a template.
     Pass::Rules("decompose_attention", &[decompose_attention::RULES]),
     Pass::Rules("decompose_composites", &[decompose_composites::RULES]),
-    // The rules of the pre-grad stage again: derivatives and decompositions build without looking.
-    Pass::Rules("remove_noops", &[remove_identities::RULES]),
+    Pass::Rules("remove_noops", &[remove_noops::RULES, remove_identities::RULES]),
     // Turns views of numbers into numbers, so that fewer views stand between the ops the rest looks for.
     FOLD_UNIFORM_CONSTANTS,
     Pass::Rules("cancel_view_pairs", &[cancel_view_pairs::RULES]),

@@ -2,7 +2,6 @@
 //! processes.
 
 use super::super::counters::{Counted, count};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// A file of the cache. Its first 32 bytes are the hash of the rest: a file that was cut or changed is a miss, because
@@ -47,15 +46,7 @@ impl BlobFile {
             std::fs::create_dir_all(folder)?;
             count(Counted::CacheFolder);
         }
-        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map(|d| d.as_nanos()).unwrap_or_default();
-        let aside = self.path.with_extension(format!("{}-{nanos}.tmp", std::process::id()));
-        let mut file = std::fs::File::create(&aside)?;
-        file.write_all(blake3::hash(blob).as_bytes())?;
-        file.write_all(blob)?;
-        drop(file);
-        std::fs::rename(&aside, &self.path).inspect_err(|_| {
-            let _ = std::fs::remove_file(&aside);
-        })
+        crate::files::try_write(&self.path, &[blake3::hash(blob).as_bytes(), blob].concat())
     }
 }
 

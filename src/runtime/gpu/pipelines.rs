@@ -35,14 +35,17 @@ pub(super) fn prepare(gpu: &GpuDevice, code: &[KernelCode]) -> Result<Vec<Prepar
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(code.len());
-    std::thread::scope(|scope| {
-        for k in 0..threads {
+    let started = std::thread::scope(|scope| {
+        let start = |k: usize| {
             let started = std::thread::Builder::new().name(format!("pipelines-{k}")).stack_size(STACK).spawn_scoped(scope, worker);
-            if let Err(error) = started {
-                tracing::debug!(%error, "a compiling thread could not be started");
-            }
-        }
+            started.inspect_err(|error| tracing::debug!(%error, "a compiling thread could not be started")).is_ok()
+        };
+        (0..threads).take_while(|&k| start(k)).count()
     });
+    // Without threads this one compiles, on what stack it has.
+    if started == 0 {
+        worker();
+    }
     let prepared = results
         .into_iter()
         .enumerate()

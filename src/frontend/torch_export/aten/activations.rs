@@ -1,5 +1,7 @@
 //! Functions of one element made of others, as `torch.export` leaves them in programs that are not decomposed.
 
+use super::opmath::{self, with_partials};
+use super::pointwise::composed;
 use super::{Row, pure};
 use crate::frontend::torch_export::args::{Args, Cx, Operand};
 use crate::graph::Value;
@@ -12,12 +14,13 @@ type Built = Result<Vec<Value>, String>;
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
     pure(&["celu.default"], |cx, a| {
-        let (x, alpha) = (a.tensor("self")?, a.float_or("alpha", 1.0)?);
-        exponential_below(cx, x, alpha, 1.0, 1.0 / alpha)
+        let alpha = a.float_or("alpha", 1.0)?;
+        composed(cx, a, |cx, x| exponential_below(cx, x, alpha, 1.0, 1.0 / alpha))
     }),
-    pure(&["selu.default"], |cx, a| {
-        let x = a.tensor("self")?;
-        exponential_below(cx, x, 1.673_263_242_354_377_2, 1.050_700_987_355_480_5, 1.0)
+    pure(&["selu.default"], |cx, a| composed(cx, a, |cx, x| exponential_below(cx, x, 1.673_263_242_354_377_2, 1.050_700_987_355_480_5, 1.0))),
+    pure(&["elu.default"], |cx, a| {
+        let (alpha, scale, rate) = (a.float_or("alpha", 1.0)?, a.float_or("scale", 1.0)?, a.float_or("input_scale", 1.0)?);
+        composed(cx, a, |cx, x| exponential_below(cx, x, alpha, scale, rate))
     }),
     pure(&["glu.default"], |cx, a| {
         let x = a.tensor("self")?;
@@ -61,7 +64,12 @@ pub const ROWS: &[Row] = &[
         let (x, lambda) = (a.tensor("self")?, a.float_or("lambd", 0.5)?);
         let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
         let inside = within(cx, x, lambda)?;
-        Ok(vec![cx.b.where_(inside, zero, x)?])
+        let y = cx.b.where_(inside, zero, x)?;
+        // A NaN is not inside, and has no gradient.
+        let (size, bound) = (cx.b.scalar(F::Abs, &[x])?, cx.b.constant(cx.b.dtype(x), lambda)?);
+        let outside = cx.b.scalar(F::Gt, &[size, bound])?;
+        let partial = opmath::flag(cx, outside, cx.b.dtype(x))?;
+        Ok(vec![with_partials(cx, y, &[(x, partial)])?])
     }),
     pure(&["softshrink.default"], |cx, a| {
         let (x, lambda) = (a.tensor("self")?, a.float_or("lambd", 0.5)?);
@@ -91,29 +99,10 @@ pub const ROWS: &[Row] = &[
     pure(&["logaddexp.default"], |cx, a| logaddexp(cx, a, F::Exp, F::Log)),
     pure(&["logaddexp2.default"], |cx, a| logaddexp(cx, a, F::Exp2, F::Log2)),
     pure(&["logit.default", "special_logit.default"], |cx, a| {
-        let mut x = float(cx, a)?;
-        let dtype = cx.b.dtype(x);
-        if a.has("eps") {
-            let eps = a.float("eps")?;
-            let (low, high) = (cx.b.constant(dtype, eps)?, cx.b.constant(dtype, 1.0 - eps)?);
-            x = cx.b.scalar(F::Clamp, &[x, low, high])?;
-        }
-        let one = cx.b.constant(dtype, 1.0)?;
-        let rest = cx.b.sub(one, x)?;
-        let odds = cx.b.div(x, rest)?;
-        Ok(vec![cx.b.scalar(F::Log, &[odds])?])
+        let eps = a.has("eps").then(|| a.float("eps")).transpose()?;
+        composed(cx, a, |cx, x| logit(cx, x, eps))
     }),
-    pure(&["sinc.default", "special_sinc.default"], |cx, a| {
-        let x = float(cx, a)?;
-        let dtype = cx.b.dtype(x);
-        let (zero, one) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, 1.0)?);
-        let none = cx.b.scalar(F::Eq, &[x, zero])?;
-        let angle = cx.b.scale(x, PI)?;
-        let safe = cx.b.where_(none, one, angle)?;
-        let sine = cx.b.scalar(F::Sin, &[safe])?;
-        let ratio = cx.b.div(sine, safe)?;
-        Ok(vec![cx.b.where_(none, one, ratio)?])
-    }),
+    pure(&["sinc.default", "special_sinc.default"], |cx, a| composed(cx, a, sinc)),
     pure(&["heaviside.default"], |cx, a| {
         let (x, at_zero) = (a.tensor("self")?, a.tensor("values")?);
         let dtype = cx.b.dtype(x);
@@ -127,17 +116,7 @@ pub const ROWS: &[Row] = &[
         let (x, y) = (cx.as_tensor(&x, DType::F64)?, cx.as_tensor(&y, DType::F64)?);
         Ok(vec![cx.b.scalar(F::Pow, &[x, y])?])
     }),
-    pure(&["special_entr.default"], |cx, a| {
-        let x = float(cx, a)?;
-        let dtype = cx.b.dtype(x);
-        let (zero, low) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, f64::NEG_INFINITY)?);
-        let log = cx.b.scalar(F::Log, &[x])?;
-        let product = cx.b.mul(x, log)?;
-        let entropy = cx.b.neg(product)?;
-        let (none, negative) = (cx.b.scalar(F::Eq, &[x, zero])?, cx.b.scalar(F::Lt, &[x, zero])?);
-        let out = cx.b.where_(none, zero, entropy)?;
-        Ok(vec![cx.b.where_(negative, low, out)?])
-    }),
+    pure(&["special_entr.default"], |cx, a| composed(cx, a, entropy)),
     pure(&["special_ndtr.default"], |cx, a| {
         let x = float(cx, a)?;
         let y = cx.b.scale(x, -FRAC_1_SQRT_2)?;
@@ -183,17 +162,70 @@ fn within(cx: &mut Cx, x: Value, bound: f64) -> Result<Value, String> {
     cx.b.scalar(F::Le, &[size, bound])
 }
 
-/// `scale * x` above zero, `scale * alpha * (e^(rate x) - 1)` below. The exponential is taken of what is not positive only:
-/// elsewhere its overflow would make the gradient NaN.
-fn exponential_below(cx: &mut Cx, x: Value, alpha: f64, scale: f64, rate: f64) -> Built {
+/// `scale * x` above zero, `scale * alpha * (e^(rate x) - 1)` below.
+fn exponential_below(cx: &mut Cx, x: Value, alpha: f64, scale: f64, rate: f64) -> Result<Value, String> {
     let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
-    let positive = cx.b.scalar(F::Gt, &[x, zero])?;
-    let low = cx.b.where_(positive, zero, x)?;
-    let low = cx.b.scale(low, rate)?;
-    let low = cx.b.scalar(F::Expm1, &[low])?;
-    let low = cx.b.scale(low, alpha * scale)?;
-    let high = cx.b.scale(x, scale)?;
-    Ok(vec![cx.b.where_(positive, high, low)?])
+    let below = cx.b.scalar(F::Le, &[x, zero])?;
+    let exponent = cx.b.scale(x, rate)?;
+    let low = cx.b.scalar(F::Expm1, &[exponent])?;
+    let (low, high) = (cx.b.scale(low, alpha * scale)?, cx.b.scale(x, scale)?);
+    let y = cx.b.where_(below, low, high)?;
+    let slope = cx.b.scalar(F::Exp, &[exponent])?;
+    let (slope, straight) = (cx.b.scale(slope, alpha * scale * rate)?, cx.b.constant(cx.b.dtype(x), scale)?);
+    let partial = cx.b.where_(below, slope, straight)?;
+    with_partials(cx, y, &[(x, partial)])
+}
+
+/// `log(x / (1 - x))`, of x between `eps` and `1 - eps`; without a gradient outside.
+fn logit(cx: &mut Cx, x: Value, eps: Option<f64>) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let one = cx.b.constant(dtype, 1.0)?;
+    let (low, high) = (cx.b.constant(dtype, eps.unwrap_or(0.0))?, cx.b.constant(dtype, 1.0 - eps.unwrap_or(0.0))?);
+    let inner = if eps.is_some() { cx.b.scalar(F::Clamp, &[x, low, high])? } else { x };
+    let rest = cx.b.sub(one, inner)?;
+    let odds = cx.b.div(inner, rest)?;
+    let y = cx.b.scalar(F::Log, &[odds])?;
+    let (below, above) = (cx.b.scalar(F::Lt, &[x, low])?, cx.b.scalar(F::Gt, &[x, high])?);
+    let outside = cx.b.scalar(F::LogicalOr, &[below, above])?;
+    let rest = cx.b.sub(one, x)?;
+    let spread = cx.b.mul(x, rest)?;
+    let slope = cx.b.scalar(F::Reciprocal, &[spread])?;
+    // The slope is infinite at both ends; minus zero is none of them.
+    let slope = cx.b.scalar(F::Abs, &[slope])?;
+    let nothing = cx.b.constant(dtype, if eps.is_some() { 0.0 } else { f64::NAN })?;
+    let partial = cx.b.where_(outside, nothing, slope)?;
+    with_partials(cx, y, &[(x, partial)])
+}
+
+/// `sin(pi x) / (pi x)`, and one at zero, where it is flat.
+fn sinc(cx: &mut Cx, x: Value) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let (zero, one) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, 1.0)?);
+    let none = cx.b.scalar(F::Eq, &[x, zero])?;
+    let angle = cx.b.scale(x, PI)?;
+    let (sine, cosine) = (cx.b.scalar(F::Sin, &[angle])?, cx.b.scalar(F::Cos, &[angle])?);
+    let ratio = cx.b.div(sine, angle)?;
+    let y = cx.b.where_(none, one, ratio)?;
+    let difference = cx.b.sub(cosine, ratio)?;
+    let slope = cx.b.div(difference, x)?;
+    let partial = cx.b.where_(none, zero, slope)?;
+    with_partials(cx, y, &[(x, partial)])
+}
+
+/// `-x log(x)`: zero at zero, minus infinity below.
+fn entropy(cx: &mut Cx, x: Value) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let [zero, one, low] = [0.0, 1.0, f64::NEG_INFINITY].map(|k| cx.b.constant(dtype, k));
+    let zero = zero?;
+    let log = cx.b.scalar(F::Log, &[x])?;
+    let product = cx.b.mul(x, log)?;
+    let entropy = cx.b.neg(product)?;
+    let (none, negative) = (cx.b.scalar(F::Eq, &[x, zero])?, cx.b.scalar(F::Lt, &[x, zero])?);
+    let y = cx.b.where_(none, zero, entropy)?;
+    let y = cx.b.where_(negative, low?, y)?;
+    let slope = cx.b.add(log, one?)?;
+    let partial = cx.b.neg(slope)?;
+    with_partials(cx, y, &[(x, partial)])
 }
 
 fn infinite(cx: &mut Cx, a: &Args, which: f64) -> Built {
@@ -231,17 +263,23 @@ fn isclose(cx: &mut Cx, a: &Args) -> Built {
 fn logaddexp(cx: &mut Cx, a: &Args, exp: F, log: F) -> Built {
     let (x, y) = (Operand::Tensor(a.tensor("self")?), Operand::Tensor(a.tensor("other")?));
     let dtype = cx.result_type(&[&x, &y]);
-    let (x, y) = (cx.as_tensor(&x, dtype)?, cx.as_tensor(&y, dtype)?);
-    let top = cx.b.scalar(F::Maximum, &[x, y])?;
-    let fixed = cx.b.scalar(F::Detach, &[top])?;
-    let infinite = cx.b.scalar(F::IsInf, &[fixed])?;
-    let zero = cx.b.constant(dtype, 0.0)?;
-    let shift = cx.b.where_(infinite, zero, fixed)?;
-    let (x, y) = (cx.b.sub(x, shift)?, cx.b.sub(y, shift)?);
-    let (x, y) = (cx.b.scalar(exp, &[x])?, cx.b.scalar(exp, &[y])?);
-    let sum = cx.b.add(x, y)?;
-    let sum = cx.b.scalar(log, &[sum])?;
-    Ok(vec![cx.b.add(sum, shift)?])
+    let operands = [cx.as_tensor(&x, dtype)?, cx.as_tensor(&y, dtype)?];
+    let rate = if exp == F::Exp { 1.0 } else { std::f64::consts::LN_2 };
+    let sum = opmath::wide(cx, operands, |cx, [x, y]| {
+        let top = cx.b.scalar(F::Maximum, &[x, y])?;
+        let (infinite, zero) = (cx.b.scalar(F::IsInf, &[top])?, cx.b.constant(cx.b.dtype(x), 0.0)?);
+        let shift = cx.b.where_(infinite, zero, top)?;
+        let (left, right) = (cx.b.sub(x, shift)?, cx.b.sub(y, shift)?);
+        let (left, right) = (cx.b.scalar(exp, &[left])?, cx.b.scalar(exp, &[right])?);
+        let sum = cx.b.add(left, right)?;
+        let sum = cx.b.scalar(log, &[sum])?;
+        let value = cx.b.add(sum, shift)?;
+        let (left, right) = (cx.b.sub(x, y)?, cx.b.sub(y, x)?);
+        let (left, right) = (cx.b.scale(left, rate)?, cx.b.scale(right, rate)?);
+        let shares = [(x, cx.b.scalar(F::Sigmoid, &[left])?), (y, cx.b.scalar(F::Sigmoid, &[right])?)];
+        with_partials(cx, value, &shares)
+    })?;
+    Ok(vec![sum])
 }
 
 /// Fits of M. Giles ("Approximating the erfinv function", 2010) in `w = -log(1 - x^2)`, below 5 and above.
@@ -324,11 +362,12 @@ fn common_divisor(cx: &mut Cx, a: &Args) -> Result<(Value, Value, Value), String
         DType::I8 | DType::U8 => 13,
         other => return Err(format!("{other} has no divisors")),
     };
-    let (mut high, mut low) = (cx.b.scalar(F::Abs, &[x])?, cx.b.scalar(F::Abs, &[y])?);
+    let (mut low, mut high) = (cx.b.scalar(F::Abs, &[x])?, cx.b.scalar(F::Abs, &[y])?);
     let zero = cx.b.constant(dtype, 0.0)?;
     for _ in 0..steps {
         let done = cx.b.scalar(F::Eq, &[low, zero])?;
-        let rest = cx.b.scalar(F::Remainder, &[high, low])?;
+        // The least integer has no magnitude: its remainders have the sign of the dividend, as in C.
+        let rest = cx.b.scalar(F::Fmod, &[high, low])?;
         let (next, after) = (cx.b.where_(done, high, low)?, cx.b.where_(done, zero, rest)?);
         (high, low) = (next, after);
     }

@@ -1,7 +1,7 @@
 //! Rearrangements and products made of other operators, as `torch.export` leaves them in programs that are not decomposed.
 
 use super::views::diagonal_of;
-use super::{Row, pure, reduce, view, view_if_strided};
+use super::{Row, opmath, pure, reduce, view, view_if_strided};
 use crate::frontend::torch_export::args::{Args, Cx, Operand, promote};
 use crate::graph::Value;
 use crate::ops::{Constant, ReduceKind};
@@ -213,7 +213,7 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["std_mean.correction", "std_mean.dim", "std_mean.default"], |cx, a| {
         let (var, mean) = reduce::variance(cx, a)?;
-        Ok(vec![cx.b.scalar(F::Sqrt, &[var])?, mean])
+        Ok(vec![reduce::deviation(cx, var)?, mean])
     }),
     pure(&["trapezoid.x", "trapezoid.dx", "trapz.x", "trapz.dx"], |cx, a| {
         let (areas, dim) = areas(cx, a)?;
@@ -230,6 +230,36 @@ pub const ROWS: &[Row] = &[
         let x = cx.b.cast(x, dtype)?;
         let dims = cx.dims_or_all(x, &a.ints_or_empty("dim")?)?;
         Ok(vec![reduce::over(cx, ReduceKind::Sum, x, &dims, a.bool_or("keepdim", false)?)?])
+    }),
+    pure(&["nanmean.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let nan = cx.b.scalar(F::IsNan, &[x])?;
+        let number = cx.b.scalar(F::LogicalNot, &[nan])?;
+        let dtype = a.dtype_opt("dtype")?.unwrap_or(cx.b.dtype(x));
+        let (x, wide) = (without_nan(cx, x)?, dtype.accumulator());
+        let (x, number) = (cx.b.cast(x, wide)?, cx.b.cast(number, wide)?);
+        let (dims, keep) = (cx.dims_or_all(x, &a.ints_or_empty("dim")?)?, a.bool_or("keepdim", false)?);
+        let (sum, count) = (reduce::over(cx, ReduceKind::Sum, x, &dims, keep)?, reduce::over(cx, ReduceKind::Sum, number, &dims, keep)?);
+        let mean = cx.b.div(sum, count)?;
+        Ok(vec![cx.b.cast(mean, dtype)?])
+    }),
+    pure(&["renorm.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let (dim, rank) = (cx.dim(x, a.int("dim")?)?, cx.b.shape(x).rank());
+        let others: Vec<usize> = (0..rank).filter(|&d| d != dim).collect();
+        let (p, most) = (a.float("p")?, a.float("maxnorm")?);
+        let y = opmath::wide(cx, [x], |cx, [x]| {
+            let size = reduce::norm(cx, x, p, &others, true)?;
+            let dtype = cx.b.dtype(x);
+            let [most, eps, one] = [most, 1e-7, 1.0].map(|k| cx.b.constant(dtype, k));
+            let most = most?;
+            let shifted = cx.b.add(size, eps?)?;
+            let factor = cx.b.div(most, shifted)?;
+            let large = cx.b.scalar(F::Gt, &[size, most])?;
+            let factor = cx.b.where_(large, factor, one?)?;
+            cx.b.mul(x, factor)
+        })?;
+        Ok(vec![y])
     }),
     pure(&["histc.default"], histc),
 ];

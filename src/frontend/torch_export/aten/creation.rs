@@ -17,12 +17,20 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["full_like.default"], |cx, a| like(cx, a, a.scalar("fill_value")?)),
     pure(&["new_full.default"], |cx, a| sized(cx, a, a.scalar("fill_value")?)),
-    // What is empty may hold anything; zeros are the same at every run.
-    pure(&["zeros.default", "empty.memory_format", "empty_permuted.default"], |cx, a| sized(cx, a, Scalar::Float(0.0))),
+    pure(&["empty.memory_format", "empty_permuted.default", "new_empty.default", "new_empty_strided.default"], |cx, a| {
+        let dtype = dtype_of(cx, a)?;
+        Ok(vec![cx.b.empty(dtype, Shape(a.dims("size")?))?])
+    }),
+    pure(&["empty_like.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let (dtype, shape) = (dtype_of(cx, a)?, cx.shape(x));
+        Ok(vec![cx.b.empty(dtype, shape)?])
+    }),
+    pure(&["zeros.default"], |cx, a| sized(cx, a, Scalar::Float(0.0))),
     pure(&["ones.default"], |cx, a| sized(cx, a, Scalar::Float(1.0))),
-    pure(&["zeros_like.default", "empty_like.default"], |cx, a| like(cx, a, Scalar::Float(0.0))),
+    pure(&["zeros_like.default"], |cx, a| like(cx, a, Scalar::Float(0.0))),
     pure(&["ones_like.default"], |cx, a| like(cx, a, Scalar::Float(1.0))),
-    pure(&["new_zeros.default", "new_empty.default", "new_empty_strided.default"], |cx, a| sized(cx, a, Scalar::Float(0.0))),
+    pure(&["new_zeros.default"], |cx, a| sized(cx, a, Scalar::Float(0.0))),
     pure(&["new_ones.default"], |cx, a| sized(cx, a, Scalar::Float(1.0))),
     pure(&["scalar_tensor.default"], |cx, a| {
         let value = a.scalar("s")?;
@@ -54,9 +62,13 @@ fn filled(cx: &mut Cx, shape: Shape, value: &Scalar, dtype: DType) -> Built {
 
 /// Of the size given; the dtype is given, or that of `self`, or f32.
 fn sized(cx: &mut Cx, a: &Args, value: Scalar) -> Built {
-    let own = a.tensor_opt("self")?.map(|x| cx.b.dtype(x));
-    let dtype = a.dtype_opt("dtype")?.or(own).unwrap_or(DType::F32);
+    let dtype = dtype_of(cx, a)?;
     filled(cx, Shape(a.dims("size")?), &value, dtype)
+}
+
+fn dtype_of(cx: &Cx, a: &Args) -> Result<DType, String> {
+    let own = a.tensor_opt("self")?.map(|x| cx.b.dtype(x));
+    Ok(a.dtype_opt("dtype")?.or(own).unwrap_or(DType::F32))
 }
 
 fn like(cx: &mut Cx, a: &Args, value: Scalar) -> Built {

@@ -1,5 +1,6 @@
 //! Losses.
 
+use super::opmath::{self, with_partials};
 use super::reduce::norm;
 use super::{Row, pure};
 use crate::frontend::torch_export::args::{Args, Cx};
@@ -85,7 +86,13 @@ pub const ROWS: &[Row] = &[
         let margin = cx.b.constant(cx.b.dtype(x), a.float_or("margin", 1.0)?)?;
         let below = cx.b.sub(margin, x)?;
         let below = at_least_zero(cx, below)?;
-        let loss = by_sign(cx, y, x, below)?;
+        // A label that is neither 1 nor -1 has both terms.
+        let dtype = cx.b.dtype(y);
+        let [one, minus, zero] = [1.0, -1.0, 0.0].map(|k| cx.b.constant(dtype, k));
+        let (positive, negative, zero) = (cx.b.scalar(F::Eq, &[y, one?])?, cx.b.scalar(F::Eq, &[y, minus?])?, zero?);
+        let zero = cx.b.cast(zero, cx.b.dtype(x))?;
+        let (near, far) = (cx.b.where_(negative, zero, x)?, cx.b.where_(positive, zero, below)?);
+        let loss = cx.b.add(near, far)?;
         reduced(cx, a, loss)
     }),
     pure(&["cosine_embedding_loss.default"], |cx, a| {
@@ -175,15 +182,26 @@ fn huber(cx: &mut Cx, a: &Args, border: &str, scaled: bool) -> Built {
     if border == 0.0 && !scaled {
         return reduced(cx, a, size);
     }
-    let dtype = cx.b.dtype(size);
+    let loss = opmath::wide(cx, [difference], |cx, [x]| bent(cx, x, border, scaled))?;
+    reduced(cx, a, loss)
+}
+
+/// `x^2 / 2` below the border and linear above, or both over the border. At an infinite distance the slope is the line's.
+fn bent(cx: &mut Cx, x: Value, border: f64, scaled: bool) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
     let (limit, half) = (cx.b.constant(dtype, border)?, cx.b.constant(dtype, border / 2.0)?);
-    let square = cx.b.mul(difference, difference)?;
+    let size = cx.b.scalar(F::Abs, &[x])?;
+    let square = cx.b.mul(x, x)?;
     let near = cx.b.scale(square, if scaled { 0.5 } else { 0.5 / border })?;
     let far = cx.b.sub(size, half)?;
     let far = if scaled { cx.b.mul(far, limit)? } else { far };
     let is_near = cx.b.scalar(F::Lt, &[size, limit])?;
     let loss = cx.b.where_(is_near, near, far)?;
-    reduced(cx, a, loss)
+    let bounds = (cx.b.neg(limit)?, limit);
+    let slope = cx.b.scalar(F::Clamp, &[x, bounds.0, bounds.1])?;
+    let slope = if scaled || border == 0.0 { slope } else { cx.b.scale(slope, 1.0 / border)? };
+    let slope = if border == 0.0 { cx.b.scalar(F::Sign, &[x])? } else { slope };
+    with_partials(cx, loss, &[(x, slope)])
 }
 
 fn triplet(cx: &mut Cx, a: &Args) -> Built {

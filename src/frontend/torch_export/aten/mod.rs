@@ -39,6 +39,7 @@ mod index;
 mod loss;
 mod matmul;
 mod norm;
+mod opmath;
 mod patches;
 mod pointwise;
 mod pool;
@@ -137,7 +138,9 @@ const FAMILIES: &[&[Row]] = &[
 pub fn find(target: &str) -> Option<(&'static Row, bool)> {
     static TABLE: OnceLock<HashMap<&'static str, &'static Row>> = OnceLock::new();
     let table = TABLE.get_or_init(|| FAMILIES.iter().copied().flatten().flat_map(|row| row.names.iter().map(move |&n| (n, row))).collect());
-    let call = target.strip_prefix("torch.ops.aten.")?;
+    let operator = target.strip_prefix("torch.ops.")?;
+    // The few primitives that decompositions leave are rows under their full name.
+    let call = operator.strip_prefix("aten.").unwrap_or(operator);
     if let Some(row) = table.get(call) {
         return Some((row, false));
     }

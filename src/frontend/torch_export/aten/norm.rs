@@ -1,5 +1,7 @@
 //! Normalizations and activations with their own derivative.
 
+use super::opmath::{flag, with_partials};
+use super::pointwise::composed;
 use super::{Row, pure};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
@@ -45,29 +47,42 @@ pub const ROWS: &[Row] = &[
         let scaled = cx.b.scale(x, a.float_or("negative_slope", 0.01)?)?;
         piecewise(cx, x, 0.0, x, scaled)
     }),
-    pure(&["elu.default"], elu),
     pure(&["softplus.default"], softplus),
     pure(&["hardsigmoid.default"], |cx, a| {
-        let x = a.tensor("self")?;
-        let (y, _) = hard_sigmoid(cx, x)?;
-        Ok(vec![y])
+        composed(cx, a, |cx, x| {
+            let (y, _) = hard_sigmoid(cx, x)?;
+            let inside = inside(cx, x)?;
+            let slope = cx.b.scale(inside, 1.0 / 6.0)?;
+            with_partials(cx, y, &[(x, slope)])
+        })
     }),
     pure(&["hardswish.default"], |cx, a| {
-        let x = a.tensor("self")?;
-        let (y, _) = hard_sigmoid(cx, x)?;
-        Ok(vec![cx.b.mul(x, y)?])
+        composed(cx, a, |cx, x| {
+            let (y, below) = hard_sigmoid(cx, x)?;
+            let y = cx.b.mul(x, y)?;
+            let dtype = cx.b.dtype(x);
+            let [zero, half, one, high] = [0.0, 0.5, 1.0, 3.0].map(|k| cx.b.constant(dtype, k));
+            let third = cx.b.scale(x, 1.0 / 3.0)?;
+            let slope = cx.b.add(third, half?)?;
+            let bent = cx.b.scalar(F::Lt, &[x, high?])?;
+            let partial = cx.b.where_(bent, slope, one?)?;
+            let partial = cx.b.where_(below, zero?, partial)?;
+            with_partials(cx, y, &[(x, partial)])
+        })
     }),
     pure(&["mish.default"], |cx, a| {
-        let x = a.tensor("self")?;
-        let y = smooth(cx, x, 1.0, 20.0)?;
-        let y = cx.b.scalar(F::Tanh, &[y])?;
-        Ok(vec![cx.b.mul(x, y)?])
+        composed(cx, a, |cx, x| {
+            let y = smooth(cx, x, 1.0, 20.0)?;
+            let y = cx.b.scalar(F::Tanh, &[y])?;
+            cx.b.mul(x, y)
+        })
     }),
     pure(&["log_sigmoid.default", "logsigmoid.default"], |cx, a| {
-        let x = a.tensor("self")?;
-        let minus = cx.b.neg(x)?;
-        let y = softplus_exact(cx, minus)?;
-        Ok(vec![cx.b.neg(y)?])
+        composed(cx, a, |cx, x| {
+            let minus = cx.b.neg(x)?;
+            let y = softplus_exact(cx, minus)?;
+            cx.b.neg(y)
+        })
     }),
 ];
 
@@ -148,23 +163,9 @@ fn piecewise(cx: &mut Cx, x: Value, at: f64, above: Value, below: Value) -> Buil
     Ok(vec![cx.b.where_(is_above, above, below)?])
 }
 
-fn elu(cx: &mut Cx, a: &Args) -> Built {
-    let x = a.tensor("self")?;
-    let (alpha, scale, input_scale) = (a.float_or("alpha", 1.0)?, a.float_or("scale", 1.0)?, a.float_or("input_scale", 1.0)?);
-    // The exponential is taken of what is not positive only: elsewhere its overflow would make the gradient NaN.
-    let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
-    let positive = cx.b.scalar(F::Gt, &[x, zero])?;
-    let low = cx.b.where_(positive, zero, x)?;
-    let low = cx.b.scale(low, input_scale)?;
-    let low = cx.b.scalar(F::Expm1, &[low])?;
-    let low = cx.b.scale(low, alpha * scale)?;
-    let high = cx.b.scale(x, scale)?;
-    Ok(vec![cx.b.where_(positive, high, low)?])
-}
-
 fn softplus(cx: &mut Cx, a: &Args) -> Built {
-    let x = a.tensor("self")?;
-    Ok(vec![smooth(cx, x, a.float_or("beta", 1.0)?, a.float_or("threshold", 20.0)?)?])
+    let (beta, threshold) = (a.float_or("beta", 1.0)?, a.float_or("threshold", 20.0)?);
+    composed(cx, a, |cx, x| smooth(cx, x, beta, threshold))
 }
 
 /// `log(1 + e^(beta x)) / beta`, and `x` itself where `beta x` is above the threshold.
@@ -172,9 +173,12 @@ fn smooth(cx: &mut Cx, x: Value, beta: f64, threshold: f64) -> Result<Value, Str
     let scaled = cx.b.scale(x, beta)?;
     let y = softplus_exact(cx, scaled)?;
     let y = cx.b.scale(y, 1.0 / beta)?;
-    let threshold = cx.b.constant(cx.b.dtype(x), threshold)?;
+    let (threshold, one) = (cx.b.constant(cx.b.dtype(x), threshold)?, cx.b.constant(cx.b.dtype(x), 1.0)?);
     let straight = cx.b.scalar(F::Gt, &[scaled, threshold])?;
-    cx.b.where_(straight, x, y)
+    let y = cx.b.where_(straight, x, y)?;
+    let slope = cx.b.scalar(F::Sigmoid, &[scaled])?;
+    let partial = cx.b.where_(straight, one, slope)?;
+    with_partials(cx, y, &[(x, partial)])
 }
 
 /// `log(1 + e^x) = max(x, 0) + log1p(e^-|x|)`, which does not overflow.
@@ -199,6 +203,14 @@ fn hard_sigmoid(cx: &mut Cx, x: Value) -> Result<(Value, Value), String> {
     let y = cx.b.where_(below, zero?, line)?;
     let y = cx.b.where_(above, one?, y)?;
     Ok((y, below))
+}
+
+/// One where `-3 < x < 3`, else zero.
+fn inside(cx: &mut Cx, x: Value) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let (size, bound) = (cx.b.scalar(F::Abs, &[x])?, cx.b.constant(dtype, 3.0)?);
+    let inside = cx.b.scalar(F::Lt, &[size, bound])?;
+    flag(cx, inside, dtype)
 }
 
 /// The shape in which per-channel values broadcast against a tensor whose channels are dimension 1.

@@ -1,6 +1,6 @@
 //! Functions of one element: arithmetic, comparisons, selection, activations.
 
-use super::{Row, pure, view_if_strided};
+use super::{Row, opmath, pure, view_if_strided};
 use crate::frontend::torch_export::args::{Args, Cx, Operand, Scalar};
 use crate::graph::Value;
 use crate::ops::{Op, ReduceKind};
@@ -12,11 +12,11 @@ type Built = Result<Vec<Value>, String>;
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
     pure(&["acos.default", "arccos.default"], |cx, a| float(cx, a, F::Acos)),
-    pure(&["acosh.default", "arccosh.default"], acosh),
+    pure(&["acosh.default", "arccosh.default"], |cx, a| composed(cx, a, acosh)),
     pure(&["asin.default", "arcsin.default"], |cx, a| float(cx, a, F::Asin)),
-    pure(&["asinh.default", "arcsinh.default"], asinh),
+    pure(&["asinh.default", "arcsinh.default"], |cx, a| composed(cx, a, asinh)),
     pure(&["atan.default", "arctan.default"], |cx, a| float(cx, a, F::Atan)),
-    pure(&["atanh.default", "arctanh.default"], atanh),
+    pure(&["atanh.default", "arctanh.default"], |cx, a| composed(cx, a, atanh)),
     pure(&["cos.default"], |cx, a| float(cx, a, F::Cos)),
     pure(&["cosh.default"], |cx, a| float(cx, a, F::Cosh)),
     pure(&["erf.default", "special_erf.default"], |cx, a| float(cx, a, F::Erf)),
@@ -91,13 +91,13 @@ pub const ROWS: &[Row] = &[
     pure(&["logical_and.default"], |cx, a| logical(cx, a, F::LogicalAnd)),
     pure(&["logical_or.default"], |cx, a| logical(cx, a, F::LogicalOr)),
     pure(&["logical_xor.default"], |cx, a| logical(cx, a, F::LogicalXor)),
-    pure(&["bitwise_and.Tensor", "bitwise_and.Scalar", "__and__.Tensor", "__and__.Scalar"], |cx, a| binary(cx, a, F::BitwiseAnd)),
-    pure(&["bitwise_or.Tensor", "bitwise_or.Scalar", "__or__.Tensor", "__or__.Scalar"], |cx, a| binary(cx, a, F::BitwiseOr)),
-    pure(&["bitwise_xor.Tensor", "bitwise_xor.Scalar", "__xor__.Tensor", "__xor__.Scalar"], |cx, a| binary(cx, a, F::BitwiseXor)),
-    pure(&["bitwise_left_shift.Tensor", "bitwise_left_shift.Tensor_Scalar", "__lshift__.Scalar", "__lshift__.Tensor"], |cx, a| {
+    pure(&["bitwise_and.Tensor", "bitwise_and.Scalar", "bitwise_and.Scalar_Tensor", "__and__.Tensor", "__and__.Scalar"], |cx, a| binary(cx, a, F::BitwiseAnd)),
+    pure(&["bitwise_or.Tensor", "bitwise_or.Scalar", "bitwise_or.Scalar_Tensor", "__or__.Tensor", "__or__.Scalar"], |cx, a| binary(cx, a, F::BitwiseOr)),
+    pure(&["bitwise_xor.Tensor", "bitwise_xor.Scalar", "bitwise_xor.Scalar_Tensor", "__xor__.Tensor", "__xor__.Scalar"], |cx, a| binary(cx, a, F::BitwiseXor)),
+    pure(&["bitwise_left_shift.Tensor", "bitwise_left_shift.Tensor_Scalar", "bitwise_left_shift.Scalar_Tensor", "__lshift__.Scalar", "__lshift__.Tensor"], |cx, a| {
         binary(cx, a, F::ShiftLeft)
     }),
-    pure(&["bitwise_right_shift.Tensor", "bitwise_right_shift.Tensor_Scalar", "__rshift__.Scalar", "__rshift__.Tensor"], |cx, a| {
+    pure(&["bitwise_right_shift.Tensor", "bitwise_right_shift.Tensor_Scalar", "bitwise_right_shift.Scalar_Tensor", "__rshift__.Scalar", "__rshift__.Tensor"], |cx, a| {
         binary(cx, a, F::ShiftRight)
     }),
     pure(&["where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar"], where_),
@@ -109,6 +109,10 @@ pub const ROWS: &[Row] = &[
     pure(&["relu6.default"], |cx, a| {
         let x = a.tensor("self")?;
         Ok(vec![bounded(cx, x, 0.0, 6.0)?])
+    }),
+    pure(&["prims.convert_element_type.default"], |cx, a| {
+        let (x, dtype) = (a.tensor("a")?, a.dtype_opt("dtype")?.ok_or("it names no type")?);
+        Ok(vec![cx.b.cast(x, dtype)?])
     }),
     pure(&["_to_copy.default", "_to_copy.out"], to_dtype),
     view_if_strided(&["to.dtype", "to.dtype_layout", "to.device", "to.other", "type_as.default"], to_dtype),
@@ -219,13 +223,18 @@ fn div_mode(cx: &mut Cx, a: &Args) -> Built {
                 let q = cx.b.div(x, y)?;
                 return Ok(vec![cx.b.scalar(F::Trunc, &[q])?]);
             }
-            // x - fmod(x, y) divides exactly, so that rounding down is rounding toward zero.
-            let rest = cx.b.scalar(F::Fmod, &[x, y])?;
-            let even = cx.b.sub(x, rest)?;
-            Ok(vec![cx.b.scalar(F::FloorDiv, &[even, y])?])
+            Ok(vec![integer_quotient(cx, x, y)?])
         }
         other => Err(format!("rounding mode {other} is not known")),
     }
+}
+
+/// The quotient of integers, rounded toward zero.
+pub fn integer_quotient(cx: &mut Cx, x: Value, y: Value) -> Result<Value, String> {
+    // x - fmod(x, y) divides exactly, so that rounding down is rounding toward zero.
+    let rest = cx.b.scalar(F::Fmod, &[x, y])?;
+    let even = cx.b.sub(x, rest)?;
+    cx.b.scalar(F::FloorDiv, &[even, y])
 }
 
 /// Powers of a constant small exponent are products, which are exact where `pow` is not.
@@ -233,22 +242,31 @@ fn pow(cx: &mut Cx, a: &Args) -> Built {
     let (x, y) = (a.operand("self")?, a.operand("exponent")?);
     let dtype = cx.result_type(&[&x, &y]);
     let base = cx.as_tensor(&x, dtype)?;
-    if let Operand::Scalar(exponent) = &y {
-        match exponent.to_f64() {
-            Some(1.0) => return Ok(vec![base]),
-            Some(2.0) => return Ok(vec![cx.b.mul(base, base)?]),
-            Some(3.0) => {
-                let square = cx.b.mul(base, base)?;
-                return Ok(vec![cx.b.mul(square, base)?]);
-            }
-            Some(0.5) if dtype.is_float() => return Ok(vec![cx.b.scalar(F::Sqrt, &[base])?]),
-            Some(-0.5) if dtype.is_float() => return Ok(vec![cx.b.scalar(F::Rsqrt, &[base])?]),
-            Some(-1.0) if dtype.is_float() => return Ok(vec![cx.b.scalar(F::Reciprocal, &[base])?]),
-            _ => {}
-        }
+    if let Operand::Scalar(exponent) = &y
+        && let Some(exponent) = exponent.to_f64()
+        && let Some(power) = simple_power(cx, base, exponent)?
+    {
+        return Ok(vec![power]);
     }
     let exponent = cx.as_tensor(&y, dtype)?;
     Ok(vec![cx.b.scalar(F::Pow, &[base, exponent])?])
+}
+
+/// The power of an exponent that is spelled otherwise than by `pow`.
+fn simple_power(cx: &mut Cx, base: Value, exponent: f64) -> Result<Option<Value>, String> {
+    let is_float = cx.b.dtype(base).is_float();
+    Ok(Some(match exponent {
+        1.0 => base,
+        2.0 => cx.b.mul(base, base)?,
+        3.0 => {
+            let square = cx.b.mul(base, base)?;
+            cx.b.mul(square, base)?
+        }
+        0.5 if is_float => cx.b.scalar(F::Sqrt, &[base])?,
+        -0.5 if is_float => cx.b.scalar(F::Rsqrt, &[base])?,
+        -1.0 if is_float => cx.b.scalar(F::Reciprocal, &[base])?,
+        _ => return Ok(None),
+    }))
 }
 
 fn round_decimals(cx: &mut Cx, a: &Args) -> Built {
@@ -277,9 +295,14 @@ fn ignoring_nan(cx: &mut Cx, a: &Args, _f: F, wins: F) -> Built {
     Ok(vec![cx.b.where_(first, x, y)?])
 }
 
-fn acosh(cx: &mut Cx, a: &Args) -> Built {
+/// A composed function of one float; integers become f32 first, halves are rounded at the end.
+pub fn composed(cx: &mut Cx, a: &Args, f: impl FnOnce(&mut Cx, Value) -> Result<Value, String>) -> Built {
     let x = a.tensor("self")?;
     let x = cx.widen_to_float(x)?;
+    Ok(vec![opmath::wide(cx, [x], |cx, [x]| f(cx, x))?])
+}
+
+fn acosh(cx: &mut Cx, x: Value) -> Result<Value, String> {
     // log(x + sqrt(x - 1) sqrt(x + 1)): no overflow for large x, and NaN below one.
     let one = cx.b.constant(cx.b.dtype(x), 1.0)?;
     let (below, above) = (cx.b.sub(x, one)?, cx.b.add(x, one)?);
@@ -288,37 +311,52 @@ fn acosh(cx: &mut Cx, a: &Args) -> Built {
     // With t = x - 1, log1p(t + root) keeps its digits near one.
     let t = cx.b.sub(x, one)?;
     let sum = cx.b.add(t, root)?;
-    Ok(vec![cx.b.scalar(F::Log1p, &[sum])?])
+    let y = cx.b.scalar(F::Log1p, &[sum])?;
+    let square = cx.b.mul(x, x)?;
+    let rest = cx.b.sub(square, one)?;
+    let partial = cx.b.scalar(F::Rsqrt, &[rest])?;
+    opmath::with_partials(cx, y, &[(x, partial)])
 }
 
-fn asinh(cx: &mut Cx, a: &Args) -> Built {
-    let x = a.tensor("self")?;
-    let x = cx.widen_to_float(x)?;
-    // sign(x) log1p(|x| + x^2 / (1 + sqrt(x^2 + 1))), which neither cancels nor overflows early.
+/// Where `asinh` is the logarithm of twice its operand to the last digit, and squares are far from overflow.
+const LARGE: f64 = 1e9;
+
+fn asinh(cx: &mut Cx, x: Value) -> Result<Value, String> {
+    // log1p(m + m^2 / (1 + sqrt(m^2 + 1))) of the magnitude m, which does not cancel.
     let dtype = cx.b.dtype(x);
-    let one = cx.b.constant(dtype, 1.0)?;
-    let square = cx.b.mul(x, x)?;
-    let root = cx.b.add(square, one)?;
-    let root = cx.b.scalar(F::Sqrt, &[root])?;
+    let [zero, one, large, log2] = [0.0, 1.0, LARGE, std::f64::consts::LN_2].map(|k| cx.b.constant(dtype, k));
+    let (zero, one) = (zero?, one?);
+    let magnitude = cx.b.scalar(F::Abs, &[x])?;
+    let square = cx.b.mul(magnitude, magnitude)?;
+    let under = cx.b.add(square, one)?;
+    let root = cx.b.scalar(F::Sqrt, &[under])?;
     let low = cx.b.add(root, one)?;
     let ratio = cx.b.div(square, low)?;
-    let zero = cx.b.constant(dtype, 0.0)?;
-    let negative = cx.b.scalar(F::Lt, &[x, zero])?;
-    let minus = cx.b.neg(x)?;
-    let magnitude = cx.b.where_(negative, minus, x)?;
     let sum = cx.b.add(magnitude, ratio)?;
-    let y = cx.b.scalar(F::Log1p, &[sum])?;
+    let near = cx.b.scalar(F::Log1p, &[sum])?;
+    let log = cx.b.scalar(F::Log, &[magnitude])?;
+    let far = cx.b.add(log, log2?)?;
+    let is_far = cx.b.scalar(F::Gt, &[magnitude, large?])?;
+    let y = cx.b.where_(is_far, far, near)?;
     let minus = cx.b.neg(y)?;
-    Ok(vec![cx.b.where_(negative, minus, y)?])
+    let negative = cx.b.scalar(F::Lt, &[x, zero])?;
+    let y = cx.b.where_(negative, minus, y)?;
+    // A zero keeps its sign.
+    let none = cx.b.scalar(F::Eq, &[x, zero])?;
+    let y = cx.b.where_(none, x, y)?;
+    let partial = cx.b.scalar(F::Rsqrt, &[under])?;
+    opmath::with_partials(cx, y, &[(x, partial)])
 }
 
-fn atanh(cx: &mut Cx, a: &Args) -> Built {
-    let x = a.tensor("self")?;
-    let x = cx.widen_to_float(x)?;
+fn atanh(cx: &mut Cx, x: Value) -> Result<Value, String> {
     let minus = cx.b.neg(x)?;
     let (plus, minus) = (cx.b.scalar(F::Log1p, &[x])?, cx.b.scalar(F::Log1p, &[minus])?);
     let difference = cx.b.sub(plus, minus)?;
-    Ok(vec![cx.b.scale(difference, 0.5)?])
+    let y = cx.b.scale(difference, 0.5)?;
+    let (one, square) = (cx.b.constant(cx.b.dtype(x), 1.0)?, cx.b.mul(x, x)?);
+    let rest = cx.b.sub(one, square)?;
+    let partial = cx.b.scalar(F::Reciprocal, &[rest])?;
+    opmath::with_partials(cx, y, &[(x, partial)])
 }
 
 fn where_(cx: &mut Cx, a: &Args) -> Built {
@@ -385,13 +423,15 @@ fn clamp(cx: &mut Cx, a: &Args) -> Built {
 }
 
 /// `bound` where `outside(x, bound)`, else `x`: at the bound the cotangent goes to `x` alone, as PyTorch's clamp has it. A NaN
-/// bound wins.
+/// bound wins; a NaN has no gradient.
 fn lower_bound(cx: &mut Cx, x: Value, bound: Value, outside: F) -> Result<Value, String> {
-    let mut crossed = cx.b.scalar(outside, &[x, bound])?;
-    if cx.b.dtype(x).is_float() {
-        let nan = cx.b.scalar(F::IsNan, &[bound])?;
-        crossed = cx.b.scalar(F::LogicalOr, &[crossed, nan])?;
+    let (dtype, is_lower) = (cx.b.dtype(x), outside == F::Lt);
+    if dtype.is_float() {
+        let open = cx.b.constant(dtype, if is_lower { f64::INFINITY } else { f64::NEG_INFINITY })?;
+        let (low, high) = if is_lower { (bound, open) } else { (open, bound) };
+        return cx.b.scalar(F::Clamp, &[x, low, high]);
     }
+    let crossed = cx.b.scalar(outside, &[x, bound])?;
     cx.b.where_(crossed, bound, x)
 }
 
@@ -406,10 +446,14 @@ fn one_bound(cx: &mut Cx, a: &Args, name: &str, f: F) -> Built {
 fn bounded(cx: &mut Cx, x: Value, low: f64, high: f64) -> Result<Value, String> {
     let dtype = cx.b.dtype(x);
     let (low, high) = (cx.b.constant(dtype, low)?, cx.b.constant(dtype, high)?);
-    let below = cx.b.scalar(F::Le, &[x, low])?;
-    let above = cx.b.scalar(F::Ge, &[x, high])?;
-    let bounded = cx.b.where_(below, low, x)?;
-    cx.b.where_(above, high, bounded)
+    let y = cx.b.scalar(F::Clamp, &[x, low, high])?;
+    if !dtype.is_float() {
+        return Ok(y);
+    }
+    let (above, below) = (cx.b.scalar(F::Gt, &[x, low])?, cx.b.scalar(F::Lt, &[x, high])?);
+    let inside = cx.b.scalar(F::LogicalAnd, &[above, below])?;
+    let partial = opmath::flag(cx, inside, dtype)?;
+    opmath::with_partials(cx, y, &[(x, partial)])
 }
 
 fn hardtanh(cx: &mut Cx, a: &Args) -> Built {

@@ -1,11 +1,11 @@
 //! Pooling: maximum with indices, average, adaptive.
 
 use super::conv::each;
+use super::pointwise::integer_quotient;
 use super::{Row, pure, rank_of, table_length};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::ops::{Constant, MaxPool, Pool, ReduceKind, Window, WindowSum};
-use crate::scalar::ScalarFn as F;
 use crate::types::{DType, Dim, HostTensor, Shape};
 
 type Built = Result<Vec<Value>, String>;
@@ -77,11 +77,11 @@ fn avg_pool(cx: &mut Cx, a: &Args, rank: usize) -> Built {
     let sum = cx.b.op(WindowSum { pool: pool.clone() }, &[x])?;
     let windows = cx.shape(sum).0[cx.b.shape(sum).rank() - rank..].to_vec();
     let include = a.bool_or("count_include_pad", true)?;
-    let divide = if dtype.is_float() { F::Div } else { F::FloorDiv };
+    let divide = if dtype.is_float() { float_quotient } else { integer_quotient };
     let mut out = sum;
     if a.has("divisor_override") {
         let divisor = cx.b.constant(wide, a.float("divisor_override")?)?;
-        out = cx.b.scalar(divide, &[out, divisor])?;
+        out = divide(cx, out, divisor)?;
     } else {
         let mut area = cx.b.constant(wide, 1.0)?;
         for i in 0..rank {
@@ -91,9 +91,13 @@ fn avg_pool(cx: &mut Cx, a: &Args, rank: usize) -> Built {
             let counts = cx.b.op(Constant::from_host(&HostTensor::from_f64(wide, &shape, &counts)), &[])?;
             area = cx.b.mul(area, counts)?;
         }
-        out = cx.b.scalar(divide, &[out, area])?;
+        out = divide(cx, out, area)?;
     }
     Ok(vec![cx.b.cast(out, dtype)?])
+}
+
+fn float_quotient(cx: &mut Cx, x: Value, y: Value) -> Result<Value, String> {
+    cx.b.div(x, y)
 }
 
 /// Elements that the windows of dimension `i` count.

@@ -1,5 +1,6 @@
 //! Reductions over dimensions.
 
+use super::opmath::{flag, with_partials, with_partials_over, zero_at_zero};
 use super::{Row, pure};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
@@ -19,6 +20,10 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["amax.default"], |cx, a| extremum(cx, a, ReduceKind::Max)),
     pure(&["amin.default"], |cx, a| extremum(cx, a, ReduceKind::Min)),
+    pure(&["aminmax.default"], |cx, a| {
+        let (low, high) = (extremum(cx, a, ReduceKind::Min)?, extremum(cx, a, ReduceKind::Max)?);
+        Ok([low, high].concat())
+    }),
     pure(&["max.default"], |cx, a| whole(cx, a, ReduceKind::Max)),
     pure(&["min.default"], |cx, a| whole(cx, a, ReduceKind::Min)),
     pure(&["max.dim"], |cx, a| with_index(cx, a, ReduceKind::Max, ReduceKind::Argmax)),
@@ -34,7 +39,7 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["std.correction", "std.default", "std.dim"], |cx, a| {
         let var = variance(cx, a)?.0;
-        Ok(vec![cx.b.scalar(F::Sqrt, &[var])?])
+        Ok(vec![deviation(cx, var)?])
     }),
     pure(&["logsumexp.default"], logsumexp),
     pure(&["linalg_vector_norm.default"], |cx, a| Ok(vec![vector_norm(cx, a, "ord")?])),
@@ -105,61 +110,71 @@ fn float_over(cx: &mut Cx, a: &Args) -> Result<(Value, Vec<usize>, bool), String
     Ok((x, dims, keep))
 }
 
-/// `amax` and `amin`: all elements that tie share the cotangent, as in PyTorch. The gradient of the plain reduction goes to
-/// the first of them, so the result is the mean of the elements that are at the extremum, which is the extremum.
+/// `amax` and `amin`: all elements that tie share the cotangent, as in PyTorch; where the extremum is NaN, none does, and the
+/// shares are NaN.
 fn extremum(cx: &mut Cx, a: &Args, kind: ReduceKind) -> Built {
     let x = a.tensor("self")?;
     let (dims, keep) = chosen(cx, a, x)?;
     if dims.is_empty() {
         return Ok(vec![x]);
     }
-    bool_safe(cx, x, |cx, x| shared_extremum(cx, x, kind, &dims, keep)).map(|v| vec![v])
+    bool_safe(cx, x, |cx, x| shared_extremum(cx, x, kind, &dims, keep, Ties::Equal)).map(|v| vec![v])
 }
 
-/// The extremum of all elements; ties share the cotangent.
+/// The extremum of all elements; ties share the cotangent, NaN among them.
 fn whole(cx: &mut Cx, a: &Args, kind: ReduceKind) -> Built {
     let x = a.tensor("self")?;
     let dims: Vec<usize> = (0..cx.b.shape(x).rank()).collect();
     if dims.is_empty() {
         return Ok(vec![x]);
     }
-    bool_safe(cx, x, |cx, x| shared_extremum(cx, x, kind, &dims, false)).map(|v| vec![v])
+    bool_safe(cx, x, |cx, x| shared_extremum(cx, x, kind, &dims, false, Ties::EqualOrNan)).map(|v| vec![v])
 }
 
-fn shared_extremum(cx: &mut Cx, x: Value, kind: ReduceKind, dims: &[usize], keep: bool) -> Result<Value, String> {
-    let kept = cx.b.reduce(kind, x, dims, true)?;
-    let value = if cx.b.dtype(x).is_float() {
-        let fixed = cx.b.scalar(F::Detach, &[kept])?;
-        let hit = cx.b.scalar(F::Eq, &[x, fixed])?;
-        let count = cx.b.cast(hit, cx.b.dtype(x).accumulator())?;
-        let count = cx.b.reduce(ReduceKind::Sum, count, dims, true)?;
-        let dtype = cx.b.dtype(x);
-        let count = cx.b.cast(count, dtype)?;
-        // Zero in value, the mean over the ties in derivative: (x - extremum) where it ties, summed and divided.
-        let difference = cx.b.sub(x, fixed)?;
-        let zero = cx.b.constant(dtype, 0.0)?;
-        let tied = cx.b.where_(hit, difference, zero)?;
-        let sum = cx.b.reduce(ReduceKind::Sum, tied, dims, true)?;
-        let one = cx.b.constant(dtype, 1.0)?;
-        let divisor = cx.b.scalar(F::Maximum, &[count, one])?;
-        let share = cx.b.div(sum, divisor)?;
-        let share = finite_or_zero(cx, share)?;
-        cx.b.add(fixed, share)?
-    } else {
-        kept
-    };
+/// Which elements share the cotangent of an extremum.
+#[derive(Clone, Copy, PartialEq)]
+enum Ties {
+    /// Those equal to it.
+    Equal,
+    /// Those and NaN.
+    EqualOrNan,
+}
+
+/// The extremum, whose cotangent ties share evenly. The gradient of the plain reduction goes to the first of them.
+fn shared_extremum(cx: &mut Cx, x: Value, kind: ReduceKind, dims: &[usize], keep: bool, ties: Ties) -> Result<Value, String> {
+    let mut value = cx.b.reduce(kind, x, dims, true)?;
+    let dtype = cx.b.dtype(x);
+    if dtype.is_float() {
+        let mut hit = cx.b.scalar(F::Eq, &[x, value])?;
+        if ties == Ties::EqualOrNan {
+            let nan = cx.b.scalar(F::IsNan, &[x])?;
+            hit = cx.b.scalar(F::LogicalOr, &[hit, nan])?;
+        }
+        let ones = flag(cx, hit, dtype.accumulator())?;
+        let count = cx.b.reduce(ReduceKind::Sum, ones, dims, true)?;
+        let share = cx.b.div(ones, count)?;
+        let share = cx.b.cast(share, dtype)?;
+        value = with_partials_over(cx, value, dims, x, share)?;
+    }
+    kept_or_not(cx, value, dims, keep)
+}
+
+/// A value with reduced dimensions of size one, which stay or go.
+fn kept_or_not(cx: &mut Cx, value: Value, dims: &[usize], keep: bool) -> Result<Value, String> {
     if keep {
         return Ok(value);
     }
-    let left = cx.shape(x).0.into_iter().enumerate().filter(|(i, _)| !dims.contains(i)).map(|(_, d)| d).collect::<Vec<Dim>>();
+    let left = cx.shape(value).0.into_iter().enumerate().filter(|(i, _)| !dims.contains(i)).map(|(_, d)| d).collect::<Vec<Dim>>();
     cx.b.reshape(value, left)
 }
 
-/// Infinity minus infinity is NaN, which must not reach the value of an infinite extremum.
-fn finite_or_zero(cx: &mut Cx, x: Value) -> Result<Value, String> {
-    let nan = cx.b.scalar(F::IsNan, &[x])?;
-    let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
-    cx.b.where_(nan, zero, x)
+/// The root of a variance; where it is zero it has no gradient.
+pub fn deviation(cx: &mut Cx, variance: Value) -> Result<Value, String> {
+    let root = cx.b.scalar(F::Sqrt, &[variance])?;
+    let half = cx.b.constant(cx.b.dtype(root), 0.5)?;
+    let slope = cx.b.div(half, root)?;
+    let partial = zero_at_zero(cx, root, slope)?;
+    with_partials(cx, root, &[(variance, partial)])
 }
 
 /// Bools are ordered through u8.
@@ -229,7 +244,7 @@ pub fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
         false => a.bool_or("unbiased", true)? as u8 as f64,
     };
     let average = mean(cx, x, &dims, keep)?;
-    if !dims.is_empty() && [0.0, 1.0].contains(&correction) {
+    if !dims.is_empty() && correction.fract() == 0.0 && (0.0..1e9).contains(&correction) {
         return Ok((cx.b.var(x, &dims, correction as u32, keep)?, average));
     }
     let dtype = cx.b.dtype(x);
@@ -294,34 +309,48 @@ pub fn norm(cx: &mut Cx, x: Value, p: f64, dims: &[usize], keep: bool) -> Result
         return match kind {
             _ if dims.is_empty() => Ok(magnitude),
             ReduceKind::Sum => over(cx, kind, magnitude, dims, keep),
-            _ => shared_extremum(cx, magnitude, kind, dims, keep),
+            _ => shared_extremum(cx, magnitude, kind, dims, keep, Ties::EqualOrNan),
         };
     }
     let wide = dtype.accumulator();
+    if p != 2.0 {
+        let x = cx.b.cast(x, wide)?;
+        let root = norm_of_powers(cx, x, p, dims)?;
+        let root = kept_or_not(cx, root, dims, keep)?;
+        return cx.b.cast(root, dtype);
+    }
     let magnitude = cx.b.cast(magnitude, wide)?;
-    let power = match p {
-        2.0 => cx.b.mul(magnitude, magnitude)?,
-        _ => {
-            let p = cx.b.constant(wide, p)?;
-            cx.b.scalar(F::Pow, &[magnitude, p])?
-        }
-    };
+    let power = cx.b.mul(magnitude, magnitude)?;
     let sum = over(cx, ReduceKind::Sum, power, dims, keep)?;
     // The root's slope at zero is infinite: the sum is replaced by one there, so that the gradient is zero and not NaN.
     let zero = cx.b.constant(wide, 0.0)?;
     let one = cx.b.constant(wide, 1.0)?;
     let empty = cx.b.scalar(F::Eq, &[sum, zero])?;
     let safe = cx.b.where_(empty, one, sum)?;
-    let root = match p {
-        2.0 => cx.b.scalar(F::Sqrt, &[safe])?,
-        _ => {
-            let inverse = cx.b.constant(wide, 1.0 / p)?;
-            cx.b.scalar(F::Pow, &[safe, inverse])?
-        }
-    };
-    let at_zero = cx.b.constant(wide, if p > 0.0 { 0.0 } else { f64::INFINITY })?;
-    let root = cx.b.where_(empty, at_zero, root)?;
+    let root = cx.b.scalar(F::Sqrt, &[safe])?;
+    let root = cx.b.where_(empty, zero, root)?;
     cx.b.cast(root, dtype)
+}
+
+/// `sum(|x|^p)^(1/p)`, kept, with the derivative `sgn(x) |x|^(p-1) / norm^(p-1)`. What is zero has none, below p = 1 each
+/// element, above it the norm.
+fn norm_of_powers(cx: &mut Cx, x: Value, p: f64, dims: &[usize]) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let [power, inverse, slope, rest] = [p, 1.0 / p, p - 1.0, 1.0 - p].map(|k| cx.b.constant(dtype, k));
+    let magnitude = cx.b.scalar(F::Abs, &[x])?;
+    let powers = cx.b.scalar(F::Pow, &[magnitude, power?])?;
+    let sum = cx.b.reduce(ReduceKind::Sum, powers, dims, true)?;
+    let root = cx.b.scalar(F::Pow, &[sum, inverse?])?;
+    let (sign, size) = (cx.b.scalar(F::Sign, &[x])?, cx.b.scalar(F::Pow, &[magnitude, slope?])?);
+    let mut own = cx.b.mul(sign, size)?;
+    let mut scale = cx.b.scalar(F::Pow, &[root, rest?])?;
+    if p < 1.0 {
+        own = zero_at_zero(cx, x, own)?;
+    } else {
+        scale = zero_at_zero(cx, root, scale)?;
+    }
+    let partial = cx.b.mul(own, scale)?;
+    with_partials_over(cx, root, dims, x, partial)
 }
 
 fn cumsum(cx: &mut Cx, a: &Args) -> Built {

@@ -102,7 +102,8 @@ fn upsample(cx: &mut Cx, a: &Args, rank: usize, kernel: Kernel) -> Built {
     let factors = scales(a, rank)?;
     let dtype = cx.b.dtype(x);
     let weighted = !matches!(kernel, Kernel::Nearest { .. });
-    let mut y = if weighted { cx.b.cast(x, dtype.accumulator())? } else { x };
+    let wide = if dtype.is_float() { dtype.accumulator() } else { DType::F32 };
+    let mut y = if weighted { cx.b.cast(x, wide)? } else { x };
     for i in 0..rank {
         let n = shape[first + i].as_int().ok_or("resampling a symbolic size is not supported")?;
         let out = match (a.has("output_size"), factors[i]) {
@@ -115,6 +116,11 @@ fn upsample(cx: &mut Cx, a: &Args, rank: usize, kernel: Kernel) -> Built {
         }
         table_length(out)?;
         y = resample(cx, y, first + i, taps(kernel, n, out, factors[i], align), n, out)?;
+    }
+    if weighted && !dtype.is_float() {
+        let half = cx.b.constant(wide, 0.5)?;
+        let shifted = cx.b.add(y, half)?;
+        y = cx.b.scalar(F::Floor, &[shifted])?;
     }
     Ok(vec![cx.b.cast(y, dtype)?])
 }

@@ -45,6 +45,11 @@ pub const ROWS: &[Row] = &[
         let dim = cx.dim(x, a.int("dim")?)?;
         median(cx, a, x, dim, true)
     }),
+    pure(&["mode.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        let dim = cx.dim(x, a.int_or("dim", -1)?)?;
+        mode(cx, a, x, dim)
+    }),
     pure(&["median.default"], |cx, a| median_of_all(cx, a, false)),
     pure(&["nanmedian.default"], |cx, a| median_of_all(cx, a, true)),
 ];
@@ -201,6 +206,31 @@ fn median(cx: &mut Cx, a: &Args, x: Value, dim: usize, skip_nan: bool) -> Built 
     }
     let (values, indices) = (cx.b.gather(values, at, dim)?, cx.b.gather(indices, at, dim)?);
     finish(cx, x, values, indices, dim, keep)
+}
+
+/// The smallest of the most frequent elements, and where it comes last. Each element is compared with each other of its row.
+fn mode(cx: &mut Cx, a: &Args, x: Value, dim: usize) -> Built {
+    let row = cx.at_least_1d(x)?;
+    let dtype = cx.b.dtype(row);
+    let numbers = if dtype == DType::Bool { cx.b.cast(row, DType::I32)? } else { row };
+    let (left, right) = (cx.b.unsqueeze(numbers, dim + 1)?, cx.b.unsqueeze(numbers, dim)?);
+    let equal = cx.b.scalar(F::Eq, &[left, right])?;
+    let equal = cx.b.cast(equal, DType::I32)?;
+    let count = cx.b.reduce(ReduceKind::Sum, equal, &[dim + 1], false)?;
+    let most = cx.b.reduce(ReduceKind::Max, count, &[dim], true)?;
+    let frequent = cx.b.scalar(F::Eq, &[count, most])?;
+    let highest = cx.b.dtype(numbers).int_range().map_or(f64::INFINITY, |(_, high)| high as f64);
+    let highest = cx.b.constant(cx.b.dtype(numbers), highest)?;
+    let candidates = cx.b.where_(frequent, numbers, highest)?;
+    let smallest = cx.b.reduce(ReduceKind::Min, candidates, &[dim], true)?;
+    let hit = cx.b.scalar(F::Eq, &[numbers, smallest])?;
+    let hit = cx.b.scalar(F::LogicalAnd, &[hit, frequent])?;
+    let shape = cx.shape(row);
+    let (position, none) = (cx.b.iota(DType::I32, shape, dim)?, cx.b.constant(DType::I32, 0.0)?);
+    let position = cx.b.where_(hit, position, none)?;
+    let at = cx.b.reduce(ReduceKind::Max, position, &[dim], true)?;
+    let value = cx.b.gather(row, at, dim)?;
+    finish(cx, x, value, at, dim, a.bool_or("keepdim", false)?)
 }
 
 fn median_of_all(cx: &mut Cx, a: &Args, skip_nan: bool) -> Built {

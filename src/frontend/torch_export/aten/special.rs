@@ -1,6 +1,8 @@
 //! Functions made of others: error functions, signs, padding with a constant, differences.
 
 use super::resample::{Border, padded};
+use super::opmath::{self, with_partials, zero_at_zero};
+use super::pointwise::composed;
 use super::{Row, pure, reduce};
 use crate::frontend::torch_export::args::{Args, Cx, Operand, Scalar};
 use crate::graph::Value;
@@ -11,14 +13,8 @@ type Built = Result<Vec<Value>, String>;
 
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
-    pure(&["erfc.default", "special_erfc.default"], |cx, a| {
-        let x = float(cx, a)?;
-        Ok(vec![erfc(cx, x, false)?])
-    }),
-    pure(&["special_erfcx.default"], |cx, a| {
-        let x = float(cx, a)?;
-        Ok(vec![erfc(cx, x, true)?])
-    }),
+    pure(&["erfc.default", "special_erfc.default"], |cx, a| composed(cx, a, |cx, x| erfc(cx, x, false))),
+    pure(&["special_erfcx.default"], |cx, a| composed(cx, a, |cx, x| erfc(cx, x, true))),
     pure(&["signbit.default"], |cx, a| {
         let x = a.tensor("self")?;
         Ok(vec![sign_bit(cx, x)?])
@@ -26,11 +22,13 @@ pub const ROWS: &[Row] = &[
     pure(&["copysign.Tensor", "copysign.Scalar"], copysign),
     pure(&["ldexp.Tensor"], |cx, a| {
         let (x, y) = (float(cx, a)?, a.tensor("other")?);
-        let y = cx.widen_to_float(y)?;
-        let power = cx.b.scalar(F::Exp2, &[y])?;
-        let dtype = cx.result_type(&[&Operand::Tensor(x), &Operand::Tensor(power)]);
-        let (x, power) = (cx.b.cast(x, dtype)?, cx.b.cast(power, dtype)?);
-        Ok(vec![cx.b.mul(x, power)?])
+        let dtype = cx.result_type(&[&Operand::Tensor(x), &Operand::Tensor(y)]);
+        let operands = [cx.b.cast(x, dtype)?, cx.b.cast(y, dtype)?];
+        let y = opmath::wide(cx, operands, |cx, [x, y]| {
+            let power = cx.b.scalar(F::Exp2, &[y])?;
+            cx.b.mul(x, power)
+        })?;
+        Ok(vec![y])
     }),
     pure(&["angle.default"], |cx, a| {
         let x = float(cx, a)?;
@@ -45,10 +43,8 @@ pub const ROWS: &[Row] = &[
     pure(&["hypot.default"], |cx, a| {
         let (x, y) = (a.tensor("self")?, a.tensor("other")?);
         let dtype = cx.result_type(&[&Operand::Tensor(x), &Operand::Tensor(y)]);
-        let (x, y) = (cx.b.cast(x, dtype)?, cx.b.cast(y, dtype)?);
-        let (xx, yy) = (cx.b.mul(x, x)?, cx.b.mul(y, y)?);
-        let sum = cx.b.add(xx, yy)?;
-        Ok(vec![cx.b.scalar(F::Sqrt, &[sum])?])
+        let operands = [cx.b.cast(x, dtype)?, cx.b.cast(y, dtype)?];
+        Ok(vec![opmath::wide(cx, operands, hypot)?])
     }),
     pure(&["dist.default"], |cx, a| {
         let (x, y) = (a.tensor("self")?, a.tensor("other")?);
@@ -65,17 +61,8 @@ pub const ROWS: &[Row] = &[
     pure(&["addcmul.default"], |cx, a| combined(cx, a, F::Mul)),
     pure(&["addcdiv.default"], |cx, a| combined(cx, a, F::Div)),
     pure(&["lerp.Tensor", "lerp.Scalar"], lerp),
-    pure(&["xlogy.Tensor", "special_xlogy.default"], |cx, a| {
-        let (x, y) = (float(cx, a)?, a.tensor("other")?);
-        let y = cx.widen_to_float(y)?;
-        let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
-        let log = cx.b.scalar(F::Log, &[y])?;
-        let product = cx.b.mul(x, log)?;
-        let (none, nan) = (cx.b.scalar(F::Eq, &[x, zero])?, cx.b.scalar(F::IsNan, &[y])?);
-        let number = cx.b.scalar(F::LogicalNot, &[nan])?;
-        let none = cx.b.scalar(F::LogicalAnd, &[none, number])?;
-        Ok(vec![cx.b.where_(none, zero, product)?])
-    }),
+    pure(&["xlogy.Tensor", "xlogy.Scalar_Self", "xlogy.Scalar_Other", "special_xlogy.default"], |cx, a| times_log(cx, a, F::Log, 0.0)),
+    pure(&["special_xlog1py.default"], |cx, a| times_log(cx, a, F::Log1p, -1.0)),
     pure(&["nan_to_num.default"], nan_to_num),
 ];
 
@@ -84,12 +71,68 @@ fn float(cx: &mut Cx, a: &Args) -> Result<Value, String> {
     cx.widen_to_float(x)
 }
 
+/// `sqrt(x^2 + y^2)`, scaled by the larger so that squares do not overflow; an infinity wins over a NaN.
+fn hypot(cx: &mut Cx, [x, y]: [Value; 2]) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let (one, high) = (cx.b.constant(dtype, 1.0)?, cx.b.constant(dtype, f64::INFINITY)?);
+    let (a, b) = (cx.b.scalar(F::Abs, &[x])?, cx.b.scalar(F::Abs, &[y])?);
+    let (large, small) = (cx.b.scalar(F::Maximum, &[a, b])?, cx.b.scalar(F::Minimum, &[a, b])?);
+    let ratio = cx.b.div(small, large)?;
+    let ratio = zero_at_zero(cx, large, ratio)?;
+    let square = cx.b.mul(ratio, ratio)?;
+    let sum = cx.b.add(square, one)?;
+    let root = cx.b.scalar(F::Sqrt, &[sum])?;
+    let length = cx.b.mul(large, root)?;
+    let (a, b) = (cx.b.scalar(F::IsInf, &[x])?, cx.b.scalar(F::IsInf, &[y])?);
+    let infinite = cx.b.scalar(F::LogicalOr, &[a, b])?;
+    let length = cx.b.where_(infinite, high, length)?;
+    let partials = [(x, cx.b.div(x, length)?), (y, cx.b.div(y, length)?)];
+    with_partials(cx, length, &partials)
+}
+
+/// `x log(y)`, or with log1p; zero where x is zero and y is a number. `pole` is where the logarithm begins.
+fn times_log(cx: &mut Cx, a: &Args, log: F, pole: f64) -> Built {
+    let (x, y) = (a.operand("self")?, a.operand("other")?);
+    let dtype = cx.result_type(&[&x, &y]);
+    let dtype = if dtype.is_float() { dtype } else { DType::F32 };
+    let operands = [cx.as_tensor(&x, dtype)?, cx.as_tensor(&y, dtype)?];
+    let y = opmath::wide(cx, operands, |cx, [x, y]| {
+        let dtype = cx.b.dtype(x);
+        let (zero, pole) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, pole)?);
+        let log = cx.b.scalar(log, &[y])?;
+        let product = cx.b.mul(x, log)?;
+        let (is_zero, nan) = (cx.b.scalar(F::Eq, &[x, zero])?, cx.b.scalar(F::IsNan, &[y])?);
+        let number = cx.b.scalar(F::LogicalNot, &[nan])?;
+        let none = cx.b.scalar(F::LogicalAnd, &[is_zero, number])?;
+        let result = cx.b.where_(none, zero, product)?;
+        let outside = cx.b.scalar(F::Le, &[y, pole])?;
+        let flat = cx.b.scalar(F::LogicalAnd, &[is_zero, outside])?;
+        let first = cx.b.where_(flat, zero, log)?;
+        let distance = cx.b.sub(y, pole)?;
+        let second = cx.b.div(x, distance)?;
+        with_partials(cx, result, &[(x, first), (y, second)])
+    })?;
+    Ok(vec![y])
+}
+
 /// Coefficients of W. J. Cody's form of `log(erfc(z) e^(z^2) / t)` in `t = 1 / (1 + z / 2)` (Chebyshev fit of "Numerical
 /// Recipes", relative error below 1.2e-7).
 const ERFC: [f64; 10] = [-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277];
 
 /// `erfc(x)`, or with `scaled` `e^(x^2) erfc(x)`, without cancellation for large x.
 pub fn erfc(cx: &mut Cx, x: Value, scaled: bool) -> Result<Value, String> {
+    let y = erfc_value(cx, x, scaled)?;
+    if scaled {
+        return Ok(y);
+    }
+    let square = cx.b.mul(x, x)?;
+    let minus = cx.b.neg(square)?;
+    let e = cx.b.scalar(F::Exp, &[minus])?;
+    let partial = cx.b.scale(e, -std::f64::consts::FRAC_2_SQRT_PI)?;
+    with_partials(cx, y, &[(x, partial)])
+}
+
+fn erfc_value(cx: &mut Cx, x: Value, scaled: bool) -> Result<Value, String> {
     let dtype = cx.b.dtype(x);
     let [zero, one, two, half] = [0.0, 1.0, 2.0, 0.5].map(|k| cx.b.constant(dtype, k));
     let (zero, one, two, half) = (zero?, one?, two?, half?);
@@ -156,7 +199,10 @@ fn copysign(cx: &mut Cx, a: &Args) -> Built {
     let minus = sign_bit(cx, y)?;
     let magnitude = cx.b.scalar(F::Abs, &[x])?;
     let negative = cx.b.neg(magnitude)?;
-    Ok(vec![cx.b.where_(minus, negative, magnitude)?])
+    let signed = cx.b.where_(minus, negative, magnitude)?;
+    let ratio = cx.b.div(signed, x)?;
+    let partial = zero_at_zero(cx, x, ratio)?;
+    Ok(vec![with_partials(cx, signed, &[(x, partial)])?])
 }
 
 /// Differences of neighbors, `n` times.

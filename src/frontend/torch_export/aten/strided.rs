@@ -25,14 +25,20 @@ pub const ROWS: &[Row] = &[
     snapshot(&["unfold.default"], unfold),
     pure(&["unfold_copy.default"], unfold),
     pure(&["resize.default"], |cx, a| {
-        // What is new may hold anything; zeros are the same at every run.
         let (x, size) = (a.tensor("self")?, Shape(a.dims("size")?));
         let (old, new) = (cx.shape(x).numel(), size.numel());
         let flat = cx.b.reshape(x, [old.clone()])?;
-        let flat = if new.known_le(&old) { cx.b.slice(flat, 0, 0, new, 1)? } else { cx.b.pad(flat, &[Dim::int(0)], &[new - &old], 0.0)? };
+        let flat = if new.known_le(&old) { cx.b.slice(flat, 0, 0, new, 1)? } else { grown(cx, flat, new - &old)? };
         Ok(vec![cx.b.reshape(flat, size)?])
     }),
 ];
+
+/// With so many elements more, which may be anything.
+fn grown(cx: &mut Cx, flat: Value, more: Dim) -> Result<Value, String> {
+    let dtype = cx.b.dtype(flat);
+    let rest = cx.b.empty(dtype, [more])?;
+    cx.b.concat(&[flat, rest], 0)
+}
 
 fn as_strided(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
