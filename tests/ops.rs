@@ -13,14 +13,14 @@
 use inductor::autograd::{Seed, Wrt, joint_graph, set_unit_cotangents};
 use inductor::config::{Config, Mode, Target};
 use inductor::eval::{accuracy, evaluate, evaluate_all, evaluate_exact};
-use inductor::graph::{Builder, Graph, Inline, InputRole, Node, OutputRole, Value, inline_subgraphs, parse, print, verify};
+use inductor::graph::{Builder, Graph, Inline, InputRole, Node, OutputRole, Value, ValueMap, inline_subgraphs, parse, print, verify};
 use inductor::interp::Interpreter;
 use inductor::ops::{Array, Class, Data, Op, OpDef, Precision, Sample, VjpContext, samples};
 use inductor::passes::{post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
 use inductor::scalar::ScalarFn;
 use inductor::types::{DType, HostTensor, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 mod support;
@@ -218,7 +218,7 @@ fn check_decomposition(case: &Case) -> Result<(), String> {
 
 fn check_one_decomposition(case: &Case, accuracy: f64) -> Result<(), String> {
     let mut b = Builder::new("decomposed");
-    let mut map = HashMap::new();
+    let mut map = ValueMap::default();
     b.copy_inputs(&case.graph, &mut map)?;
     let operands: Vec<Value> = case.graph.inputs.iter().map(|i| map[&i.value]).collect();
     let Some(results) = case.op.decompose(&mut b, &operands) else { return Ok(()) };
@@ -393,9 +393,9 @@ fn check_one_gradient(case: &Case, accuracy: f64) -> Result<(), String> {
 /// The graph's inputs, a weight for each chosen output -> the gradient of the weighted sum for each float input that has one.
 fn gradient_graph(graph: &Graph, outputs: &[usize]) -> Result<Graph, String> {
     let mut b = Builder::new("gradient");
-    let mut map = HashMap::new();
+    let mut map = ValueMap::default();
     b.copy_inputs(graph, &mut map)?;
-    let mut cotangents: HashMap<Value, Value> = HashMap::new();
+    let mut cotangents: ValueMap = ValueMap::default();
     for id in graph.ids() {
         b.copy_node(graph, id, &mut map)?;
     }
@@ -432,7 +432,7 @@ fn gradient_graph(graph: &Graph, outputs: &[usize]) -> Result<Graph, String> {
     Ok(b.finish())
 }
 
-fn accumulate(b: &mut Builder, cotangents: &mut HashMap<Value, Value>, to: Value, g: Value) -> Result<(), String> {
+fn accumulate(b: &mut Builder, cotangents: &mut ValueMap, to: Value, g: Value) -> Result<(), String> {
     let sum = match cotangents.get(&to) {
         Some(&other) => b.add(other, g)?,
         None => g,

@@ -4,7 +4,7 @@ use crate::chance::{self, Chance};
 use anyhow::{Context, Result, bail, ensure};
 use inductor::autograd::{Seed, Wrt, joint_graph, set_unit_cotangents};
 use inductor::eval::{accuracy, evaluate, evaluate_exact};
-use inductor::graph::{Builder, Graph, InputRole, OutputRole, Value, ValueMap};
+use inductor::graph::{Builder, Graph, InputRole, OutputRole, ValueMap};
 use inductor::ops::{Array, Precision};
 use inductor::runtime::{load_tensors, save_tensors};
 use inductor::torch_export::{Imported, load};

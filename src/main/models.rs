@@ -1,10 +1,9 @@
 //! Models by name or file.
 
 use anyhow::{Context, Result, bail};
-use inductor::graph::{Builder, Graph, verify};
+use inductor::graph::{Builder, Graph, ValueMap, verify};
 use inductor::models::{GptConfig, gpt, mnist_mlp};
 use inductor::{HostTensor, Traced};
-use std::collections::HashMap;
 use std::path::Path;
 
 /// A program with the tensors that its file holds.
@@ -41,7 +40,7 @@ pub fn load(name: &str) -> Result<Model> {
 fn graph_of(text: &str) -> Result<Graph> {
     let written = inductor::graph::parse(text)?;
     let mut b = Builder::new(&written.name);
-    let mut map = HashMap::new();
+    let mut map = ValueMap::default();
     b.copy_inputs(&written, &mut map).map_err(anyhow::Error::msg)?;
     for id in written.ids() {
         b.copy_node(&written, id, &mut map).map_err(anyhow::Error::msg)?;
