@@ -3,7 +3,7 @@
 //!
 //! * A regular file is written aside in the same folder, brought to the disk, and renamed. Links are followed: the file at their
 //!   end is replaced, the links stay. Permissions stay, too.
-//! * A device, a pipe or another special file is written in place, and so is what `/dev` and `/proc` name (`/dev/stdout`).
+//! * A device, a pipe or another special file is written in place; a file that a process has open (`/dev/stdout`) is appended to.
 //! * A file aside belongs to who holds its lock. One that nobody holds was left by a process that ended, and is removed.
 
 use crate::error::{Error, Result};
@@ -26,7 +26,8 @@ pub fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<()> {
 /// [`write`], with the system's error.
 pub fn try_write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match OpenOptions::new().write(true).open(path) {
-        Ok(file) if is_special(path, &file)? => in_place(file, bytes),
+        Ok(file) if !file.metadata()?.is_file() => in_place(file, bytes),
+        Ok(_) if is_stream(path) => in_place(OpenOptions::new().append(true).open(path)?, bytes),
         Ok(file) => replace(&path.canonicalize()?, Some(file.metadata()?.permissions()), bytes),
         Err(e) if e.kind() == ErrorKind::NotFound => replace(&end_of_links(path)?, None, bytes),
         Err(e) => Err(e),
@@ -52,9 +53,9 @@ fn identity(path: &Path) -> Option<PathBuf> {
     path.canonicalize().ok()
 }
 
-fn is_special(path: &Path, file: &File) -> io::Result<bool> {
-    let is_stream = cfg!(unix) && (path.starts_with("/dev") || path.starts_with("/proc"));
-    Ok(is_stream || !file.metadata()?.is_file())
+/// Whether the path names an open file of a process, which is written to even where it is a regular file.
+fn is_stream(path: &Path) -> bool {
+    cfg!(unix) && ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"].iter().any(|place| path.starts_with(place))
 }
 
 fn in_place(mut file: File, bytes: &[u8]) -> io::Result<()> {

@@ -138,8 +138,10 @@ fn texts_that_ask_for_too_much_are_refused() {
     let doubling = (1..40)
         .fold("graph f0 @0\n  %0 = input x : f32[]\n  %1 = sin(%0)\n  return %1 as y\n\n".to_string(), |text, k| text + &calls(k, k - 1))
         + "graph main\n  %0 = input x : f32[]\n  %1 = invoke_subgraph @39 (%0)\n  return %1 as y\n";
+    let line = |k: usize| format!("  %{k} = input x{k} : f32[2]\n");
+    let wide = "graph wide\n".to_string() + &(0..50_000).map(line).collect::<String>() + "  return %0 as y\n";
     let twice = "graph a\n  %0 = input x : f32[2]\n  %1 = relu(%0)\n  %2 = exp(%0)\n  return %1 as y\n  return %2 as y\n";
-    for (text, message) in [(&scan[..], "unrolled"), (&doubling, "subgraphs have"), (twice, "line 6: there are two outputs named y")] {
+    for (text, message) in [(&scan[..], "unrolled"), (&wide, "inputs"), (&doubling, "subgraphs have"), (twice, "line 6: there are two outputs named y")] {
         let output = text_of(text, &["--device", "cpu"]);
         assert!(output.status.code() == Some(1) && log(&output).contains(message), "{message}: {}", log(&output));
     }

@@ -35,8 +35,18 @@ fn texts() -> Vec<String> {
         }
     }
     texts.sort();
-    texts.extend(samples().iter().filter_map(|s| program_of(s).ok()).map(|g| print(&g)));
+    let mut texts: Vec<String> = texts.iter().map(|t| without_results(t)).collect();
+    texts.extend(samples().iter().filter_map(|s| program_of(s).ok()).map(|g| without_results(&print(&g))));
     texts
+}
+
+/// The text without the types of results, which follow from the operands': so a change of a size reaches what is behind the parser.
+fn without_results(text: &str) -> String {
+    let short = |line: &str| match line.rsplit_once(" : ") {
+        Some((call, _)) if !call.contains("= input ") && !line.contains(" region ") => call.to_string(),
+        _ => line.to_string(),
+    };
+    text.lines().map(short).collect::<Vec<_>>().join("\n")
 }
 
 fn program_of(sample: &inductor::ops::Sample) -> Result<Graph, String> {
@@ -76,7 +86,7 @@ fn tokens(text: &str) -> Vec<&str> {
 fn changed(seeds: &[String], k: u64) -> String {
     let mut random = Random::of(k);
     let mut text = random.pick(seeds).clone();
-    for _ in 0..1 + random.below(3) {
+    for _ in 0..1 + random.below(2) {
         text = match random.below(8) {
             0 => {
                 let mut bytes = text.into_bytes();

@@ -1,6 +1,6 @@
 //! Parsing graph text; the format is described in `text.rs`. Bad text is an error with its line, never a panic.
 
-use super::verify::{has_negative_size, is_symbol_name};
+use super::verify::{fault_of, is_symbol_name};
 use super::{Graph, Input, InputRole, Node, NodeId, Output, OutputRole, Policy, Region, Value};
 use crate::error::Error;
 use crate::ops::{InputOp, Op, OpDef, Pointwise};
@@ -15,6 +15,8 @@ const SEPARATOR: &str = "// ----";
 /// refused: a few lines can name more than any memory holds.
 const MAX_NODES: usize = 1 << 16;
 const MAX_DEPTH: usize = 32;
+/// Inputs, and outputs, of one graph.
+const MAX_BORDER: usize = 1 << 13;
 
 /// The graph of a text: exactly the nodes written, in their order. Types of results may be left out; where they are
 /// written they must be what the op infers. Labels of nodes and blocks may be any words.
@@ -177,6 +179,9 @@ impl Block {
             if self.graph.output(&name).is_some() {
                 return Err(format!("there are two outputs named {name}"));
             }
+            if self.graph.outputs.len() >= MAX_BORDER {
+                return Err(format!("there are more than {MAX_BORDER} outputs"));
+            }
             self.graph.outputs.push(Output { name, role, value });
             if !line.eat(",") {
                 return line.end();
@@ -228,6 +233,9 @@ impl Block {
         if self.inputs.iter().any(|(_, i)| i.name == name) {
             return Err(format!("there are two inputs named {name}"));
         }
+        if self.inputs.len() >= MAX_BORDER {
+            return Err(format!("there are more than {MAX_BORDER} inputs"));
+        }
         let value = Value::first(NodeId(self.graph.nodes.len() as u32));
         self.inputs.push((index, Input { name, role, value }));
         Ok(Node { op: InputOp { index, ty: ty.clone() }.into(), operands: vec![], types: vec![ty], region })
@@ -255,8 +263,8 @@ impl Block {
         op.set_subgraphs(held);
         let types: Vec<TensorType> = operands.iter().map(|&v| self.graph.ty(v).clone()).collect();
         let inferred = op.infer(&types).map_err(|message| format!("{name}: {message}: {}", list(&types, " x ")))?;
-        if let Some(negative) = inferred.iter().find(|t| has_negative_size(t)) {
-            return Err(format!("{name}: negative size: {negative}"));
+        if let Some((ty, fault)) = inferred.iter().find_map(|t| Some((t, fault_of(t)?))) {
+            return Err(format!("{name}: {fault}: {ty}"));
         }
         if line.eat(":") {
             let written = self.types(line)?;
@@ -323,7 +331,10 @@ impl Block {
             }
         }
         let ty = TensorType { dtype, shape: Shape(dims) };
-        if has_negative_size(&ty) { Err(format!("negative size: {ty}")) } else { Ok(ty) }
+        match fault_of(&ty) {
+            Some(fault) => Err(format!("{fault}: {ty}")),
+            None => Ok(ty),
+        }
     }
 }
 

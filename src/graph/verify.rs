@@ -126,6 +126,21 @@ fn check_sizes(graph: &Graph, faults: &mut Vec<String>) {
     }
 }
 
+/// Dimensions and elements of a type beyond which a text is refused: no device holds them, and arithmetic on less stays within 64 bits.
+const MAX_RANK: usize = 64;
+const MAX_NUMEL: i64 = 1 << 48;
+
+/// What is wrong with a type that a text gives or leads to.
+pub(super) fn fault_of(ty: &TensorType) -> Option<&'static str> {
+    let known = ty.shape.0.iter().filter_map(Dim::as_int);
+    let numel = known.fold(1i64, |n, d| n.saturating_mul(d.max(1)));
+    match (has_negative_size(ty), ty.shape.rank() > MAX_RANK) {
+        (true, _) => Some("negative size"),
+        (_, true) => Some("too many dimensions"),
+        _ => (numel > MAX_NUMEL).then_some("too many elements"),
+    }
+}
+
 /// Whether some size is below zero for all values of its symbols.
 pub(super) fn has_negative_size(ty: &TensorType) -> bool {
     ty.shape.0.iter().any(|d: &Dim| d.range().1 < 0)

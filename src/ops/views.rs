@@ -205,7 +205,9 @@ impl OpDef for Slice {
         let taken = cx.b.shape(g)[dim].clone();
         let mut pad =
             Pad { low: vec![Dim::int(0); shape.rank()], high: vec![Dim::int(0); shape.rank()], interior: vec![0; shape.rank()], ..Pad::default() };
-        pad.interior[dim] = self.step as u32 - 1;
+        // Of one element, no step is taken.
+        let between = if taken.is(1) { 0 } else { self.step - 1 };
+        pad.interior[dim] = u32::try_from(between).map_err(|_| format!("a step of {} has no gradient", self.step))?;
         let covered = pad.dilated(dim, &taken);
         pad.high[dim] = shape[dim].clone() - &self.start - &covered;
         pad.low[dim] = self.start.clone();

@@ -51,7 +51,7 @@ impl Window {
     /// long as it begins inside the input or the padding before it.
     pub(super) fn output(&self, i: usize, n: &Dim, kernel: i64, ceil: bool) -> Result<Dim, String> {
         let [s, p, d] = self.numbers(i);
-        if !(0..=MAX_SIZE).contains(&kernel) || n.as_int().is_some_and(|n| n > MAX_SIZE) {
+        if !(0..=MAX_SIZE).contains(&kernel) || n.as_int().is_some_and(|n| !(0..=MAX_SIZE).contains(&n)) {
             return Err(format!("windows of {kernel} over {n} elements are not supported"));
         }
         let reach = Dim::int(2 * p - d * (kernel - 1) - 1);

@@ -59,7 +59,12 @@ pub const ROWS: &[Row] = &[
             Operand::Tensor(v) => Some(cx.b.dtype(*v)),
             Operand::Scalar(_) => None,
         });
-        let (mean, std) = (cx.as_tensor(&mean, DType::F32)?, cx.as_tensor(&std, DType::F32)?);
+        // PyTorch gives no gradient to what a draw is parameterized by.
+        let mut fixed = |operand: &Operand| {
+            let value = cx.as_tensor(operand, DType::F32)?;
+            cx.b.scalar(F::Detach, &[value])
+        };
+        let (mean, std) = (fixed(&mean)?, fixed(&std)?);
         let x = normal(cx, shape)?;
         let x = cx.b.mul(x, std)?;
         let x = cx.b.add(x, mean)?;
