@@ -141,7 +141,9 @@ fn texts_that_ask_for_too_much_are_refused() {
     let line = |k: usize| format!("  %{k} = input x{k} : f32[2]\n");
     let wide = "graph wide\n".to_string() + &(0..50_000).map(line).collect::<String>() + "  return %0 as y\n";
     let twice = "graph a\n  %0 = input x : f32[2]\n  %1 = relu(%0)\n  %2 = exp(%0)\n  return %1 as y\n  return %2 as y\n";
-    for (text, message) in [(&scan[..], "unrolled"), (&wide, "inputs"), (&doubling, "subgraphs have"), (twice, "line 6: there are two outputs named y")] {
+    for (text, message) in
+        [(&scan[..], "unrolled"), (&wide, "inputs"), (&doubling, "subgraphs have"), (twice, "line 6: there are two outputs named y")]
+    {
         let output = text_of(text, &["--device", "cpu"]);
         assert!(output.status.code() == Some(1) && log(&output).contains(message), "{message}: {}", log(&output));
     }
@@ -157,7 +159,7 @@ fn programs_beyond_the_memory_are_refused() {
     let shown = log(&output);
     assert!(output.status.code() == Some(1) && shown.contains("memory") && !shown.contains("panicked"), "{shown}");
     if cfg!(target_os = "linux") {
-        for part in ["predicted peak", "its largest tensor huge is f32[549755813888, 2]", "are available"] {
+        for part in ["predicted peak", "its largest tensor", "f32[549755813888, 2]", "are available"] {
             assert!(shown.contains(part), "{part} is not in {shown}");
         }
     }

@@ -53,7 +53,14 @@ pub fn generate(program: Program, target: &Target) -> Result<Plan, Error> {
         return Ok(Plan { program, target: target.clone(), code: vec![], launches: vec![] });
     }
     limits::check_program(&program, &target.caps)?;
-    let mut shaders = Shaders { program: &program, target, code: vec![], shapes: FxHashMap::default(), by_signature: FxHashMap::default(), by_text: FxHashMap::default() };
+    let mut shaders = Shaders {
+        program: &program,
+        target,
+        code: vec![],
+        shapes: FxHashMap::default(),
+        by_signature: FxHashMap::default(),
+        by_text: FxHashMap::default(),
+    };
     let mut launches = vec![];
     for run in program.runs() {
         launches.extend(shaders.launches(&run.map(|c| c as u32).collect::<Vec<_>>())?);

@@ -55,7 +55,8 @@ pub struct Lowered {
 /// Lowers the graphs of one program in execution order. Values named alike connect them: `saved.*` and `grad.*` outputs of an
 /// earlier graph are inputs of a later one.
 pub fn lower(graphs: &[(Phase, &Graph)], config: &Config) -> Result<Lowered, Error> {
-    let mut lowering = Lowering { out: Lowered::default(), carried: BTreeMap::new(), inputs: BTreeMap::new(), taken: FxHashSet::default(), states: vec![] };
+    let mut lowering =
+        Lowering { out: Lowered::default(), carried: BTreeMap::new(), inputs: BTreeMap::new(), taken: FxHashSet::default(), states: vec![] };
     // The last graph that reads each carried value.
     let mut readers: FxHashMap<&str, usize> = FxHashMap::default();
     for (position, (_, graph)) in graphs.iter().enumerate() {

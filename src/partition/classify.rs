@@ -128,7 +128,8 @@ impl Context<'_> {
 
     fn stored_in_forward(&self, id: NodeId) -> bool {
         let i = id.0 as usize;
-        let seen_as_output = self.is_output[id.0 as usize] || self.users[i].iter().any(|&u| self.joint.node(u).op.is_view() && self.stored_in_forward(u));
+        let seen_as_output =
+            self.is_output[id.0 as usize] || self.users[i].iter().any(|&u| self.joint.node(u).op.is_view() && self.stored_in_forward(u));
         self.required_forward[i] && (seen_as_output || self.any_reader(id, &|u| self.required_forward[u.0 as usize] && !self.fusible(id, u)))
     }
 

@@ -12,7 +12,8 @@ use crate::scalar::ScalarFn;
 ///
 /// `reciprocal(sqrt(x))` and `1 / sqrt(x)`; zero gives infinity and a negative number NaN before and after. PyTorch:
 /// the same pass, post-grad. Linear.
-pub(in crate::passes) const RULES: &[Rule] = &[Rule { name: "reciprocal(sqrt(x)) -> rsqrt(x)", apply: reciprocal }, Rule { name: "1 / sqrt(x) -> rsqrt(x)", apply: quotient }];
+pub(in crate::passes) const RULES: &[Rule] =
+    &[Rule { name: "reciprocal(sqrt(x)) -> rsqrt(x)", apply: reciprocal }, Rule { name: "1 / sqrt(x) -> rsqrt(x)", apply: quotient }];
 
 fn reciprocal(site: &mut Site<'_>) -> Rewritten {
     match site.call(ScalarFn::Reciprocal) {

@@ -91,15 +91,35 @@ pub const ROWS: &[Row] = &[
     pure(&["logical_and.default"], |cx, a| logical(cx, a, F::LogicalAnd)),
     pure(&["logical_or.default"], |cx, a| logical(cx, a, F::LogicalOr)),
     pure(&["logical_xor.default"], |cx, a| logical(cx, a, F::LogicalXor)),
-    pure(&["bitwise_and.Tensor", "bitwise_and.Scalar", "bitwise_and.Scalar_Tensor", "__and__.Tensor", "__and__.Scalar"], |cx, a| binary(cx, a, F::BitwiseAnd)),
-    pure(&["bitwise_or.Tensor", "bitwise_or.Scalar", "bitwise_or.Scalar_Tensor", "__or__.Tensor", "__or__.Scalar"], |cx, a| binary(cx, a, F::BitwiseOr)),
-    pure(&["bitwise_xor.Tensor", "bitwise_xor.Scalar", "bitwise_xor.Scalar_Tensor", "__xor__.Tensor", "__xor__.Scalar"], |cx, a| binary(cx, a, F::BitwiseXor)),
-    pure(&["bitwise_left_shift.Tensor", "bitwise_left_shift.Tensor_Scalar", "bitwise_left_shift.Scalar_Tensor", "__lshift__.Scalar", "__lshift__.Tensor"], |cx, a| {
-        binary(cx, a, F::ShiftLeft)
+    pure(&["bitwise_and.Tensor", "bitwise_and.Scalar", "bitwise_and.Scalar_Tensor", "__and__.Tensor", "__and__.Scalar"], |cx, a| {
+        binary(cx, a, F::BitwiseAnd)
     }),
-    pure(&["bitwise_right_shift.Tensor", "bitwise_right_shift.Tensor_Scalar", "bitwise_right_shift.Scalar_Tensor", "__rshift__.Scalar", "__rshift__.Tensor"], |cx, a| {
-        binary(cx, a, F::ShiftRight)
+    pure(&["bitwise_or.Tensor", "bitwise_or.Scalar", "bitwise_or.Scalar_Tensor", "__or__.Tensor", "__or__.Scalar"], |cx, a| {
+        binary(cx, a, F::BitwiseOr)
     }),
+    pure(&["bitwise_xor.Tensor", "bitwise_xor.Scalar", "bitwise_xor.Scalar_Tensor", "__xor__.Tensor", "__xor__.Scalar"], |cx, a| {
+        binary(cx, a, F::BitwiseXor)
+    }),
+    pure(
+        &[
+            "bitwise_left_shift.Tensor",
+            "bitwise_left_shift.Tensor_Scalar",
+            "bitwise_left_shift.Scalar_Tensor",
+            "__lshift__.Scalar",
+            "__lshift__.Tensor",
+        ],
+        |cx, a| binary(cx, a, F::ShiftLeft),
+    ),
+    pure(
+        &[
+            "bitwise_right_shift.Tensor",
+            "bitwise_right_shift.Tensor_Scalar",
+            "bitwise_right_shift.Scalar_Tensor",
+            "__rshift__.Scalar",
+            "__rshift__.Tensor",
+        ],
+        |cx, a| binary(cx, a, F::ShiftRight),
+    ),
     pure(&["where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar"], where_),
     pure(&["masked_fill.Scalar", "masked_fill.Tensor"], masked_fill),
     pure(&["clamp.default", "clamp.Tensor", "clip.default", "clip.Tensor"], clamp),

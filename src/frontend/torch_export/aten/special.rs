@@ -1,8 +1,8 @@
 //! Functions made of others: error functions, signs, padding with a constant, differences.
 
-use super::resample::{Border, padded};
 use super::opmath::{self, with_partials, zero_at_zero};
 use super::pointwise::composed;
+use super::resample::{Border, padded};
 use super::{Row, pure, reduce};
 use crate::frontend::torch_export::args::{Args, Cx, Operand, Scalar};
 use crate::graph::Value;
