@@ -17,6 +17,7 @@ use crate::partition::{fusible_by_traits, min_cut_rematerialization_partition};
 use crate::passes::{post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
 use crate::schedule::{Program, schedule};
 use crate::types::{Decision, TensorType};
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// What a compilation did, beside its plan: never part of the plan, which is deterministic.
@@ -70,12 +71,8 @@ fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Repo
         }
         Mode::Train(optimizer) => {
             let mut graphs = compile_joint(&graph, Wrt::Parameters, Seed::Loss, config, &mut decisions, &mut clock)?;
-            let update = compile_update(&graph, optimizer)?;
-            let is_read = |name: &str| update.inputs.iter().any(|i| i.name == name);
-            for (_, graph) in &mut graphs {
-                graph.outputs.retain(|o| !matches!(o.role, OutputRole::Gradient(_)) || is_read(&o.name));
-            }
-            graphs.push((Phase::Update, update));
+            let trained = trained_parameters(&graph, &graphs);
+            graphs.push((Phase::Update, compile_update(&trained, optimizer)?));
             graphs
         }
         Mode::Vjp => compile_joint(&graph, Wrt::Inputs, Seed::Cotangents, config, &mut decisions, &mut clock)?,
@@ -130,18 +127,18 @@ pub fn bw_compiler(backward: &Graph) -> Result<Graph> {
     post_grad_passes(backward)
 }
 
-/// The optimizer's graph over the parameters of `graph`, through the same passes. What the program does not read has no gradient
-/// and stays as it is, without decay, as in PyTorch.
-fn compile_update(graph: &Graph, optimizer: &Optimizer) -> Result<Graph> {
-    let uses = graph.use_counts();
-    let is_read = |v: Value| uses[v.node.0 as usize][v.result as usize] > 0;
-    let parameters: Vec<(String, TensorType)> = graph
-        .inputs
-        .iter()
-        .filter(|i| i.role == InputRole::Parameter && graph.ty(i.value).dtype.is_float() && is_read(i.value))
-        .map(|i| (i.name.clone(), graph.ty(i.value).clone()))
-        .collect();
-    let update = crate::frontend::optim::update_graph(optimizer, &parameters)?;
+/// Parameters that have a gradient, with their types. What the loss does not read, or reads detached, has none.
+fn trained_parameters(graph: &Graph, compiled: &[(Phase, Graph)]) -> Vec<(String, TensorType)> {
+    let outputs = compiled.iter().flat_map(|(_, g)| &g.outputs);
+    let of = |role: &OutputRole| if let OutputRole::Gradient(of) = role { Some(of.clone()) } else { None };
+    let with_gradient: HashSet<String> = outputs.filter_map(|o| of(&o.role)).collect();
+    let parameters = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter && with_gradient.contains(&i.name));
+    parameters.map(|i| (i.name.clone(), graph.ty(i.value).clone())).collect()
+}
+
+/// The optimizer's graph over those parameters, through the same passes. Others stay as they are, without decay, as in PyTorch.
+fn compile_update(parameters: &[(String, TensorType)], optimizer: &Optimizer) -> Result<Graph> {
+    let update = crate::frontend::optim::update_graph(optimizer, parameters)?;
     post_grad_passes(&recursive_joint_graph_passes(&update)?)
 }
 

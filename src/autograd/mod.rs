@@ -2,7 +2,7 @@
 //!
 //! * Comes in: a forward graph, what to differentiate with respect to ([`Wrt`]) and where cotangents start ([`Seed`]).
 //! * Goes out: one graph with the forward's outputs first, then one output `grad.<input>` of role `Gradient(input)` per
-//!   input asked for. Its cotangents are further inputs: `cotangent.<output>`, given by the user, or `unit.<output>`, which
+//!   input asked for; a parameter that no gradient reaches has none. Its cotangents are further inputs: `cotangent.<output>`, given by the user, or `unit.<output>`, which
 //!   is one. Unit cotangents stay inputs up to the partition, which tells by them what belongs to the backward; there (or
 //!   by whoever wants to evaluate the joint graph) [`set_unit_cotangents`] replaces them by the number.
 //! * Invariants: forward nodes keep their region; nodes built by a VJP carry none, and the provenance of the forward node
@@ -115,7 +115,7 @@ impl<'a> Walk<'a> {
         Ok(Walk { forward, b, map, dependent, cotangents: HashMap::new() })
     }
 
-    /// A float result depends on an input asked for when any float operand does.
+    /// A float result depends on an input asked for when any float operand does, unless the op stops gradients.
     fn mark_dependents(&mut self, wrt: Wrt) {
         for input in &self.forward.inputs {
             if wrt.asks(&input.role) && self.forward.ty(input.value).dtype.is_float() {
@@ -124,7 +124,7 @@ impl<'a> Walk<'a> {
         }
         for id in self.forward.ids() {
             let node = self.forward.node(id);
-            if node.operands.iter().any(|&v| self.is_dependent(v)) {
+            if !node.op.stops_gradient() && node.operands.iter().any(|&v| self.is_dependent(v)) {
                 for (result, ty) in node.types.iter().enumerate() {
                     self.dependent[id.0 as usize][result] |= ty.dtype.is_float();
                 }
@@ -217,10 +217,11 @@ impl<'a> Walk<'a> {
             }
             let gradient = match self.cotangents.get(&input.value) {
                 Some(&gradient) => gradient,
+                None if wrt == Wrt::Parameters => {
+                    self.check_not_lost(&input.name, input.value)?;
+                    continue;
+                }
                 None => {
-                    if wrt == Wrt::Parameters {
-                        self.check_not_lost(&input.name, input.value)?;
-                    }
                     self.b.provenance = self.forward.provenance(input.value.node).clone();
                     self.b.full(ty.dtype, 0.0, &ty.shape).map_err(|m| internal(m, None))?
                 }
@@ -232,7 +233,7 @@ impl<'a> Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// A parameter without a gradient must have no influence: one that reaches the loss only through integers or booleans
+    /// A parameter without a gradient must have no influence but through detached values: one that reaches the loss only through integers or booleans
     /// would never be trained, which nobody asks for.
     fn check_not_lost(&self, name: &str, parameter: Value) -> Result<(), Error> {
         let forward = self.forward;
@@ -249,7 +250,7 @@ impl Walk<'_> {
         influenced[parameter.node.0 as usize] = true;
         for id in forward.ids() {
             let node = forward.node(id);
-            if !reaches[id.0 as usize] || !node.operands.iter().any(|v| influenced[v.node.0 as usize]) {
+            if !reaches[id.0 as usize] || node.op.stops_gradient() || !node.operands.iter().any(|v| influenced[v.node.0 as usize]) {
                 continue;
             }
             influenced[id.0 as usize] = true;
@@ -278,7 +279,7 @@ fn internal(message: String, location: Option<Location>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Permute, ReduceKind};
+    use crate::ops::{Detach, Permute, ReduceKind};
     use crate::scalar::ScalarFn;
     use crate::types::DType;
 
@@ -303,14 +304,13 @@ mod tests {
     fn training_gives_gradients_of_parameters() {
         let joint = joint_graph(&linear(), Wrt::Parameters, Seed::Loss).unwrap();
         let names: Vec<&str> = joint.outputs.iter().map(|o| o.name.as_str()).collect();
-        assert_eq!(names, ["y", "loss", "grad.w", "grad.unused"]);
+        assert_eq!(names, ["y", "loss", "grad.w"], "the unused parameter has no gradient");
         assert_eq!(joint.ty(joint.output("grad.w").unwrap().value), &ty(&[3, 2]));
-        assert_eq!(joint.def(joint.output("grad.unused").unwrap().value).op.name(), "full");
         let inputs: Vec<&str> = joint.inputs.iter().map(|i| i.name.as_str()).collect();
         assert_eq!(inputs, ["x", "w", "unused", "unit.loss"]);
         let set = set_unit_cotangents(&joint).unwrap();
         assert_eq!(set.inputs.len(), 3);
-        assert_eq!(set.outputs.len(), 4);
+        assert_eq!(set.outputs.len(), 3);
     }
 
     #[test]
@@ -352,6 +352,23 @@ mod tests {
         let loss = b.reduce(ReduceKind::Sum, y, &[0], false).unwrap();
         b.output("loss", OutputRole::Loss, loss);
         assert!(joint_graph(&b.finish(), Wrt::Parameters, Seed::Loss).is_ok());
+    }
+
+    #[test]
+    fn detached_values_are_constants() {
+        let mut b = Builder::new("g");
+        let (w, v) = (b.input("w", InputRole::Parameter, ty(&[4])).unwrap(), b.input("v", InputRole::Parameter, ty(&[4])).unwrap());
+        let (frozen, target) = (b.op(Detach {}, &[v]).unwrap(), b.op(Detach {}, &[w]).unwrap());
+        // What has no derivative may stand behind a detached value.
+        let order = b.argsort(frozen, 0, false).unwrap();
+        let sorted = b.gather(target, order, 0).unwrap();
+        let y = b.mul(w, sorted).unwrap();
+        let loss = b.reduce(ReduceKind::Sum, y, &[0], false).unwrap();
+        b.output("loss", OutputRole::Loss, loss);
+        let joint = joint_graph(&b.finish(), Wrt::Parameters, Seed::Loss).unwrap();
+        assert!(joint.output("grad.v").is_none(), "no gradient, and not one of zeros");
+        let gradient = joint.def(joint.output("grad.w").unwrap().value);
+        assert_eq!(gradient.op.name(), "mul", "the other factor is a constant");
     }
 
     #[test]

@@ -159,6 +159,25 @@ impl Tensor {
         self.unary("cast", |b, x| b.cast(x, dtype))
     }
 
+    /// The same value as a constant to derivatives: no gradient passes. What reaches the loss only through detached values is
+    /// not trained, so that parts of a model can be held still, or a target made of the model itself.
+    ///
+    /// ```
+    /// use inductor::{Config, DType, Device, HostTensor, compile_vjp, trace};
+    /// let traced = trace("square", |t| {
+    ///     let x = t.input("x", DType::F32, 3);
+    ///     Ok((&x * x.detach()).sum_all())
+    /// })?;
+    /// let step = compile_vjp(&traced, &Device::cpu(), &Config::default())?;
+    /// let result = step.run(&mut step.init(0)?, [&HostTensor::f32(&[3], &[1.0, 2.0, 3.0])])?;
+    /// assert_eq!(result.gradients()?[0].1.to_f32(), [1.0, 2.0, 3.0]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn detach(&self) -> Tensor {
+        self.unary("detach", |b, x| b.op(ops::Detach {}, &[x]))
+    }
+
     /// `x * x`.
     #[track_caller]
     pub fn square(&self) -> Tensor {

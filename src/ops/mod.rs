@@ -21,6 +21,7 @@ mod cast;
 mod composite;
 mod concat;
 mod conv;
+mod detach;
 mod deviations;
 mod dropout;
 mod gather;
@@ -52,6 +53,7 @@ pub use border::{Constant, Full, InputOp, Iota, Real, SizeOf};
 pub use cast::Cast;
 pub use concat::Concat;
 pub use conv::{Convolution, ConvolutionInput, ConvolutionWeight};
+pub use detach::Detach;
 pub use deviations::SquaredDeviations;
 pub use dropout::Dropout;
 pub(crate) use dropout::drop_threshold;
@@ -235,6 +237,11 @@ pub trait OpDef {
     /// Whether it renames elements.
     fn is_view(&self) -> bool {
         self.class() == Class::View
+    }
+
+    /// Whether derivatives take its results for constants.
+    fn stops_gradient(&self) -> bool {
+        false
     }
 
     /// Whether it draws random bits.

@@ -107,6 +107,7 @@ operators! {
     Gelu = "gelu",
     Silu = "silu",
     Dropout = "dropout",
+    Detach = "detach",
     Linear = "linear",
     CrossEntropy = "cross_entropy",
     Mse = "mse_loss",
@@ -149,6 +150,9 @@ impl OpDef for Op {
     }
     fn is_view(&self) -> bool {
         self.def().is_view()
+    }
+    fn stops_gradient(&self) -> bool {
+        self.def().stops_gradient()
     }
     fn is_random(&self) -> bool {
         self.def().is_random()
