@@ -56,6 +56,7 @@ fn filled(cx: &mut Cx, shape: Shape, value: &Scalar, dtype: DType) -> Built {
 fn sized(cx: &mut Cx, a: &Args, value: Scalar) -> Built {
     let own = a.tensor_opt("self")?.map(|x| cx.b.dtype(x));
     let dtype = a.dtype_opt("dtype")?.or(own).unwrap_or(DType::F32);
+    a.disregard(&["physical_layout", "stride"]);
     filled(cx, Shape(a.dims("size")?), &value, dtype)
 }
 

@@ -5,7 +5,6 @@ use super::{Row, pure, rank_of, table_length};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::ops::{Constant, MaxPool, Pool, ReduceKind, Window, WindowSum};
-use crate::scalar::ScalarFn as F;
 use crate::types::{DType, Dim, HostTensor, Shape};
 
 type Built = Result<Vec<Value>, String>;
@@ -56,6 +55,8 @@ fn flat(shape: &Shape, rank: usize) -> Shape {
 /// By its definition: the cotangent is added wherever the indices say, whether a window sees it or not.
 fn max_pool_backward(cx: &mut Cx, a: &Args, rank: usize) -> Built {
     let (g, x, index) = (a.tensor("grad_output")?, a.tensor("self")?, a.tensor("indices")?);
+    // The indices say what the windows were.
+    a.disregard(&["kernel_size", "stride", "padding", "dilation", "ceil_mode"]);
     let (from, to) = (cx.shape(g), cx.shape(x));
     if to.numel().is(0) || from.numel().is(0) {
         return Ok(vec![cx.b.full(cx.b.dtype(x), 0.0, to)?]);
@@ -77,11 +78,11 @@ fn avg_pool(cx: &mut Cx, a: &Args, rank: usize) -> Built {
     let sum = cx.b.op(WindowSum { pool: pool.clone() }, &[x])?;
     let windows = cx.shape(sum).0[cx.b.shape(sum).rank() - rank..].to_vec();
     let include = a.bool_or("count_include_pad", true)?;
-    let divide = if dtype.is_float() { F::Div } else { F::FloorDiv };
     let mut out = sum;
     if a.has("divisor_override") {
+        a.disregard(&["count_include_pad"]);
         let divisor = cx.b.constant(wide, a.float("divisor_override")?)?;
-        out = cx.b.scalar(divide, &[out, divisor])?;
+        out = divided(cx, out, divisor)?;
     } else {
         let mut area = cx.b.constant(wide, 1.0)?;
         for i in 0..rank {
@@ -91,9 +92,14 @@ fn avg_pool(cx: &mut Cx, a: &Args, rank: usize) -> Built {
             let counts = cx.b.op(Constant::from_host(&HostTensor::from_f64(wide, &shape, &counts)), &[])?;
             area = cx.b.mul(area, counts)?;
         }
-        out = cx.b.scalar(divide, &[out, area])?;
+        out = divided(cx, out, area)?;
     }
     Ok(vec![cx.b.cast(out, dtype)?])
+}
+
+/// The quotient, of integers rounded toward zero as in C++.
+fn divided(cx: &mut Cx, x: Value, y: Value) -> Result<Value, String> {
+    if cx.b.dtype(x).is_float() { cx.b.div(x, y) } else { super::pointwise::truncated_quotient(cx, x, y) }
 }
 
 /// Elements that the windows of dimension `i` count.

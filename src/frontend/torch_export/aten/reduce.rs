@@ -1,6 +1,7 @@
 //! Reductions over dimensions.
 
 use super::{Row, pure};
+use crate::frontend::torch_export::alias::{detached, gradient_only};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::ops::ReduceKind;
@@ -34,7 +35,7 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["std.correction", "std.default", "std.dim"], |cx, a| {
         let var = variance(cx, a)?.0;
-        Ok(vec![cx.b.scalar(F::Sqrt, &[var])?])
+        Ok(vec![deviation(cx, var)?])
     }),
     pure(&["logsumexp.default"], logsumexp),
     pure(&["linalg_vector_norm.default"], |cx, a| Ok(vec![vector_norm(cx, a, "ord")?])),
@@ -129,22 +130,27 @@ fn whole(cx: &mut Cx, a: &Args, kind: ReduceKind) -> Built {
 fn shared_extremum(cx: &mut Cx, x: Value, kind: ReduceKind, dims: &[usize], keep: bool) -> Result<Value, String> {
     let kept = cx.b.reduce(kind, x, dims, true)?;
     let value = if cx.b.dtype(x).is_float() {
-        let fixed = cx.b.scalar(F::Detach, &[kept])?;
+        let fixed = detached(&mut cx.b, kept)?;
         let hit = cx.b.scalar(F::Eq, &[x, fixed])?;
         let count = cx.b.cast(hit, cx.b.dtype(x).accumulator())?;
         let count = cx.b.reduce(ReduceKind::Sum, count, dims, true)?;
         let dtype = cx.b.dtype(x);
         let count = cx.b.cast(count, dtype)?;
-        // Zero in value, the mean over the ties in derivative: (x - extremum) where it ties, summed and divided.
-        let difference = cx.b.sub(x, fixed)?;
-        let zero = cx.b.constant(dtype, 0.0)?;
-        let tied = cx.b.where_(hit, difference, zero)?;
+        // Zero in value, the mean over the ties in derivative: (x - extremum) where it ties, summed and divided. Infinities have no
+        // difference, but their mean is infinite; nothing ties with NaN, which makes every gradient of its row NaN.
+        let (infinite, is_nan) = (cx.b.scalar(F::IsInf, &[fixed])?, cx.b.scalar(F::IsNan, &[fixed])?);
+        let special = cx.b.scalar(F::LogicalOr, &[infinite, is_nan])?;
+        let [zero, one, nan] = [0.0, 1.0, f64::NAN].map(|k| cx.b.constant(dtype, k));
+        let (zero, difference) = (zero?, gradient_only(&mut cx.b, x)?);
+        let carrier = cx.b.where_(special, x, difference)?;
+        let taking = cx.b.scalar(F::LogicalOr, &[hit, is_nan])?;
+        let tied = cx.b.where_(taking, carrier, zero)?;
         let sum = cx.b.reduce(ReduceKind::Sum, tied, dims, true)?;
-        let one = cx.b.constant(dtype, 1.0)?;
-        let divisor = cx.b.scalar(F::Maximum, &[count, one])?;
+        let divisor = cx.b.scalar(F::Maximum, &[count, one?])?;
+        let divisor = cx.b.where_(is_nan, nan?, divisor)?;
         let share = cx.b.div(sum, divisor)?;
-        let share = finite_or_zero(cx, share)?;
-        cx.b.add(fixed, share)?
+        let base = cx.b.where_(special, zero, fixed)?;
+        cx.b.add(base, share)?
     } else {
         kept
     };
@@ -153,13 +159,6 @@ fn shared_extremum(cx: &mut Cx, x: Value, kind: ReduceKind, dims: &[usize], keep
     }
     let left = cx.shape(x).0.into_iter().enumerate().filter(|(i, _)| !dims.contains(i)).map(|(_, d)| d).collect::<Vec<Dim>>();
     cx.b.reshape(value, left)
-}
-
-/// Infinity minus infinity is NaN, which must not reach the value of an infinite extremum.
-fn finite_or_zero(cx: &mut Cx, x: Value) -> Result<Value, String> {
-    let nan = cx.b.scalar(F::IsNan, &[x])?;
-    let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
-    cx.b.where_(nan, zero, x)
 }
 
 /// Bools are ordered through u8.
@@ -245,6 +244,15 @@ pub fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
     Ok((cx.b.div(sum, divisor)?, average))
 }
 
+/// The root of a variance, without a gradient where it is zero, as in PyTorch.
+pub fn deviation(cx: &mut Cx, var: Value) -> Result<Value, String> {
+    let (zero, one) = (cx.b.constant(cx.b.dtype(var), 0.0)?, cx.b.constant(cx.b.dtype(var), 1.0)?);
+    let none = cx.b.scalar(F::Eq, &[var, zero])?;
+    let safe = cx.b.where_(none, one, var)?;
+    let root = cx.b.scalar(F::Sqrt, &[safe])?;
+    cx.b.where_(none, zero, root)
+}
+
 fn logsumexp(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
     let x = cx.widen_to_float(x)?;
@@ -253,7 +261,7 @@ fn logsumexp(cx: &mut Cx, a: &Args) -> Built {
         return Ok(vec![x]);
     }
     let top = cx.b.reduce(ReduceKind::Max, x, &dims, true)?;
-    let top = cx.b.scalar(F::Detach, &[top])?;
+    let top = detached(&mut cx.b, top)?;
     // An infinite maximum is not subtracted: infinity minus itself is NaN.
     let infinite = cx.b.scalar(F::IsInf, &[top])?;
     let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
