@@ -5,9 +5,13 @@
 //! view goes the views back: each writes its part into the value that it was taken from (an array as a functional store, as in
 //! "Functionalization in PyTorch", 2022). Views are the nodes of class `View` between the value and its storage's value, so
 //! that no operator says anything about aliases but that it is a view.
+//!
+//! A detached tensor is a view that lets no gradient through. What is written through it, or where gradients are off, has the new
+//! value and the gradient of the old one, as autograd does not see such a write ([`straight_through`]).
 
 use crate::graph::{Builder, Value};
-use crate::ops::{Op, OpDef};
+use crate::ops::{Detach, Op, OpDef};
+use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape};
 
 /// A storage, by number.
@@ -111,7 +115,7 @@ fn chain(b: &Builder, to: Value, from: Value) -> Option<Vec<(Op, Value)>> {
     let (mut at, mut steps) = (to, vec![]);
     while at != from {
         let node = b.graph().def(at);
-        if !node.op.is_view() {
+        if !node.op.is_view() && !is_detach(&node.op) {
             return None;
         }
         steps.push((node.op.clone(), node.operands[0]));
@@ -119,6 +123,40 @@ fn chain(b: &Builder, to: Value, from: Value) -> Option<Vec<(Op, Value)>> {
     }
     steps.reverse();
     Some(steps)
+}
+
+fn is_detach(op: &Op) -> bool {
+    matches!(op, Op::Detach(_))
+}
+
+/// The value without its gradient; integers have none.
+pub fn detached(b: &mut Builder, x: Value) -> Result<Value, String> {
+    if b.dtype(x).is_float() { b.op(Detach {}, &[x]) } else { Ok(x) }
+}
+
+/// The value of `new` with the gradient of `old`, of the same type.
+pub fn straight_through(b: &mut Builder, old: Value, new: Value) -> Result<Value, String> {
+    if !b.dtype(old).is_float() {
+        return Ok(new);
+    }
+    let (new, nothing) = (detached(b, new)?, gradient_only(b, old)?);
+    b.add(new, nothing)
+}
+
+/// `x` with its gradient times a factor that has none.
+pub fn scaled_gradient(b: &mut Builder, x: Value, factor: Value) -> Result<Value, String> {
+    let (fixed, nothing) = (detached(b, x)?, gradient_only(b, x)?);
+    let nothing = b.mul(nothing, factor)?;
+    b.add(fixed, nothing)
+}
+
+/// Zero with the gradient of a float `x`, where that is finite: `x - x`, of which only the first has one.
+pub fn gradient_only(b: &mut Builder, x: Value) -> Result<Value, String> {
+    let fixed = detached(b, x)?;
+    let difference = b.sub(x, fixed)?;
+    // Infinity less itself is NaN.
+    let (broken, zero) = (b.scalar(ScalarFn::IsNan, &[difference])?, b.constant(b.dtype(x), 0.0)?);
+    b.where_(broken, zero, difference)
 }
 
 fn replay(b: &mut Builder, steps: &[(Op, Value)], from: Value) -> Result<Value, String> {
@@ -139,6 +177,7 @@ fn put_back(b: &mut Builder, op: &Op, source: Value, new: Value) -> Result<Value
         }
         Op::Flip(f) => b.flip(new, &f.dims.iter().map(|&d| d as usize).collect::<Vec<_>>()),
         Op::Slice(s) => put_slice(b, source, new, s.dim as usize, &s.start, &s.end, s.step),
+        Op::Detach(_) => straight_through(b, source, new),
         Op::Expand(_) => Err("a write through an expanded tensor would write one element several times".into()),
         other => Err(format!("a write through the view {} is not supported", other.name())),
     }
@@ -181,7 +220,6 @@ pub fn put_slice(b: &mut Builder, source: Value, new: Value, dim: usize, start: 
 
 /// Where a position of `dim` is one of `start, start + step, ...` below `end`.
 fn is_on_stride(b: &mut Builder, shape: &Shape, dim: usize, start: &Dim, end: &Dim, step: i64) -> Result<Value, String> {
-    use crate::scalar::ScalarFn;
     let at = b.iota(DType::I32, shape, dim)?;
     let (first, last) = (b.size(start, DType::I32)?, b.size(end, DType::I32)?);
     let (stride, zero) = (b.constant(DType::I32, step as f64)?, b.constant(DType::I32, 0.0)?);

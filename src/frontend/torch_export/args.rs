@@ -2,6 +2,7 @@
 
 use crate::graph::{Builder, Value};
 use crate::types::{DType, Dim, Shape};
+use std::cell::RefCell;
 
 /// A resolved argument.
 #[derive(Clone, Debug)]
@@ -68,17 +69,80 @@ pub enum Operand {
     Scalar(Scalar),
 }
 
+/// Arguments that say where and how a result lies in memory, or how a kernel computes it, and nothing about its value.
+const WITHOUT_VALUE: &[&str] = &[
+    "allow_tf32",
+    "benchmark",
+    "compute_mode",
+    "cudnn_enable",
+    "cudnn_enabled",
+    "deterministic",
+    "device",
+    "layout",
+    "memory_format",
+    "non_blocking",
+    "pin_memory",
+];
+
 /// Arguments by the names of the operator's schema. A method without `_opt` or `_or` fails when the argument is missing.
+///
+/// It keeps account of what was read: an argument that is given and that no one has asked for is an attribute that the result
+/// does not honor.
 #[derive(Clone, Debug, Default)]
 pub struct Args {
-    /// In the order given.
-    pub list: Vec<(String, Arg)>,
+    list: Vec<(String, Arg)>,
+    /// For each argument, whether it was read.
+    read: RefCell<Vec<bool>>,
 }
 
 impl Args {
-    /// The argument of that name, `None` included.
+    /// Arguments in the order given.
+    pub fn new(list: Vec<(String, Arg)>) -> Args {
+        let read = RefCell::new(vec![false; list.len()]);
+        Args { list, read }
+    }
+
+    /// The argument of that name; absent when it is None.
     pub fn get(&self, name: &str) -> Option<&Arg> {
-        self.list.iter().find(|(n, _)| n == name).map(|(_, a)| a).filter(|a| !matches!(a, Arg::None))
+        let at = self.list.iter().position(|(n, _)| n == name)?;
+        self.read.borrow_mut()[at] = true;
+        Some(&self.list[at].1).filter(|a| !matches!(a, Arg::None))
+    }
+
+    /// All arguments, whatever they are called.
+    pub fn values(&self) -> Vec<&Arg> {
+        self.read.borrow_mut().fill(true);
+        self.list.iter().map(|(_, arg)| arg).collect()
+    }
+
+    /// All arguments, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Arg> {
+        self.list.iter_mut().map(|(_, arg)| arg)
+    }
+
+    /// These arguments have no influence here, whatever they are.
+    pub fn disregard(&self, names: &[&str]) {
+        for name in names {
+            self.get(name);
+        }
+    }
+
+    /// Refuses any other value of a flag than this one.
+    pub fn expect_bool(&self, name: &str, only: bool) -> Result<(), String> {
+        if self.bool_or(name, only)? == only { Ok(()) } else { Err(format!("{name}={} is not supported", !only)) }
+    }
+
+    /// Refuses arguments that were given and not read.
+    pub fn expect_all_read(&self) -> Result<(), String> {
+        let read = self.read.borrow();
+        let forgotten = self.list.iter().zip(&*read).find(|((name, arg), read)| {
+            let says_nothing = matches!(arg, Arg::None | Arg::Other) || WITHOUT_VALUE.contains(&name.as_str());
+            !**read && !says_nothing
+        });
+        match forgotten {
+            Some(((name, _), _)) => Err(format!("its argument {name} is not supported")),
+            None => Ok(()),
+        }
     }
 
     /// Whether it is given and not None.
@@ -428,6 +492,18 @@ mod tests {
         check(&[&flag, &int], I64);
         check(&[&h, &float], F16);
         check(&[&d, &float], F64);
+    }
+
+    #[test]
+    fn arguments_that_nothing_reads_are_refused() {
+        let number = Arg::Scalar(Scalar::Float(2.0));
+        let list = [("alpha", number.clone()), ("beta", number), ("device", Arg::Other), ("weight", Arg::None)];
+        let args = Args::new(list.into_iter().map(|(name, arg)| (name.to_string(), arg)).collect());
+        assert_eq!(args.float("alpha"), Ok(2.0));
+        assert_eq!(args.expect_all_read(), Err("its argument beta is not supported".into()));
+        args.disregard(&["beta"]);
+        assert_eq!(args.expect_all_read(), Ok(()));
+        assert!(args.expect_bool("sparse", false).is_ok() && args.expect_bool("alpha", true).is_err());
     }
 
     #[test]

@@ -1,18 +1,15 @@
 //! The exported graph, node by node, into the graph IR.
 
-use super::alias::{StorageId, Storages, Tensor, view_strides};
+use super::alias::{StorageId, Storages, Tensor, detached, straight_through, view_strides};
 use super::args::{Arg, Args, Cx, Scalar};
-use super::aten::{self, Effect, Row};
-use super::schema::{Argument, ExportedGraph, ExportedNode, GraphArgument, OptionalTensor, Range, SymArgument, SymInt, TensorMeta};
+use super::aten::{self, Effect};
+use super::regions::{self, Region};
+use super::schema::{Argument, ExportedGraph, ExportedNode, OptionalTensor, Range, SymArgument, SymInt, TensorMeta};
 use super::{expr, symbols, weights};
 use crate::graph::Value;
 use crate::ops::Op;
-use crate::scalar::ScalarFn;
 use crate::types::{Dim, Location, Provenance, Shape};
 use std::collections::{BTreeMap, HashMap, HashSet};
-
-/// Subgraphs within subgraphs beyond this are refused.
-const DEPTH: usize = 16;
 
 /// Nodes of any graph, and bytes of the archive for each further one: a call of few bytes may become many nodes.
 const NODES: usize = 1 << 15;
@@ -40,10 +37,13 @@ pub struct Converter<'a> {
     /// Tensors that share memory.
     pub storages: Storages,
     ranges: &'a BTreeMap<String, Range>,
-    names: HashMap<String, Item>,
+    pub(super) names: HashMap<String, Item>,
     /// Names that something in the graph at hand reads.
     read: HashSet<String>,
-    depth: usize,
+    /// Names whose declared shape is not what their operator gives, and what was computed from them.
+    misdeclared: HashSet<String>,
+    /// What holds in the subgraph at hand.
+    pub(super) region: Region,
     /// The graph may have so many nodes.
     max_nodes: usize,
     /// Constants may have so many elements more.
@@ -68,7 +68,8 @@ impl<'a> Converter<'a> {
             ranges,
             names: HashMap::new(),
             read: HashSet::new(),
-            depth: 0,
+            misdeclared: HashSet::new(),
+            region: Region::default(),
             max_nodes,
             constants,
         }
@@ -99,7 +100,7 @@ impl<'a> Converter<'a> {
         Ok(())
     }
 
-    fn item(&self, name: &str) -> Result<&Item, String> {
+    pub(super) fn item(&self, name: &str) -> Result<&Item, String> {
         self.names.get(name).ok_or_else(|| format!("{name} is used before it is defined"))
     }
 
@@ -169,13 +170,21 @@ impl<'a> Converter<'a> {
             return self.higher_order(node, graph);
         }
         let (row, in_place) = aten::find(&node.target).ok_or("it is not supported")?;
-        let args = self.args(node)?;
+        let mut args = self.args(node)?;
+        self.region.cast_arguments(&mut self.cx, &node.target, &mut args)?;
         if row.effect == Effect::Snapshot && node.target.contains("as_strided") && !fills_its_memory(node, graph) {
             return Err("strides of a tensor that is itself a view are not supported".into());
         }
         self.cx.writes.clear();
-        let results = (row.build)(&mut self.cx, &args)?;
-        let results = self.apply_effects(node, graph, row, in_place, results)?;
+        let mut results = (row.build)(&mut self.cx, &args)?;
+        // `to` gives a view where it changes nothing, unless it is asked for a copy.
+        let copies = args.bool_or("copy", false)?;
+        args.expect_all_read()?;
+        if !self.region.has_gradients() && !in_place {
+            results = results.into_iter().map(|x| detached(&mut self.cx.b, x)).collect::<Result<_, _>>()?;
+        }
+        let effect = if copies { Effect::Pure } else { row.effect };
+        let results = self.apply_effects(node, graph, effect, in_place, results)?;
         self.define_results(node, graph, results)
     }
 
@@ -184,7 +193,7 @@ impl<'a> Converter<'a> {
         &mut self,
         node: &ExportedNode,
         graph: &ExportedGraph,
-        row: &Row,
+        effect: Effect,
         in_place: bool,
         results: Vec<Value>,
     ) -> Result<Vec<Tensor>, String> {
@@ -200,7 +209,7 @@ impl<'a> Converter<'a> {
         };
         if in_place {
             let ((name, base), [value]) = (base.ok_or("it writes no tensor")?, &results[..]) else { return Err("it has several results".into()) };
-            if row.effect != Effect::Pure {
+            if effect != Effect::Pure {
                 let view = self.storages.view(&self.cx.b, base, *value);
                 self.names.insert(name.to_string(), Item::Tensor(view));
                 return Ok(vec![view]);
@@ -213,13 +222,13 @@ impl<'a> Converter<'a> {
         }
         let mut out = vec![];
         for (k, value) in results.into_iter().enumerate() {
-            let aliases = match (row.effect, base) {
+            let aliases = match (effect, base) {
                 (Effect::View, Some(_)) => true,
                 (Effect::ViewIfStrided, Some((name, _))) => is_view_by_strides(graph, name, node.outputs.get(k)),
                 _ => false,
             };
             out.push(match base {
-                Some((_, base)) if row.effect == Effect::Snapshot => self.storages.snapshot(base, value),
+                Some((_, base)) if effect == Effect::Snapshot => self.storages.snapshot(base, value),
                 Some((_, base)) if aliases => self.storages.view(&self.cx.b, base, value),
                 _ => self.storages.fresh(value),
             });
@@ -232,14 +241,17 @@ impl<'a> Converter<'a> {
         let old = self.tensor(name)?;
         let ty = self.cx.b.ty(old).clone();
         let value = self.cx.b.cast(value, ty.dtype)?;
-        let value = self.cx.b.broadcast_to(value, &ty.shape)?;
+        let mut value = self.cx.b.broadcast_to(value, &ty.shape)?;
+        if !self.region.has_gradients() {
+            value = straight_through(&mut self.cx.b, old, value)?;
+        }
         match self.names.get_mut(name) {
             Some(Item::Tensor(tensor)) => self.storages.write(&mut self.cx.b, tensor, value),
             _ => Err(format!("{name} is no tensor")),
         }
     }
 
-    fn define_results(&mut self, node: &ExportedNode, graph: &ExportedGraph, results: Vec<Tensor>) -> Result<(), String> {
+    pub(super) fn define_results(&mut self, node: &ExportedNode, graph: &ExportedGraph, results: Vec<Tensor>) -> Result<(), String> {
         let mut results = results.into_iter();
         for output in &node.outputs {
             let names: Vec<&str> = match output {
@@ -256,13 +268,13 @@ impl<'a> Converter<'a> {
                     continue;
                 }
                 let mut tensor = results.next().ok_or("it gives fewer results than the program declares")?;
-                let before = self.storages.read(&mut self.cx.b, &mut tensor)?;
+                let mut value = self.storages.read(&mut self.cx.b, &mut tensor)?;
+                if let Some(rank) = recurrent_state(node, self.cx.b.shape(value)) {
+                    value = self.cx.b.reshape(value, rank)?;
+                    tensor = self.storages.fresh(value);
+                }
                 if let Some(meta) = graph.tensor_values.get(name) {
-                    let value = self.with_declared_rank(&node.target, before, meta)?;
-                    self.check_type(name, value, meta)?;
-                    if value != before {
-                        tensor = self.storages.fresh(value);
-                    }
+                    self.check_result(node, name, value, meta)?;
                 }
                 self.define(name, Item::Tensor(tensor))?;
             }
@@ -270,12 +282,15 @@ impl<'a> Converter<'a> {
         Ok(())
     }
 
-    /// The states of a recurrent net as the program declares them: tracing records one more dimension of size one than eager
-    /// execution gives, and what follows in the program is written for it.
-    fn with_declared_rank(&mut self, target: &str, value: Value, meta: &TensorMeta) -> Result<Value, String> {
-        let shape = self.shape(meta)?;
-        let differs = *self.cx.b.shape(value) != shape && shape.numel() == self.cx.b.ty(value).numel();
-        if differs && target == "torch.ops.aten.lstm.input" { self.cx.b.reshape(value, shape) } else { Ok(value) }
+    /// A result has the declared type, or comes from an LSTM: what PyTorch declares for its last states has one dimension more
+    /// than they have, and so has what was computed from them.
+    fn check_result(&mut self, node: &ExportedNode, name: &str, value: Value, meta: &TensorMeta) -> Result<(), String> {
+        let from_lstm = is_lstm(node) || arguments_of(node).iter().any(|n| self.misdeclared.contains(*n));
+        if !from_lstm || *self.cx.b.shape(value) == self.shape(meta)? {
+            return self.check_type(name, value, meta);
+        }
+        self.misdeclared.insert(name.to_string());
+        Ok(())
     }
 
     /// What the importer builds must have the type that PyTorch recorded.
@@ -299,12 +314,12 @@ impl<'a> Converter<'a> {
     }
 
     fn args(&mut self, node: &ExportedNode) -> Result<Args, String> {
-        let mut args = Args::default();
+        let mut list = vec![];
         for input in &node.inputs {
             let arg = self.arg(&input.arg).map_err(|what| format!("argument {}: {what}", input.name))?;
-            args.list.push((input.name.clone(), arg));
+            list.push((input.name.clone(), arg));
         }
-        Ok(args)
+        Ok(Args::new(list))
     }
 
     fn arg(&mut self, argument: &Argument) -> Result<Arg, String> {
@@ -360,75 +375,40 @@ impl<'a> Converter<'a> {
             },
         })
     }
-
-    /// Operators that hold a subgraph which runs once: its nodes take its place. Where gradients are off, they stop.
-    fn higher_order(&mut self, node: &ExportedNode, graph: &ExportedGraph) -> Result<(), String> {
-        let body = node.inputs.iter().find_map(|a| if let Argument::Graph(g) = &a.arg { Some(&**g) } else { None });
-        let body = body.ok_or("it has no subgraph")?;
-        let enabled = node.inputs.iter().any(|a| matches!(a.arg, Argument::Bool(true)));
-        let stops = node.target.ends_with(".wrap_with_set_grad_enabled") && !enabled;
-        let at = node.inputs.iter().position(|a| matches!(a.arg, Argument::Graph(_))).unwrap_or(0);
-        let operands: Vec<&str> =
-            node.inputs[at + 1..].iter().filter_map(|a| if let Argument::Tensor(name) = &a.arg { Some(name.as_str()) } else { None }).collect();
-        if self.depth >= DEPTH {
-            return Err("subgraphs are nested too deeply".into());
-        }
-        let results = self.inline(body, &operands)?;
-        let mut tensors = vec![];
-        for item in results {
-            let Item::Tensor(mut tensor) = item else { return Err("a result of its subgraph is no tensor".into()) };
-            if stops {
-                let value = self.storages.read(&mut self.cx.b, &mut tensor)?;
-                let value = if self.cx.b.dtype(value).is_float() { self.cx.b.scalar(ScalarFn::Detach, &[value])? } else { value };
-                tensor = self.storages.fresh(value);
-            }
-            tensors.push(tensor);
-        }
-        self.define_results(node, graph, tensors)
-    }
-
-    fn inline(&mut self, body: &GraphArgument, operands: &[&str]) -> Result<Vec<Item>, String> {
-        if body.graph.inputs.len() != operands.len() {
-            return Err(format!("its subgraph takes {} tensors, it has {}", body.graph.inputs.len(), operands.len()));
-        }
-        let mut inner = HashMap::new();
-        for (input, operand) in body.graph.inputs.iter().zip(operands) {
-            let Argument::Tensor(name) = input else { return Err("an input of its subgraph is no tensor".into()) };
-            if inner.insert(name.clone(), self.item(operand)?.clone()).is_some() {
-                return Err(format!("{name} is an input of its subgraph twice"));
-            }
-        }
-        let outer = std::mem::replace(&mut self.names, inner);
-        self.depth += 1;
-        let provenance = self.cx.b.provenance.clone();
-        let done = self.run(&body.graph);
-        self.cx.b.provenance = provenance;
-        self.depth -= 1;
-        let inner = std::mem::replace(&mut self.names, outer);
-        done?;
-        let result = |output: &Argument| match output {
-            Argument::Tensor(name) => inner.get(name).cloned().ok_or_else(|| format!("{name} is not defined in the subgraph")),
-            _ => Err("a result of the subgraph is no tensor".to_string()),
-        };
-        body.graph.outputs.iter().map(result).collect()
-    }
 }
 
 /// Names of tensors that a call takes or that the graph gives back.
 fn names_read(graph: &ExportedGraph) -> HashSet<String> {
-    let mut out = HashSet::new();
     let given = graph.nodes.iter().flat_map(|n| n.inputs.iter().map(|i| &i.arg)).chain(&graph.outputs);
-    for argument in given {
-        match argument {
-            Argument::Tensor(name) => out.extend([name.clone()]),
-            Argument::Tensors(names) => out.extend(names.iter().map(|n| n.name.clone())),
-            Argument::OptionalTensors(names) => {
-                out.extend(names.iter().filter_map(|n| if let OptionalTensor::AsTensor(n) = n { Some(n.name.clone()) } else { None }));
-            }
-            _ => {}
+    given.flat_map(names_in).map(str::to_string).collect()
+}
+
+/// Names of tensors that a call takes.
+fn arguments_of(node: &ExportedNode) -> Vec<&str> {
+    node.inputs.iter().flat_map(|i| names_in(&i.arg)).collect()
+}
+
+fn names_in(argument: &Argument) -> Vec<&str> {
+    match argument {
+        Argument::Tensor(name) => vec![name],
+        Argument::Tensors(names) => names.iter().map(|n| n.name.as_str()).collect(),
+        Argument::OptionalTensors(names) => {
+            names.iter().filter_map(|n| if let OptionalTensor::AsTensor(n) = n { Some(n.name.as_str()) } else { None }).collect()
         }
+        _ => vec![],
     }
-    out
+}
+
+/// Whether a call is an LSTM or a part of what one was decomposed into.
+fn is_lstm(node: &ExportedNode) -> bool {
+    node.target == "torch.ops.aten.lstm.input" || node.metadata.torch_fn.ends_with(".lstm")
+}
+
+/// The shape that the last states of a decomposed LSTM have, where the call gives them with one dimension more: PyTorch's
+/// decomposition squeezes another dimension than that of time. Nothing else in it has four dimensions.
+fn recurrent_state(node: &ExportedNode, shape: &Shape) -> Option<Shape> {
+    let is_state = is_lstm(node) && node.target == "torch.ops.aten.view.default" && shape.rank() == 4 && shape[1].is(1);
+    is_state.then(|| Shape(vec![shape[0].clone(), shape[2].clone(), shape[3].clone()]))
 }
 
 /// The tensor that a call has for an argument.
@@ -527,9 +507,8 @@ fn collect_missing(graph: &ExportedGraph, out: &mut Vec<Missing>) {
                 collect_missing(&body.graph, out);
             }
         }
-        let higher_order = ["wrap_with_set_grad_enabled", "wrap_with_autocast", "hints_wrapper", "wrap"];
         let known = match node.target.strip_prefix("torch.ops.higher_order.") {
-            Some(name) => higher_order.contains(&name),
+            Some(name) => regions::is_known(name),
             None => symbols::find(&node.target).is_some() || aten::find(&node.target).is_some(),
         };
         if known {

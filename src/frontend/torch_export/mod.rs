@@ -17,6 +17,7 @@ mod args;
 mod aten;
 mod convert;
 mod expr;
+mod regions;
 mod schema;
 mod symbols;
 mod weights;
@@ -135,7 +136,10 @@ impl Importer<'_> {
             match spec {
                 InputSpec::UserInput { arg: Argument::Tensor(name) } => self.user_input(name)?,
                 InputSpec::UserInput { arg } => self.user_number(arg, input)?,
-                InputSpec::Parameter { arg, parameter_name } => self.state(archive, weights, &arg.name, parameter_name, InputRole::Parameter)?,
+                InputSpec::Parameter { arg, parameter_name } => {
+                    let role = if weights.is_frozen(parameter_name) { InputRole::Buffer } else { InputRole::Parameter };
+                    self.state(archive, weights, &arg.name, parameter_name, role)?;
+                }
                 InputSpec::Buffer { arg, buffer_name } => self.state(archive, weights, &arg.name, buffer_name, InputRole::Buffer)?,
                 InputSpec::TensorConstant { arg, tensor_constant_name } => self.constant(archive, weights, &arg.name, tensor_constant_name)?,
                 InputSpec::Token { arg } => self.converter.declare_nothing(&arg.name)?,
@@ -246,6 +250,8 @@ impl Importer<'_> {
             let value = listed.iter().find(|(name, _)| *name == input).map(|(_, v)| *v).or(written);
             let Some(value) = value.filter(|&v| v != first) else { continue };
             let b = &mut self.converter.cx.b;
+            // Running statistics of half floats are computed in f32.
+            let value = b.cast(value, b.dtype(first))?;
             if b.ty(value) != b.ty(first) {
                 return Err(format!("{input} is {}, its new value {}", b.ty(first), b.ty(value)));
             }

@@ -86,6 +86,9 @@ pub struct Metadata {
     /// `key,path,class` of each module around the call, separated by `;`.
     #[serde(default)]
     pub nn_module_stack: String,
+    /// The function of PyTorch that the call came from, such as `lstm_1;builtin_function_or_method.lstm`.
+    #[serde(default)]
+    pub torch_fn: String,
 }
 
 /// An argument with its name in the operator's schema.
@@ -252,6 +255,9 @@ pub struct TensorMeta {
     /// First element in the storage.
     #[serde(default)]
     pub storage_offset: Option<SymInt>,
+    /// Whether it is trained; meant for parameters.
+    #[serde(default)]
+    pub requires_grad: Option<bool>,
 }
 
 /// Roles of inputs and outputs.

@@ -110,16 +110,16 @@ pub fn find(target: &str) -> Option<Body> {
 
 /// Both operands, whatever they are called.
 fn pair(a: &Args) -> Result<(&Scalar, &Scalar), String> {
-    match &a.list[..] {
-        [(_, Arg::Scalar(x)), (_, Arg::Scalar(y))] => Ok((x, y)),
-        other => Err(format!("expected two numbers, got {other:?}")),
+    match a.values()[..] {
+        [Arg::Scalar(x), Arg::Scalar(y)] => Ok((x, y)),
+        ref other => Err(format!("expected two numbers, got {other:?}")),
     }
 }
 
 fn only(a: &Args) -> Result<&Scalar, String> {
-    match &a.list[..] {
-        [(_, Arg::Scalar(x))] => Ok(x),
-        other => Err(format!("expected a number, got {other:?}")),
+    match a.values()[..] {
+        [Arg::Scalar(x)] => Ok(x),
+        ref other => Err(format!("expected a number, got {other:?}")),
     }
 }
 

@@ -73,6 +73,11 @@ impl Weights {
         self.payloads.get(name).is_some_and(|(folder, _)| *folder == "data/weights")
     }
 
+    /// Whether a parameter is held still: `requires_grad` is false.
+    pub fn is_frozen(&self, name: &str) -> bool {
+        self.payloads.get(name).and_then(|(_, payload)| payload.tensor_meta.as_ref()?.requires_grad) == Some(false)
+    }
+
     /// The tensor of that name.
     pub fn load(&mut self, archive: &mut Archive, name: &str) -> Result<HostTensor, String> {
         let (folder, payload) = self.payloads.get(name).ok_or_else(|| format!("{name} has no data in the archive"))?;
@@ -169,7 +174,13 @@ mod tests {
 
     fn layout(sizes: &[i64], strides: &[i64], offset: i64) -> Result<Layout, String> {
         let ints = |x: &[i64]| x.iter().map(|&n| SymInt::AsInt(n)).collect();
-        Layout::new(&TensorMeta { dtype: 1, sizes: ints(sizes), strides: ints(strides), storage_offset: Some(SymInt::AsInt(offset)) })
+        Layout::new(&TensorMeta {
+            dtype: 1,
+            sizes: ints(sizes),
+            strides: ints(strides),
+            storage_offset: Some(SymInt::AsInt(offset)),
+            requires_grad: None,
+        })
     }
 
     #[test]

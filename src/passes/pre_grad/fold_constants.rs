@@ -59,6 +59,9 @@ fn small_constants(site: &mut Site<'_>) -> Rewritten {
     }
     // An error of the evaluation (an index out of range) is the user's to see when the program runs.
     let Ok(result) = site.op().eval(&operands, &site.node.types, Precision::Working) else { return Ok(None) };
+    if !is_exact(&result[0]) {
+        return Ok(None);
+    }
     let same = first_number(&result[0]).filter(|x| all_equal(&result[0], *x));
     match same {
         Some(x) => site.replace_by_number(x),
@@ -87,11 +90,19 @@ fn number(ty: &TensorType, x: f64) -> Array {
     if ty.dtype.is_float() { Array::float(ty.dtype, vec![], vec![x]) } else { Array::int(ty.dtype, vec![], vec![x as i64]) }
 }
 
-/// The first element, if an attribute can hold it: integers beyond 2^53 are not exact there.
+/// Whether attributes can hold the elements: integers beyond 2^53 are not exact there, and stay computed.
+fn is_exact(array: &Array) -> bool {
+    match &array.data {
+        Data::Float(_) => true,
+        Data::Int(x) => x.iter().all(|n| n.unsigned_abs() <= 1 << 53),
+    }
+}
+
+/// The first element, if an attribute can hold it.
 fn first_number(array: &Array) -> Option<f64> {
     match &array.data {
         Data::Float(x) => x.first().copied(),
-        Data::Int(x) => x.first().filter(|n| n.unsigned_abs() <= 1 << 53).map(|&n| n as f64),
+        Data::Int(x) => is_exact(array).then(|| x.first().map(|&n| n as f64)).flatten(),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::opmath::{self, with_partials};
 use super::pointwise::composed;
-use super::{Row, pure};
+use super::{Row, fits, pure};
+use crate::frontend::torch_export::alias::{detached, gradient_only};
 use crate::frontend::torch_export::args::{Args, Cx, Operand};
 use crate::graph::Value;
 use crate::scalar::ScalarFn as F;
@@ -40,15 +41,6 @@ pub const ROWS: &[Row] = &[
             weight = cx.b.reshape(weight, shape)?;
         }
         let low = cx.b.mul(weight, x)?;
-        above(cx, x, 0.0, x, low)
-    }),
-    pure(&["rrelu.default"], |cx, a| {
-        if a.bool_or("training", false)? {
-            return Err("random slopes are not supported; evaluate it, or use leaky_relu".into());
-        }
-        let x = a.tensor("self")?;
-        let slope = (a.float_or("lower", 0.125)? + a.float_or("upper", 1.0 / 3.0)?) / 2.0;
-        let low = cx.b.scale(x, slope)?;
         above(cx, x, 0.0, x, low)
     }),
     pure(&["threshold.default"], |cx, a| {
@@ -111,7 +103,7 @@ pub const ROWS: &[Row] = &[
         let step = cx.b.cast(positive, numbers)?;
         Ok(vec![cx.b.where_(none, at_zero, step)?])
     }),
-    pure(&["float_power.Tensor_Scalar", "float_power.Tensor_Tensor", "float_power.Scalar"], |cx, a| {
+    pure(&["float_power.Tensor", "float_power.Tensor_Scalar", "float_power.Tensor_Tensor", "float_power.Scalar"], |cx, a| {
         let (x, y) = (a.operand("self")?, a.operand("exponent")?);
         let (x, y) = (cx.as_tensor(&x, DType::F64)?, cx.as_tensor(&y, DType::F64)?);
         Ok(vec![cx.b.scalar(F::Pow, &[x, y])?])
@@ -126,6 +118,10 @@ pub const ROWS: &[Row] = &[
     pure(&["erfinv.default", "special_erfinv.default"], |cx, a| {
         let x = float(cx, a)?;
         Ok(vec![erfinv(cx, x)?])
+    }),
+    pure(&["special_ndtri.default"], |cx, a| {
+        let x = float(cx, a)?;
+        Ok(vec![ndtri(cx, x)?])
     }),
     pure(&["gcd.default"], |cx, a| Ok(vec![common_divisor(cx, a)?.2])),
     pure(&["lcm.default"], |cx, a| {
@@ -282,60 +278,85 @@ fn logaddexp(cx: &mut Cx, a: &Args, exp: F, log: F) -> Built {
     Ok(vec![sum])
 }
 
-/// Fits of M. Giles ("Approximating the erfinv function", 2010) in `w = -log(1 - x^2)`, below 5 and above.
-const NEAR: [f64; 9] = [
-    2.810_226_36e-8,
-    3.432_739_39e-7,
-    -3.523_387_7e-6,
-    -4.391_506_54e-6,
-    0.000_218_580_87,
-    -0.001_253_725_03,
-    -0.004_177_681_64,
-    0.246_640_727,
-    1.501_409_41,
-];
-const FAR: [f64; 9] = [
-    -0.000_200_214_257,
-    0.000_100_950_558,
-    0.001_349_343_22,
-    -0.003_673_428_44,
-    0.005_739_507_73,
-    -0.007_622_461_3,
-    0.009_438_870_47,
-    1.001_674_06,
-    2.832_976_82,
-];
+/// The border between the middle and the tails of the normal distribution's inverse: `e^-2`.
+const TAIL: f64 = 0.135_335_283_236_612_7;
 
-/// The inverse of erf. Its derivative is `sqrt(pi) / 2 e^(y^2)`, which the result carries as `y + (x - detach(x)) slope`.
+/// The inverse of the normal distribution's integral at `1/2 + y`, of a tail's probability `p = 1/2 - |y|`: the middle is a series in
+/// `y^2`, the tail one in `1 / sqrt(-2 log p)`, as in Cephes' `ndtri`.
+fn quantile(cx: &mut Cx, y: Value, p: Value) -> Result<Value, String> {
+    let dtype = cx.b.dtype(y);
+    let [tail, zero, one, border] = [TAIL, 0.0, 1.0, 8.0].map(|k| cx.b.constant(dtype, k));
+    let (tail, zero, one, border) = (tail?, zero?, one?, border?);
+    let far = cx.b.scalar(F::Lt, &[p, tail])?;
+    let middle = cx.b.where_(far, zero, y)?;
+    let square = cx.b.mul(middle, middle)?;
+    let ratio = fits::NDTRI.at(cx, square)?;
+    let near = cx.b.mul(middle, ratio)?;
+    let positive = cx.b.scalar(F::Gt, &[p, zero])?;
+    let used = cx.b.scalar(F::LogicalAnd, &[far, positive])?;
+    let p = cx.b.where_(used, p, tail)?;
+    let log = cx.b.scalar(F::Log, &[p])?;
+    let square = cx.b.scale(log, -2.0)?;
+    let z = cx.b.scalar(F::Sqrt, &[square])?;
+    let inverse = cx.b.div(one, z)?;
+    let further = cx.b.scalar(F::Gt, &[z, border])?;
+    let eighth = cx.b.div(one, border)?;
+    let (low, high) = (cx.b.scalar(F::Minimum, &[inverse, eighth])?, cx.b.scalar(F::Maximum, &[inverse, eighth])?);
+    let (low, high) = (fits::NDTRI_FAR_TAIL.at(cx, low)?, fits::NDTRI_TAIL.at(cx, high)?);
+    let series = cx.b.where_(further, low, high)?;
+    let log = cx.b.scalar(F::Log, &[z])?;
+    let sum = cx.b.add(log, series)?;
+    let correction = cx.b.mul(sum, inverse)?;
+    let size = cx.b.sub(z, correction)?;
+    let infinite = cx.b.constant(dtype, f64::INFINITY)?;
+    let size = cx.b.where_(used, size, infinite)?;
+    let (minus, negative) = (cx.b.neg(size)?, cx.b.scalar(F::Lt, &[y, zero])?);
+    let end = cx.b.where_(negative, minus, size)?;
+    cx.b.where_(far, end, near)
+}
+
+/// `value`, NaN where `p` is below zero, with the gradient of `x` times `slope`. At its ends the function and its slope are infinite,
+/// and so is the line through its center.
+fn inverse_of(cx: &mut Cx, from_center: Value, value: Value, p: Value, slope: Value) -> Result<Value, String> {
+    let (zero, nan) = (cx.b.constant(cx.b.dtype(value), 0.0)?, cx.b.constant(cx.b.dtype(value), f64::NAN)?);
+    let outside = cx.b.scalar(F::Lt, &[p, zero])?;
+    let value = cx.b.where_(outside, nan, value)?;
+    let (fixed, slope) = (detached(&mut cx.b, value)?, detached(&mut cx.b, slope)?);
+    let end = cx.b.scalar(F::Eq, &[p, zero])?;
+    let (steep, finite) = (cx.b.where_(end, slope, zero)?, cx.b.where_(end, zero, slope)?);
+    let nothing = gradient_only(&mut cx.b, from_center)?;
+    let carried = cx.b.mul(nothing, finite)?;
+    let (inside, line) = (cx.b.add(fixed, carried)?, cx.b.mul(from_center, steep)?);
+    cx.b.where_(end, line, inside)
+}
+
+/// The inverse of erf: `quantile(1/2 + x / 2) / sqrt(2)`. Its derivative is `sqrt(pi) / 2 e^(y^2)`.
 fn erfinv(cx: &mut Cx, x: Value) -> Result<Value, String> {
-    let dtype = cx.b.dtype(x);
-    let fixed = cx.b.scalar(F::Detach, &[x])?;
-    let square = cx.b.mul(fixed, fixed)?;
-    let minus = cx.b.neg(square)?;
-    let log = cx.b.scalar(F::Log1p, &[minus])?;
-    let w = cx.b.neg(log)?;
-    let (five, half, three) = (cx.b.constant(dtype, 5.0)?, cx.b.constant(dtype, 2.5)?, cx.b.constant(dtype, 3.0)?);
-    let (near, root) = (cx.b.sub(w, half)?, cx.b.scalar(F::Sqrt, &[w])?);
-    let far = cx.b.sub(root, three)?;
-    let (near, far) = (horner(cx, near, &NEAR)?, horner(cx, far, &FAR)?);
-    let is_near = cx.b.scalar(F::Lt, &[w, five])?;
-    let factor = cx.b.where_(is_near, near, far)?;
-    let y = cx.b.mul(factor, fixed)?;
-    // At the ends the fit has infinity less infinity.
-    let infinite = cx.b.scalar(F::IsInf, &[w])?;
-    let high = cx.b.constant(dtype, f64::INFINITY)?;
-    let end = cx.b.mul(fixed, high)?;
-    let y = cx.b.where_(infinite, end, y)?;
+    let fixed = detached(&mut cx.b, x)?;
+    let (one, size) = (cx.b.constant(cx.b.dtype(x), 1.0)?, cx.b.scalar(F::Abs, &[fixed])?);
+    let rest = cx.b.sub(one, size)?;
+    let (half, p) = (cx.b.scale(fixed, 0.5)?, cx.b.scale(rest, 0.5)?);
+    let y = quantile(cx, half, p)?;
+    let y = cx.b.scale(y, FRAC_1_SQRT_2)?;
     let square = cx.b.mul(y, y)?;
     let e = cx.b.scalar(F::Exp, &[square])?;
     let slope = cx.b.scale(e, PI.sqrt() / 2.0)?;
-    let slope = cx.b.scalar(F::Detach, &[slope])?;
-    let zero = cx.b.sub(x, fixed)?;
-    let carried = cx.b.mul(zero, slope)?;
-    let broken = cx.b.scalar(F::IsNan, &[carried])?;
-    let nothing = cx.b.constant(dtype, 0.0)?;
-    let carried = cx.b.where_(broken, nothing, carried)?;
-    cx.b.add(y, carried)
+    inverse_of(cx, x, y, p, slope)
+}
+
+/// The inverse of `ndtr`. Its derivative is `sqrt(2 pi) e^(y^2 / 2)`.
+fn ndtri(cx: &mut Cx, x: Value) -> Result<Value, String> {
+    let fixed = detached(&mut cx.b, x)?;
+    let (half, one) = (cx.b.constant(cx.b.dtype(x), 0.5)?, cx.b.constant(cx.b.dtype(x), 1.0)?);
+    let (y, rest) = (cx.b.sub(fixed, half)?, cx.b.sub(one, fixed)?);
+    let p = cx.b.scalar(F::Minimum, &[fixed, rest])?;
+    let value = quantile(cx, y, p)?;
+    let square = cx.b.mul(value, value)?;
+    let square = cx.b.scale(square, 0.5)?;
+    let e = cx.b.scalar(F::Exp, &[square])?;
+    let slope = cx.b.scale(e, (2.0 * PI).sqrt())?;
+    let from_center = cx.b.sub(x, half)?;
+    inverse_of(cx, from_center, value, p, slope)
 }
 
 /// A polynomial, highest coefficient first.

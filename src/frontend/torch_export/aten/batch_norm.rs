@@ -2,10 +2,11 @@
 
 use super::norm::{channel_shape, statistics};
 use super::{Row, pure};
+use crate::frontend::torch_export::alias::detached;
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::scalar::ScalarFn as F;
-use crate::types::{Dim, Shape};
+use crate::types::{DType, Dim, Shape};
 
 type Built = Result<Vec<Value>, String>;
 
@@ -22,7 +23,25 @@ pub const ROWS: &[Row] = &[
         n.write(cx);
         Ok(vec![n.y, n.mean, n.rstd])
     }),
+    pure(&["_batch_norm_with_update.default"], |cx, a| {
+        let n = normalize(cx, a, true)?;
+        n.write(cx);
+        let reserve = cx.b.full(DType::U8, 0.0, [Dim::int(0)])?;
+        Ok(vec![n.y, n.mean, n.rstd, reserve])
+    }),
+    pure(&["_batch_norm_with_update_functional.default"], |cx, a| {
+        let n = normalize(cx, a, true)?;
+        let (mean, var) = n.running.ok_or("it has no running statistics")?;
+        let reserve = cx.b.full(DType::U8, 0.0, [Dim::int(0)])?;
+        Ok(vec![n.y, n.mean, n.rstd, reserve, mean, var])
+    }),
+    pure(&["_batch_norm_no_update.default"], |cx, a| {
+        let n = normalize(cx, a, !a.has("running_mean"))?;
+        let reserve = cx.b.full(DType::U8, 0.0, [Dim::int(0)])?;
+        Ok(vec![n.y, n.mean, n.rstd, reserve])
+    }),
     pure(&["_native_batch_norm_legit.no_stats"], |cx, a| {
+        a.expect_bool("training", true)?;
         let n = normalize(cx, a, true)?;
         Ok(vec![n.y, n.mean, n.rstd])
     }),
@@ -38,6 +57,7 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["instance_norm.default"], instance_norm),
     pure(&["native_group_norm.default"], |cx, a| {
+        a.disregard(&["N", "C", "HxW"]);
         let (y, mean, rstd) = group_norm(cx, a, a.int("group")?)?;
         Ok(vec![y, mean, rstd])
     }),
@@ -69,7 +89,8 @@ fn reduced(rank: usize) -> Vec<usize> {
 
 fn normalize(cx: &mut Cx, a: &Args, training: bool) -> Result<Normalized, String> {
     let x = a.tensor("input")?;
-    let eps = a.float_or("eps", 1e-5)?;
+    let eps = a.float_or(if a.has("epsilon") { "epsilon" } else { "eps" }, 1e-5)?;
+    a.disregard(&["momentum", "exponential_average_factor", "running_mean", "running_var"]);
     let shape = cx.shape(x);
     let channels = shape.0.get(1).cloned().ok_or("it has no channels")?;
     let dtype = cx.b.dtype(x);
@@ -106,15 +127,15 @@ fn normalize(cx: &mut Cx, a: &Args, training: bool) -> Result<Normalized, String
     Ok(Normalized { y: cx.b.cast(y, dtype)?, mean: saved[0], rstd: saved[1], running })
 }
 
-/// Running statistics moved towards those of the batch, whose variance is taken unbiased.
+/// Running statistics moved towards those of the batch, whose variance is taken unbiased; of half floats in f32.
 fn new_running(cx: &mut Cx, a: &Args, x: Value, dims: &[usize], mean: Value) -> Result<Option<(Value, Value)>, String> {
     let (Some(old_mean), Some(old_var)) = (a.tensor_opt("running_mean")?, a.tensor_opt("running_var")?) else { return Ok(None) };
-    let momentum = a.float_or("momentum", 0.1)?;
+    let momentum = a.float_or(if a.has("exponential_average_factor") { "exponential_average_factor" } else { "momentum" }, 0.1)?;
     let var = cx.b.var(x, dims, 1, false)?;
+    let dtype = cx.b.dtype(x);
     let mut moved = |old: Value, new: Value| -> Result<Value, String> {
-        let dtype = cx.b.dtype(old);
-        let new = cx.b.cast(new, dtype)?;
-        let new = cx.b.scalar(F::Detach, &[new])?;
+        let (old, new) = (cx.b.cast(old, dtype)?, cx.b.cast(new, dtype)?);
+        let new = detached(&mut cx.b, new)?;
         let (new, old) = (cx.b.scale(new, momentum)?, cx.b.scale(old, 1.0 - momentum)?);
         cx.b.add(new, old)
     };
@@ -124,6 +145,7 @@ fn new_running(cx: &mut Cx, a: &Args, x: Value, dims: &[usize], mean: Value) -> 
 /// Each channel of each instance by itself; running statistics move towards the average over instances.
 fn instance_norm(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("input")?;
+    a.disregard(&["momentum", "running_mean", "running_var"]);
     let shape = cx.shape(x);
     if !a.bool_or("use_input_stats", true)? {
         return Ok(vec![normalize(cx, a, false)?.y]);

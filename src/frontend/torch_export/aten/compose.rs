@@ -4,7 +4,7 @@ use super::views::diagonal_of;
 use super::{Row, opmath, pure, reduce, view, view_if_strided};
 use crate::frontend::torch_export::args::{Args, Cx, Operand, promote};
 use crate::graph::Value;
-use crate::ops::{Constant, ReduceKind};
+use crate::ops::{Constant, Op, ReduceKind};
 use crate::scalar::ScalarFn as F;
 use crate::types::{DType, Dim, HostTensor, Shape, broadcast_shapes};
 
@@ -194,6 +194,12 @@ pub const ROWS: &[Row] = &[
         let y = cx.b.permute(y, &order)?;
         Ok(vec![cx.b.reshape(y, shape)?])
     }),
+    pure(&["repeat_interleave.Tensor"], |cx, a| {
+        let repeats = a.tensor("repeats")?;
+        cx.expect_rank(repeats, 1..=1)?;
+        Ok(vec![repeated(cx, a, repeats)?])
+    }),
+    pure(&["repeat_interleave.self_Tensor"], repeat_interleave_by),
     pure(&["one_hot.default"], |cx, a| {
         let (x, classes) = (a.tensor("self")?, a.int_or("num_classes", -1)?);
         if classes < 0 {
@@ -203,6 +209,7 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["isin.Tensor_Tensor"], |cx, a| {
         let (x, tests) = (a.tensor("elements")?, a.tensor("test_elements")?);
+        a.disregard(&["assume_unique"]);
         let (rank, n) = (cx.b.shape(x).rank(), cx.shape(tests).numel());
         let dtype = promote(cx.b.dtype(x), cx.b.dtype(tests));
         let (x, tests) = (cx.b.cast(x, dtype)?, cx.b.cast(tests, dtype)?);
@@ -456,8 +463,42 @@ fn cut(cx: &mut Cx, x: Value, dim: usize, size: i64, ends: &[i64]) -> Built {
     Ok(out)
 }
 
+/// Which element each of the results is: as many ends of repetitions lie before it. How many there are depends on the data,
+/// unless the program says so or the repetitions are constant.
+fn repeated(cx: &mut Cx, a: &Args, repeats: Value) -> Result<Value, String> {
+    let count = match a.dim_opt("output_size")? {
+        Some(count) => count,
+        None => match &cx.b.graph().def(repeats).op {
+            Op::Constant(c) => Dim::int(c.to_host().to_i64().iter().sum()),
+            _ => return Err("a number of repetitions that depends on the data is not supported, unless output_size is given".into()),
+        },
+    };
+    let repeats = cx.b.cast(repeats, DType::I64)?;
+    let ends = cx.b.cumsum(repeats, 0)?;
+    let at = cx.b.iota(DType::I64, [count, Dim::int(1)], 0)?;
+    let passed = cx.b.scalar(F::Le, &[ends, at])?;
+    let passed = cx.b.cast(passed, DType::I64)?;
+    cx.b.reduce(ReduceKind::Sum, passed, &[1], false)
+}
+
+fn repeat_interleave_by(cx: &mut Cx, a: &Args) -> Built {
+    let (mut x, repeats) = (a.tensor("self")?, a.tensor("repeats")?);
+    let dim = if a.has("dim") {
+        cx.dim(x, a.int("dim")?)?
+    } else {
+        x = cx.b.reshape(x, [cx.shape(x).numel()])?;
+        0
+    };
+    let x = cx.at_least_1d(x)?;
+    let size = cx.b.shape(x)[dim].clone();
+    let repeats = cx.b.broadcast_to(repeats, &Shape(vec![size]))?;
+    let index = repeated(cx, a, repeats)?;
+    Ok(vec![cx.b.index_select(x, dim, index)?])
+}
+
 fn repeat_interleave(cx: &mut Cx, a: &Args) -> Built {
     let (mut x, times) = (a.tensor("self")?, a.dim("repeats")?);
+    a.disregard(&["output_size"]);
     if times.range().0 < 0 {
         return Err(format!("it repeats {times} times"));
     }

@@ -52,6 +52,7 @@ fn build(cx: &mut Cx, a: &Args, weight: Value, transposed: bool, mode: Option<&s
         Some(other) => return Err(format!("padding {other} is not known")),
     };
     let window = Window { stride, padding, dilation };
+    a.disregard(&["output_padding"]);
     let y = if transposed {
         let extra = each(a.ints_or_empty("output_padding")?, rank, 0)?;
         transpose(cx, x, weight, window, groups, &extra)?

@@ -63,6 +63,7 @@ fn filled(cx: &mut Cx, shape: Shape, value: &Scalar, dtype: DType) -> Built {
 /// Of the size given; the dtype is given, or that of `self`, or f32.
 fn sized(cx: &mut Cx, a: &Args, value: Scalar) -> Built {
     let dtype = dtype_of(cx, a)?;
+    a.disregard(&["physical_layout", "stride"]);
     filled(cx, Shape(a.dims("size")?), &value, dtype)
 }
 

@@ -13,6 +13,8 @@ type Built = Result<Vec<Value>, String>;
 pub const ROWS: &[Row] = &[
     pure(&["einsum.default"], |cx, a| {
         let tensors = a.tensors("tensors")?;
+        // The order of the products decides on rounding only.
+        a.disregard(&["path"]);
         Ok(vec![einsum(cx, a.text_or("equation", "")?, &tensors)?])
     }),
     pure(&["tensordot.default"], |cx, a| {
@@ -214,6 +216,7 @@ fn kron(cx: &mut Cx, a: &Args) -> Built {
 /// The product of three tensors, each with dimensions inserted, summed over some.
 fn trilinear(cx: &mut Cx, a: &Args) -> Built {
     let mut product = None;
+    a.disregard(&["unroll_dim"]);
     for (name, dims) in [("i1", "expand1"), ("i2", "expand2"), ("i3", "expand3")] {
         let (mut x, mut dims) = (a.tensor(name)?, a.ints_or_empty(dims)?);
         dims.sort_unstable();

@@ -1,4 +1,4 @@
-//! The gamma function's logarithm and its derivatives, and modified Bessel functions, by series.
+//! The gamma function's logarithm and its derivatives, by series.
 
 use super::activations::horner;
 use super::{Row, pure};
@@ -6,8 +6,6 @@ use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::scalar::ScalarFn as F;
 use std::f64::consts::{FRAC_1_PI, PI};
-
-type Built = Result<Vec<Value>, String>;
 
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
@@ -27,14 +25,10 @@ pub const ROWS: &[Row] = &[
             _ => return Err(format!("derivative {n} of digamma is not supported")),
         }])
     }),
-    pure(&["i0.default", "special_i0.default", "special_modified_bessel_i0.default"], |cx, a| bessel(cx, a, 0, false)),
-    pure(&["special_i0e.default"], |cx, a| bessel(cx, a, 0, true)),
-    pure(&["special_i1.default", "special_modified_bessel_i1.default"], |cx, a| bessel(cx, a, 1, false)),
-    pure(&["special_i1e.default"], |cx, a| bessel(cx, a, 1, true)),
 ];
 
 /// Bernoulli's numbers from the second on.
-const BERNOULLI: [f64; 7] = [1.0 / 6.0, -1.0 / 30.0, 1.0 / 42.0, -1.0 / 30.0, 5.0 / 66.0, -691.0 / 2730.0, 7.0 / 6.0];
+pub const BERNOULLI: [f64; 7] = [1.0 / 6.0, -1.0 / 30.0, 1.0 / 42.0, -1.0 / 30.0, 5.0 / 66.0, -691.0 / 2730.0, 7.0 / 6.0];
 
 /// How far arguments are moved up before the asymptotic series, which then has an f32's accuracy and more.
 const SHIFT: i32 = 8;
@@ -221,60 +215,4 @@ fn cotangent_derivative(n: i32) -> Vec<f64> {
     }
     p.reverse();
     p
-}
-
-/// Below it a Bessel function is its power series, above its asymptotic one.
-const BORDER: f64 = 10.0;
-
-/// The modified Bessel function of the first kind of order 0 or 1, times `e^-|x|` where it is scaled.
-fn bessel(cx: &mut Cx, a: &Args, order: u32, scaled: bool) -> Built {
-    let x = float(cx, a)?;
-    let (border, magnitude) = (number(cx, x, BORDER)?, cx.b.scalar(F::Abs, &[x])?);
-    let small = cx.b.scalar(F::Lt, &[magnitude, border])?;
-    let near = cx.b.where_(small, x, border)?;
-    let far = cx.b.where_(small, border, magnitude)?;
-    // sum of (x^2 / 4)^k / (k! (k + order)!)
-    let quarter = cx.b.mul(near, near)?;
-    let quarter = cx.b.scale(quarter, 0.25)?;
-    let v = f64::from(order);
-    let mut terms = vec![1.0];
-    for k in 1..32 {
-        terms.push(terms[k - 1] / (k as f64 * (k as f64 + v)));
-    }
-    terms.reverse();
-    let mut series = horner(cx, quarter, &terms)?;
-    if order == 1 {
-        let half = cx.b.scale(near, 0.5)?;
-        series = cx.b.mul(series, half)?;
-    }
-    // (1 - (m - 1) / 8x + (m - 1)(m - 9) / (2! (8x)^2) - ...) / sqrt(2 pi x), with m = 4 order^2
-    let mut terms = vec![1.0];
-    for k in 1..11 {
-        let odd = (2 * k - 1) as f64;
-        terms.push(-terms[k - 1] * (4.0 * v * v - odd * odd) / (8.0 * k as f64));
-    }
-    terms.reverse();
-    let inverse = cx.b.scalar(F::Reciprocal, &[far])?;
-    let tail = horner(cx, inverse, &terms)?;
-    let root = cx.b.scalar(F::Sqrt, &[inverse])?;
-    let root = cx.b.scale(root, 1.0 / (2.0 * PI).sqrt())?;
-    let mut tail = cx.b.mul(tail, root)?;
-    if scaled {
-        let size = cx.b.scalar(F::Abs, &[near])?;
-        let minus = cx.b.neg(size)?;
-        let e = cx.b.scalar(F::Exp, &[minus])?;
-        series = cx.b.mul(series, e)?;
-    } else {
-        // e^x overflows before e^x / sqrt(x) does.
-        let half = cx.b.scale(far, 0.5)?;
-        let e = cx.b.scalar(F::Exp, &[half])?;
-        tail = cx.b.mul(tail, e)?;
-        tail = cx.b.mul(tail, e)?;
-    }
-    if order == 1 {
-        let (zero, minus) = (number(cx, x, 0.0)?, cx.b.neg(tail)?);
-        let negative = cx.b.scalar(F::Lt, &[x, zero])?;
-        tail = cx.b.where_(negative, minus, tail)?;
-    }
-    Ok(vec![cx.b.where_(small, series, tail)?])
 }

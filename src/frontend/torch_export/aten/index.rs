@@ -1,6 +1,7 @@
 //! Reading and writing at indices.
 
 use super::{Row, pure};
+use crate::frontend::torch_export::alias::{detached, scaled_gradient};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::ops::{ReduceKind, ScatterReduce};
@@ -23,11 +24,16 @@ pub const ROWS: &[Row] = &[
 fn embedding(cx: &mut Cx, a: &Args) -> Built {
     let (weight, index) = (a.tensor("weight")?, a.tensor("indices")?);
     let padding = a.int_or("padding_idx", -1)?;
-    let rows = cx.b.embedding(weight, index)?;
+    // It says how the gradient is stored.
+    a.disregard(&["sparse"]);
+    let mut rows = cx.b.embedding(weight, index)?;
+    if a.bool_or("scale_grad_by_freq", false)? {
+        rows = by_frequency(cx, rows, weight, index)?;
+    }
     if padding < 0 {
         return Ok(vec![rows]);
     }
-    let fixed = cx.b.scalar(ScalarFn::Detach, &[rows])?;
+    let fixed = detached(&mut cx.b, rows)?;
     let rank = cx.b.shape(index).rank();
     let index = cx.b.unsqueeze(index, rank)?;
     let padding = cx.b.constant(cx.b.dtype(index), padding as f64)?;
@@ -35,10 +41,25 @@ fn embedding(cx: &mut Cx, a: &Args) -> Built {
     Ok(vec![cx.b.where_(is_padding, fixed, rows)?])
 }
 
+/// Rows of the weight whose gradient is divided by how often their index occurs.
+fn by_frequency(cx: &mut Cx, rows: Value, weight: Value, index: Value) -> Result<Value, String> {
+    let (flat, shape) = (cx.b.reshape(index, [cx.shape(index).numel()])?, cx.shape(index));
+    let (none, ones) = (cx.b.full(DType::I32, 0.0, [cx.shape(weight)[0].clone()])?, cx.b.full(DType::I32, 1.0, cx.shape(flat))?);
+    let counts = cx.b.index_add(none, 0, flat, ones)?;
+    let count = cx.b.index_select(counts, 0, flat)?;
+    let count = cx.b.cast(count, cx.b.dtype(rows).accumulator())?;
+    let share = cx.b.scalar(ScalarFn::Reciprocal, &[count])?;
+    let share = cx.b.cast(share, cx.b.dtype(rows))?;
+    let share = cx.b.reshape(share, shape.clone())?;
+    let share = cx.b.unsqueeze(share, shape.rank())?;
+    scaled_gradient(&mut cx.b, rows, share)
+}
+
 /// Rows of the weight summed, averaged or maximized over bags, which begin at the offsets: the result, the bag of each index,
 /// the number of rows of each bag. Empty bags are zero; rows of the padding index are passed over.
 fn embedding_bag(cx: &mut Cx, a: &Args) -> Built {
     let (weight, index, mut offsets) = (a.tensor("weight")?, a.tensor("indices")?, a.tensor("offsets")?);
+    a.disregard(&["sparse"]);
     cx.expect_rank(weight, 2..=2)?;
     [index, offsets].into_iter().try_for_each(|v| cx.expect_rank(v, 1..=1))?;
     let dtype = cx.b.dtype(weight);
@@ -49,6 +70,9 @@ fn embedding_bag(cx: &mut Cx, a: &Args) -> Built {
     let (bags, count, width) = (cx.b.shape(offsets)[0].clone(), cx.b.shape(index)[0].clone(), cx.b.shape(weight)[1].clone());
     let bag = bag_of_each(cx, offsets, &count)?;
     let mut rows = cx.b.embedding(weight, index)?;
+    if a.bool_or("scale_grad_by_freq", false)? {
+        rows = by_frequency(cx, rows, weight, index)?;
+    }
     if let Some(factor) = a.tensor_opt("per_sample_weights")? {
         cx.expect_rank(factor, 1..=1)?;
         let factor = cx.b.unsqueeze(factor, 1)?;
@@ -111,6 +135,8 @@ fn largest(cx: &mut Cx, rows: Value, bag: Value, counts: Value, sizes: Value, em
 
 fn gather(cx: &mut Cx, a: &Args) -> Built {
     let (x, index) = (a.tensor("self")?, a.tensor("index")?);
+    // It says how the gradient is stored.
+    a.disregard(&["sparse_grad"]);
     let shape = cx.shape(index);
     let dim = cx.dim(x, a.int("dim")?)?;
     let (x, index) = (cx.at_least_1d(x)?, cx.at_least_1d(index)?);

@@ -3,6 +3,7 @@
 use super::opmath::{self, with_partials};
 use super::reduce::norm;
 use super::{Row, pure};
+use crate::frontend::torch_export::alias::{detached, gradient_only};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::ops::{ReduceKind, Reduction};
@@ -27,19 +28,7 @@ pub const ROWS: &[Row] = &[
         reduced(cx, a, size)
     }),
     pure(&["binary_cross_entropy_with_logits.default"], with_logits),
-    pure(&["binary_cross_entropy.default"], |cx, a| {
-        let (x, y) = (a.tensor("self")?, a.tensor("target")?);
-        let dtype = cx.b.dtype(x);
-        let (one, floor) = (cx.b.constant(dtype, 1.0)?, cx.b.constant(dtype, -100.0)?);
-        let rest = cx.b.sub(one, y)?;
-        let minus = cx.b.neg(x)?;
-        let (log, other) = (cx.b.scalar(F::Log, &[x])?, cx.b.scalar(F::Log1p, &[minus])?);
-        let (log, other) = (cx.b.scalar(F::Maximum, &[log, floor])?, cx.b.scalar(F::Maximum, &[other, floor])?);
-        let (hit, miss) = (cx.b.mul(y, log)?, cx.b.mul(rest, other)?);
-        let sum = cx.b.add(hit, miss)?;
-        let loss = cx.b.neg(sum)?;
-        weighted(cx, a, loss)
-    }),
+    pure(&["binary_cross_entropy.default"], binary_cross_entropy),
     pure(&["nll_loss_nd.default", "nll_loss.default", "nll_loss2d.default"], |cx, a| {
         let (x, target) = (a.tensor("self")?, a.tensor("target")?);
         let x = classes_last(cx, x)?;
@@ -163,6 +152,30 @@ fn distance(cx: &mut Cx, x: Value, y: Value, p: f64, eps: f64, keep: bool) -> Re
     cx.expect_rank(difference, 1..=64)?;
     let last = cx.b.shape(difference).rank() - 1;
     norm(cx, difference, p, &[last], keep)
+}
+
+/// `-y log(x) - (1 - y) log(1 - x)`, with logarithms of -100 at least. The derivative is PyTorch's, `(x - y) / max(x (1 - x), 1e-12)`,
+/// which is finite at the ends.
+fn binary_cross_entropy(cx: &mut Cx, a: &Args) -> Built {
+    let (x, y) = (a.tensor("self")?, a.tensor("target")?);
+    let dtype = cx.b.dtype(x);
+    let [one, lowest, least] = [1.0, -100.0, 1e-12].map(|k| cx.b.constant(dtype, k));
+    let (one, lowest) = (one?, lowest?);
+    let (rest, fixed) = (cx.b.sub(one, y)?, detached(&mut cx.b, x)?);
+    let minus = cx.b.neg(fixed)?;
+    let (log, other) = (cx.b.scalar(F::Log, &[fixed])?, cx.b.scalar(F::Log1p, &[minus])?);
+    let (log, other) = (cx.b.scalar(F::Maximum, &[log, lowest])?, cx.b.scalar(F::Maximum, &[other, lowest])?);
+    let (hit, miss) = (cx.b.mul(y, log)?, cx.b.mul(rest, other)?);
+    let sum = cx.b.add(hit, miss)?;
+    let value = cx.b.neg(sum)?;
+    let (difference, away) = (cx.b.sub(fixed, y)?, cx.b.sub(one, fixed)?);
+    let spread = cx.b.mul(away, fixed)?;
+    let spread = cx.b.scalar(F::Maximum, &[spread, least?])?;
+    let slope = cx.b.div(difference, spread)?;
+    let (slope, nothing) = (detached(&mut cx.b, slope)?, gradient_only(&mut cx.b, x)?);
+    let carried = cx.b.mul(nothing, slope)?;
+    let loss = cx.b.add(value, carried)?;
+    weighted(cx, a, loss)
 }
 
 /// Times the weight, if there is one, and reduced.
@@ -367,6 +380,8 @@ fn smoothed(cx: &mut Cx, a: &Args, x: Value, target: Value) -> Built {
 
 /// Cross-entropy with probabilities as labels; the mean is over the rows.
 fn of_probabilities(cx: &mut Cx, a: &Args, x: Value, target: Value) -> Built {
+    // There is no index to ignore.
+    a.disregard(&["ignore_index"]);
     let target = classes_last(cx, target)?;
     let last = cx.b.shape(x).rank() - 1;
     let smoothing = a.float_or("label_smoothing", 0.0)?;

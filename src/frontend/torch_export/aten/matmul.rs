@@ -102,6 +102,8 @@ fn added(cx: &mut Cx, a: &Args, left: &str, right: &str, sum: bool) -> Built {
     let product = factor(cx, product, a.scalar_opt("alpha")?)?;
     let beta = a.scalar_opt("beta")?;
     if beta.as_ref().and_then(Scalar::to_f64) == Some(0.0) {
+        // NaN in it is not seen.
+        a.disregard(&["self"]);
         return Ok(vec![product]);
     }
     let bias = a.tensor("self")?;

@@ -6,34 +6,39 @@
 //! rest: dtypes and shapes are compared with what the program declares, variants in place (`add_` for `add`) write the result
 //! of the same row into their first argument, and a row of effect [`Effect::View`] gives results that share memory with its
 //! first tensor. An operator that writes other arguments calls `cx.write`. Integer results that PyTorch gives as i64 are cast
-//! here.
+//! here. An argument that is given and not read is an error: a row honors each attribute, refuses it by name, or says why it has no
+//! influence and calls `disregard`.
 //!
 //! A new family is a file with `ROWS` and a line in [`FAMILIES`].
 //!
 //! Where PyTorch and this importer differ on `shared/conformance`:
 //!
-//! * `special.log_ndtr`, gradients (`float32_0`, `float32_2`): PyTorch's expected gradient is the operator's own. The program
-//!   has its decomposition, `where(x < -1, log(erfcx(-t) / 2) - t^2, log1p(-erfc(t) / 2))`; far below zero `log1p` has an
-//!   infinite derivative there, and zero times infinity is NaN, also when PyTorch differentiates that program.
+//! * `as_strided_scatter`, gradient of its first tensor: PyTorch gives the cotangent to the elements that are overwritten and zero to
+//!   the others, which is the wrong way round (finite differences agree with what is here).
 //! * `topk` of integers with ties (`int32_0`): which of equal elements comes first is the order in which libstdc++'s
 //!   `nth_element` or `partial_sort` leaves them, which PyTorch does not define. Here it is the first one. Values agree.
 //! * `empty_like` and its like hold what memory held; here they hold zeros.
 //! * Random draws differ: only their distribution agrees.
 //! * An adapter may fold `x * 0` to zero although `x` is NaN (`addr` with `alpha=0`).
 //!
+//! Where elements written at indices meet in one place (`index_put`, `scatter`, `max_unpool2d`), the last one stays and each gets the
+//! cotangent of that place, as in PyTorch.
+//!
 //! Families of the extended scope that are not there: linear algebra beyond products and norms of vectors (decompositions,
 //! solvers, determinants, matrix exponentials), results whose shape depends on the data (`nonzero`, `unique`, `masked_select`,
-//! `bincount`, `repeat_interleave` by a tensor), some random draws (`cauchy`, `geometric`, `log_normal`,
-//! `randint`, `multinomial`, `rrelu` while training), orthogonal polynomials of a degree that is a tensor, Bessel functions
-//! but modified ones of the first kind, `zeta`, `igamma`, `airy_ai`, `ndtri`, fractional pooling, `segment_reduce`,
-//! `histogramdd`, `frexp`, `nextafter`, resampling with antialiasing, complex numbers and sparse tensors.
+//! `bincount`, `repeat_interleave` by a tensor without `output_size`), `multinomial`, polynomials of a degree above 32 that is a
+//! tensor, `igamma`, fractional pooling, `segment_reduce`, `histogramdd`, `frexp`, `nextafter`, resampling with antialiasing, complex
+//! numbers, sparse tensors, and operators that take functions (`cond`, `map`, `scan`, `while_loop`).
 
 mod activations;
+pub mod autocast;
 mod batch_norm;
+mod bessel;
 mod compose;
 mod conv;
 mod creation;
 mod einsum;
+mod fits;
 mod gamma;
 mod index;
 mod loss;
@@ -42,6 +47,7 @@ mod norm;
 mod opmath;
 mod patches;
 mod pointwise;
+mod polynomials;
 mod pool;
 mod random;
 mod recurrent;
@@ -110,6 +116,7 @@ pub const fn snapshot(names: &'static [&'static str], build: Build) -> Row {
 const FAMILIES: &[&[Row]] = &[
     activations::ROWS,
     batch_norm::ROWS,
+    bessel::ROWS,
     compose::ROWS,
     einsum::ROWS,
     gamma::ROWS,
@@ -125,6 +132,7 @@ const FAMILIES: &[&[Row]] = &[
     norm::ROWS,
     patches::ROWS,
     pointwise::ROWS,
+    polynomials::ROWS,
     random::ROWS,
     recurrent::ROWS,
     reduce::ROWS,

@@ -31,7 +31,23 @@ pub const ROWS: &[Row] = &[
             false => f32::EPSILON as f64,
         };
         let weight = a.tensor_opt("weight")?;
-        Ok(vec![cx.b.rms_norm(x, dims, weight, eps)?])
+        let y = cx.b.rms_norm(x, dims, weight, eps)?;
+        let wide = cx.b.cast(x, cx.b.dtype(x).accumulator())?;
+        let square = cx.b.mul(wide, wide)?;
+        let rank = cx.b.shape(x).rank();
+        let mean = cx.b.mean(square, &(rank - dims..rank).collect::<Vec<_>>(), true)?;
+        let eps = cx.b.constant(cx.b.dtype(mean), eps)?;
+        let shifted = cx.b.add(mean, eps)?;
+        Ok(vec![y, cx.b.scalar(F::Rsqrt, &[shifted])?])
+    }),
+    pure(&["_weight_norm.default"], |cx, a| Ok(vec![weight_norm(cx, a)?.0])),
+    pure(&["_weight_norm_interface.default"], |cx, a| {
+        let (y, norm) = weight_norm(cx, a)?;
+        Ok(vec![y, norm])
+    }),
+    pure(&["norm_except_dim.default"], |cx, a| {
+        let (v, p, dim) = (a.tensor("v")?, a.float_or("pow", 2.0)?, a.int_or("dim", 0)?);
+        Ok(vec![norm_except(cx, v, p, dim)?])
     }),
     pure(&["gelu.default"], |cx, a| {
         let x = a.tensor("self")?;
@@ -85,6 +101,21 @@ pub const ROWS: &[Row] = &[
         })
     }),
 ];
+
+/// The norm over all dimensions but one, which are kept; over all of them, not kept, for the dimension -1.
+fn norm_except(cx: &mut Cx, v: Value, p: f64, dim: i64) -> Result<Value, String> {
+    let kept = if dim == -1 { None } else { Some(cx.dim(v, dim)?) };
+    let dims: Vec<usize> = (0..cx.b.shape(v).rank()).filter(|&d| Some(d) != kept).collect();
+    super::reduce::norm(cx, v, p, &dims, kept.is_some())
+}
+
+/// `v g / |v|`, and `|v|`.
+fn weight_norm(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
+    let (v, g) = (a.tensor("v")?, a.tensor("g")?);
+    let norm = norm_except(cx, v, 2.0, a.int_or("dim", 0)?)?;
+    let scale = cx.b.div(g, norm)?;
+    Ok((cx.b.mul(v, scale)?, norm))
+}
 
 fn softmax(cx: &mut Cx, a: &Args, log: bool) -> Built {
     let x = a.tensor("self")?;

@@ -160,6 +160,8 @@ fn affine_grid(cx: &mut Cx, a: &Args) -> Built {
 /// Elements put back at the positions that pooling took them from; elsewhere zero.
 fn max_unpool(cx: &mut Cx, a: &Args, dims: usize) -> Built {
     let (x, index, output) = (a.tensor("self")?, a.tensor("indices")?, bounded(a, "output_size")?);
+    // They only say how the output's size was found.
+    a.disregard(&["stride", "padding"]);
     if output.len() != dims {
         return Err(format!("the output has {} sizes", output.len()));
     }
@@ -169,14 +171,12 @@ fn max_unpool(cx: &mut Cx, a: &Args, dims: usize) -> Built {
     let (own, all) = (Shape(shape.0[lead..].to_vec()).numel(), output.iter().product::<i64>());
     let (x, index) = (cx.b.reshape(x, flat(own.clone()))?, cx.b.reshape(index, flat(own))?);
     let empty = cx.b.full(cx.b.dtype(x), 0.0, flat(Dim::int(all)))?;
-    let args = Args {
-        list: vec![
-            ("self".into(), Arg::Tensor(empty)),
-            ("dim".into(), Arg::Scalar(Scalar::Int(Dim::int(lead as i64)))),
-            ("index".into(), Arg::Tensor(index)),
-            ("src".into(), Arg::Tensor(x)),
-        ],
-    };
+    let args = Args::new(vec![
+        ("self".into(), Arg::Tensor(empty)),
+        ("dim".into(), Arg::Scalar(Scalar::Int(Dim::int(lead as i64)))),
+        ("index".into(), Arg::Tensor(index)),
+        ("src".into(), Arg::Tensor(x)),
+    ]);
     let out = super::scatter::assigned(cx, &args)?;
     let full = shape.0[..lead].iter().cloned().chain(output.iter().map(|&n| Dim::int(n))).collect();
     Ok(vec![cx.b.reshape(out, Shape(full))?])

@@ -68,15 +68,15 @@ pub const ROWS: &[Row] = &[
         Ok(vec![cx.b.scalar(F::LogicalNot, &[x])?])
     }),
     pure(&["add.Tensor", "add.Scalar", "__radd__.Tensor"], |cx, a| scaled(cx, a, F::Add)),
-    pure(&["sub.Tensor", "sub.Scalar", "subtract.Tensor"], |cx, a| scaled(cx, a, F::Sub)),
+    pure(&["sub.Tensor", "sub.Scalar", "subtract.Tensor", "subtract.Scalar"], |cx, a| scaled(cx, a, F::Sub)),
     pure(&["rsub.Scalar", "rsub.Tensor"], rsub),
-    pure(&["mul.Tensor", "mul.Scalar", "multiply.Tensor"], mul),
-    pure(&["div.Tensor", "div.Scalar", "true_divide.Tensor", "divide.Tensor"], div),
+    pure(&["mul.Tensor", "mul.Scalar", "multiply.Tensor", "multiply.Scalar"], mul),
+    pure(&["div.Tensor", "div.Scalar", "true_divide.Tensor", "true_divide.Scalar", "divide.Tensor", "divide.Scalar"], div),
     pure(&["div.Tensor_mode", "div.Scalar_mode", "divide.Tensor_mode", "divide.Scalar_mode"], div_mode),
-    pure(&["floor_divide.default", "floor_divide.Scalar"], |cx, a| binary(cx, a, F::FloorDiv)),
+    pure(&["floor_divide.default", "floor_divide.Tensor", "floor_divide.Scalar"], |cx, a| binary(cx, a, F::FloorDiv)),
     pure(&["remainder.Tensor", "remainder.Scalar", "remainder.Scalar_Tensor"], |cx, a| binary(cx, a, F::Remainder)),
     pure(&["fmod.Tensor", "fmod.Scalar"], |cx, a| binary(cx, a, F::Fmod)),
-    pure(&["pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar"], pow),
+    pure(&["pow.Tensor_Scalar", "pow.Tensor", "pow.Tensor_Tensor", "pow.Scalar"], pow),
     pure(&["atan2.default", "arctan2.default"], |cx, a| float_binary(cx, a, F::Atan2)),
     pure(&["maximum.default", "max.other"], |cx, a| binary(cx, a, F::Maximum)),
     pure(&["minimum.default", "min.other"], |cx, a| binary(cx, a, F::Minimum)),
@@ -388,6 +388,12 @@ fn where_(cx: &mut Cx, a: &Args) -> Built {
     if let Some((operand, dim)) = safe_softmax(cx, condition, x, y) {
         return Ok(vec![super::norm::without_dead_rows(cx, operand, dim)?]);
     }
+    if let Some((factor, operand, log)) = xlogy(cx, condition, x, y) {
+        return Ok(vec![super::special::times_log(cx, factor, operand, log)?]);
+    }
+    if let Some(operand) = log_ndtr(cx, condition, x, y) {
+        return Ok(vec![super::special::log_ndtr(cx, operand)?]);
+    }
     Ok(vec![cx.b.where_(condition, x, y)?])
 }
 
@@ -405,8 +411,42 @@ fn safe_softmax(cx: &Cx, condition: Value, zero: Value, softmax: Value) -> Optio
     let reduces = matches!(&g.def(any).op, Op::Reduce(r) if r.kind == ReduceKind::Any && r.dims == [s.dim] && r.keepdim);
     let differs = *g.def(any).operands.first().filter(|_| reduces)?;
     let [of, low] = operand(*operand(differs, F::LogicalNot)?.first()?, F::Eq)?[..] else { return None };
-    let matches = of == x && number_everywhere(cx, low) == Some(f64::NEG_INFINITY) && number_everywhere(cx, zero) == Some(0.0);
+    // A dtype that was asked for is cast to between.
+    let uncast = if let Op::Cast(_) = &g.def(x).op { *g.def(x).operands.first()? } else { x };
+    let matches = [x, uncast].contains(&of) && number_everywhere(cx, low) == Some(f64::NEG_INFINITY) && number_everywhere(cx, zero) == Some(0.0);
     matches.then_some((x, s.dim as usize))
+}
+
+/// What `xlogy` and `special_xlog1py` are decomposed into: `where(x == 0, 0, x log(y))`. As it stands there, `x` has no gradient at
+/// zero; the operator's own is the logarithm.
+fn xlogy(cx: &Cx, condition: Value, zero: Value, product: Value) -> Option<(Value, Value, F)> {
+    let g = cx.b.graph();
+    let operands = |v: Value, f: F| match &g.def(v).op {
+        Op::Pointwise(p) if p.f == f => Some(&g.def(v).operands[..]),
+        _ => None,
+    };
+    let ([x, none], [factor, log]) = (operands(condition, F::Eq)?, operands(product, F::Mul)?) else { return None };
+    let is_zero = |v: Value| number_everywhere(cx, v) == Some(0.0);
+    let of = [F::Log, F::Log1p].into_iter().find_map(|f| Some((*operands(*log, f)?.first()?, f)));
+    let (y, f) = of.filter(|_| x == factor && is_zero(*none) && is_zero(zero))?;
+    Some((*x, y, f))
+}
+
+/// What `special_log_ndtr` is decomposed into: `where(x < 1, log(erfcx(-t) / 2) - t t, log1p(-erfc(t) / 2))` with `t = x / sqrt(2)`.
+/// As it stands there, its gradient is NaN far below zero, where the logarithm that is not used has an infinite slope; the
+/// operator's own is finite.
+fn log_ndtr(cx: &Cx, condition: Value, far: Value, near: Value) -> Option<Value> {
+    let g = cx.b.graph();
+    let call = |v: Value, f: F| match &g.def(v).op {
+        Op::Pointwise(p) if p.f == f => Some(&g.def(v).operands[..]),
+        _ => None,
+    };
+    let ([x, border], [_, square]) = (call(condition, F::Lt)?, call(far, F::Sub)?) else { return None };
+    let [t, again] = call(*square, F::Mul)? else { return None };
+    let [of, factor] = call(*t, F::Mul)? else { return None };
+    let is_half = number_everywhere(cx, *factor).is_some_and(|k| (k - std::f64::consts::FRAC_1_SQRT_2).abs() < 1e-6);
+    let matches = t == again && of == x && is_half && number_everywhere(cx, *border) == Some(1.0) && call(near, F::Log1p).is_some();
+    matches.then_some(*x)
 }
 
 /// The number that all elements are, where the graph says so.

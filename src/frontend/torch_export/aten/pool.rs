@@ -56,6 +56,8 @@ fn flat(shape: &Shape, rank: usize) -> Shape {
 /// By its definition: the cotangent is added wherever the indices say, whether a window sees it or not.
 fn max_pool_backward(cx: &mut Cx, a: &Args, rank: usize) -> Built {
     let (g, x, index) = (a.tensor("grad_output")?, a.tensor("self")?, a.tensor("indices")?);
+    // The indices say what the windows were.
+    a.disregard(&["kernel_size", "stride", "padding", "dilation", "ceil_mode"]);
     let (from, to) = (cx.shape(g), cx.shape(x));
     if to.numel().is(0) || from.numel().is(0) {
         return Ok(vec![cx.b.full(cx.b.dtype(x), 0.0, to)?]);
@@ -80,6 +82,7 @@ fn avg_pool(cx: &mut Cx, a: &Args, rank: usize) -> Built {
     let divide = if dtype.is_float() { float_quotient } else { integer_quotient };
     let mut out = sum;
     if a.has("divisor_override") {
+        a.disregard(&["count_include_pad"]);
         let divisor = cx.b.constant(wide, a.float("divisor_override")?)?;
         out = divide(cx, out, divisor)?;
     } else {

@@ -2,6 +2,7 @@
 
 use super::opmath::{flag, with_partials, with_partials_over, zero_at_zero};
 use super::{Row, pure};
+use crate::frontend::torch_export::alias::{detached, gradient_only};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::ops::ReduceKind;
@@ -260,6 +261,15 @@ pub fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
     Ok((cx.b.div(sum, divisor)?, average))
 }
 
+/// The root of a variance, without a gradient where it is zero, as in PyTorch.
+pub fn deviation(cx: &mut Cx, var: Value) -> Result<Value, String> {
+    let (zero, one) = (cx.b.constant(cx.b.dtype(var), 0.0)?, cx.b.constant(cx.b.dtype(var), 1.0)?);
+    let none = cx.b.scalar(F::Eq, &[var, zero])?;
+    let safe = cx.b.where_(none, one, var)?;
+    let root = cx.b.scalar(F::Sqrt, &[safe])?;
+    cx.b.where_(none, zero, root)
+}
+
 fn logsumexp(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
     let x = cx.widen_to_float(x)?;
@@ -268,7 +278,7 @@ fn logsumexp(cx: &mut Cx, a: &Args) -> Built {
         return Ok(vec![x]);
     }
     let top = cx.b.reduce(ReduceKind::Max, x, &dims, true)?;
-    let top = cx.b.scalar(F::Detach, &[top])?;
+    let top = detached(&mut cx.b, top)?;
     // An infinite maximum is not subtracted: infinity minus itself is NaN.
     let infinite = cx.b.scalar(F::IsInf, &[top])?;
     let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;

@@ -51,27 +51,34 @@ enum Kernel {
 type Taps = Vec<(Vec<i64>, Vec<f64>)>;
 
 /// Coefficients of cubic convolution with a = -0.75, for a point `t` behind the second of four elements.
-fn cubic(t: f32) -> [f32; 4] {
-    const A: f32 = -0.75;
-    let near = |x: f32| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
-    let far = |x: f32| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
-    [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)]
+fn cubic(t: f64, r: &dyn Fn(f64) -> f64) -> [f64; 4] {
+    const A: f64 = -0.75;
+    let near = |x: f64| r(r(r(r((A + 2.0) * x) - (A + 3.0)) * x) * x) + 1.0;
+    let far = |x: f64| r(r(r(r(A * x) - 5.0 * A) * x) + 8.0 * A) * x - 4.0 * A;
+    [far(r(t + 1.0)), near(t), near(r(1.0 - t)), far(r(2.0 - t))].map(r)
 }
 
-fn taps(kernel: Kernel, n: i64, out: i64, scale: Option<f64>, align: bool) -> Taps {
-    let ratio = match scale {
-        Some(s) if s > 0.0 => (1.0 / s) as f32,
-        _ => n as f32 / out as f32,
-    };
+/// Coordinates and weights are computed in the precision of the tensor, f32 at least, as PyTorch does.
+fn taps(kernel: Kernel, n: i64, out: i64, scale: Option<f64>, align: bool, dtype: DType) -> Taps {
+    let is_double = dtype == DType::F64;
+    let r = move |x: f64| if is_double { x } else { x as f32 as f64 };
     let clamp = |i: i64| i.clamp(0, n - 1);
     if let Kernel::Nearest { exact } = kernel {
+        let ratio = match scale {
+            Some(s) if s > 0.0 => (1.0 / s) as f32,
+            _ => n as f32 / out as f32,
+        };
         let at = |i: i64| clamp(((i as f32 + if exact { 0.5 } else { 0.0 }) * ratio).floor() as i64);
         return vec![((0..out).map(at).collect(), vec![1.0; out as usize])];
     }
+    let ratio = match scale {
+        Some(s) if s > 0.0 => r(1.0 / s),
+        _ => r(n as f64 / out as f64),
+    };
     let point = |i: i64| match align {
-        true if out > 1 => i as f32 * ((n - 1) as f32 / (out - 1) as f32),
+        true if out > 1 => r(i as f64 * r((n - 1) as f64 / (out - 1) as f64)),
         true => 0.0,
-        false => ratio * (i as f32 + 0.5) - 0.5,
+        false => r(r(ratio * (i as f64 + 0.5)) - 0.5),
     };
     let count = if kernel == Kernel::Linear { 2 } else { 4 };
     let mut taps: Taps = vec![(vec![], vec![]); count];
@@ -81,14 +88,14 @@ fn taps(kernel: Kernel, n: i64, out: i64, scale: Option<f64>, align: bool) -> Ta
             x = x.max(0.0);
         }
         let first = (x.floor() as i64).min(if kernel == Kernel::Linear { n - 1 } else { i64::MAX });
-        let t = (x - first as f32).clamp(0.0, 1.0);
+        let t = r(x - first as f64).clamp(0.0, 1.0);
         let (start, weights) = match kernel {
-            Kernel::Linear => (first, vec![1.0 - t, t]),
-            _ => (first - 1, cubic(t).to_vec()),
+            Kernel::Linear => (first, vec![r(1.0 - t), t]),
+            _ => (first - 1, cubic(t, &r).to_vec()),
         };
         for (k, w) in weights.into_iter().enumerate() {
             taps[k].0.push(clamp(start + k as i64));
-            taps[k].1.push(w as f64);
+            taps[k].1.push(w);
         }
     }
     taps
@@ -115,7 +122,7 @@ fn upsample(cx: &mut Cx, a: &Args, rank: usize, kernel: Kernel) -> Built {
             return Err(format!("{n} elements cannot be resampled"));
         }
         table_length(out)?;
-        y = resample(cx, y, first + i, taps(kernel, n, out, factors[i], align), n, out)?;
+        y = resample(cx, y, first + i, taps(kernel, n, out, factors[i], align, dtype), n, out)?;
     }
     if weighted && !dtype.is_float() {
         let half = cx.b.constant(wide, 0.5)?;

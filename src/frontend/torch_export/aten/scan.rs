@@ -1,6 +1,7 @@
 //! Prefix products and extrema, order statistics, positions in sorted sequences.
 
 use super::{Row, pure};
+use crate::frontend::torch_export::alias::detached;
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::ops::{Cumextremum, Cumprod, ReduceKind};
@@ -21,7 +22,8 @@ pub const ROWS: &[Row] = &[
             let last = super::rank_of(cx, sequence, 1)? - 1;
             sequence = cx.b.gather(sequence, sorter, last)?;
         }
-        let right = a.bool_or("right", false)? || a.text_or("side", "left")? == "right";
+        let (right, side) = (a.bool_or("right", false)?, a.text_or("side", "left")?);
+        let right = right || side == "right";
         search(cx, a, sequence, right)
     }),
     pure(&["bucketize.Tensor", "bucketize.Scalar"], |cx, a| {
@@ -103,7 +105,7 @@ fn logcumsumexp(cx: &mut Cx, a: &Args) -> Built {
     let prefixes = cx.b.where_(inside, elements, nothing)?;
     let prefixes = cx.b.broadcast_to(prefixes, &square)?;
     let top = cx.b.reduce(ReduceKind::Max, prefixes, &[rank], true)?;
-    let top = cx.b.scalar(F::Detach, &[top])?;
+    let top = detached(&mut cx.b, top)?;
     let infinite = cx.b.scalar(F::IsInf, &[top])?;
     let zero = cx.b.constant(dtype.accumulator(), 0.0)?;
     let top = cx.b.where_(infinite, zero, top)?;

@@ -1,6 +1,7 @@
 //! Indexing by several tensors, and writes at indices: everything of which later writes win, or which combines.
 
 use super::{Row, pure};
+use crate::frontend::torch_export::alias::{detached, gradient_only};
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::ops::{CheckIndex, ReduceKind, ScatterAdd, ScatterReduce};
@@ -214,7 +215,19 @@ pub fn write_slices(cx: &mut Cx, base: Value, index: Value, values: Value, accum
     let mut spread = vec![Dim::int(1); rest.len() + 1];
     spread[0] = cx.shape(base)[0].clone();
     let hit = cx.b.reshape(hit, spread)?;
+    let Some(carrier) = carrier(cx, values, 0)? else { return cx.b.where_(hit, written, base) };
+    let fixed = detached(&mut cx.b, written)?;
+    let none = cx.b.full(cx.b.dtype(base), 0.0, cx.shape(base))?;
+    let carried = cx.b.index_add(none, 0, index, carrier)?;
+    let written = cx.b.add(fixed, carried)?;
     cx.b.where_(hit, written, base)
+}
+
+/// Zeros that carry the gradient of values which are written: of those that meet in one place, PyTorch gives the cotangent of
+/// that place to each, although one of them stays. A single one along the dimension meets none.
+fn carrier(cx: &mut Cx, values: Value, dim: usize) -> Result<Option<Value>, String> {
+    let alone = cx.b.shape(values)[dim].is(1);
+    if cx.b.dtype(values).is_float() && !alone { gradient_only(&mut cx.b, values).map(Some) } else { Ok(None) }
 }
 
 /// Whether something was written, and a valid position.
@@ -417,7 +430,13 @@ impl Scatter {
         let order = cx.b.iota(DType::I32, like, self.dim)?;
         let last = cx.b.node(ScatterReduce { dim: self.dim as u32, kind: ReduceKind::Max }, &[none, self.index, order])?[0];
         let (hit, last) = chosen(cx, last)?;
-        let written = cx.b.gather(self.src, last, self.dim)?;
+        let mut written = cx.b.gather(self.src, last, self.dim)?;
+        if let Some(carrier) = carrier(cx, self.src, self.dim)? {
+            let zeros = cx.b.full(cx.b.dtype(written), 0.0, size.clone())?;
+            let carried = cx.b.scatter_add(zeros, self.index, carrier, self.dim)?;
+            let fixed = detached(&mut cx.b, written)?;
+            written = cx.b.add(fixed, carried)?;
+        }
         if size == whole {
             return cx.b.where_(hit, written, self.base);
         }

@@ -3,11 +3,13 @@
 use super::opmath::{self, with_partials, zero_at_zero};
 use super::pointwise::composed;
 use super::resample::{Border, padded};
-use super::{Row, pure, reduce};
+use super::{Row, fits, pure, reduce};
+use crate::frontend::torch_export::alias::detached;
 use crate::frontend::torch_export::args::{Args, Cx, Operand, Scalar};
 use crate::graph::Value;
 use crate::scalar::ScalarFn as F;
 use crate::types::{DType, Dim};
+use std::f64::consts::FRAC_1_SQRT_2;
 
 type Built = Result<Vec<Value>, String>;
 
@@ -20,7 +22,7 @@ pub const ROWS: &[Row] = &[
         Ok(vec![sign_bit(cx, x)?])
     }),
     pure(&["copysign.Tensor", "copysign.Scalar"], copysign),
-    pure(&["ldexp.Tensor"], |cx, a| {
+    pure(&["ldexp.Tensor", "ldexp.default"], |cx, a| {
         let (x, y) = (float(cx, a)?, a.tensor("other")?);
         let dtype = cx.result_type(&[&Operand::Tensor(x), &Operand::Tensor(y)]);
         let operands = [cx.b.cast(x, dtype)?, cx.b.cast(y, dtype)?];
@@ -36,7 +38,7 @@ pub const ROWS: &[Row] = &[
         let (zero, pi) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, std::f64::consts::PI)?);
         let negative = cx.b.scalar(F::Lt, &[x, zero])?;
         let nan = cx.b.scalar(F::IsNan, &[x])?;
-        let fixed = cx.b.scalar(F::Detach, &[x])?;
+        let fixed = detached(&mut cx.b, x)?;
         let angle = cx.b.where_(negative, pi, zero)?;
         Ok(vec![cx.b.where_(nan, fixed, angle)?])
     }),
@@ -61,8 +63,22 @@ pub const ROWS: &[Row] = &[
     pure(&["addcmul.default"], |cx, a| combined(cx, a, F::Mul)),
     pure(&["addcdiv.default"], |cx, a| combined(cx, a, F::Div)),
     pure(&["lerp.Tensor", "lerp.Scalar"], lerp),
-    pure(&["xlogy.Tensor", "xlogy.Scalar_Self", "xlogy.Scalar_Other", "special_xlogy.default"], |cx, a| times_log(cx, a, F::Log, 0.0)),
-    pure(&["special_xlog1py.default"], |cx, a| times_log(cx, a, F::Log1p, -1.0)),
+    pure(
+        &[
+            "xlogy.Tensor",
+            "xlogy.Scalar_Self",
+            "xlogy.Scalar_Other",
+            "special_xlogy.default",
+            "special_xlogy.self_scalar",
+            "special_xlogy.other_scalar",
+        ],
+        |cx, a| times_log(cx, a, F::Log, 0.0),
+    ),
+    pure(&["special_xlog1py.default", "special_xlog1py.self_scalar", "special_xlog1py.other_scalar"], |cx, a| times_log(cx, a, F::Log1p, -1.0)),
+    pure(&["special_log_ndtr.default"], |cx, a| {
+        let x = float(cx, a)?;
+        Ok(vec![log_ndtr(cx, x)?])
+    }),
     pure(&["nan_to_num.default"], nan_to_num),
 ];
 
@@ -115,10 +131,6 @@ fn times_log(cx: &mut Cx, a: &Args, log: F, pole: f64) -> Built {
     Ok(vec![y])
 }
 
-/// Coefficients of W. J. Cody's form of `log(erfc(z) e^(z^2) / t)` in `t = 1 / (1 + z / 2)` (Chebyshev fit of "Numerical
-/// Recipes", relative error below 1.2e-7).
-const ERFC: [f64; 10] = [-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277];
-
 /// `erfc(x)`, or with `scaled` `e^(x^2) erfc(x)`, without cancellation for large x.
 pub fn erfc(cx: &mut Cx, x: Value, scaled: bool) -> Result<Value, String> {
     let y = erfc_value(cx, x, scaled)?;
@@ -134,24 +146,15 @@ pub fn erfc(cx: &mut Cx, x: Value, scaled: bool) -> Result<Value, String> {
 
 fn erfc_value(cx: &mut Cx, x: Value, scaled: bool) -> Result<Value, String> {
     let dtype = cx.b.dtype(x);
-    let [zero, one, two, half] = [0.0, 1.0, 2.0, 0.5].map(|k| cx.b.constant(dtype, k));
-    let (zero, one, two, half) = (zero?, one?, two?, half?);
-    if dtype == DType::F64 && !scaled {
-        let erf = cx.b.scalar(F::Erf, &[x])?;
-        return cx.b.sub(one, erf);
-    }
+    let [zero, two] = [0.0, 2.0].map(|k| cx.b.constant(dtype, k));
+    let (zero, two) = (zero?, two?);
     let negative = cx.b.scalar(F::Lt, &[x, zero])?;
     let minus = cx.b.neg(x)?;
     let z = cx.b.where_(negative, minus, x)?;
-    let low = cx.b.mul(z, half)?;
-    let low = cx.b.add(low, one)?;
-    let t = cx.b.scalar(F::Reciprocal, &[low])?;
-    let mut exponent = cx.b.constant(dtype, ERFC[9])?;
-    for k in ERFC[..9].iter().rev() {
-        let k = cx.b.constant(dtype, *k)?;
-        let product = cx.b.mul(exponent, t)?;
-        exponent = cx.b.add(product, k)?;
-    }
+    let far = cx.b.add(z, two)?;
+    let t = cx.b.scalar(F::Reciprocal, &[far])?;
+    let t = cx.b.scale(t, 2.0)?;
+    let mut exponent = fits::ERFC.at(cx, t)?;
     let square = cx.b.mul(z, z)?;
     if !scaled {
         exponent = cx.b.sub(exponent, square)?;
@@ -168,6 +171,61 @@ fn erfc_value(cx: &mut Cx, x: Value, scaled: bool) -> Result<Value, String> {
     };
     let reflected = cx.b.sub(whole, positive)?;
     cx.b.where_(negative, reflected, positive)
+}
+
+/// `log(erfc(-x / sqrt(2)) / 2)`: below -1 by the scaled function, since the other one vanishes, elsewhere by that of the rest. Each
+/// is taken of what is used only, so that no infinite slope meets a zero.
+pub fn log_ndtr(cx: &mut Cx, x: Value) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let minus_one = cx.b.constant(dtype, -1.0)?;
+    let low = cx.b.scalar(F::Lt, &[x, minus_one])?;
+    let (below, above) = (cx.b.where_(low, x, minus_one)?, cx.b.where_(low, minus_one, x)?);
+    let t = cx.b.scale(below, FRAC_1_SQRT_2)?;
+    let minus = cx.b.neg(t)?;
+    let e = erfc(cx, minus, true)?;
+    let half = cx.b.scale(e, 0.5)?;
+    let (log, square) = (cx.b.scalar(F::Log, &[half])?, cx.b.mul(t, t)?);
+    let far = cx.b.sub(log, square)?;
+    let t = cx.b.scale(above, FRAC_1_SQRT_2)?;
+    let e = erfc(cx, t, false)?;
+    let half = cx.b.scale(e, -0.5)?;
+    let near = cx.b.scalar(F::Log1p, &[half])?;
+    cx.b.where_(low, far, near)
+}
+
+fn xlogy(cx: &mut Cx, a: &Args, log: F) -> Built {
+    let (x, y) = (a.operand("self")?, a.operand("other")?);
+    let dtype = match cx.result_type(&[&x, &y]) {
+        d if d.is_float() => d,
+        _ => DType::F32,
+    };
+    let (x, y) = (cx.as_tensor(&x, dtype)?, cx.as_tensor(&y, dtype)?);
+    Ok(vec![times_log(cx, x, y, log)?])
+}
+
+/// `x log(y)`, or of `1 + y`; zero where x is, also where the logarithm is infinite or NaN, unless y is NaN. The derivative in y is
+/// `x / y`, which is NaN where both are zero.
+pub fn times_log(cx: &mut Cx, x: Value, y: Value, log: F) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let border = if log == F::Log1p { -1.0 } else { 0.0 };
+    let (zero, border, one) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, border)?, cx.b.constant(dtype, 1.0)?);
+    let (none, out) = (cx.b.scalar(F::Eq, &[x, zero])?, cx.b.scalar(F::Le, &[y, border])?);
+    let infinite = cx.b.scalar(F::IsInf, &[y])?;
+    let out = cx.b.scalar(F::LogicalOr, &[out, infinite])?;
+    let none = cx.b.scalar(F::LogicalAnd, &[none, out])?;
+    let safe = cx.b.where_(none, one, y)?;
+    let log = cx.b.scalar(log, &[safe])?;
+    let product = cx.b.mul(x, log)?;
+    // A root of zero has the derivative infinity, which zero makes NaN.
+    let distance = cx.b.sub(y, border)?;
+    let at_border = cx.b.scalar(F::Eq, &[distance, zero])?;
+    let distance = cx.b.where_(at_border, distance, one)?;
+    let fixed = detached(&mut cx.b, x)?;
+    let square = cx.b.mul(fixed, distance)?;
+    let square = cx.b.where_(none, square, zero)?;
+    let root = cx.b.scalar(F::Sqrt, &[square])?;
+    let nothing = cx.b.where_(at_border, root, zero)?;
+    cx.b.where_(none, nothing, product)
 }
 
 /// Whether the sign is minus; minus zero has one, which its reciprocal shows.
@@ -208,13 +266,18 @@ fn copysign(cx: &mut Cx, a: &Args) -> Built {
 /// Differences of neighbors, `n` times.
 fn diff(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
-    let dim = cx.dim(x, a.int_or("dim", -1)?)?;
+    let (dim, times) = (cx.dim(x, a.int_or("dim", -1)?)?, a.int_or("n", 1)?);
+    if times == 0 {
+        // What would be put around it is not.
+        a.disregard(&["prepend", "append"]);
+        return Ok(vec![x]);
+    }
     let mut parts = vec![];
     parts.extend(a.tensor_opt("prepend")?);
     parts.push(x);
     parts.extend(a.tensor_opt("append")?);
     let mut out = cx.b.concat(&parts, dim)?;
-    for _ in 0..a.int_or("n", 1)?.min(1 << 16) {
+    for _ in 0..times.min(1 << 16) {
         let size = cx.b.shape(out).0.get(dim).cloned().ok_or("a 0-d tensor has no neighbors")?;
         if size.range().1 <= 1 {
             return Ok(vec![cx.b.slice(out, dim, 0, 0, 1)?]);
@@ -298,7 +361,10 @@ fn nan_to_num(cx: &mut Cx, a: &Args) -> Built {
         DType::F16 => 65504.0,
         DType::BF16 => 3.3895313892515355e38,
         DType::F32 => f32::MAX as f64,
-        _ => return Ok(vec![x]),
+        _ => {
+            a.disregard(&["nan", "posinf", "neginf"]);
+            return Ok(vec![x]);
+        }
     };
     let [nan, high, low] = [("nan", 0.0), ("posinf", largest), ("neginf", -largest)].map(|(name, default)| {
         let k = a.float_or(name, default)?;

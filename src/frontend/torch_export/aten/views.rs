@@ -1,7 +1,7 @@
 //! Views, and copies that only move elements.
 
 use super::{Row, pure, view, view_if_strided};
-use crate::frontend::torch_export::alias::put_slice;
+use crate::frontend::torch_export::alias::{detached, put_slice};
 use crate::frontend::torch_export::args::{Args, Cx, dim_index, promote};
 use crate::graph::Value;
 use crate::scalar::ScalarFn as F;
@@ -11,8 +11,10 @@ type Built = Result<Vec<Value>, String>;
 
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
-    view(&["alias.default", "detach.default", "lift_fresh.default", "lift.default", "view_as.default"], alias),
-    pure(&["clone.default", "lift_fresh_copy.default", "alias_copy.default", "detach_copy.default"], |_, a| Ok(vec![a.tensor("self")?])),
+    view(&["alias.default", "lift_fresh.default", "lift.default", "view_as.default"], alias),
+    view(&["detach.default"], |cx, a| Ok(vec![detached(&mut cx.b, a.tensor("self")?)?])),
+    pure(&["clone.default", "lift_fresh_copy.default", "alias_copy.default"], |_, a| Ok(vec![a.tensor("self")?])),
+    pure(&["detach_copy.default"], |cx, a| Ok(vec![detached(&mut cx.b, a.tensor("self")?)?])),
     view_if_strided(&["contiguous.default"], |_, a| Ok(vec![a.tensor("self")?])),
     view(&["view.default", "_unsafe_view.default", "_reshape_alias.default"], reshape),
     pure(&["view_copy.default"], reshape),
@@ -21,7 +23,7 @@ pub const ROWS: &[Row] = &[
     view_if_strided(&["unflatten.int"], unflatten),
     view(&["permute.default"], permute),
     pure(&["permute_copy.default"], permute),
-    view(&["transpose.int", "swapaxes.default", "swapdims.default"], transpose),
+    view(&["transpose.int", "transpose.default", "swapaxes.default", "swapdims.default"], transpose),
     pure(&["transpose_copy.int"], transpose),
     view(&["t.default"], t),
     pure(&["t_copy.default"], t),
@@ -78,10 +80,11 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["flip.default"], |cx, a| {
         let x = a.tensor("self")?;
+        let dims = a.ints("dims")?;
         if cx.b.shape(x).rank() == 0 {
             return Ok(vec![x]);
         }
-        let dims: Vec<usize> = a.ints("dims")?.iter().map(|&d| cx.dim(x, d)).collect::<Result<_, _>>()?;
+        let dims: Vec<usize> = dims.iter().map(|&d| cx.dim(x, d)).collect::<Result<_, _>>()?;
         Ok(vec![cx.b.flip(x, &dims)?])
     }),
     pure(&["roll.default"], roll),
@@ -121,6 +124,7 @@ pub fn fill_in(sizes: Vec<Dim>, numel: Dim) -> Result<Shape, String> {
 
 fn reshape(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
+    a.disregard(&["stride"]);
     let sizes = if a.has("size") { a.dims("size")? } else { a.dims("shape")? };
     let shape = fill_in(sizes, cx.b.ty(x).numel())?;
     Ok(vec![cx.b.reshape(x, shape)?])
@@ -196,6 +200,7 @@ fn movedim(cx: &mut Cx, a: &Args) -> Built {
 fn expand(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
     let mut sizes = a.dims("size")?;
+    a.disregard(&["implicit"]);
     let own = cx.shape(x);
     let missing = sizes.len().checked_sub(own.rank()).ok_or("it has fewer dimensions than the tensor")?;
     for (size, old) in sizes[missing..].iter_mut().zip(&own.0) {
