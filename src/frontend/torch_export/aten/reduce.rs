@@ -2,7 +2,7 @@
 
 use super::opmath::{flag, with_partials, with_partials_over, zero_at_zero};
 use super::{Row, pure};
-use crate::frontend::torch_export::alias::{detached, gradient_only};
+use crate::frontend::torch_export::alias::detached;
 use crate::frontend::torch_export::args::{Args, Cx};
 use crate::graph::Value;
 use crate::ops::ReduceKind;
@@ -259,15 +259,6 @@ pub fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
     let divisor = cx.b.sub(count, correction)?;
     let divisor = cx.b.scalar(F::Maximum, &[divisor, zero])?;
     Ok((cx.b.div(sum, divisor)?, average))
-}
-
-/// The root of a variance, without a gradient where it is zero, as in PyTorch.
-pub fn deviation(cx: &mut Cx, var: Value) -> Result<Value, String> {
-    let (zero, one) = (cx.b.constant(cx.b.dtype(var), 0.0)?, cx.b.constant(cx.b.dtype(var), 1.0)?);
-    let none = cx.b.scalar(F::Eq, &[var, zero])?;
-    let safe = cx.b.where_(none, one, var)?;
-    let root = cx.b.scalar(F::Sqrt, &[safe])?;
-    cx.b.where_(none, zero, root)
 }
 
 fn logsumexp(cx: &mut Cx, a: &Args) -> Built {

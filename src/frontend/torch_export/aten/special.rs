@@ -72,9 +72,9 @@ pub const ROWS: &[Row] = &[
             "special_xlogy.self_scalar",
             "special_xlogy.other_scalar",
         ],
-        |cx, a| times_log(cx, a, F::Log, 0.0),
+        |cx, a| xlogy(cx, a, F::Log),
     ),
-    pure(&["special_xlog1py.default", "special_xlog1py.self_scalar", "special_xlog1py.other_scalar"], |cx, a| times_log(cx, a, F::Log1p, -1.0)),
+    pure(&["special_xlog1py.default", "special_xlog1py.self_scalar", "special_xlog1py.other_scalar"], |cx, a| xlogy(cx, a, F::Log1p)),
     pure(&["special_log_ndtr.default"], |cx, a| {
         let x = float(cx, a)?;
         Ok(vec![log_ndtr(cx, x)?])
@@ -104,31 +104,6 @@ fn hypot(cx: &mut Cx, [x, y]: [Value; 2]) -> Result<Value, String> {
     let length = cx.b.where_(infinite, high, length)?;
     let partials = [(x, cx.b.div(x, length)?), (y, cx.b.div(y, length)?)];
     with_partials(cx, length, &partials)
-}
-
-/// `x log(y)`, or with log1p; zero where x is zero and y is a number. `pole` is where the logarithm begins.
-fn times_log(cx: &mut Cx, a: &Args, log: F, pole: f64) -> Built {
-    let (x, y) = (a.operand("self")?, a.operand("other")?);
-    let dtype = cx.result_type(&[&x, &y]);
-    let dtype = if dtype.is_float() { dtype } else { DType::F32 };
-    let operands = [cx.as_tensor(&x, dtype)?, cx.as_tensor(&y, dtype)?];
-    let y = opmath::wide(cx, operands, |cx, [x, y]| {
-        let dtype = cx.b.dtype(x);
-        let (zero, pole) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, pole)?);
-        let log = cx.b.scalar(log, &[y])?;
-        let product = cx.b.mul(x, log)?;
-        let (is_zero, nan) = (cx.b.scalar(F::Eq, &[x, zero])?, cx.b.scalar(F::IsNan, &[y])?);
-        let number = cx.b.scalar(F::LogicalNot, &[nan])?;
-        let none = cx.b.scalar(F::LogicalAnd, &[is_zero, number])?;
-        let result = cx.b.where_(none, zero, product)?;
-        let outside = cx.b.scalar(F::Le, &[y, pole])?;
-        let flat = cx.b.scalar(F::LogicalAnd, &[is_zero, outside])?;
-        let first = cx.b.where_(flat, zero, log)?;
-        let distance = cx.b.sub(y, pole)?;
-        let second = cx.b.div(x, distance)?;
-        with_partials(cx, result, &[(x, first), (y, second)])
-    })?;
-    Ok(vec![y])
 }
 
 /// `erfc(x)`, or with `scaled` `e^(x^2) erfc(x)`, without cancellation for large x.
@@ -195,37 +170,32 @@ pub fn log_ndtr(cx: &mut Cx, x: Value) -> Result<Value, String> {
 
 fn xlogy(cx: &mut Cx, a: &Args, log: F) -> Built {
     let (x, y) = (a.operand("self")?, a.operand("other")?);
-    let dtype = match cx.result_type(&[&x, &y]) {
-        d if d.is_float() => d,
-        _ => DType::F32,
-    };
+    let dtype = cx.result_type(&[&x, &y]);
+    let dtype = if dtype.is_float() { dtype } else { DType::F32 };
     let (x, y) = (cx.as_tensor(&x, dtype)?, cx.as_tensor(&y, dtype)?);
     Ok(vec![times_log(cx, x, y, log)?])
 }
 
-/// `x log(y)`, or of `1 + y`; zero where x is, also where the logarithm is infinite or NaN, unless y is NaN. The derivative in y is
-/// `x / y`, which is NaN where both are zero.
+/// `x log(y)`, or with log1p; zero where x is zero and y is a number.
 pub fn times_log(cx: &mut Cx, x: Value, y: Value, log: F) -> Result<Value, String> {
-    let dtype = cx.b.dtype(x);
-    let border = if log == F::Log1p { -1.0 } else { 0.0 };
-    let (zero, border, one) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, border)?, cx.b.constant(dtype, 1.0)?);
-    let (none, out) = (cx.b.scalar(F::Eq, &[x, zero])?, cx.b.scalar(F::Le, &[y, border])?);
-    let infinite = cx.b.scalar(F::IsInf, &[y])?;
-    let out = cx.b.scalar(F::LogicalOr, &[out, infinite])?;
-    let none = cx.b.scalar(F::LogicalAnd, &[none, out])?;
-    let safe = cx.b.where_(none, one, y)?;
-    let log = cx.b.scalar(log, &[safe])?;
-    let product = cx.b.mul(x, log)?;
-    // A root of zero has the derivative infinity, which zero makes NaN.
-    let distance = cx.b.sub(y, border)?;
-    let at_border = cx.b.scalar(F::Eq, &[distance, zero])?;
-    let distance = cx.b.where_(at_border, distance, one)?;
-    let fixed = detached(&mut cx.b, x)?;
-    let square = cx.b.mul(fixed, distance)?;
-    let square = cx.b.where_(none, square, zero)?;
-    let root = cx.b.scalar(F::Sqrt, &[square])?;
-    let nothing = cx.b.where_(at_border, root, zero)?;
-    cx.b.where_(none, nothing, product)
+    // Where the logarithm begins.
+    let pole = if log == F::Log1p { -1.0 } else { 0.0 };
+    opmath::wide(cx, [x, y], |cx, [x, y]| {
+        let dtype = cx.b.dtype(x);
+        let (zero, pole) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, pole)?);
+        let log = cx.b.scalar(log, &[y])?;
+        let product = cx.b.mul(x, log)?;
+        let (is_zero, nan) = (cx.b.scalar(F::Eq, &[x, zero])?, cx.b.scalar(F::IsNan, &[y])?);
+        let number = cx.b.scalar(F::LogicalNot, &[nan])?;
+        let none = cx.b.scalar(F::LogicalAnd, &[is_zero, number])?;
+        let result = cx.b.where_(none, zero, product)?;
+        let outside = cx.b.scalar(F::Le, &[y, pole])?;
+        let flat = cx.b.scalar(F::LogicalAnd, &[is_zero, outside])?;
+        let first = cx.b.where_(flat, zero, log)?;
+        let distance = cx.b.sub(y, pole)?;
+        let second = cx.b.div(x, distance)?;
+        with_partials(cx, result, &[(x, first), (y, second)])
+    })
 }
 
 /// Whether the sign is minus; minus zero has one, which its reciprocal shows.
