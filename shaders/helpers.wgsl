@@ -353,7 +353,7 @@ fn sigmoid_(x: f32) -> f32 {
 
 fn relu_(x: f32) -> f32 {
   let u = bitcast<u32>(x);
-  return select(x, 0.0f, u >= 0x80000000u && u <= 0xff800000u);
+  return select(x, 0.0f, u > 0x80000000u && u <= 0xff800000u);
 }
 
 fn relu_i(x: i32) -> i32 {
@@ -784,7 +784,7 @@ fn rsqrt_d(x: f64) -> f64 {
 }
 
 fn relu_d(x: f64) -> f64 {
-  return select(x, 0.0lf, x <= 0.0lf);
+  return select(x, 0.0lf, x < 0.0lf);
 }
 
 fn maximum_d(x: f64, y: f64) -> f64 {
@@ -891,4 +891,18 @@ fn arg_min_wins_d(x: f64, i: i32, y: f64, j: i32) -> bool {
   let b = is_nan_d(y);
   if (a != b) { return a; }
   return (!a && x < y) || ((a || x == y) && i < j);
+}
+
+fn sort_up_d(x: f64, i: u32, y: f64, j: u32) -> bool {
+  let a = is_nan_d(x);
+  let b = is_nan_d(y);
+  if (a != b) { return b; }
+  return (!a && x < y) || ((a || x == y) && i < j);
+}
+
+fn sort_down_d(x: f64, i: u32, y: f64, j: u32) -> bool {
+  let a = is_nan_d(x);
+  let b = is_nan_d(y);
+  if (a != b) { return a; }
+  return (!a && x > y) || ((a || x == y) && i < j);
 }

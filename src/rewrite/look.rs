@@ -95,7 +95,7 @@ pub fn has_no_negative_zero(graph: &Graph, v: Value) -> bool {
     }
     match &node.op {
         Op::Pointwise(op) => match op.f {
-            ScalarFn::Exp | ScalarFn::Exp2 | ScalarFn::Sigmoid | ScalarFn::Abs | ScalarFn::Relu => true,
+            ScalarFn::Exp | ScalarFn::Exp2 | ScalarFn::Sigmoid | ScalarFn::Abs => true,
             ScalarFn::Mul => node.operands[0] == node.operands[1],
             ScalarFn::Add => node.operands.iter().any(|&x| has_no_negative_zero(graph, x)),
             ScalarFn::Maximum => node.operands.iter().all(|&x| has_no_negative_zero(graph, x)),

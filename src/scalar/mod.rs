@@ -13,3 +13,6 @@ mod table;
 
 pub use expr::Expr;
 pub use table::{Domain, Grad, Row, ScalarFn, TABLE, Wgsl, philox, row};
+
+#[cfg(test)]
+mod tests;

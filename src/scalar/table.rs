@@ -284,11 +284,18 @@ fn remainder(x: f64, y: f64) -> f64 {
     if r != 0.0 && (r < 0.0) != (y < 0.0) { r + y } else { r }
 }
 
+/// Of equal operands the first, so that a clamped zero keeps its sign.
 fn maximum(x: f64, y: f64) -> f64 {
-    if x.is_nan() || y.is_nan() { f64::NAN } else { x.max(y) }
+    if x.is_nan() || y.is_nan() {
+        return f64::NAN;
+    }
+    if x < y { y } else { x }
 }
 fn minimum(x: f64, y: f64) -> f64 {
-    if x.is_nan() || y.is_nan() { f64::NAN } else { x.min(y) }
+    if x.is_nan() || y.is_nan() {
+        return f64::NAN;
+    }
+    if x > y { y } else { x }
 }
 
 fn pow_i64(x: i64, y: i64) -> i64 {
@@ -424,8 +431,8 @@ pub static TABLE: &[Row] = &[
     float(
         F::Relu,
         "relu",
-        "max(x, 0); NaN stays, and has the gradient of positive numbers",
-        |x| if x[0] > 0.0 || x[0].is_nan() { x[0] } else { 0.0 },
+        "max(x, 0); minus zero and NaN stay, and NaN has the gradient of positive numbers",
+        |x| if x[0] < 0.0 { 0.0 } else { x[0] },
         Partials(|_, y| one(Expr::Const(0.0).if_(y.binary(F::Le, 0.0), 1.0))),
         Helper("relu_"),
     )
@@ -586,11 +593,11 @@ pub static TABLE: &[Row] = &[
             let inside = v.clone().binary(F::Ge, lo.clone()).binary(F::LogicalAnd, v.clone().binary(F::Le, hi.clone()));
             let below = v.clone().binary(F::Lt, lo.clone());
             let above = v.binary(F::Gt, hi.clone());
-            let crossed = lo.binary(F::Gt, hi);
+            let (room, crossed) = (lo.clone().binary(F::Lt, hi.clone()), lo.binary(F::Gt, hi));
             let flag = |cond: Expr| Expr::Const(1.0).if_(cond, 0.0);
             vec![
                 Some(flag(inside)),
-                Some(flag(below.binary(F::LogicalAnd, crossed.clone().unary(F::LogicalNot)))),
+                Some(flag(below.binary(F::LogicalAnd, room))),
                 Some(flag(above.binary(F::LogicalOr, crossed))),
             ]
         }),

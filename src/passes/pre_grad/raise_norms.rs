@@ -85,7 +85,9 @@ fn over_root(site: &Site<'_>) -> Option<(Value, Value, f64, Value)> {
             _ => None,
         }
     };
-    let root = |v: Value, f| scalar_call::<1>(graph, spread_core(graph, v), f).map(|[x]| x);
+    // A power of one half is a root with a derivative of its own, which the norm replaces.
+    let plain = |v: Value| scalar_call::<2>(graph, v, ScalarFn::StraightThrough).map_or(v, |[y, _]| y);
+    let root = |v: Value, f| scalar_call::<1>(graph, plain(spread_core(graph, v)), f).map(|[x]| x);
     if let Some([x, spread]) = site.call(ScalarFn::Div) {
         let (inner, eps) = with_eps(root(spread, ScalarFn::Sqrt)?)?;
         return Some((x, inner, eps, spread));

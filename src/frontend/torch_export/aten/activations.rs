@@ -1,7 +1,7 @@
 //! Functions of one element made of others, as `torch.export` leaves them in programs that are not decomposed.
 
 use super::opmath::{self, with_partials};
-use super::pointwise::composed;
+use super::pointwise::{composed, is_finite};
 use super::{Row, fits, pure};
 use crate::frontend::torch_export::alias::{detached, gradient_only};
 use crate::frontend::torch_export::args::{Args, Cx, Operand};
@@ -242,9 +242,7 @@ fn isclose(cx: &mut Cx, a: &Args) -> Built {
     let atol = cx.b.constant(cx.b.dtype(x), a.float_or("atol", 1e-8)?)?;
     let allowed = cx.b.add(allowed, atol)?;
     let near = cx.b.scalar(F::Le, &[distance, allowed])?;
-    let nothing = cx.b.sub(distance, distance)?;
-    let unbounded = cx.b.scalar(F::IsNan, &[nothing])?;
-    let finite = cx.b.scalar(F::LogicalNot, &[unbounded])?;
+    let finite = is_finite(cx, distance)?;
     let near = cx.b.scalar(F::LogicalAnd, &[near, finite])?;
     let mut close = cx.b.scalar(F::LogicalOr, &[equal, near])?;
     if a.bool_or("equal_nan", false)? {

@@ -128,11 +128,10 @@ pub const ROWS: &[Row] = &[
     }),
 ];
 
-/// The larger of it and zero; zero itself takes no gradient, as in PyTorch's `clamp_min_`.
+/// The larger of it and zero, which takes the gradient at zero, as in PyTorch's `clamp_min_`.
 fn at_least_zero(cx: &mut Cx, x: Value) -> Result<Value, String> {
-    let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;
-    let positive = cx.b.scalar(F::Ge, &[x, zero])?;
-    cx.b.where_(positive, x, zero)
+    let (zero, open) = (cx.b.constant(cx.b.dtype(x), 0.0)?, cx.b.constant(cx.b.dtype(x), f64::INFINITY)?);
+    cx.b.scalar(F::Clamp, &[x, zero, open])
 }
 
 /// `positive` where the label is 1, `negative` where it is -1, zero elsewhere.

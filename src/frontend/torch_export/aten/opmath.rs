@@ -5,7 +5,7 @@
 
 use crate::frontend::torch_export::args::Cx;
 use crate::graph::Value;
-use crate::ops::ReduceKind;
+use crate::ops::{Detach, ReduceKind};
 use crate::scalar::ScalarFn as F;
 use crate::types::DType;
 
@@ -38,7 +38,7 @@ pub fn with_partials_over(cx: &mut Cx, y: Value, dims: &[usize], x: Value, parti
 fn linear(cx: &mut Cx, partials: &[(Value, Value)]) -> Result<Value, String> {
     let mut sum = None;
     for &(x, partial) in partials {
-        let fixed = cx.b.scalar(F::Detach, &[partial])?;
+        let fixed = cx.b.op(Detach {}, &[partial])?;
         let term = cx.b.mul(x, fixed)?;
         sum = Some(match sum {
             Some(sum) => cx.b.add(sum, term)?,

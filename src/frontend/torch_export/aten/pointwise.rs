@@ -57,9 +57,7 @@ pub const ROWS: &[Row] = &[
     pure(&["isfinite.default"], |cx, a| {
         let x = a.tensor("self")?;
         let x = cx.widen_to_float(x)?;
-        let difference = cx.b.sub(x, x)?;
-        let broken = cx.b.scalar(F::IsNan, &[difference])?;
-        Ok(vec![cx.b.scalar(F::LogicalNot, &[broken])?])
+        Ok(vec![is_finite(cx, x)?])
     }),
     pure(&["bitwise_not.default"], |cx, a| one(cx, a, F::BitwiseNot)),
     pure(&["logical_not.default"], |cx, a| {
@@ -148,6 +146,13 @@ fn float(cx: &mut Cx, a: &Args, f: F) -> Built {
     let x = a.tensor("self")?;
     let x = cx.widen_to_float(x)?;
     Ok(vec![cx.b.scalar(f, &[x])?])
+}
+
+/// Whether a float is a number and no infinity.
+pub fn is_finite(cx: &mut Cx, x: Value) -> Result<Value, String> {
+    let (nan, infinite) = (cx.b.scalar(F::IsNan, &[x])?, cx.b.scalar(F::IsInf, &[x])?);
+    let broken = cx.b.scalar(F::LogicalOr, &[nan, infinite])?;
+    cx.b.scalar(F::LogicalNot, &[broken])
 }
 
 /// A function of floats and integers.
@@ -272,7 +277,8 @@ fn pow(cx: &mut Cx, a: &Args) -> Built {
     Ok(vec![cx.b.scalar(F::Pow, &[base, exponent])?])
 }
 
-/// The power of an exponent that is spelled otherwise than by `pow`.
+/// The power of an exponent that is spelled otherwise than by `pow`. A root keeps the derivative of `pow`, so that it is not one
+/// with a root of the same base, whose infinite slope meets another cotangent.
 fn simple_power(cx: &mut Cx, base: Value, exponent: f64) -> Result<Option<Value>, String> {
     let is_float = cx.b.dtype(base).is_float();
     Ok(Some(match exponent {
@@ -282,8 +288,17 @@ fn simple_power(cx: &mut Cx, base: Value, exponent: f64) -> Result<Option<Value>
             let square = cx.b.mul(base, base)?;
             cx.b.mul(square, base)?
         }
-        0.5 if is_float => cx.b.scalar(F::Sqrt, &[base])?,
-        -0.5 if is_float => cx.b.scalar(F::Rsqrt, &[base])?,
+        0.5 | -0.5 if is_float => {
+            let root = cx.b.scalar(if exponent > 0.0 { F::Sqrt } else { F::Rsqrt }, &[base])?;
+            let slope = if exponent > 0.0 {
+                cx.b.scalar(F::Rsqrt, &[base])?
+            } else {
+                let power = cx.b.constant(cx.b.dtype(base), exponent - 1.0)?;
+                cx.b.scalar(F::Pow, &[base, power])?
+            };
+            let partial = cx.b.scale(slope, exponent)?;
+            opmath::with_partials(cx, root, &[(base, partial)])?
+        }
         -1.0 if is_float => cx.b.scalar(F::Reciprocal, &[base])?,
         _ => return Ok(None),
     }))
