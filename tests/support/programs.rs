@@ -4,7 +4,7 @@ use super::fuzz::Trial;
 use inductor::compile::inductor;
 use inductor::config::{Mode, Target};
 use inductor::graph::{Graph, InputRole};
-use inductor::{Config, Device, HostTensor, Traced, compile};
+use inductor::{Config, Device, HostTensor, Traced, compile, optim};
 
 /// Elements of all values of a program that is run.
 const TINY: i64 = 1 << 16;
@@ -14,9 +14,13 @@ const RUN_ROOM: u64 = 256 << 20;
 /// Whatever the program is, the compiler gives a plan or an error, and running it ends.
 pub fn survive(traced: &Traced, room: u64, trial: &Trial<'_>) {
     let graph = &traced.graph;
-    for (name, target, mode) in
-        [("cpu", Target::cpu(), Mode::Inference), ("webgpu", Target::webgpu_default(), Mode::Inference), ("vjp", Target::webgpu_default(), Mode::Vjp)]
-    {
+    let train = || Mode::Train(optim::AdamW::new(1e-3).into());
+    for (name, target, mode) in [
+        ("cpu", Target::cpu(), Mode::Inference),
+        ("webgpu", Target::webgpu_default(), Mode::Inference),
+        ("vjp", Target::webgpu_default(), Mode::Vjp),
+        ("training", Target::webgpu_default(), train()),
+    ] {
         let examples: Vec<_> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
         let config = Config { mode, ..Config::default() };
         trial.step(&format!("compiling for {name}"), room, || inductor(graph, &examples, &target, &config).is_ok());
