@@ -150,7 +150,7 @@ fn unary_f32(f: ScalarFn, dst: &mut Reg, n: usize, a: Src<'_, f32>) -> bool {
         ScalarFn::Round => map(dst, n, a, f32::round_ties_even),
         ScalarFn::Trunc => map(dst, n, a, f32::trunc),
         ScalarFn::Reciprocal => map(dst, n, a, |x: f32| 1.0 / x),
-        ScalarFn::Relu => map(dst, n, a, |x: f32| if x <= 0.0 { 0.0 } else { x }),
+        ScalarFn::Relu => map(dst, n, a, |x: f32| if x < 0.0 { 0.0 } else { x }),
         ScalarFn::IsNan => map(dst, n, a, |x: f32| x.is_nan() as u8),
         ScalarFn::IsInf => map(dst, n, a, |x: f32| x.is_infinite() as u8),
         _ => false,

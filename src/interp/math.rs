@@ -115,7 +115,8 @@ pub fn tanh(x: f32) -> f32 {
     let p = p * s - 5.395_846e-2;
     let p = p * s + 1.333_33e-1;
     let p = p * s - 3.333_333_3e-1;
-    let small = x + x * (s * p);
+    // Minus zero stays.
+    let small = if s == 0.0 { x } else { x + x * (s * p) };
     let large = (1.0 - 2.0 / (exp(t + t) + 1.0)).copysign(x);
     if t < 0.625 { small } else { large }
 }
@@ -172,7 +173,7 @@ fn quadrant(x: f32) -> (f32, i32) {
 fn sine_of(r: f32, quadrant: i32) -> f32 {
     let s = r * r;
     let p = (s * 2.724_962e-6 - 1.984_008_4e-4) * s + 8.333_332e-3;
-    let sin = r + r * s * (p * s - 1.666_666_7e-1);
+    let sin = if s == 0.0 { r } else { r + r * s * (p * s - 1.666_666_7e-1) };
     let p = (s * 2.454_769e-5 - 1.388_830_2e-3) * s + 4.166_666_5e-2;
     let cos = 1.0 - 0.5 * s + s * s * p;
     let y = if quadrant & 1 != 0 { cos } else { sin };
@@ -196,15 +197,15 @@ pub fn cos(x: f32) -> f32 {
 /// The larger; NaN wins.
 #[inline(always)]
 pub fn maximum(x: f32, y: f32) -> f32 {
-    let m = if x > y { x } else { y };
-    if x.is_nan() { x } else { m }
+    let m = if x < y { y } else { x };
+    if y.is_nan() { y } else { m }
 }
 
 /// The smaller; NaN wins.
 #[inline(always)]
 pub fn minimum(x: f32, y: f32) -> f32 {
-    let m = if x < y { x } else { y };
-    if x.is_nan() { x } else { m }
+    let m = if x > y { y } else { x };
+    if y.is_nan() { y } else { m }
 }
 
 #[cfg(test)]

@@ -100,10 +100,68 @@ macro_rules! functions {
     };
 }
 functions!(
-    Neg, Abs, Sign, Sqrt, Rsqrt, Exp, Exp2, Expm1, Log, Log2, Log1p, Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Tanh, Erf, Sigmoid, Floor, Ceil,
-    Round, Trunc, Reciprocal, Relu, Detach, IsNan, IsInf, LogicalNot, BitwiseNot, Add, Sub, Mul, Div, FloorDiv, Remainder, Fmod, Pow, Maximum,
-    Minimum, Atan2, StraightThrough, Eq, Ne, Lt, Le, Gt, Ge, LogicalAnd, LogicalOr, LogicalXor, BitwiseAnd, BitwiseOr, BitwiseXor, ShiftLeft, ShiftRight, Where,
-    Clamp, Philox,
+    Neg,
+    Abs,
+    Sign,
+    Sqrt,
+    Rsqrt,
+    Exp,
+    Exp2,
+    Expm1,
+    Log,
+    Log2,
+    Log1p,
+    Sin,
+    Cos,
+    Tan,
+    Asin,
+    Acos,
+    Atan,
+    Sinh,
+    Cosh,
+    Tanh,
+    Erf,
+    Sigmoid,
+    Floor,
+    Ceil,
+    Round,
+    Trunc,
+    Reciprocal,
+    Relu,
+    Detach,
+    IsNan,
+    IsInf,
+    LogicalNot,
+    BitwiseNot,
+    Add,
+    Sub,
+    Mul,
+    Div,
+    FloorDiv,
+    Remainder,
+    Fmod,
+    Pow,
+    Maximum,
+    Minimum,
+    Atan2,
+    StraightThrough,
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    LogicalAnd,
+    LogicalOr,
+    LogicalXor,
+    BitwiseAnd,
+    BitwiseOr,
+    BitwiseXor,
+    ShiftLeft,
+    ShiftRight,
+    Where,
+    Clamp,
+    Philox,
 );
 
 impl ScalarFn {
@@ -226,16 +284,23 @@ fn remainder(x: f64, y: f64) -> f64 {
     if r != 0.0 && (r < 0.0) != (y < 0.0) { r + y } else { r }
 }
 
+/// Of equal operands the first, so that a clamped zero keeps its sign.
 fn maximum(x: f64, y: f64) -> f64 {
-    if x.is_nan() || y.is_nan() { f64::NAN } else { x.max(y) }
+    if x.is_nan() || y.is_nan() {
+        return f64::NAN;
+    }
+    if x < y { y } else { x }
 }
 fn minimum(x: f64, y: f64) -> f64 {
-    if x.is_nan() || y.is_nan() { f64::NAN } else { x.min(y) }
+    if x.is_nan() || y.is_nan() {
+        return f64::NAN;
+    }
+    if x > y { y } else { x }
 }
 
 fn pow_i64(x: i64, y: i64) -> i64 {
     match y {
-        0.. => (0..y.min(64)).fold(1i64, |p, _| p.wrapping_mul(x)),
+        0.. => (0..63).rev().fold(1i64, |p, bit| p.wrapping_mul(p).wrapping_mul(if y >> bit & 1 == 1 { x } else { 1 })),
         _ => match x {
             1 => 1,
             -1 => 1 - 2 * (y & 1),
@@ -280,18 +345,18 @@ pub static TABLE: &[Row] = &[
     float(F::Abs, "abs", "|x|", |x| x[0].abs(), Partials(|x, _| one(a(x).unary(F::Sign))), Call("abs"))
         .of(Domain::Number, |x| x[0].wrapping_abs())
         .cheap(),
-    float(
-        F::Sign,
-        "sign",
-        "-1, 0 or 1; 0 for NaN",
-        |x| b(x[0] > 0.0) - b(x[0] < 0.0),
-        Zero,
-        Helper("sign_"),
-    )
-    .of(Domain::Number, |x| x[0].signum())
-    .cheap(),
+    float(F::Sign, "sign", "-1, 0 or 1; 0 for NaN", |x| b(x[0] > 0.0) - b(x[0] < 0.0), Zero, Helper("sign_"))
+        .of(Domain::Number, |x| x[0].signum())
+        .cheap(),
     float(F::Sqrt, "sqrt", "square root; NaN below zero", |x| x[0].sqrt(), Partials(|_, y| one(0.5 / y)), Call("sqrt")),
-    float(F::Rsqrt, "rsqrt", "1 / sqrt(x); infinity at zero", |x| 1.0 / x[0].sqrt(), Partials(|_, y| one(-0.5 * (y.clone() * (y.clone() * y)))), Helper("rsqrt_")),
+    float(
+        F::Rsqrt,
+        "rsqrt",
+        "1 / sqrt(x); infinity at zero",
+        |x| 1.0 / x[0].sqrt(),
+        Partials(|_, y| one(-0.5 * (y.clone() * (y.clone() * y)))),
+        Helper("rsqrt_"),
+    ),
     float(F::Exp, "exp", "e^x", |x| x[0].exp(), Partials(|_, y| one(y)), Helper("exp_")),
     float(F::Exp2, "exp2", "2^x", |x| x[0].exp2(), Partials(|_, y| one(y * LN2)), Call("exp2")),
     float(F::Expm1, "expm1", "e^x - 1, accurate near zero", |x| x[0].exp_m1(), Partials(|_, y| one(y + 1.0)), Helper("expm1_")),
@@ -366,8 +431,8 @@ pub static TABLE: &[Row] = &[
     float(
         F::Relu,
         "relu",
-        "max(x, 0); NaN stays, and has the gradient of positive numbers",
-        |x| if x[0] > 0.0 || x[0].is_nan() { x[0] } else { 0.0 },
+        "max(x, 0); minus zero and NaN stay, and NaN has the gradient of positive numbers",
+        |x| if x[0] < 0.0 { 0.0 } else { x[0] },
         Partials(|_, y| one(Expr::Const(0.0).if_(y.binary(F::Le, 0.0), 1.0))),
         Helper("relu_"),
     )
@@ -528,13 +593,9 @@ pub static TABLE: &[Row] = &[
             let inside = v.clone().binary(F::Ge, lo.clone()).binary(F::LogicalAnd, v.clone().binary(F::Le, hi.clone()));
             let below = v.clone().binary(F::Lt, lo.clone());
             let above = v.binary(F::Gt, hi.clone());
-            let crossed = lo.binary(F::Gt, hi);
+            let (room, crossed) = (lo.clone().binary(F::Lt, hi.clone()), lo.binary(F::Gt, hi));
             let flag = |cond: Expr| Expr::Const(1.0).if_(cond, 0.0);
-            vec![
-                Some(flag(inside)),
-                Some(flag(below.binary(F::LogicalAnd, crossed.clone().unary(F::LogicalNot)))),
-                Some(flag(above.binary(F::LogicalOr, crossed))),
-            ]
+            vec![Some(flag(inside)), Some(flag(below.binary(F::LogicalAnd, room))), Some(flag(above.binary(F::LogicalOr, crossed)))]
         }),
         Helper("clamp_"),
     )
