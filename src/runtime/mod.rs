@@ -6,7 +6,7 @@
 //!   ([`counters`] proves it); everything a caller gives is checked before anything changes; a refused step leaves state as
 //!   it was; one step is one submission; a plan runs the same on the interpreter and on a GPU.
 //! * Must not know: graphs beyond their signature, how kernels are made.
-//! * Add here: a capability is detected in `gpu/adapters.rs`; a check of inputs in `signature.rs`.
+//! * Add here: a capability is detected in `gpu/adapters.rs`, and whether it works in `probe.rs`; a check of inputs in `signature.rs`.
 
 mod compile;
 mod counters;
@@ -19,6 +19,8 @@ mod fixtures;
 pub mod gpu;
 mod memory;
 mod oracle;
+#[cfg(feature = "gpu")]
+mod probe;
 #[cfg(feature = "gpu")]
 mod profile;
 mod reproducer;
