@@ -3,11 +3,20 @@
 // Why not the built-ins: WGSL lets exp, log, sin, tanh and others be as wrong as the driver likes (an NVIDIA log is off by 2^-22
 // near one), drivers may assume that there are no NaN and infinities, and `x != x` is folded. Tests for NaN are made on bits.
 // Polynomials follow Cephes (Moshier) and fdlibm (Sun); each function is within 1e-6 of the exact value, relatively, but for
-// pow (2e-5) and tan (4e-6). Variants: `_i` for i32 (i64's `_l` is derived from it), `_u` for u32, `_d` for f64.
+// pow (2e-5) and tan (4e-6); those of f64 are within 1e-14, pow within 1e-12. Variants: `_i` for i32 (i64's `_l` is derived from it), `_u` for u32, `_d` for f64.
 
 fn bits_(u: u32) -> f32 {
   var v = u;
   return bitcast<f32>(v);
+}
+
+// The same number, of which a compiler knows nothing: it cannot fold 0 * x or x - x, which are NaN for infinite x.
+fn opaque_(x: f32) -> f32 {
+  return bitcast<f32>(bitcast<u32>(x) | opaque_zero);
+}
+
+fn opaque_bits_(u: u32) -> f32 {
+  return bitcast<f32>(u | opaque_zero);
 }
 
 fn is_nan_(x: f32) -> bool {
@@ -18,13 +27,29 @@ fn is_inf_(x: f32) -> bool {
   return (bitcast<u32>(x) & 0x7fffffffu) == 0x7f800000u;
 }
 
+// The magnitude of y with the sign of x. Comparisons with zero would lose that of minus zero.
+fn signed_like_(y: f32, x: f32) -> f32 {
+  return bitcast<f32>((bitcast<u32>(y) & 0x7fffffffu) | (bitcast<u32>(x) & 0x80000000u));
+}
+
 fn sign_(x: f32) -> f32 {
   if (is_nan_(x)) { return 0.0f; }
   return select(select(0.0f, 1.0f, x > 0.0f), -1.0f, x < 0.0f);
 }
 
+// Comparisons of signed integers. That of i64 compares words where the driver gets it wrong.
+fn less_i(x: i32, y: i32) -> bool {
+  return x < y;
+}
+
+fn less_words_l(x: i64, y: i64) -> bool {
+  let a = i32(u32(u64(x) >> 32u));
+  let b = i32(u32(u64(y) >> 32u));
+  return a < b || (a == b && u32(u64(x)) < u32(u64(y)));
+}
+
 fn sign_i(x: i32) -> i32 {
-  return select(select(i32(0), i32(1), x > i32(0)), i32(-1), x < i32(0));
+  return select(select(i32(0), i32(1), less_i(i32(0), x)), i32(-1), less_i(x, i32(0)));
 }
 
 fn sign_u(x: u32) -> u32 {
@@ -58,7 +83,7 @@ fn exp_(x: f32) -> f32 {
 }
 
 fn expm1_(x: f32) -> f32 {
-  if (abs(x) < 0.34f) { return fma(x * x, exp_tail_(x), x); }
+  if (abs(x) < 0.34f) { return signed_like_(fma(x * x, exp_tail_(x), x), x); }
   return exp_(x) - 1.0f;
 }
 
@@ -207,7 +232,7 @@ fn sin_turned_(x: f32, turn: u32) -> f32 {
 }
 
 fn sin_(x: f32) -> f32 {
-  return special_angle_(x, sin_turned_(x, 0u));
+  return select(special_angle_(x, sin_turned_(x, 0u)), x, x == 0.0f);
 }
 
 fn cos_(x: f32) -> f32 {
@@ -219,7 +244,7 @@ fn tan_(x: f32) -> f32 {
   let s = sin_near_(p.x);
   let c = cos_near_(p.x);
   let odd = (u32(p.y) & 1u) == 1u;
-  return special_angle_(x, select(s, -c, odd) / select(c, s, odd));
+  return select(special_angle_(x, select(s, -c, odd) / select(c, s, odd)), x, x == 0.0f);
 }
 
 fn special_angle_(x: f32, y: f32) -> f32 {
@@ -238,7 +263,7 @@ fn asin_(x: f32) -> f32 {
   if (bitcast<u32>(a) > 0x3f800000u) { return bits_(0x7fc00000u); }
   var y = asin_near_(a);
   if (a > 0.5f) { y = 1.57079632679f - 2.0f * asin_near_(sqrt(0.5f * (1.0f - a))); }
-  return select(y, -y, x < 0.0f);
+  return signed_like_(y, x);
 }
 
 fn acos_(x: f32) -> f32 {
@@ -265,7 +290,7 @@ fn atan_(x: f32) -> f32 {
   }
   let z = r * r;
   let y = base + ((((8.05374449538e-2f * z - 1.38776856032e-1f) * z + 1.99777106478e-1f) * z - 3.33329491539e-1f) * z * r + r);
-  return select(select(y, -y, x < 0.0f), x, is_nan_(x));
+  return select(signed_like_(y, x), x, is_nan_(x));
 }
 
 fn atan2_(y: f32, x: f32) -> f32 {
@@ -318,10 +343,11 @@ fn tanh_(x: f32) -> f32 {
   let a = abs(x);
   if (a < 0.625f) {
     let z = x * x;
-    return fma(((((-5.70498872745e-3f * z + 2.06390887954e-2f) * z - 5.37397155531e-2f) * z + 1.33314422036e-1f) * z - 3.33332819422e-1f) * z, x, x);
+    let y = fma(((((-5.70498872745e-3f * z + 2.06390887954e-2f) * z - 5.37397155531e-2f) * z + 1.33314422036e-1f) * z - 3.33332819422e-1f) * z, x, x);
+    return signed_like_(y, x);
   }
   let y = 1.0f - 2.0f / (exp_(2.0f * min(a, 10.0f)) + 1.0f);
-  return select(select(y, -y, x < 0.0f), x, is_nan_(x));
+  return select(signed_like_(y, x), x, is_nan_(x));
 }
 
 // Two minimax fits without a branch: erf(x) / x - 1 over x^2 below 15/16, log(1 - erf(x)) above.
@@ -364,8 +390,9 @@ fn relu_u(x: u32) -> u32 {
   return x;
 }
 
+// Of equal operands the first, so that a clamped zero keeps its sign.
 fn maximum_(x: f32, y: f32) -> f32 {
-  return select(select(max(x, y), y, is_nan_(y)), x, is_nan_(x));
+  return select(x, y, (x < y || is_nan_(y)) && !is_nan_(x));
 }
 
 fn maximum_i(x: i32, y: i32) -> i32 {
@@ -377,7 +404,7 @@ fn maximum_u(x: u32, y: u32) -> u32 {
 }
 
 fn minimum_(x: f32, y: f32) -> f32 {
-  return select(select(min(x, y), y, is_nan_(y)), x, is_nan_(x));
+  return select(x, y, (x > y || is_nan_(y)) && !is_nan_(x));
 }
 
 fn minimum_i(x: i32, y: i32) -> i32 {
@@ -400,12 +427,19 @@ fn clamp_u(x: u32, low: u32, high: u32) -> u32 {
   return min(max(x, low), high);
 }
 
+// A quotient by zero: NaN, or an infinity. Drivers get that by a literal zero wrong.
+fn over_zero_(x: f32, y: f32) -> f32 {
+  let infinity = 0x7f800000u | ((bitcast<u32>(x) ^ bitcast<u32>(y)) & 0x80000000u);
+  return bits_(select(infinity, 0x7fc00000u, x == 0.0f || is_nan_(x)));
+}
+
 // By way of the exact remainder, so that no quotient rounds up to the next integer.
 fn floor_div_(x: f32, y: f32) -> f32 {
-  if (y == 0.0f) { return x / y; }
+  if (y == 0.0f) { return over_zero_(x, y); }
   let r = fmod_(x, y);
   if (is_nan_(r)) { return r; }
   let q = (x - r) / y - select(0.0f, 1.0f, r != 0.0f && (r < 0.0f) != (y < 0.0f));
+  if (q == 0.0f) { return bits_((bitcast<u32>(x) ^ bitcast<u32>(y)) & 0x80000000u); }
   let n = floor(q);
   return n + select(0.0f, 1.0f, q - n > 0.5f);
 }
@@ -420,11 +454,17 @@ fn quotient_i(x: i32, y: i32) -> i32 {
 fn floor_div_i(x: i32, y: i32) -> i32 {
   let q = quotient_i(x, y);
   let r = x - q * y;
-  return select(q, q - i32(1), y != i32(0) && r != i32(0) && (r < i32(0)) != (y < i32(0)));
+  return select(q, q - i32(1), y != i32(0) && r != i32(0) && less_i(r, i32(0)) != less_i(y, i32(0)));
 }
 
 fn floor_div_u(x: u32, y: u32) -> u32 {
   return select(x / max(y, 1u), 0u, y == 0u);
+}
+
+// The exponent field of a positive number, continued below one for subnormal ones.
+fn exponent_(x: f32) -> i32 {
+  let u = bitcast<u32>(x);
+  return select(i32(u >> 23u), 9i - i32(countLeadingZeros(u)), u < 0x00800000u);
 }
 
 // Exact: subtracts y scaled by powers of two.
@@ -434,13 +474,13 @@ fn fmod_(x: f32, y: f32) -> f32 {
   if (is_nan_(x) || is_nan_(y) || is_inf_(x) || b == 0.0f) { return bits_(0x7fc00000u); }
   if (is_inf_(y)) { return x; }
   for (var step = 0; step < 300 && a >= b; step++) {
-    let shift = (bitcast<u32>(a) >> 23u) - max(bitcast<u32>(b) >> 23u, 1u);
-    let half = i32(shift >> 1u);
-    var t = b * power_of_two_(min(half, 126)) * power_of_two_(min(i32(shift) - half, 126));
+    let shift = exponent_(a) - exponent_(b);
+    let third = power_of_two_(shift / 3i);
+    var t = b * third * third * power_of_two_(shift - 2i * (shift / 3i));
     t = select(t, t * 0.5f, t > a);
     a = a - t;
   }
-  return select(a, -a, (bitcast<u32>(x) >> 31u) == 1u);
+  return signed_like_(a, x);
 }
 
 fn fmod_i(x: i32, y: i32) -> i32 {
@@ -458,7 +498,7 @@ fn remainder_(x: f32, y: f32) -> f32 {
 
 fn remainder_i(x: i32, y: i32) -> i32 {
   let r = fmod_i(x, y);
-  return select(r, r + y, r != i32(0) && (r < i32(0)) != (y < i32(0)));
+  return select(r, r + y, r != i32(0) && less_i(r, i32(0)) != less_i(y, i32(0)));
 }
 
 fn remainder_u(x: u32, y: u32) -> u32 {
@@ -488,7 +528,7 @@ fn pow_(x: f32, y: f32) -> f32 {
 }
 
 fn pow_i(x: i32, y: i32) -> i32 {
-  if (y < i32(0)) {
+  if (less_i(y, i32(0))) {
     if (x == i32(1)) { return i32(1); }
     if (x == i32(-1)) { return select(i32(1), i32(-1), (y & i32(1)) != i32(0)); }
     return i32(0);
@@ -496,7 +536,7 @@ fn pow_i(x: i32, y: i32) -> i32 {
   var p = i32(1);
   var b = x;
   var n = y;
-  for (var step = 0; step < 64 && n > i32(0); step++) {
+  for (var step = 0; step < 64 && n != i32(0); step++) {
     if ((n & i32(1)) == i32(1)) { p = p * b; }
     b = b * b;
     n = n >> 1u;
@@ -525,7 +565,7 @@ fn shift_left_u(x: u32, y: u32) -> u32 {
 }
 
 fn shift_left_l(x: i64, y: i64) -> i64 {
-  return select(0li, x << (u32(y) & 63u), y >= 0li && y < 64li);
+  return select(0li, x << (u32(y) & 63u), u64(y) < 64lu);
 }
 
 fn shift_right_i(x: i32, y: i32) -> i32 {
@@ -578,7 +618,7 @@ fn arg_max_wins_u(x: u32, i: i32, y: u32, j: i32) -> bool {
 }
 
 fn arg_max_wins_l(x: i64, i: i32, y: i64, j: i32) -> bool {
-  return x > y || (x == y && i < j);
+  return less_l(y, x) || (x == y && i < j);
 }
 
 fn arg_min_wins_(x: f32, i: i32, y: f32, j: i32) -> bool {
@@ -597,7 +637,7 @@ fn arg_min_wins_u(x: u32, i: i32, y: u32, j: i32) -> bool {
 }
 
 fn arg_min_wins_l(x: i64, i: i32, y: i64, j: i32) -> bool {
-  return x < y || (x == y && i < j);
+  return less_l(x, y) || (x == y && i < j);
 }
 
 // Whether x at column i sorts before y at column j, ascending, NaN last, stable.
@@ -617,7 +657,7 @@ fn sort_up_u(x: u32, i: u32, y: u32, j: u32) -> bool {
 }
 
 fn sort_up_l(x: i64, i: u32, y: i64, j: u32) -> bool {
-  return x < y || (x == y && i < j);
+  return less_l(x, y) || (x == y && i < j);
 }
 
 // Whether x at column i sorts before y at column j, descending, NaN first, stable.
@@ -637,7 +677,7 @@ fn sort_down_u(x: u32, i: u32, y: u32, j: u32) -> bool {
 }
 
 fn sort_down_l(x: i64, i: u32, y: i64, j: u32) -> bool {
-  return x > y || (x == y && i < j);
+  return less_l(y, x) || (x == y && i < j);
 }
 
 // Words that order as numbers do when sorted: NaN behind everything, zeros equal.
@@ -749,30 +789,42 @@ fn to_i64_(x: f32) -> i64 {
 }
 
 fn to_i32_d(x: f64) -> i32 {
-  if (!(x == x)) { return 0i; }
+  if (is_nan_d(x)) { return 0i; }
   if (x >= 2147483647.0lf) { return 2147483647i; }
   return i32(max(x, -2147483648.0lf));
 }
 
 fn to_u32_d(x: f64) -> u32 {
-  if (!(x == x)) { return 0u; }
+  if (is_nan_d(x)) { return 0u; }
   if (x >= 4294967295.0lf) { return 4294967295u; }
   return u32(max(x, 0.0lf));
 }
 
 fn to_i64_d(x: f64) -> i64 {
-  if (!(x == x)) { return 0li; }
+  if (is_nan_d(x)) { return 0li; }
   if (x >= 9223372036854775807.0lf) { return 9223372036854775807li; }
   if (x <= -9223372036854775807.0lf) { return -9223372036854775807li - 1li; }
   return i64(x);
 }
 
+fn opaque_d(x: f64) -> f64 {
+  return bitcast<f64>(bitcast<u64>(x) | u64(opaque_zero));
+}
+
+fn bits_d(high: u32) -> f64 {
+  return bitcast<f64>(u64(high) << 32u);
+}
+
 fn is_nan_d(x: f64) -> bool {
-  return !(x == x);
+  return (bitcast<u64>(x) & 0x7ffffffffffffffflu) > 0x7ff0000000000000lu;
 }
 
 fn is_inf_d(x: f64) -> bool {
-  return abs(x) > 1.7976931348623157e308lf;
+  return (bitcast<u64>(x) & 0x7ffffffffffffffflu) == 0x7ff0000000000000lu;
+}
+
+fn is_negative_d(x: f64) -> bool {
+  return (bitcast<u64>(x) >> 63u) != 0lu;
 }
 
 fn sign_d(x: f64) -> f64 {
@@ -788,73 +840,344 @@ fn relu_d(x: f64) -> f64 {
 }
 
 fn maximum_d(x: f64, y: f64) -> f64 {
-  return select(select(max(x, y), y, is_nan_d(y)), x, is_nan_d(x));
+  return select(x, y, (x < y || is_nan_d(y)) && !is_nan_d(x));
 }
 
 fn minimum_d(x: f64, y: f64) -> f64 {
-  return select(select(min(x, y), y, is_nan_d(y)), x, is_nan_d(x));
+  return select(x, y, (x > y || is_nan_d(y)) && !is_nan_d(x));
 }
 
 fn clamp_d(x: f64, low: f64, high: f64) -> f64 {
   return minimum_d(maximum_d(x, low), high);
 }
 
+fn over_zero_d(x: f64, y: f64) -> f64 {
+  let infinity = select(0x7ff00000u, 0xfff00000u, is_negative_d(x) != is_negative_d(y));
+  return bits_d(select(infinity, 0x7ff80000u, x == 0.0lf || is_nan_d(x)));
+}
+
 fn floor_div_d(x: f64, y: f64) -> f64 {
-  if (y == 0.0lf) { return x / y; }
+  if (y == 0.0lf) { return over_zero_d(x, y); }
   let r = fmod_d(x, y);
+  if (is_nan_d(r)) { return r; }
   let q = (x - r) / y - select(0.0lf, 1.0lf, r != 0.0lf && (r < 0.0lf) != (y < 0.0lf));
+  if (q == 0.0lf) { return bits_d(select(0u, 0x80000000u, is_negative_d(x) != is_negative_d(y))); }
   let n = floor(q);
   return n + select(0.0lf, 1.0lf, q - n > 0.5lf);
 }
 
+// The exponent of a positive number, subnormal ones included.
+fn exponent_d(x: f64) -> i32 {
+  let e = i32(u32(bitcast<u64>(x) >> 52u));
+  if (e > 0i) { return e - 1023i; }
+  return i32(u32(bitcast<u64>(x * 18014398509481984.0lf) >> 52u)) - 1077i;
+}
+
+// x * 2^n.
+fn scale_d(x: f64, n: i32) -> f64 {
+  let h = n / 3i;
+  let p = power_of_two_d(h);
+  return x * p * p * power_of_two_d(n - 2i * h);
+}
+
+// Exact: subtracts y scaled by powers of two.
 fn fmod_d(x: f64, y: f64) -> f64 {
-  return x - trunc(x / y) * y;
+  let b = abs(y);
+  var a = abs(x);
+  if (is_nan_d(x) || is_nan_d(y) || is_inf_d(x) || b == 0.0lf) { return bits_d(0x7ff80000u); }
+  if (is_inf_d(y)) { return x; }
+  let low = exponent_d(b);
+  for (var step = 0; step < 2200 && a >= b; step++) {
+    var t = scale_d(b, exponent_d(a) - low);
+    t = select(t, t * 0.5lf, t > a);
+    a = a - t;
+  }
+  return select(a, bitcast<f64>(bitcast<u64>(a) | 0x8000000000000000lu), is_negative_d(x));
 }
 
 fn remainder_d(x: f64, y: f64) -> f64 {
-  return x - floor(x / y) * y;
+  let r = fmod_d(x, y);
+  return select(r, r + y, r != 0.0lf && (r < 0.0lf) != (y < 0.0lf) && !is_nan_d(r));
 }
 
-// 2^n by squaring: bits of f64 cannot be set everywhere.
+// 2^n for n in -1022..1023.
 fn power_of_two_d(n: i32) -> f64 {
+  return bitcast<f64>(u64(n + 1023i) << 52u);
+}
+
+// (e^r - 1) / r for |r| <= 1/2.
+fn exp_slope_d(r: f64) -> f64 {
   var p = 1.0lf;
-  var b = select(2.0lf, 0.5lf, n < 0i);
-  for (var k = u32(abs(n)); k > 0u; k = k >> 1u) {
-    if ((k & 1u) == 1u) { p = p * b; }
-    b = b * b;
-  }
+  for (var k = 17i; k > 1i; k--) { p = 1.0lf + p * r / f64(k); }
   return p;
 }
 
 fn exp_d(x: f64) -> f64 {
-  if (!(x == x)) { return x; }
+  if (is_nan_d(x)) { return x; }
   let c = clamp(x, -746.0lf, 710.0lf);
   let n = round(c * 1.4426950408889634lf);
   let r = (c - n * 0.693147180369123816490lf) - n * 1.90821492927058770002e-10lf;
-  var p = 1.0lf;
-  for (var k = 14i; k > 0i; k--) { p = 1.0lf + p * r / f64(k); }
-  let h = i32(n) / 2i;
-  return p * power_of_two_d(h) * power_of_two_d(i32(n) - h);
+  return scale_d(1.0lf + r * exp_slope_d(r), i32(n));
 }
 
-// Scaled into [1, 2) by powers of two; log(m) = 2 atanh((m - 1) / (m + 1)).
-fn log_d(x: f64) -> f64 {
-  if (!(x == x)) { return x; }
-  if (x < 0.0lf) { return f64(bits_(0x7fc00000u)); }
-  if (x == 0.0lf) { return f64(bits_(0xff800000u)); }
-  if (is_inf_d(x)) { return x; }
-  var m = x;
-  var e = 0i;
-  if (m < 1.0e-290lf) { m = m * power_of_two_d(100i); e = -100i; }
-  for (var k = 512i; k > 0i; k = k / 2i) {
-    if (m >= power_of_two_d(k)) { m = m * power_of_two_d(-k); e = e + k; }
-    if (m < power_of_two_d(1i - k)) { m = m * power_of_two_d(k); e = e - k; }
-  }
-  if (m > 1.4142135623730951lf) { m = m * 0.5lf; e = e + 1i; }
-  let s = (m - 1.0lf) / (m + 1.0lf);
+fn exp2_d(x: f64) -> f64 {
+  if (is_nan_d(x)) { return x; }
+  let c = clamp(x, -1080.0lf, 1025.0lf);
+  let n = round(c);
+  let r = (c - n) * 0.6931471805599453lf;
+  return scale_d(1.0lf + r * exp_slope_d(r), i32(n));
+}
+
+fn expm1_d(x: f64) -> f64 {
+  if (abs(x) < 0.5lf) { return x * exp_slope_d(x); }
+  return exp_d(x) - 1.0lf;
+}
+
+// log((1 + s) / (1 - s)) for |s| <= 0.172.
+fn log_ratio_d(s: f64) -> f64 {
+  let z = s * s;
   var sum = 0.0lf;
-  for (var k = 25i; k > 0i; k = k - 2i) { sum = sum * s * s + 1.0lf / f64(k); }
-  return f64(e) * 0.693147180369123816490lf + (f64(e) * 1.90821492927058770002e-10lf + 2.0lf * s * sum);
+  for (var k = 25i; k > 1i; k = k - 2i) { sum = (sum + 1.0lf / f64(k)) * z; }
+  return 2.0lf * s + 2.0lf * s * sum;
+}
+
+// What a logarithm gives for zero, negative numbers, infinity and NaN; `y` for others.
+fn log_special_d(x: f64, y: f64) -> f64 {
+  if (is_nan_d(x)) { return x; }
+  if (x == 0.0lf) { return bits_d(0xfff00000u); }
+  if (x < 0.0lf) { return bits_d(0x7ff80000u); }
+  return select(y, x, is_inf_d(x));
+}
+
+// The exponent of a positive finite number whose significand lies in sqrt(1/2) .. sqrt(2).
+fn log_exponent_d(x: f64) -> i32 {
+  let e = clamp(exponent_d(x), -1074i, 1023i);
+  return select(e, e + 1i, scale_d(x, -e) > 1.4142135623730951lf);
+}
+
+fn log_d(x: f64) -> f64 {
+  let e = log_exponent_d(abs(x));
+  let m = scale_d(x, -e);
+  let y = log_ratio_d((m - 1.0lf) / (m + 1.0lf));
+  return log_special_d(x, f64(e) * 0.693147180369123816490lf + (f64(e) * 1.90821492927058770002e-10lf + y));
+}
+
+fn log2_d(x: f64) -> f64 {
+  let e = log_exponent_d(abs(x));
+  let m = scale_d(x, -e);
+  return log_special_d(x, f64(e) + log_ratio_d((m - 1.0lf) / (m + 1.0lf)) * 1.4426950408889634lf);
+}
+
+fn log1p_d(x: f64) -> f64 {
+  if (x > -0.2928lf && x < 0.4142lf) { return log_ratio_d(x / (2.0lf + x)); }
+  return log_d(1.0lf + x);
+}
+
+// Reduces x to r in -pi/4 .. pi/4; gives (r, quadrant).
+fn quadrant_d(x: f64) -> vec2<f64> {
+  if (abs(x) > 1048576.0lf) { return quadrant_large_d(x); }
+  let n = round(x * 0.6366197723675814lf);
+  let r = ((x - n * 1.57079632673412561417e+00lf) - n * 6.07710050630396597660e-11lf) - n * 2.02226624879595063154e-21lf;
+  return vec2<f64>(r, f64(i32(n) & 3i));
+}
+
+// Payne and Hanek, as for f32: 192 bits of 2/pi that matter for the exponent of x, times its significand.
+fn quadrant_large_d(x: f64) -> vec2<f64> {
+  let u = bitcast<u64>(x);
+  let e = u32(u >> 52u) & 0x7ffu;
+  if (e == 2047u) { return vec2<f64>(bits_d(0x7ff80000u), 0.0lf); }
+  let m = (u & 0xffffffffffffflu) | 0x10000000000000lu;
+  var digits = array<u32, 39>(0u, 0u, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u, 0xf534ddc0u, 0xdb629599u, 0x3c439041u, 0xfe5163abu, 0xdebbc561u, 0xb7246e3au, 0x424dd2e0u, 0x06492eeau, 0x09d1921cu, 0xfe1deb1cu, 0xb129a73eu, 0xe88235f5u, 0x2ebb4484u, 0xe99c7026u, 0xb45f7e41u, 0x3991d639u, 0x835339f4u, 0x9c845f8bu, 0xbdf9283bu, 0x1ff897ffu, 0xde05980fu, 0xef2f118bu, 0x5a0a6d1fu, 0x6d367ecfu, 0x27cb09b7u, 0x4f463f66u, 0x9e5fea2du, 0x7527bac7u, 0xebe5f17bu, 0x3d0739f7u, 0x8a5292eau, 0x6bfb5fb1u, 0x1f8d5d08u, 0x56033046u);
+  // x = m * 2^(e - 1075); the first bit of 2/pi that counts is number e - 1076, and 64 zeros lead the digits.
+  let first = e - 1013u;
+  let shift = first & 31u;
+  var part = array<u32, 6>();
+  for (var k = 0u; k < 6u; k++) {
+    let at = (first >> 5u) + k;
+    part[k] = u32((((u64(digits[at]) << 32u) | u64(digits[at + 1u])) << shift) >> 32u);
+  }
+  // The low 192 bits of the product: two bits of the quadrant, then the fraction.
+  var product = array<u32, 6>();
+  for (var half = 0u; half < 2u; half++) {
+    let factor = (m >> (32u * half)) & 0xfffffffflu;
+    var carry = 0lu;
+    for (var k = 0u; k + half < 6u; k++) {
+      let at = 5u - k - half;
+      let sum = u64(part[5u - k]) * factor + u64(product[at]) + carry;
+      product[at] = u32(sum & 0xfffffffflu);
+      carry = sum >> 32u;
+    }
+  }
+  var quadrant = product[0] >> 30u;
+  let negative = ((product[0] >> 29u) & 1u) == 1u;
+  product[0] = product[0] & 0x3fffffffu;
+  var rest = 0.0lf;
+  var weight = 9.313225746154785e-10lf;
+  if (negative) { quadrant = quadrant + 1u; product[0] = product[0] ^ 0x3fffffffu; }
+  for (var k = 0u; k < 6u; k++) {
+    let word = select(product[k], ~product[k], negative && k > 0u);
+    rest = rest + f64(word) * weight;
+    weight = weight * 2.3283064365386963e-10lf;
+  }
+  rest = select(rest, -rest, negative) * 1.5707963267948966lf;
+  if (is_negative_d(x)) {
+    rest = -rest;
+    quadrant = 0u - quadrant;
+  }
+  return vec2<f64>(rest, f64(quadrant & 3u));
+}
+
+fn sin_near_d(r: f64) -> f64 {
+  let z = r * r;
+  var p = 1.58969099521155010221e-10lf * z - 2.50507602534068634195e-08lf;
+  p = p * z + 2.75573137070700676789e-06lf;
+  p = p * z - 1.98412698298579493134e-04lf;
+  p = p * z + 8.33333333332248946124e-03lf;
+  p = p * z - 1.66666666666666324348e-01lf;
+  return r + r * (z * p);
+}
+
+fn cos_near_d(r: f64) -> f64 {
+  let z = r * r;
+  var p = -1.13596475577881948265e-11lf * z + 2.08757232129817482790e-09lf;
+  p = p * z - 2.75573143513906633035e-07lf;
+  p = p * z + 2.48015872894767294178e-05lf;
+  p = p * z - 1.38888888888741095749e-03lf;
+  p = p * z + 4.16666666666666019037e-02lf;
+  return 1.0lf - (0.5lf * z - z * z * p);
+}
+
+// Sine of the angle `turn` quadrants ahead of x.
+fn sin_turned_d(x: f64, turn: u32) -> f64 {
+  let p = quadrant_d(x);
+  let q = (u32(p.y) + turn) & 3u;
+  let y = select(sin_near_d(p.x), cos_near_d(p.x), (q & 1u) == 1u);
+  return select(y, -y, q > 1u);
+}
+
+fn special_angle_d(x: f64, y: f64) -> f64 {
+  return select(y, bits_d(0x7ff80000u), is_nan_d(x) || is_inf_d(x));
+}
+
+fn sin_d(x: f64) -> f64 {
+  return select(special_angle_d(x, sin_turned_d(x, 0u)), x, x == 0.0lf);
+}
+
+fn cos_d(x: f64) -> f64 {
+  return special_angle_d(x, sin_turned_d(x, 1u));
+}
+
+fn tan_d(x: f64) -> f64 {
+  let p = quadrant_d(x);
+  let s = sin_near_d(p.x);
+  let c = cos_near_d(p.x);
+  let odd = (u32(p.y) & 1u) == 1u;
+  return select(special_angle_d(x, select(s, -c, odd) / select(c, s, odd)), x, x == 0.0lf);
+}
+
+fn asin_d(x: f64) -> f64 {
+  if (abs(x) > 1.0lf) { return bits_d(0x7ff80000u); }
+  return atan_d(x / sqrt((1.0lf - x) * (1.0lf + x)));
+}
+
+fn acos_d(x: f64) -> f64 {
+  if (abs(x) > 1.0lf) { return bits_d(0x7ff80000u); }
+  return 2.0lf * atan_d(sqrt((1.0lf - x) / (1.0lf + x)));
+}
+
+fn atan_d(x: f64) -> f64 {
+  let a = abs(x);
+  var base = 0.0lf;
+  var r = a;
+  if (a >= 2.4375lf) {
+    base = 1.5707963267948966lf;
+    r = -1.0lf / a;
+  } else if (a >= 1.1875lf) {
+    base = 9.82793723247329054082e-01lf;
+    r = (a - 1.5lf) / (1.0lf + 1.5lf * a);
+  } else if (a >= 0.6875lf) {
+    base = 7.85398163397448278999e-01lf;
+    r = (a - 1.0lf) / (a + 1.0lf);
+  } else if (a >= 0.4375lf) {
+    base = 4.63647609000806093515e-01lf;
+    r = (2.0lf * a - 1.0lf) / (2.0lf + a);
+  }
+  let z = r * r;
+  var p = 1.62858201153657823623e-02lf * z - 3.65315727442169155270e-02lf;
+  p = p * z + 4.97687799461593236017e-02lf;
+  p = p * z - 5.83357013379057348645e-02lf;
+  p = p * z + 6.66107313738753120669e-02lf;
+  p = p * z - 7.69187620504482999495e-02lf;
+  p = p * z + 9.09088713343650656196e-02lf;
+  p = p * z - 1.11111104054623557880e-01lf;
+  p = p * z + 1.42857142725034663711e-01lf;
+  p = p * z - 1.99999999998764832476e-01lf;
+  p = p * z + 3.33333333333329318027e-01lf;
+  let y = base + (r - r * (z * p));
+  return select(select(y, -y, is_negative_d(x)), x, is_nan_d(x));
+}
+
+fn atan2_d(y: f64, x: f64) -> f64 {
+  if (is_nan_d(x)) { return x; }
+  if (is_nan_d(y)) { return y; }
+  var t = 0.0lf;
+  if (y == 0.0lf) {
+    t = 0.0lf;
+  } else if (is_inf_d(x) && is_inf_d(y)) {
+    t = 0.7853981633974483lf;
+  } else if (abs(y) > abs(x)) {
+    t = 1.5707963267948966lf - atan_d(abs(x) / abs(y));
+  } else {
+    t = atan_d(abs(y) / abs(x));
+  }
+  t = select(t, 3.141592653589793lf - t, is_negative_d(x));
+  return select(t, -t, is_negative_d(y));
+}
+
+fn sinh_d(x: f64) -> f64 {
+  let a = abs(x);
+  var y = 0.0lf;
+  if (a > 700.0lf) {
+    let h = exp_d(0.5lf * a);
+    y = (0.5lf * h) * h;
+  } else {
+    let t = expm1_d(a);
+    y = 0.5lf * (t + t / (t + 1.0lf));
+  }
+  return select(select(y, -y, is_negative_d(x)), x, is_nan_d(x));
+}
+
+fn cosh_d(x: f64) -> f64 {
+  let h = exp_d(0.5lf * abs(x));
+  return (0.5lf * h) * h + (0.5lf / h) / h;
+}
+
+fn tanh_d(x: f64) -> f64 {
+  let t = expm1_d(2.0lf * min(abs(x), 22.0lf));
+  let y = t / (t + 2.0lf);
+  return select(select(y, -y, is_negative_d(x)), x, is_nan_d(x));
+}
+
+// A series of positive terms below 3, a continued fraction of erfc above.
+fn erf_d(x: f64) -> f64 {
+  let a = abs(x);
+  var y = 1.0lf;
+  if (a < 3.0lf) {
+    var sum = 1.0lf;
+    for (var k = 60i; k > 0i; k--) { sum = 1.0lf + sum * (2.0lf * a * a) / f64(2i * k + 1i); }
+    y = 1.1283791670955126lf * exp_d(-(a * a)) * sum * a;
+  } else if (a < 6.0lf) {
+    var below = a;
+    for (var k = 40i; k > 0i; k--) { below = a + 0.5lf * f64(k) / below; }
+    y = 1.0lf - exp_d(-(a * a)) * 0.5641895835477563lf / below;
+  }
+  return select(select(y, -y, is_negative_d(x)), x, is_nan_d(x));
+}
+
+fn sigmoid_d(x: f64) -> f64 {
+  let e = exp_d(-abs(x));
+  let s = 1.0lf / (1.0lf + e);
+  return select(s, e * s, x < 0.0lf);
 }
 
 fn pow_d(x: f64, y: f64) -> f64 {
@@ -868,12 +1191,12 @@ fn pow_d(x: f64, y: f64) -> f64 {
   let odd = integral && floor(y * 0.5lf) * 2.0lf != y;
   var p = 1.0lf;
   if (a == 0.0lf) {
-    p = select(0.0lf, f64(bits_(0x7f800000u)), y < 0.0lf);
+    p = select(0.0lf, bits_d(0x7ff00000u), y < 0.0lf);
   } else if (a != 1.0lf) {
     p = exp_d(y * log_d(a));
   }
-  if (x < 0.0lf) {
-    if (!integral && !is_inf_d(x)) { return f64(bits_(0x7fc00000u)); }
+  if (is_negative_d(x)) {
+    if (!integral && a != 0.0lf && !is_inf_d(x)) { return bits_d(0x7ff80000u); }
     return select(p, -p, odd);
   }
   return p;

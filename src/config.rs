@@ -107,6 +107,10 @@ pub struct Config {
     pub reuse: bool,
     /// Let new values of state overwrite the old ones in place.
     pub donate: bool,
+    /// Round values of half precision to their type after every operation, as if each were stored. Without it operations that are
+    /// fused hand on f32, so that a comparison, `trunc` or a conversion to integers may see what a half cannot hold: closer to
+    /// the exact value, and further from a framework that runs one operation at a time.
+    pub emulate_precision_casts: bool,
     /// Refuse steps whose gradients are not finite; state stays as it was.
     pub check_gradients: bool,
     /// Accept NaN and infinities in float inputs of training.
@@ -126,6 +130,7 @@ impl Default for Config {
             fuse: true,
             reuse: true,
             donate: true,
+            emulate_precision_casts: false,
             check_gradients: false,
             allow_non_finite: false,
             allow_empty: false,

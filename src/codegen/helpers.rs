@@ -33,8 +33,16 @@ pub fn exists(name: &str) -> bool {
     LIBRARY.contains_key(name)
 }
 
+/// Declared by modules with opaque values: zero, set from what only the launch knows.
+pub const OPAQUE_ZERO: &str = "var<private> opaque_zero: u32;";
+
+/// The first statement of an entry point whose module calls these functions, where they need one. A launch has one layer of workgroups.
+pub fn opening(used: &BTreeSet<String>) -> Option<String> {
+    used.iter().any(|name| name.starts_with("opaque_")).then(|| "opaque_zero = wid.z;".to_string())
+}
+
 /// The texts of these functions and of those they call, in order of their names. With 64-bit integers a wide product is one
-/// multiplication.
+/// multiplication; without comparisons of them their words are compared.
 pub fn texts(used: &BTreeSet<String>, caps: &DeviceCaps) -> Vec<String> {
     let mut wanted: BTreeSet<&str> = BTreeSet::new();
     let mut open: Vec<&str> = used.iter().map(String::as_str).collect();
@@ -47,6 +55,7 @@ pub fn texts(used: &BTreeSet<String>, caps: &DeviceCaps) -> Vec<String> {
     }
     let text = |name: &str| match name {
         "mul_wide_" if caps.i64 => LIBRARY["mul_wide_native_"].replace("mul_wide_native_", "mul_wide_"),
+        "less_l" if !caps.i64_comparisons => LIBRARY["less_words_l"].replace("less_words_l", "less_l"),
         _ => LIBRARY[name].clone(),
     };
     wanted.into_iter().map(text).collect()

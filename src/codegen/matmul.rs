@@ -156,7 +156,7 @@ fn build(unit: &Unit, p: &Product, tile: Tile) -> Result<Variant, String> {
     let (tiles_m, tiles_n) = (p.m.ceil_div(&Dim::int(tile.bm as i64)), p.n.ceil_div(&Dim::int(tile.bn as i64)));
     let groups = batch_count(p) * &tiles_m * &tiles_n;
     let (tiles_m, tiles_n, k) = (e.size_text(&tiles_m), e.size_text(&tiles_n), e.size_text(&p.k));
-    let entry = super::module::entry(&mut e, &groups);
+    let mut entry = super::module::entry(&mut e, &groups);
     let mut helpers = BTreeSet::new();
     let (mut uses_symbols, mut functions) = (false, vec![]);
     for (em, open) in [(a, load_a), (b, load_b), (e, epilogue)] {
@@ -167,6 +167,7 @@ fn build(unit: &Unit, p: &Product, tile: Tile) -> Result<Variant, String> {
         let body: Vec<String> = lines.iter().map(|l| format!("  {}\n", l.replace('\n', "\n  "))).collect();
         functions.push(format!("{open} {{\n{}}}\n", body.concat()));
     }
+    entry.splice(0..0, super::helpers::opening(&helpers));
     let (bindings, head) = header(unit, &vector, uses_symbols, &helpers);
     let a_items = tile.bm / 4 * tile.bk / 4;
     let b_items = tile.bn / 4 * tile.bk / 4;

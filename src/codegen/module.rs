@@ -70,6 +70,7 @@ impl Shader {
         push_lines(&mut out, "", &self.globals);
         let folded = self.entry.iter().any(|l| l.contains("nwg"));
         out.push_str(&head(self.launch.threads, folded, self.subgroup));
+        push_lines(&mut out, "  ", helpers::opening(&self.helpers).as_slice());
         push_lines(&mut out, "  ", &self.entry);
         push_lines(&mut out, "  ", &self.lines);
         out.push_str("}\n");
@@ -122,6 +123,7 @@ pub fn together(units: &[Unit], shaders: Vec<Shader>) -> Result<Variant, String>
     let groups = Dim::int(first);
     let entry = entry(&mut em, &groups);
     out.push_str(&head(threads, entry.iter().any(|l| l.contains("nwg")), subgroup));
+    push_lines(&mut out, "  ", helpers::opening(&helpers).as_slice());
     push_lines(&mut out, "  ", &entry);
     push_lines(&mut out, "  ", &[branches.join("\nelse ")]);
     out.push_str("}\n");
@@ -175,6 +177,9 @@ pub fn header(unit: &Unit, vector: &[bool], uses_symbols: bool, used: &BTreeSet<
     for line in &declarations {
         out.push_str(line);
         out.push('\n');
+    }
+    if helpers::opening(used).is_some() {
+        out.push_str(&format!("{}\n", helpers::OPAQUE_ZERO));
     }
     for text in helpers::texts(used, &unit.target.caps) {
         out.push('\n');

@@ -78,13 +78,12 @@ pub fn wrap(dtype: DType, text: String) -> String {
 /// A scalar function of operands of `dtype`.
 pub fn call(em: &mut Emitter, f: ScalarFn, dtype: DType, args: &[&str]) -> Result<String, String> {
     let kind = em.unit.kind(dtype)?;
-    if let Some(text) = special(f, kind, args) {
+    if let Some(text) = special(f, kind, args).or_else(|| compared(em, f, kind, args)) {
         return Ok(text);
     }
-    if f == ScalarFn::Exp2 && kind == Kind::F64 {
-        return Err("exp2 of f64 is not available on GPUs".into());
-    }
     Ok(match f.row().wgsl {
+        // The built-in takes f32 only.
+        Wgsl::Call("exp2") if kind == Kind::F64 => format!("{}({})", em.helper("exp2_d"), args[0]),
         Wgsl::Infix(op) => format!("({} {op} {})", args[0], args[1]),
         Wgsl::Call(name) => format!("{name}({})", args.join(", ")),
         Wgsl::Template(template) => {
@@ -108,6 +107,45 @@ pub fn call(em: &mut Emitter, f: ScalarFn, dtype: DType, args: &[&str]) -> Resul
     })
 }
 
+/// A float of special bits, or the value of a name, of which the driver knows nothing.
+pub fn opaque(em: &mut Emitter, kind: Kind, operand: Result<Number, &str>) -> String {
+    match (kind, operand) {
+        (Kind::F64, Ok(n)) => format!("{}(f64({}))", em.helper("opaque_d"), float(em, n.as_f64() as f32)),
+        (Kind::F64, Err(name)) => format!("{}({name})", em.helper("opaque_d")),
+        (_, Ok(n)) => format!("{}({:#010x}u)", em.helper("opaque_bits_"), (n.as_f64() as f32).to_bits()),
+        (_, Err(name)) => format!("{}({name})", em.helper("opaque_")),
+    }
+}
+
+/// Whether drivers simplify this function of floats as if all numbers were finite: `0 * x` to 0, `x - x` to 0, `x / x` to 1.
+pub fn is_simplified(f: ScalarFn) -> bool {
+    use ScalarFn as F;
+    matches!(f, F::Add | F::Sub | F::Mul | F::Div | F::Reciprocal)
+}
+
+/// Comparisons that are not the table's operator: of one float with itself, which drivers take as known, and of 64-bit integers
+/// where the adapter gets them wrong.
+fn compared(em: &mut Emitter, f: ScalarFn, kind: Kind, args: &[&str]) -> Option<String> {
+    use ScalarFn as F;
+    let is_float = matches!(kind, Kind::F32 | Kind::F64);
+    if is_float && matches!(f, F::Eq | F::Ne | F::Le | F::Ge) && args[0] == args[1] {
+        let is_nan = em.helper(&format!("is_nan_{}", super::combine::suffix(kind)));
+        return Some(if f == F::Ne { format!("{is_nan}({})", args[0]) } else { format!("(!{is_nan}({}))", args[0]) });
+    }
+    if kind != Kind::I64 || em.unit.target.caps.i64_comparisons {
+        return None;
+    }
+    let (x, y) = (*args.first()?, *args.get(1)?);
+    let (not, x, y) = match f {
+        F::Lt => ("", x, y),
+        F::Gt => ("", y, x),
+        F::Le => ("!", y, x),
+        F::Ge => ("!", x, y),
+        _ => return None,
+    };
+    Some(format!("({not}{}({x}, {y}))", em.helper("less_l")))
+}
+
 /// Where a kind needs another spelling than the table's.
 fn special(f: ScalarFn, kind: Kind, args: &[&str]) -> Option<String> {
     use ScalarFn as F;
@@ -127,6 +165,7 @@ fn special(f: ScalarFn, kind: Kind, args: &[&str]) -> Option<String> {
         (F::BitwiseNot, _) => format!("(~{})", args[0]),
         (F::BitwiseXor, Kind::Bool) => format!("({} != {})", args[0], args[1]),
         (F::BitwiseXor, _) => format!("({} ^ {})", args[0], args[1]),
+        (F::Reciprocal, Kind::F64) => format!("(1.0lf / {})", args[0]),
         _ => return None,
     })
 }
@@ -160,6 +199,8 @@ pub fn cast(em: &mut Emitter, from: DType, to: DType, x: &str) -> Result<String,
         (Kind::F64, Kind::I32) => format!("{}({x})", em.helper("to_i32_d")),
         (Kind::F64, Kind::U32) => format!("{}({x})", em.helper("to_u32_d")),
         (Kind::F64, Kind::I64) => format!("{}({x})", em.helper("to_i64_d")),
+        // The front end extends by the sign of the target, not of the source.
+        (Kind::U32, Kind::I64) => format!("i64(u64({x}))"),
         _ => format!("{}({x})", target.wgsl()),
     };
     Ok(match to {

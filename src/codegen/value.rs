@@ -3,7 +3,7 @@
 use super::emit::{Emitter, Ex, deepest};
 use super::spell;
 use super::storage::{Element, Kind, per_word};
-use crate::loop_ir::{BufferId, IndexExpr, Instr, Val, Write};
+use crate::loop_ir::{BufferId, IndexExpr, Instr, Number, Val, Write};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 
@@ -53,8 +53,14 @@ impl Emitter<'_> {
             return Ok(word);
         }
         let nest = self.unit.nest;
-        let operands = args.iter().map(|&a| self.value(a, lane)).collect::<Result<Vec<_>, _>>()?;
         let of = nest.dtype(*args.last().unwrap_or(&v));
+        if let Some(narrow) = self.narrow_comparison(f, of, args, lane)? {
+            return Ok(narrow);
+        }
+        let mut operands = args.iter().map(|&a| self.value(a, lane)).collect::<Result<Vec<_>, _>>()?;
+        if spell::is_simplified(f) && of.is_float() {
+            self.hide_operands(f, of, args, &mut operands)?;
+        }
         let texts: Vec<&str> = operands.iter().map(|o| o.text.as_str()).collect();
         let text = match self.rough_exp.contains(&v) {
             true => format!("exp2({} * 1.44269504f)", texts[0]),
@@ -62,6 +68,58 @@ impl Emitter<'_> {
         };
         let text = spell::wrap(nest.dtype(v), text);
         Ok(self.bind(Ex { text, depth: deepest(&operands) }, "v"))
+    }
+
+    /// Hides literal zeros, infinities and NaN from the driver, and the second of two equal operands of a difference or quotient.
+    fn hide_operands(&mut self, f: ScalarFn, dtype: DType, args: &[Val], operands: &mut [Ex]) -> Result<(), String> {
+        let kind = self.unit.kind(dtype)?;
+        for (&arg, operand) in args.iter().zip(&mut *operands) {
+            if let Some(n) = self.literal(arg)
+                && (n.as_f64() == 0.0 || !n.as_f64().is_finite())
+            {
+                operand.text = spell::opaque(self, kind, Ok(n));
+            }
+        }
+        if let [x, y] = operands
+            && matches!(f, ScalarFn::Sub | ScalarFn::Div)
+            && x.text == y.text
+        {
+            y.text = spell::opaque(self, kind, Err(&x.text));
+        }
+        Ok(())
+    }
+
+    /// The number that a statement is, through conversions.
+    fn literal(&self, v: Val) -> Option<Number> {
+        let stmt = self.unit.nest.stmt(v);
+        match stmt.instr {
+            Instr::Const(n) => Some(n),
+            Instr::Cast(from) if stmt.dtype.is_float() => Some(Number::new(stmt.dtype, self.literal(from)?.as_f64())),
+            _ => None,
+        }
+    }
+
+    /// A comparison of i64 values that fit 32 bits, made in 32 bits.
+    fn narrow_comparison(&mut self, f: ScalarFn, dtype: DType, args: &[Val], lane: usize) -> Result<Option<Ex>, String> {
+        if dtype != DType::I64 || !f.row().predicate || args.len() != 2 {
+            return Ok(None);
+        }
+        let [Some(x), Some(y)] = [self.narrow(args[0], lane)?, self.narrow(args[1], lane)?] else { return Ok(None) };
+        let text = spell::call(self, f, DType::I32, &[&x.text, &y.text])?;
+        Ok(Some(self.bind(Ex { text, depth: x.depth.max(y.depth) }, "v")))
+    }
+
+    /// An i64 value as i32, where its range is known to fit.
+    fn narrow(&mut self, v: Val, lane: usize) -> Result<Option<Ex>, String> {
+        let nest = self.unit.nest;
+        Ok(match nest.stmt(v).instr {
+            Instr::Const(n) if i32::try_from(n.as_i64()).is_ok() => Some(Ex::global(spell::constant(self, Kind::I32, n)?)),
+            Instr::Cast(from) if matches!(nest.dtype(from), DType::I32 | DType::I16 | DType::I8 | DType::U8 | DType::Bool) => {
+                let x = self.value(from, lane)?;
+                Some(Ex { text: spell::cast(self, nest.dtype(from), DType::I32, &x.text)?, depth: x.depth })
+            }
+            _ => None,
+        })
     }
 
     /// Random bits of a known element: neighboring lanes share one block of four words.

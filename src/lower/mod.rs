@@ -11,7 +11,7 @@
 use crate::config::Config;
 use crate::error::Error;
 use crate::graph::{Graph, InputRole, NodeId, OutputRole, Value};
-use crate::loop_ir::{Buffer, BufferId, Combiner, Nest, Phase, flatten};
+use crate::loop_ir::{Buffer, BufferId, Combiner, Instr, Nest, Phase, Stmt, Val, flatten};
 use crate::ops::{NestBuilder, OpDef, OperandView};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, HostTensor, Provenance, TensorType};
@@ -55,8 +55,9 @@ pub struct Lowered {
 /// Lowers the graphs of one program in execution order. Values named alike connect them: `saved.*` and `grad.*` outputs of an
 /// earlier graph are inputs of a later one.
 pub fn lower(graphs: &[(Phase, &Graph)], config: &Config) -> Result<Lowered, Error> {
-    let mut lowering =
-        Lowering { out: Lowered::default(), carried: BTreeMap::new(), inputs: BTreeMap::new(), taken: FxHashSet::default(), states: vec![] };
+    let rounds = config.emulate_precision_casts;
+    let (carried, inputs) = (BTreeMap::new(), BTreeMap::new());
+    let mut lowering = Lowering { out: Lowered::default(), carried, inputs, taken: FxHashSet::default(), states: vec![], rounds };
     // The last graph that reads each carried value.
     let mut readers: FxHashMap<&str, usize> = FxHashMap::default();
     for (position, (_, graph)) in graphs.iter().enumerate() {
@@ -79,6 +80,8 @@ struct Lowering {
     taken: FxHashSet<BufferId>,
     /// State buffers with the views of their new values.
     states: Vec<(BufferId, OperandView, Provenance)>,
+    /// Whether halves are rounded where they would be stored without fusion.
+    rounds: bool,
 }
 
 impl Lowering {
@@ -187,6 +190,9 @@ impl Lowering {
             checks: &mut self.out.checks,
         };
         emit(&mut cx)?;
+        if self.rounds {
+            self.out.nests[first..].iter_mut().for_each(round_halves);
+        }
         for nest in &self.out.nests[first..] {
             let faults = if cfg!(debug_assertions) { crate::loop_ir::verify(nest) } else { vec![] };
             assert!(faults.is_empty(), "lowering of {label} made an unsound nest:\n{}\n{nest}", faults.join("\n"));
@@ -267,5 +273,18 @@ impl Lowering {
             }
         }
         Ok(())
+    }
+}
+
+/// Rounds what a nest writes in half precision, so that a nest that takes it over unstored sees the rounded value.
+fn round_halves(nest: &mut Nest) {
+    for k in 0..nest.writes.len() {
+        let value = nest.writes[k].value;
+        let dtype = nest.dtype(value);
+        let is_rounded = matches!(nest.stmt(value).instr, Instr::Load { .. } | Instr::Cast(_) | Instr::Const(_));
+        if matches!(dtype, DType::F16 | DType::BF16) && !is_rounded {
+            nest.body.push(Stmt { instr: Instr::Cast(value), dtype });
+            nest.writes[k].value = Val(nest.body.len() as u32 - 1);
+        }
     }
 }

@@ -91,7 +91,11 @@ fn limits_and_paths(caps: &DeviceCaps) -> String {
     limit("workgroups per dimension", caps.max_groups.to_string());
     let mut table = Table::new(&["path", "state", "otherwise"]);
     let mut path = |name: &str, on: bool, state: String, otherwise: &str| {
-        table.row(&[name.into(), if on { state } else { "off: the adapter lacks it".into() }, if on { "".into() } else { otherwise.into() }]);
+        table.row(&[
+            name.into(),
+            if on { state } else { "off: the adapter lacks it, or gets it wrong".into() },
+            if on { "".into() } else { otherwise.into() },
+        ]);
     };
     let subgroups = caps.subgroups.map(|(min, max)| if min == max { format!("on, size {min}") } else { format!("on, sizes {min} to {max}") });
     path("subgroup operations", subgroups.is_some(), subgroups.unwrap_or_default(), "reductions combine through workgroup memory");
@@ -100,6 +104,12 @@ fn limits_and_paths(caps: &DeviceCaps) -> String {
     path("64-bit floats", caps.f64, "on".into(), "f64 programs are refused");
     path("cooperative matrices", caps.coop_f16_f32, "on, 16x16x16 f16 to f32".into(), "matmul uses f32 tiles");
     path("timestamps", caps.timestamps, "on".into(), "only wall clock is reported");
+    let mut probed = |name: &str, right: bool, otherwise: &str| {
+        let state = if right { "right by the start-up probe" } else { "off: the driver gets it wrong" };
+        table.row(&[name.into(), state.into(), if right { "" } else { otherwise }.into()]);
+    };
+    probed("comparisons of 64-bit integers", caps.i64_comparisons, "they compare words");
+    probed("floats as written, NaN and infinities", caps.exact_floats, "shaders are SPIR-V that forbids simplification");
     format!("\nlimits\n{limits}\nfast paths\n{table}")
 }
 

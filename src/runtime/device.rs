@@ -5,6 +5,8 @@ use crate::error::{Error, Result};
 use crate::types::{DeviceCaps, DeviceModel};
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "gpu")]
+use std::sync::OnceLock;
 
 #[cfg(feature = "gpu")]
 use super::gpu::{AdapterKind, GpuDevice, Wanted};
@@ -21,7 +23,8 @@ enum Kind {
     #[cfg(feature = "gpu")]
     Gpu {
         device: Arc<GpuDevice>,
-        target: Target,
+        /// Known once the adapter has been probed, which waits for the first that asks.
+        target: OnceLock<Target>,
     },
 }
 
@@ -63,7 +66,7 @@ impl Device {
         }
     }
 
-    /// Capabilities and limits.
+    /// Capabilities and limits. The first call of a device probes the adapter, or reads what an earlier probe found.
     pub fn caps(&self) -> &DeviceCaps {
         &self.target_ref().caps
     }
@@ -97,7 +100,7 @@ impl Device {
         match &*self.0 {
             Kind::Cpu { target, reason } => format!("{} ({reason})", target.caps.name),
             #[cfg(feature = "gpu")]
-            Kind::Gpu { device, target } => format!("{} through {} ({})", target.caps.name, target.caps.backend, device.reason()),
+            Kind::Gpu { device, .. } => format!("{} through {} ({})", device.caps().name, device.caps().backend, device.reason()),
         }
     }
 
@@ -110,20 +113,27 @@ impl Device {
         }
     }
 
-    /// The open GPU device, if this is one.
+    /// The open GPU device, if this is one, probed: how it compiles shaders depends on what was found.
     #[cfg(feature = "gpu")]
     pub fn gpu(&self) -> Option<&Arc<GpuDevice>> {
+        self.target_ref();
         match &*self.0 {
             Kind::Cpu { .. } => None,
             Kind::Gpu { device, .. } => Some(device),
         }
     }
 
+    /// A device that is taken to have these capabilities.
+    #[cfg(feature = "gpu")]
+    pub(super) fn assumed(device: Arc<GpuDevice>, target: Target) -> Device {
+        Device(Arc::new(Kind::Gpu { device, target: OnceLock::from(target) }))
+    }
+
     fn target_ref(&self) -> &Target {
         match &*self.0 {
             Kind::Cpu { target, .. } => target,
             #[cfg(feature = "gpu")]
-            Kind::Gpu { target, .. } => target,
+            Kind::Gpu { device, target } => target.get_or_init(|| super::probe::target(device)),
         }
     }
 
@@ -146,8 +156,7 @@ impl Device {
     #[cfg(feature = "gpu")]
     pub fn open_with(software: bool, environment: &Environment) -> Result<Device> {
         let device = GpuDevice::open(if software { Wanted::Software } else { Wanted::Hardware }, environment)?;
-        let target = Target { caps: device.caps().clone(), model: device.model().clone() };
-        Ok(Device(Arc::new(Kind::Gpu { device: Arc::new(device), target })))
+        Ok(Device(Arc::new(Kind::Gpu { device: Arc::new(device), target: OnceLock::new() })))
     }
 }
 

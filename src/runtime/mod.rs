@@ -6,7 +6,7 @@
 //!   ([`counters`] proves it); everything a caller gives is checked before anything changes; a refused step leaves state as
 //!   it was; one step is one submission; a plan runs the same on the interpreter and on a GPU.
 //! * Must not know: graphs beyond their signature, how kernels are made.
-//! * Add here: a capability is detected in `gpu/adapters.rs`; a check of inputs in `signature.rs`.
+//! * Add here: a capability is detected in `gpu/adapters.rs`, and whether it works in `probe.rs`; a check of inputs in `signature.rs`.
 
 mod checkpoint;
 mod compile;
@@ -21,6 +21,8 @@ pub mod gpu;
 mod ledger;
 mod memory;
 mod oracle;
+#[cfg(feature = "gpu")]
+mod probe;
 #[cfg(feature = "gpu")]
 mod profile;
 mod reproducer;

@@ -300,7 +300,7 @@ fn minimum(x: f64, y: f64) -> f64 {
 
 fn pow_i64(x: i64, y: i64) -> i64 {
     match y {
-        0.. => (0..y.min(64)).fold(1i64, |p, _| p.wrapping_mul(x)),
+        0.. => (0..63).rev().fold(1i64, |p, bit| p.wrapping_mul(p).wrapping_mul(if y >> bit & 1 == 1 { x } else { 1 })),
         _ => match x {
             1 => 1,
             -1 => 1 - 2 * (y & 1),

@@ -30,10 +30,17 @@ pub struct DeviceCaps {
     pub subgroups: Option<(u32, u32)>,
     /// `array<f16>` storage and f16 arithmetic. Without it f16 is packed two to a word and computed in f32.
     pub f16: bool,
-    /// 64-bit integers in shaders. Without it i64 is narrowed under a range proof or a checked upload.
+    /// 64-bit integers in shaders, whose arithmetic the start-up probe found right. Without it i64 is narrowed under a range proof
+    /// or a checked upload.
     pub i64: bool,
-    /// 64-bit floats in shaders. Without it f64 programs are refused on the GPU.
+    /// Ordered comparisons of 64-bit integers come out right, by the start-up probe. Without it they compare words.
+    pub i64_comparisons: bool,
+    /// 64-bit floats (and 64-bit integers, for their bits) in shaders, whose arithmetic the start-up probe found right. Without
+    /// it f64 programs are refused on the GPU.
     pub f64: bool,
+    /// Float expressions are evaluated as they are written, by the start-up probe: NaN and infinities are not simplified away and
+    /// sums not reordered. Without it shaders are handed over as SPIR-V that forbids both, where the adapter takes SPIR-V.
+    pub exact_floats: bool,
     /// 16x16x16 cooperative matrices, f16 operands and f32 accumulator. Unlocks the matrix templates of later work;
     /// without it matmuls use the f32 tile template.
     pub coop_f16_f32: bool,
@@ -69,7 +76,9 @@ impl DeviceCaps {
             subgroups: None,
             f16: true,
             i64: true,
+            i64_comparisons: true,
             f64: true,
+            exact_floats: true,
             coop_f16_f32: false,
             timestamps: false,
         }
@@ -90,7 +99,9 @@ impl DeviceCaps {
             subgroups: None,
             f16: false,
             i64: false,
+            i64_comparisons: true,
             f64: false,
+            exact_floats: true,
             coop_f16_f32: false,
             timestamps: false,
         }
@@ -111,7 +122,9 @@ impl DeviceCaps {
             subgroups: Some((32, 32)),
             f16: true,
             i64: true,
+            i64_comparisons: true,
             f64: true,
+            exact_floats: true,
             coop_f16_f32: true,
             timestamps: true,
         }

@@ -53,7 +53,10 @@ fn open() -> Option<Gpu> {
         subgroups: features.contains(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size)),
         f16: features.contains(wgpu::Features::SHADER_F16),
         i64: features.contains(wgpu::Features::SHADER_INT64),
+        // These modules are taken as they are: no assumption about the driver.
+        i64_comparisons: false,
         f64: features.contains(wgpu::Features::SHADER_F64),
+        exact_floats: true,
         coop_f16_f32: false,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
     };

@@ -116,6 +116,14 @@ pub fn portable(graph: &Graph, what: What, inputs: &Named) -> Result<Named, Stri
     on_device(device, &Target::webgpu_default(), graph, what, inputs)
 }
 
+/// The adapter, taken to compare 64-bit integers wrongly.
+pub fn comparing_words(graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
+    let Some(device) = software() else { return Err("unsupported: no adapter".into()) };
+    let mut target = device.target();
+    target.caps.i64_comparisons = false;
+    on_device(device, &target, graph, what, inputs)
+}
+
 /// A plan for `target` on a device, through a step as the user runs it, but with dropout where the graph has it.
 fn on_device(device: &Device, target: &Target, graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
     let lacks = |e: String| if e.contains("f64 needs 64-bit floats") { format!("unsupported: {e}") } else { e };

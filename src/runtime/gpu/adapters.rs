@@ -200,6 +200,7 @@ pub(super) fn wanted_features() -> wgpu::Features {
         | wgpu::Features::SUBGROUP_BARRIER
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::PIPELINE_CACHE
+        | wgpu::Features::PASSTHROUGH_SHADERS
         | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
 }
 
@@ -213,7 +214,7 @@ pub(super) fn limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
     limits
 }
 
-/// What the adapter can do.
+/// What the adapter says that it can do; [`probe`](super::probe) finds out whether that is so.
 pub(super) fn caps(adapter: &wgpu::Adapter) -> DeviceCaps {
     let (features, limits, info) = (adapter.features(), limits(adapter), adapter.get_info());
     let has = |f: wgpu::Features| features.contains(f);
@@ -229,7 +230,9 @@ pub(super) fn caps(adapter: &wgpu::Adapter) -> DeviceCaps {
         subgroups: has(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size)),
         f16: has(wgpu::Features::SHADER_F16),
         i64: has(wgpu::Features::SHADER_INT64),
-        f64: has(wgpu::Features::SHADER_F64),
+        i64_comparisons: true,
+        f64: has(wgpu::Features::SHADER_F64) && has(wgpu::Features::SHADER_INT64),
+        exact_floats: true,
         coop_f16_f32: has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && has(wgpu::Features::SHADER_F16) && has_coop_tile(adapter),
         timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
         name: info.name,

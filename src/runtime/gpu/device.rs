@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::types::{DeviceCaps, DeviceModel};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An open GPU device. Shared by every step that runs on it.
@@ -20,6 +21,7 @@ pub struct GpuDevice {
     pub(super) layouts: Mutex<HashMap<Vec<u8>, (wgpu::BindGroupLayout, wgpu::PipelineLayout)>>,
     pub(super) cache_dir: Option<PathBuf>,
     faults: Arc<Faults>,
+    exact: AtomicBool,
     caps: DeviceCaps,
     model: DeviceModel,
     kind: AdapterKind,
@@ -73,6 +75,7 @@ impl GpuDevice {
             layouts: Mutex::default(),
             cache_dir: environment.cache_dir.clone(),
             faults,
+            exact: AtomicBool::new(false),
             model,
             caps,
             kind,
@@ -82,7 +85,19 @@ impl GpuDevice {
         Ok(gpu)
     }
 
-    /// Capabilities and limits.
+    /// Whether shaders forbid the driver to simplify floats from now on; false where the adapter takes no SPIR-V.
+    pub(in super::super) fn forbid_simplification(&self, forbid: bool) -> bool {
+        let exact = forbid && self.features.contains(wgpu::Features::PASSTHROUGH_SHADERS) && self.info.backend == wgpu::Backend::Vulkan;
+        self.exact.store(exact, Ordering::Relaxed);
+        exact
+    }
+
+    /// Whether shaders forbid the driver to simplify floats.
+    pub(super) fn is_exact(&self) -> bool {
+        self.exact.load(Ordering::Relaxed)
+    }
+
+    /// Capabilities and limits as the adapter states them.
     pub fn caps(&self) -> &DeviceCaps {
         &self.caps
     }

@@ -6,6 +6,7 @@ mod device;
 mod engine;
 mod pending;
 mod pipelines;
+mod spirv;
 
 pub use adapters::{AdapterKind, AdapterReport, Wanted, adapters};
 pub use device::GpuDevice;

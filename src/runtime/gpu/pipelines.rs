@@ -3,6 +3,7 @@
 use super::super::counters::{Counted, count};
 use super::cache::BlobFile;
 use super::device::{GpuDevice, lock};
+use super::spirv;
 use crate::codegen::{Binding, KernelCode, Variant};
 use crate::error::{Error, Result};
 use std::sync::Mutex;
@@ -77,13 +78,14 @@ fn prepare_kernel(gpu: &GpuDevice, kernel: &KernelCode, disk: Option<&DiskCache>
 
 fn prepare_variant(gpu: &GpuDevice, variant: &Variant, disk: Option<&DiskCache>) -> Result<(wgpu::ComputePipeline, wgpu::BindGroupLayout)> {
     let (group, layout) = layouts(gpu, &variant.bindings)?;
-    let key = key_of(variant);
+    let key = key_of(gpu, variant);
     if let Some(pipeline) = lock(&gpu.pipelines).get(&key) {
         return Ok((pipeline.clone(), group));
     }
     // A panic of the shader front end must not take the process down.
     let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        gpu.guarded("compiling a shader", || compile(gpu, variant, &layout, disk.map(|d| &d.cache)))
+        let words = if gpu.is_exact() { Some(spirv::without_simplification(&variant.wgsl).map_err(Error::Device)?) } else { None };
+        gpu.guarded("compiling a shader", || compile(gpu, variant, words, &layout, disk.map(|d| &d.cache)))
     }));
     let pipeline = built.unwrap_or_else(|_| Err(Error::Device("the shader compiler panicked".into())))?;
     count(Counted::Pipeline);
@@ -91,12 +93,32 @@ fn prepare_variant(gpu: &GpuDevice, variant: &Variant, disk: Option<&DiskCache>)
     Ok((pipeline, group))
 }
 
+/// The module of a variant, from its SPIR-V where that is given.
 #[allow(unsafe_code)]
-fn compile(gpu: &GpuDevice, variant: &Variant, layout: &wgpu::PipelineLayout, cache: Option<&wgpu::PipelineCache>) -> wgpu::ComputePipeline {
-    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(&variant.name), source: wgpu::ShaderSource::Wgsl((&*variant.wgsl).into()) };
-    // SAFETY: generated kernels stay in bounds and end their loops: every index is a function of the domain, or clamped by
-    // a bound statement, and tests run every kernel with these checks on and off.
-    let module = unsafe { gpu.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
+fn module(gpu: &GpuDevice, variant: &Variant, words: Option<Vec<u32>>) -> wgpu::ShaderModule {
+    let label = Some(&*variant.name);
+    let Some(words) = words else {
+        let descriptor = wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl((&*variant.wgsl).into()) };
+        // SAFETY: generated kernels stay in bounds and end their loops: every index is a function of the domain, or clamped by
+        // a bound statement, and tests run every kernel with these checks on and off.
+        return unsafe { gpu.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
+    };
+    let main = wgpu::PassthroughShaderEntryPoint { name: "main".into(), workgroup_size: (variant.workgroup[0], 1, 1) };
+    let descriptor =
+        wgpu::ShaderModuleDescriptorPassthrough { label, entry_points: vec![main].into(), spirv: Some(words.into()), ..Default::default() };
+    // SAFETY: the words are what the front end itself makes of the validated shader, with decorations that change no access; the
+    // bindings of variants are numbered from zero without gaps, as such modules need.
+    unsafe { gpu.device.create_shader_module_passthrough(descriptor) }
+}
+
+fn compile(
+    gpu: &GpuDevice,
+    variant: &Variant,
+    words: Option<Vec<u32>>,
+    layout: &wgpu::PipelineLayout,
+    cache: Option<&wgpu::PipelineCache>,
+) -> wgpu::ComputePipeline {
+    let module = module(gpu, variant, words);
     gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some(&variant.name),
         layout: Some(layout),
@@ -107,10 +129,10 @@ fn compile(gpu: &GpuDevice, variant: &Variant, layout: &wgpu::PipelineLayout, ca
     })
 }
 
-fn key_of(variant: &Variant) -> [u8; 32] {
+fn key_of(gpu: &GpuDevice, variant: &Variant) -> [u8; 32] {
     let mut hash = blake3::Hasher::new();
     hash.update(variant.wgsl.as_bytes());
-    hash.update(&[0]);
+    hash.update(&[gpu.is_exact() as u8]);
     hash.update(&variant.bindings.iter().map(kind_of).collect::<Vec<u8>>());
     *hash.finalize().as_bytes()
 }
@@ -173,7 +195,7 @@ impl DiskCache {
         let mut hash = blake3::Hasher::new();
         let mut all_known = true;
         for variant in code.iter().filter_map(|k| k.variants.first()) {
-            let key = key_of(variant);
+            let key = key_of(gpu, variant);
             all_known &= lock(&gpu.pipelines).contains_key(&key);
             hash.update(&key);
         }
