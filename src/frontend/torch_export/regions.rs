@@ -2,7 +2,8 @@
 //! dtype operators cast their arguments by themselves.
 //!
 //! Where gradients are off, each new value is detached, and each write in place keeps the gradient of the old value. Regions
-//! nest; gradients may be on again within a region without them. `inference_mode` leaves no trace in an exported program.
+//! nest; gradients may be on again within a region without them. `inference_mode`, and `.data` in PyTorch's strict mode, leave no
+//! trace in an exported program, which has gradients there in PyTorch, too.
 //!
 //! Operators that take functions (`cond`, `map`, `scan`, `while_loop`) are not among them and are refused by name.
 

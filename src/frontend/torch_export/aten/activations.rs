@@ -177,11 +177,16 @@ fn logit(cx: &mut Cx, x: Value, eps: Option<f64>) -> Result<Value, String> {
     let dtype = cx.b.dtype(x);
     let one = cx.b.constant(dtype, 1.0)?;
     let (low, high) = (cx.b.constant(dtype, eps.unwrap_or(0.0))?, cx.b.constant(dtype, 1.0 - eps.unwrap_or(0.0))?);
-    let inner = if eps.is_some() { cx.b.scalar(F::Clamp, &[x, low, high])? } else { x };
+    let (below, above) = (cx.b.scalar(F::Lt, &[x, low])?, cx.b.scalar(F::Gt, &[x, high])?);
+    let mut inner = x;
+    if eps.is_some() {
+        // The lower bound goes before the upper one where eps is above one half.
+        inner = cx.b.where_(above, high, inner)?;
+        inner = cx.b.where_(below, low, inner)?;
+    }
     let rest = cx.b.sub(one, inner)?;
     let odds = cx.b.div(inner, rest)?;
     let y = cx.b.scalar(F::Log, &[odds])?;
-    let (below, above) = (cx.b.scalar(F::Lt, &[x, low])?, cx.b.scalar(F::Gt, &[x, high])?);
     let outside = cx.b.scalar(F::LogicalOr, &[below, above])?;
     let rest = cx.b.sub(one, x)?;
     let spread = cx.b.mul(x, rest)?;
@@ -319,6 +324,7 @@ fn inverse_of(cx: &mut Cx, from_center: Value, value: Value, p: Value, slope: Va
     let (zero, nan) = (cx.b.constant(cx.b.dtype(value), 0.0)?, cx.b.constant(cx.b.dtype(value), f64::NAN)?);
     let outside = cx.b.scalar(F::Lt, &[p, zero])?;
     let value = cx.b.where_(outside, nan, value)?;
+    let slope = cx.b.where_(outside, nan, slope)?;
     let (fixed, slope) = (detached(&mut cx.b, value)?, detached(&mut cx.b, slope)?);
     let end = cx.b.scalar(F::Eq, &[p, zero])?;
     let (steep, finite) = (cx.b.where_(end, slope, zero)?, cx.b.where_(end, zero, slope)?);

@@ -13,6 +13,18 @@ pub const ROWS: &[Row] = &[
         let x = float(cx, a)?;
         Ok(vec![lgamma(cx, x)?])
     }),
+    pure(&["special_multigammaln.default", "mvlgamma.default"], |cx, a| {
+        // log of pi^(p (p - 1) / 4) gamma(x) gamma(x - 1/2) ... gamma(x - (p - 1) / 2)
+        let (x, p) = (float(cx, a)?, a.int_in("p", 1, 1..=64)?);
+        let mut sum = number(cx, x, (p * (p - 1)) as f64 / 4.0 * PI.ln())?;
+        for j in 0..p {
+            let step = number(cx, x, j as f64 / 2.0)?;
+            let at = cx.b.sub(x, step)?;
+            let term = lgamma(cx, at)?;
+            sum = cx.b.add(sum, term)?;
+        }
+        Ok(vec![sum])
+    }),
     pure(&["digamma.default", "special_digamma.default"], |cx, a| {
         let x = float(cx, a)?;
         Ok(vec![digamma(cx, x)?])

@@ -153,28 +153,43 @@ fn distance(cx: &mut Cx, x: Value, y: Value, p: f64, eps: f64, keep: bool) -> Re
     norm(cx, difference, p, &[last], keep)
 }
 
-/// `-y log(x) - (1 - y) log(1 - x)`, with logarithms of -100 at least. The derivative is PyTorch's, `(x - y) / max(x (1 - x), 1e-12)`,
-/// which is finite at the ends.
+/// `-y log(x) - (1 - y) log(1 - x)`, with logarithms of -100 at least. The derivatives are PyTorch's: `(x - y) / max(x (1 - x), 1e-12)`,
+/// which is finite at the ends, and `log(1 - x) - log(x)`, which is not.
 fn binary_cross_entropy(cx: &mut Cx, a: &Args) -> Built {
     let (x, y) = (a.tensor("self")?, a.tensor("target")?);
     let dtype = cx.b.dtype(x);
     let [one, lowest, least] = [1.0, -100.0, 1e-12].map(|k| cx.b.constant(dtype, k));
     let (one, lowest) = (one?, lowest?);
-    let (rest, fixed) = (cx.b.sub(one, y)?, detached(&mut cx.b, x)?);
-    let minus = cx.b.neg(fixed)?;
-    let (log, other) = (cx.b.scalar(F::Log, &[fixed])?, cx.b.scalar(F::Log1p, &[minus])?);
+    let (p, label) = (detached(&mut cx.b, x)?, detached(&mut cx.b, y)?);
+    let (rest, minus) = (cx.b.sub(one, label)?, cx.b.neg(p)?);
+    let (log, other) = (cx.b.scalar(F::Log, &[p])?, cx.b.scalar(F::Log1p, &[minus])?);
+    let of_label = cx.b.sub(other, log)?;
     let (log, other) = (cx.b.scalar(F::Maximum, &[log, lowest])?, cx.b.scalar(F::Maximum, &[other, lowest])?);
-    let (hit, miss) = (cx.b.mul(y, log)?, cx.b.mul(rest, other)?);
+    let (hit, miss) = (cx.b.mul(label, log)?, cx.b.mul(rest, other)?);
     let sum = cx.b.add(hit, miss)?;
     let value = cx.b.neg(sum)?;
-    let (difference, away) = (cx.b.sub(fixed, y)?, cx.b.sub(one, fixed)?);
-    let spread = cx.b.mul(away, fixed)?;
+    let (difference, away) = (cx.b.sub(p, label)?, cx.b.sub(one, p)?);
+    let spread = cx.b.mul(away, p)?;
     let spread = cx.b.scalar(F::Maximum, &[spread, least?])?;
-    let slope = cx.b.div(difference, spread)?;
-    let (slope, nothing) = (detached(&mut cx.b, slope)?, gradient_only(&mut cx.b, x)?);
-    let carried = cx.b.mul(nothing, slope)?;
+    let of_p = cx.b.div(difference, spread)?;
+    let (for_p, for_label) = (sloped(cx, x, of_p)?, sloped(cx, y, of_label)?);
+    let carried = cx.b.add(for_p, for_label)?;
     let loss = cx.b.add(value, carried)?;
     weighted(cx, a, loss)
+}
+
+/// Zero with the gradient of `x` times `slope`, which may be infinite: so is that of a root of zero.
+fn sloped(cx: &mut Cx, x: Value, slope: Value) -> Result<Value, String> {
+    let (zero, one) = (cx.b.constant(cx.b.dtype(x), 0.0)?, cx.b.constant(cx.b.dtype(x), 1.0)?);
+    let nothing = gradient_only(&mut cx.b, x)?;
+    let steep = cx.b.scalar(F::IsInf, &[slope])?;
+    let finite = cx.b.where_(steep, zero, slope)?;
+    let even = cx.b.mul(nothing, finite)?;
+    let square = cx.b.where_(steep, nothing, one)?;
+    let root = cx.b.scalar(F::Sqrt, &[square])?;
+    let sign = cx.b.scalar(F::Sign, &[slope])?;
+    let signed = cx.b.mul(root, sign)?;
+    cx.b.where_(steep, signed, even)
 }
 
 /// Times the weight, if there is one, and reduced.

@@ -21,6 +21,12 @@
 //! * Random draws differ: only their distribution agrees.
 //! * An adapter may fold `x * 0` to zero although `x` is NaN (`addr` with `alpha=0`).
 //!
+//! Bessel's and Airy's functions of f64 have their full accuracy here; PyTorch's approximations of `bessel_j0`, `bessel_j1`, `bessel_y0`,
+//! `bessel_y1` and `airy_ai` are off by up to 1e-5 of their size between 2 and 8.
+//!
+//! The last states of an LSTM have the shape that eager execution gives. What PyTorch declares, and what its decomposition computes,
+//! has one dimension more; where a decomposed program goes on from there with sizes written out, its results keep that dimension.
+//!
 //! Where elements written at indices meet in one place (`index_put`, `scatter`, `max_unpool2d`), the last one stays and each gets the
 //! cotangent of that place, as in PyTorch.
 //!

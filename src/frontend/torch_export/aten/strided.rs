@@ -93,7 +93,9 @@ fn unfold(cx: &mut Cx, a: &Args) -> Built {
     let rank = cx.b.shape(wide).rank();
     let read = cx.b.index_select(wide, dim, index)?;
     if cx.b.shape(x).rank() == 0 {
-        return Ok(vec![cx.b.squeeze(read, 0)?]);
+        // Its only window; an empty one would fit twice.
+        let window = cx.b.slice(read, 0, 0, 1, 1)?;
+        return Ok(vec![cx.b.reshape(window, [size])?]);
     }
     let order: Vec<usize> = (0..=rank).filter(|&d| d != dim + 1).chain([dim + 1]).collect();
     Ok(vec![cx.b.permute(read, &order)?])
