@@ -1,17 +1,21 @@
 //! The one door into a graph: checks types, shares equal nodes, records provenance.
 
+use super::assume::Unified;
 use super::{Graph, Input, InputRole, Node, NodeId, Output, OutputRole, Region, Value};
 use crate::ops::{self, InputOp, Op, OpDef};
 use crate::scalar::{Expr, ScalarFn};
-use crate::types::{DType, Dim, IntoShape, Provenance, Shape, TensorType, broadcast_shapes};
+use crate::types::{DType, Dim, IntoShape, Provenance, Shape, TensorType, broadcast_pairs, broadcast_shapes};
 use std::collections::HashMap;
 
 /// Builds a graph node by node. Every method infers types and returns an error message naming the op and the operands'
 /// types; equal nodes of one region are built once.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
-    graph: Graph,
-    known: HashMap<(Op, Vec<Value>, Option<Region>), NodeId>,
+    pub(super) graph: Graph,
+    pub(super) known: HashMap<(Op, Vec<Value>, Option<Region>), NodeId>,
+    /// Sizes that operators need equal may become so.
+    pub(super) assumes: bool,
+    pub(super) unified: Unified,
     /// Attached to nodes built from now on.
     pub provenance: Provenance,
     /// Region of nodes built from now on.
@@ -52,6 +56,7 @@ impl Builder {
         if self.graph.input(name).is_some() {
             return Err(format!("there are two inputs named {name}"));
         }
+        let ty = TensorType { shape: ty.shape.map(&|d| self.resolve(d)), ..ty };
         let op = Op::from(InputOp { index: self.graph.inputs.len() as u32, ty: ty.clone() });
         let node = self.push(op, vec![], vec![ty]);
         let value = Value::first(node);
@@ -66,7 +71,7 @@ impl Builder {
 
     /// Adds `op` applied to `operands`, or finds it; all results.
     pub fn node(&mut self, op: impl Into<Op>, operands: &[Value]) -> Built<Vec<Value>> {
-        let op = op.into();
+        let op = self.with_equal_sizes(op.into(), operands);
         let key = (op, operands.to_vec(), self.region);
         if let Some(&node) = self.known.get(&key) {
             let provenance = self.provenance.clone();
@@ -84,6 +89,20 @@ impl Builder {
         Ok(self.results(node))
     }
 
+    /// The op in the symbols that the graph has now, after the sizes that it needs equal have become so.
+    fn with_equal_sizes(&mut self, mut op: Op, operands: &[Value]) -> Op {
+        if !self.assumes {
+            return op;
+        }
+        op.map_dims(&|d| self.resolve(d));
+        let types: Vec<TensorType> = operands.iter().map(|&v| self.ty(v).clone()).collect();
+        for (a, b) in op.equal_sizes(&types) {
+            self.assume_equal(&a, &b, op.name());
+        }
+        op.map_dims(&|d| self.resolve(d));
+        op
+    }
+
     /// Adds an op with one result.
     pub fn op(&mut self, op: impl Into<Op>, operands: &[Value]) -> Built {
         let results = self.node(op, operands)?;
@@ -93,9 +112,26 @@ impl Builder {
 
     /// Finishes. Nodes that nothing needs are dropped.
     pub fn finish(self) -> Graph {
+        if self.unified.is_empty() { self.finish_as_built() } else { self.merged().finish_as_built() }
+    }
+
+    /// The same graph where nodes that became equal as symbols did are one.
+    fn merged(self) -> Builder {
+        let (mut b, mut map) = (Builder::new(&self.graph.name), HashMap::new());
+        let built = b.copy_inputs(&self.graph, &mut map).and_then(|()| self.graph.ids().try_for_each(|id| b.copy_node(&self.graph, id, &mut map)));
+        if let Err(message) = built {
+            panic!("{}: replacing symbols of a graph made it unsound: {message}", self.graph.name);
+        }
+        for output in &self.graph.outputs {
+            b.output(&output.name, output.role.clone(), map[&output.value]);
+        }
+        b
+    }
+
+    fn finish_as_built(self) -> Graph {
         let live = self.graph.live();
         let mut renumber = vec![u32::MAX; live.len()];
-        let mut out = Graph { name: self.graph.name, ..Graph::default() };
+        let mut out = Graph { name: self.graph.name, guards: self.graph.guards, ..Graph::default() };
         let map = |v: Value, renumber: &[u32]| Value { node: NodeId(renumber[v.node.0 as usize]), result: v.result };
         for (i, (mut node, provenance)) in self.graph.nodes.into_iter().zip(self.graph.provenance).enumerate() {
             if live[i] {
@@ -145,11 +181,12 @@ impl Builder {
         Ok(())
     }
 
-    /// Declares the same inputs as `graph`, and maps them.
+    /// Declares the same inputs as `graph`, with what it assumes about them, and maps them.
     pub fn copy_inputs(&mut self, graph: &Graph, map: &mut HashMap<Value, Value>) -> Built<()> {
         for input in &graph.inputs {
             map.insert(input.value, self.copy_input(graph, input)?);
         }
+        self.assume_guards(&graph.guards);
         Ok(())
     }
 
@@ -176,6 +213,7 @@ impl Builder {
 impl Builder {
     /// A scalar function of operands that broadcast against each other.
     pub fn scalar(&mut self, f: ScalarFn, operands: &[Value]) -> Built {
+        self.assume_broadcast(f.name(), operands);
         let mut shape = Shape::scalar();
         for &v in operands {
             shape = broadcast_shapes(&shape, self.shape(v)).map_err(|e| {
@@ -188,6 +226,18 @@ impl Builder {
             expanded.push(self.broadcast_to(v, &shape)?);
         }
         self.op(ops::Pointwise { f }, &expanded)
+    }
+
+    /// Sizes that broadcasting needs equal become so, where that is assumed.
+    fn assume_broadcast(&mut self, name: &str, operands: &[Value]) {
+        let operands = if self.assumes { operands } else { &[] };
+        for (k, &x) in operands.iter().enumerate() {
+            for &y in &operands[..k] {
+                for (a, b) in broadcast_pairs(self.shape(y), self.shape(x)) {
+                    self.assume_equal(&a, &b, name);
+                }
+            }
+        }
     }
 
     /// `-x`.

@@ -114,6 +114,8 @@ pub struct Explain {
     pub commands: Vec<CommandReport>,
     /// Decisions with reasons.
     pub decisions: Vec<Decision>,
+    /// What the program assumes about the sizes of its inputs.
+    pub guards: Vec<String>,
 }
 
 impl Explain {
@@ -152,6 +154,7 @@ impl Explain {
                 })
                 .collect(),
             decisions: program.decisions.clone(),
+            guards: program.guards.iter().map(|g| g.to_string()).collect(),
         }
     }
 }
