@@ -61,6 +61,7 @@ pub fn inductor_with_report(graph: &Graph, example_inputs: &[TensorType], target
 /// Pre-grad passes, differentiation, joint passes, partition, then one schedule over all graphs, then code.
 fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Report) -> Result<Plan> {
     let mut clock = Clock { report, started: Instant::now() };
+    let guards = graph.guards.clone();
     let (graph, mut decisions) = (recursive_pre_grad_passes(graph)?, vec![]);
     clock.stage("pre_grad");
     let graphs = match &config.mode {
@@ -91,6 +92,7 @@ fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Repo
     clock.report.values = lowered.values.clone();
     clock.stage("lower");
     let mut program = schedule(&graph.name, lowered, target, config)?;
+    program.guards = guards;
     program.decisions.splice(0..0, decisions);
     clock.stage("schedule");
     clock.report.graphs = graphs;

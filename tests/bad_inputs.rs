@@ -394,3 +394,23 @@ fn no_adapter() {
     let (code, text) = run("cpu");
     assert_eq!(code, Some(0), "{text}");
 }
+
+#[test]
+fn sizes_that_the_program_needs_equal_are_checked_on_every_device() {
+    let traced = trace_eval("shifted", |t| {
+        let a = t.input("a", DType::F32, [Dim::symbol("n", 2, 64), 3.into()]);
+        let b = t.input("b", DType::F32, [Dim::symbol("m", 2, 64), 3.into()]);
+        Ok((&a + &b).sum_all())
+    })
+    .unwrap();
+    let ones = |rows: usize| HostTensor::f32(&[rows, 3], &vec![1.0; rows * 3]);
+    for device in devices() {
+        let step = compile(&traced, &device, &Config::default()).unwrap();
+        let mut state = step.init(0).unwrap();
+        for rows in [2, 5] {
+            assert_eq!(step.run(&mut state, [&ones(rows), &ones(rows)]).unwrap().loss().unwrap(), 6.0 * rows as f32);
+        }
+        let expected = "input a has size 5 in dimension 0, but input b has size 4 in dimension 0: the program needs them equal (add at ";
+        refused(&step, &mut state, [&ones(5), &ones(4)], &[expected, "bad_inputs.rs"]);
+    }
+}

@@ -13,7 +13,7 @@ pub mod accuracy;
 use crate::error::Error;
 use crate::graph::{Graph, concretize};
 use crate::ops::{Array, Fault, Precision, run, run_all};
-use crate::types::{Bindings, HostTensor, Location, bind_named_symbols};
+use crate::types::{Bindings, HostTensor, Location, bind_named_symbols, check_guards};
 
 /// Outputs in order. Floats of `Precision::Working` are rounded to their dtype after every op; of `Precision::Exact`, only in
 /// the tensors returned.
@@ -50,6 +50,7 @@ pub fn bind_inputs(graph: &Graph, inputs: &[Array]) -> Result<Bindings, Error> {
         }
     }
     let shapes: Vec<&[usize]> = inputs.iter().map(|a| &a.shape[..]).collect();
+    check_guards(&graph.guards, &names, &shapes).map_err(Error::Input)?;
     bind_named_symbols(&names, &types, &shapes).map_err(Error::Input)
 }
 

@@ -301,7 +301,7 @@ pub(super) struct Recorder {
 impl Recorder {
     fn new(name: &str, training: bool) -> Recorder {
         Recorder {
-            builder: RefCell::new(Builder::new(name)),
+            builder: RefCell::new(Builder::assuming(name)),
             faults: RefCell::default(),
             initializers: RefCell::default(),
             path: RefCell::default(),

@@ -44,6 +44,7 @@ impl Traced {
 /// `graph` with every op as it is when a model is used, also in subgraphs; without the unused inputs named in `idle`.
 fn inference(graph: &Graph, idle: &[&str]) -> Result<Graph, String> {
     let (mut b, mut map) = (Builder::new(&graph.name), ValueMap::default());
+    b.assume_guards(&graph.guards);
     for input in graph.inputs.iter().filter(|i| !idle.contains(&i.name.as_str())) {
         b.provenance = graph.provenance(input.value.node).clone();
         map.insert(input.value, b.input(&input.name, input.role.clone(), graph.ty(input.value).clone())?);

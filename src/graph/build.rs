@@ -1,9 +1,10 @@
 //! The one door into a graph: checks types, shares equal nodes, records provenance.
 
+use super::assume::Unified;
 use super::{Graph, Input, InputRole, Node, NodeId, Output, OutputRole, Region, Value, ValueMap};
 use crate::ops::{self, InputOp, Op, OpDef};
 use crate::scalar::{Expr, ScalarFn};
-use crate::types::{DType, Dim, IntoShape, Provenance, Shape, TensorType, broadcast_shapes};
+use crate::types::{DType, Dim, IntoShape, Provenance, Shape, TensorType, broadcast_pairs, broadcast_shapes};
 use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 use std::hash::{Hash, Hasher};
 
@@ -11,13 +12,16 @@ use std::hash::{Hash, Hasher};
 /// types; equal nodes of one region are built once.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
-    graph: Graph,
+    pub(super) graph: Graph,
     /// The newest node of each hash of op, operands and region; `older` has the one before it.
     known: FxHashMap<u64, NodeId>,
     /// For each node, the one before it with the same hash.
     older: Vec<Option<NodeId>>,
     /// Names of the inputs.
     names: FxHashSet<String>,
+    /// Sizes that operators need equal may become so.
+    pub(super) assumes: bool,
+    pub(super) unified: Unified,
     /// Attached to nodes built from now on.
     pub provenance: Provenance,
     /// Region of nodes built from now on.
@@ -61,6 +65,7 @@ impl Builder {
         if let Some(fault) = ty.fault() {
             return Err(fault);
         }
+        let ty = TensorType { shape: ty.shape.map(&|d| self.resolve(d)), ..ty };
         let op = Op::from(InputOp { index: self.graph.inputs.len() as u32, ty: ty.clone() });
         let node = self.push(op, vec![], vec![ty]);
         let value = Value::first(node);
@@ -75,9 +80,9 @@ impl Builder {
 
     /// Adds `op` applied to `operands`, or finds it; all results.
     pub fn node(&mut self, op: impl Into<Op>, operands: &[Value]) -> Built<Vec<Value>> {
-        let op = op.into();
-        let hash = self.hash(&op, operands);
-        if let Some(node) = self.find(hash, &op, operands) {
+        let op = self.with_equal_sizes(op.into(), operands);
+        let hash = hash(&op, operands, self.region);
+        if let Some(node) = self.find(hash, &op, operands, self.region) {
             self.graph.provenance[node.0 as usize].merge(&self.provenance);
             return Ok(self.results(node));
         }
@@ -88,31 +93,38 @@ impl Builder {
     /// As [`Builder::node`] for a node of `graph`, whose operands here have the types that they have there.
     fn copy(&mut self, graph: &Graph, id: NodeId, operands: Vec<Value>) -> Vec<Value> {
         let node = graph.node(id);
-        let hash = self.hash(&node.op, &operands);
-        if let Some(known) = self.find(hash, &node.op, &operands) {
+        let hash = hash(&node.op, &operands, self.region);
+        if let Some(known) = self.find(hash, &node.op, &operands, self.region) {
             self.graph.provenance[known.0 as usize].merge(&self.provenance);
             return self.results(known);
         }
         self.insert(hash, node.op.clone(), operands, node.types.clone())
     }
 
-    fn hash(&self, op: &Op, operands: &[Value]) -> u64 {
-        let mut hasher = FxHasher::default();
-        (op, operands, self.region).hash(&mut hasher);
-        hasher.finish()
-    }
-
-    /// The node of that op, those operands and the region at hand.
-    fn find(&self, hash: u64, op: &Op, operands: &[Value]) -> Option<NodeId> {
+    /// The node of that op, those operands and that region.
+    fn find(&self, hash: u64, op: &Op, operands: &[Value], region: Option<Region>) -> Option<NodeId> {
         let mut next = self.known.get(&hash).copied();
         while let Some(id) = next {
             let node = self.graph.node(id);
-            if node.region == self.region && node.operands == operands && node.op == *op {
+            if node.region == region && node.operands == operands && node.op == *op {
                 return Some(id);
             }
             next = self.older[id.0 as usize];
         }
         None
+    }
+
+    /// Finds nodes by what they are now. Of equal ones the first is found.
+    pub(super) fn index_anew(&mut self) {
+        self.known.clear();
+        self.older.fill(None);
+        for i in 0..self.graph.nodes.len() {
+            let (id, node) = (NodeId(i as u32), &self.graph.nodes[i]);
+            let hash = hash(&node.op, &node.operands, node.region);
+            if self.find(hash, &node.op, &node.operands, node.region).is_none() {
+                self.older[i] = self.known.insert(hash, id);
+            }
+        }
     }
 
     fn infer(&self, op: &Op, operands: &[Value]) -> Built<Vec<TensorType>> {
@@ -134,6 +146,20 @@ impl Builder {
         self.results(node)
     }
 
+    /// The op in the symbols that the graph has now, after the sizes that it needs equal have become so.
+    fn with_equal_sizes(&mut self, mut op: Op, operands: &[Value]) -> Op {
+        if !self.assumes {
+            return op;
+        }
+        op.map_dims(&|d| self.resolve(d));
+        let types: Vec<TensorType> = operands.iter().map(|&v| self.ty(v).clone()).collect();
+        for (a, b) in op.equal_sizes(&types) {
+            self.assume_equal(&a, &b, op.name());
+        }
+        op.map_dims(&|d| self.resolve(d));
+        op
+    }
+
     /// Adds an op with one result.
     pub fn op(&mut self, op: impl Into<Op>, operands: &[Value]) -> Built {
         let results = self.node(op, operands)?;
@@ -143,9 +169,26 @@ impl Builder {
 
     /// Finishes. Nodes that nothing needs are dropped.
     pub fn finish(self) -> Graph {
+        if self.unified.is_empty() { self.finish_as_built() } else { self.merged().finish_as_built() }
+    }
+
+    /// The same graph where nodes that became equal as symbols did are one.
+    fn merged(self) -> Builder {
+        let (mut b, mut map) = (Builder::new(&self.graph.name), HashMap::new());
+        let built = b.copy_inputs(&self.graph, &mut map).and_then(|()| self.graph.ids().try_for_each(|id| b.copy_node(&self.graph, id, &mut map)));
+        if let Err(message) = built {
+            panic!("{}: replacing symbols of a graph made it unsound: {message}", self.graph.name);
+        }
+        for output in &self.graph.outputs {
+            b.output(&output.name, output.role.clone(), map[&output.value]);
+        }
+        b
+    }
+
+    fn finish_as_built(self) -> Graph {
         let live = self.graph.live();
         let mut renumber = vec![u32::MAX; live.len()];
-        let mut out = Graph { name: self.graph.name, ..Graph::default() };
+        let mut out = Graph { name: self.graph.name, guards: self.graph.guards, ..Graph::default() };
         let map = |v: Value, renumber: &[u32]| Value { node: NodeId(renumber[v.node.0 as usize]), result: v.result };
         for (i, (mut node, provenance)) in self.graph.nodes.into_iter().zip(self.graph.provenance).enumerate() {
             if live[i] {
@@ -175,7 +218,7 @@ impl Builder {
     pub fn copy_node(&mut self, graph: &Graph, id: NodeId, map: &mut ValueMap) -> Built<()> {
         self.copy_as(graph, id, map, |b, operands| {
             let same = graph.node(id).operands.iter().zip(&operands).all(|(&v, &w)| graph.ty(v) == b.ty(w));
-            if same { Ok(b.copy(graph, id, operands)) } else { b.node(graph.node(id).op.clone(), &operands) }
+            if same && !b.assumes { Ok(b.copy(graph, id, operands)) } else { b.node(graph.node(id).op.clone(), &operands) }
         })
     }
 
@@ -207,11 +250,12 @@ impl Builder {
         Ok(())
     }
 
-    /// Declares the same inputs as `graph`, and maps them.
+    /// Declares the same inputs as `graph`, with what it assumes about them, and maps them.
     pub fn copy_inputs(&mut self, graph: &Graph, map: &mut ValueMap) -> Built<()> {
         for input in &graph.inputs {
             map.insert(input.value, self.copy_input(graph, input)?);
         }
+        self.assume_guards(&graph.guards);
         Ok(())
     }
 
@@ -235,10 +279,17 @@ impl Builder {
     }
 }
 
+fn hash(op: &Op, operands: &[Value], region: Option<Region>) -> u64 {
+    let mut hasher = FxHasher::default();
+    (op, operands, region).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Shorthands that keep VJPs and decompositions readable. Binary functions broadcast.
 impl Builder {
     /// A scalar function of operands that broadcast against each other.
     pub fn scalar(&mut self, f: ScalarFn, operands: &[Value]) -> Built {
+        self.assume_broadcast(f.name(), operands);
         let mut shape = Shape::scalar();
         for &v in operands {
             shape = broadcast_shapes(&shape, self.shape(v)).map_err(|e| {
@@ -251,6 +302,18 @@ impl Builder {
             expanded.push(self.broadcast_to(v, &shape)?);
         }
         self.op(ops::Pointwise { f }, &expanded)
+    }
+
+    /// Sizes that broadcasting needs equal become so, where that is assumed.
+    fn assume_broadcast(&mut self, name: &str, operands: &[Value]) {
+        let operands = if self.assumes { operands } else { &[] };
+        for (k, &x) in operands.iter().enumerate() {
+            for &y in &operands[..k] {
+                for (a, b) in broadcast_pairs(self.shape(y), self.shape(x)) {
+                    self.assume_equal(&a, &b, name);
+                }
+            }
+        }
     }
 
     /// `-x`.

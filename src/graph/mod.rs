@@ -11,6 +11,7 @@
 //! * Must not know: particular ops (it asks [`crate::ops::OpDef`]), passes, kernels.
 //! * Add here: a shorthand of [`Builder`] in `shorthand.rs`; a check in `verify.rs`. A new op needs nothing here.
 
+mod assume;
 mod build;
 mod concretize;
 mod inline;
@@ -27,7 +28,7 @@ pub use text::print;
 pub use verify::{size_conflicts, verify};
 
 use crate::ops::{Op, OpDef};
-use crate::types::{Provenance, TensorType};
+use crate::types::{Guard, Provenance, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// A node of a graph.
@@ -152,11 +153,17 @@ pub struct Graph {
     pub outputs: Vec<Output>,
     /// Where each node came from; as long as `nodes`.
     pub provenance: Vec<Provenance>,
+    /// What it assumes about the sizes of its inputs, whose types imply it.
+    pub guards: Vec<Guard>,
 }
 
 impl PartialEq for Graph {
     fn eq(&self, other: &Graph) -> bool {
-        self.name == other.name && self.nodes == other.nodes && self.inputs == other.inputs && self.outputs == other.outputs
+        self.name == other.name
+            && self.nodes == other.nodes
+            && self.inputs == other.inputs
+            && self.outputs == other.outputs
+            && self.guards == other.guards
     }
 }
 impl Eq for Graph {}

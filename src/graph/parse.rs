@@ -98,8 +98,9 @@ impl Parser {
         let block = self.current.as_mut().ok_or("a graph begins with `graph <name>`")?;
         match &keyword[..] {
             "symbols" => block.symbols(&mut line),
+            "guard" => block.guard(&line),
             "return" => block.outputs(&mut line),
-            _ => Err(format!("expected `graph`, `symbols`, `return` or a node, got `{code}`")),
+            _ => Err(format!("expected `graph`, `symbols`, `guard`, `return` or a node, got `{code}`")),
         }
     }
 
@@ -159,6 +160,12 @@ impl Block {
                 return line.end();
             }
         }
+    }
+
+    /// `guard {"left":...}`
+    fn guard(&mut self, line: &Cursor<'_>) -> Result<(), String> {
+        self.graph.guards.push(serde_json::from_str(line.rest).map_err(|e| format!("guard: {e}"))?);
+        Ok(())
     }
 
     /// `return loss %9 as loss, %2 as logits`

@@ -23,6 +23,7 @@
 //! * Subgraphs are blocks with a label, before the graphs that hold them; equal subgraphs are one block. The main graph is
 //!   last and has no label.
 //! * Symbols of types are declared after the graph's name; attributes carry ranges of their own, as in `"t{1..64}*3"`.
+//! * What a graph assumes about sizes of its inputs is a line `guard` with the guard as JSON.
 //! * An input that is not in its place of the input list says `at 3`.
 //! * Everything from `//` to the end of the line is a comment. Provenance is printed as one. A line `// ----` ends the text: what
 //!   follows is what a test expects.
@@ -87,6 +88,9 @@ impl Printer {
         let symbols: Vec<String> = symbols(graph).iter().map(|s| format!("{} {}..{}", s.name, s.min, s.max)).collect();
         if !symbols.is_empty() {
             self.out += &format!("symbols {}\n", symbols.join(", "));
+        }
+        for guard in &graph.guards {
+            self.out += &format!("guard {}\n", serde_json::json!(guard));
         }
         let mut inputs = 0;
         for id in graph.ids() {

@@ -2,7 +2,7 @@
 
 use super::{Graph, InputRole, Node, NodeId, Policy, Value};
 use crate::ops::{Class, Op, OpDef};
-use crate::types::{DType, Dim, Symbol, TensorType};
+use crate::types::{DType, Dim, Symbol, TensorType, is_size_function};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Every fault of the graph, its subgraphs included; empty when it is sound. Cost: one pass.
@@ -160,7 +160,7 @@ pub(super) fn has_negative_size(ty: &TensorType) -> bool {
 /// Names that size expressions can hold.
 pub(super) fn is_symbol_name(name: &str) -> bool {
     let starts_well = name.chars().next().is_some_and(|c| c.is_alphabetic() || c == '_');
-    starts_well && name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.') && !matches!(name, "div" | "mod" | "max")
+    starts_well && name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.') && !is_size_function(name)
 }
 
 /// Symbols of the types of a graph (not of its attributes, which carry their ranges), sorted by name.

@@ -7,7 +7,7 @@ use super::softmax::exponentials;
 use super::{Array, Built, Class, Grads, Matmul, OpDef, Precision, Real, ReduceKind, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Shape, TensorType, broadcast_shapes};
+use crate::types::{DType, Dim, Shape, TensorType, broadcast_pairs, broadcast_shapes, paired_besides};
 use serde::{Deserialize, Serialize};
 
 /// `y = dropout(softmax(q k^T * scale + mask)) v` over the last two dimensions.
@@ -120,18 +120,18 @@ impl OpDef for ScaledDotProductAttention {
         if !q.dtype.is_float() || k.dtype != q.dtype || v.dtype != q.dtype {
             return Err("q, k and v are not floats of one dtype".into());
         }
-        let lead = |t: &TensorType| t.shape.0[..rank - 2].to_vec();
-        if lead(&k) != lead(&q) || lead(&v) != lead(&q) {
+        let lead = |t: &TensorType| Shape(t.shape.0[..rank - 2].to_vec());
+        if !lead(&k).known_eq(&lead(&q)) || !lead(&v).known_eq(&lead(&q)) {
             return Err("leading dimensions differ".into());
         }
-        if k.shape[rank - 1] != q.shape[rank - 1] || v.shape[rank - 2] != k.shape[rank - 2] || k.shape[rank - 2].is(0) {
+        if !k.shape[rank - 1].known_eq(&q.shape[rank - 1]) || !v.shape[rank - 2].known_eq(&k.shape[rank - 2]) || k.shape[rank - 2].is(0) {
             return Err("inner dimensions differ, or there is nothing to attend to".into());
         }
         let mut scores = q.shape.clone();
         scores.0[rank - 1] = k.shape[rank - 2].clone();
         if let Some(mask) = mask {
             let fits = mask.dtype == DType::Bool || mask.dtype == q.dtype;
-            if !fits || broadcast_shapes(&mask.shape, &scores)? != scores {
+            if !fits || !broadcast_shapes(&mask.shape, &scores)?.known_eq(&scores) {
                 return Err(format!("the mask is not bool or {}, or does not broadcast to {scores}", q.dtype));
             }
         }
@@ -141,6 +141,19 @@ impl OpDef for ScaledDotProductAttention {
         let mut shape = q.shape.clone();
         shape.0[rank - 1] = v.shape[rank - 1].clone();
         Ok(vec![TensorType { dtype: q.dtype, shape }])
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let Ok(Parts { q, k, v, mask, .. }) = self.parts(operands) else { return vec![] };
+        let rank = q.shape.rank();
+        if rank < 2 || k.shape.rank() != rank || v.shape.rank() != rank {
+            return vec![];
+        }
+        let mut pairs = paired_besides(&q.shape, &k.shape, rank as u32 - 2);
+        pairs.extend(paired_besides(&k.shape, &v.shape, rank as u32 - 1));
+        let mut scores = q.shape.clone();
+        scores.0[rank - 1] = k.shape[rank - 2].clone();
+        pairs.extend(mask.iter().flat_map(|mask| broadcast_pairs(&scores, &mask.shape)));
+        pairs
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         if precision == Precision::Working {

@@ -5,7 +5,7 @@ use super::pad::within;
 use super::{Array, Built, Class, Data, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
 use crate::loop_ir::IndexExpr;
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, TensorType};
+use crate::types::{DType, Dim, TensorType, paired_besides};
 use serde::{Deserialize, Serialize};
 
 /// The operands one after the other along `dim`: `out[..., o_k + i, ...] = x_k[..., i, ...]` with `o_k` the sizes before.
@@ -36,14 +36,19 @@ impl OpDef for Concat {
         let mut shape = first.shape.clone();
         shape.0[dim] = Dim::int(0);
         for t in operands {
-            let fits =
-                t.dtype == first.dtype && t.shape.rank() == first.shape.rank() && (0..shape.rank()).all(|i| i == dim || t.shape[i] == first.shape[i]);
+            let fits = t.dtype == first.dtype
+                && t.shape.rank() == first.shape.rank()
+                && (0..shape.rank()).all(|i| i == dim || t.shape[i].known_eq(&first.shape[i]));
             if !fits {
                 return Err(format!("operands differ besides dimension {dim}"));
             }
             shape.0[dim] = shape.0[dim].clone() + &t.shape[dim];
         }
         Ok(vec![TensorType { dtype: first.dtype, shape }])
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let Some((first, rest)) = operands.split_first() else { return vec![] };
+        rest.iter().flat_map(|t| paired_besides(&first.shape, &t.shape, self.dim)).collect()
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
         let (shape, dim) = (sizes(&types[0]), self.dim as usize);

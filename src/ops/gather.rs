@@ -5,7 +5,7 @@ use super::{Array, Body, Built, Class, Grads, NestBuilder, OpDef, OperandView, P
 use super::{IndexAdd, ScatterAdd};
 use crate::loop_ir::{IndexExpr, Val};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, Shape, TensorType};
+use crate::types::{DType, Dim, Shape, TensorType, paired_besides};
 use serde::{Deserialize, Serialize};
 
 /// `out[i, j, ...] = x[i, index[i, j, ...], ...]` with the index in place of coordinate `dim`: PyTorch's `gather`.
@@ -90,6 +90,12 @@ impl OpDef for Gather {
             return Err(format!("besides dimension {} the index is larger than the tensor", self.dim));
         }
         Ok(vec![TensorType { dtype: x.dtype, shape: index.shape.clone() }])
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let [x, index] = operands else { return vec![] };
+        let mut pairs = paired_besides(&index.shape, &x.shape, self.dim);
+        pairs.retain(|(index, size)| !index.known_le(size));
+        pairs
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
         let (x, shape, dim) = (&operands[0], sizes(&types[0]), self.dim as usize);

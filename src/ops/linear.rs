@@ -42,7 +42,7 @@ impl OpDef for Linear {
         let (Some(last), [out, inner]) = (x.shape.0.last(), &weight.shape.0[..]) else {
             return Err("takes an input of rank one at least and a weight of rank two".into());
         };
-        if last != inner {
+        if !last.known_eq(inner) {
             return Err("inner dimensions differ".into());
         }
         if operands.get(2).is_some_and(|bias| bias.shape.0 != [out.clone()]) {
@@ -51,6 +51,10 @@ impl OpDef for Linear {
         let mut shape = x.shape.clone();
         *shape.0.last_mut().expect("rank is one at least") = out.clone();
         Ok(vec![TensorType { dtype: x.dtype, shape }])
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let [x, weight, ..] = operands else { return vec![] };
+        x.shape.0.last().cloned().zip(weight.shape.0.get(1).cloned()).into_iter().collect()
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         if precision == Precision::Working {

@@ -6,7 +6,7 @@ use super::softmax::{exponentials, shifted};
 use super::{Array, Built, CheckIndex, Class, Grads, OpDef, Precision, ReduceKind, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, Shape, TensorType};
+use crate::types::{DType, Dim, Shape, TensorType, paired};
 use serde::{Deserialize, Serialize};
 
 /// How the losses of elements become the result.
@@ -101,10 +101,15 @@ impl OpDef for CrossEntropy {
             return Err("takes float logits and integer labels".into());
         }
         let Some((classes, lead)) = x.shape.0.split_last() else { return Err("logits have no class dimension".into()) };
-        if lead != &label.shape.0[..] || classes.is(0) {
+        if !Shape(lead.to_vec()).known_eq(&label.shape) || classes.is(0) {
             return Err("labels must have the logits' shape without its last dimension, which is not empty".into());
         }
         Ok(vec![TensorType { dtype: x.dtype, shape: reduced(lead, self.reduction) }])
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let [x, label] = operands else { return vec![] };
+        let lead = x.shape.0.split_last().map_or(&[][..], |(_, lead)| lead);
+        if lead.len() == label.shape.rank() { paired(lead, &label.shape.0) } else { vec![] }
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         if precision == Precision::Working {
@@ -220,10 +225,14 @@ impl OpDef for Mse {
     }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let [x, y] = operands else { return Err("takes two operands".into()) };
-        if x != y || !x.dtype.is_float() {
+        if x.dtype != y.dtype || !x.shape.known_eq(&y.shape) || !x.dtype.is_float() {
             return Err("operands are not floats of one type".into());
         }
         Ok(vec![TensorType { dtype: x.dtype, shape: reduced(&x.shape.0, self.reduction) }])
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let [x, y] = operands else { return vec![] };
+        if x.shape.rank() == y.shape.rank() { paired(&x.shape.0, &y.shape.0) } else { vec![] }
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         if precision == Precision::Working {

@@ -4,7 +4,7 @@ use super::array::sizes;
 use super::{Array, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
 use crate::loop_ir::{Combiner, IndexExpr, Tag, flatten};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Shape, TensorType};
+use crate::types::{DType, Dim, Shape, TensorType, paired};
 use serde::{Deserialize, Serialize};
 
 /// `out[..., m, n] = sum over k of a[..., m, k] * b[..., k, n]`. Floats and integers; equal leading (batch) dimensions, rank at
@@ -35,7 +35,7 @@ impl OpDef for Matmul {
             return Err("operand dtypes differ or are bool".into());
         }
         let (batch_a, batch_b) = (&a.shape.0[..rank - 2], &b.shape.0[..rank - 2]);
-        if batch_a != batch_b {
+        if !batch_a.iter().zip(batch_b).all(|(a, b)| a.known_eq(b)) {
             return Err("batch dimensions differ".into());
         }
         let pair = |t: &TensorType, transposed: bool| {
@@ -43,12 +43,22 @@ impl OpDef for Matmul {
             if transposed { (c, r) } else { (r, c) }
         };
         let ((m, ka), (kb, n)) = (pair(a, self.transpose_a), pair(b, self.transpose_b));
-        if ka != kb {
+        if !ka.known_eq(&kb) {
             return Err("inner dimensions differ".into());
         }
         let mut shape = batch_a.to_vec();
         shape.extend([m, n]);
         Ok(vec![TensorType { dtype: a.dtype, shape: Shape(shape) }])
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let [a, b] = operands else { return vec![] };
+        let rank = a.shape.rank();
+        if rank < 2 || b.shape.rank() != rank {
+            return vec![];
+        }
+        let (row, column) = (rank - 1 - self.transpose_a as usize, rank - 2 + self.transpose_b as usize);
+        let inner = [(a.shape[row].clone(), b.shape[column].clone())];
+        paired(&a.shape.0[..rank - 2], &b.shape.0[..rank - 2]).into_iter().chain(inner).collect()
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (a, b, shape) = (&operands[0], &operands[1], sizes(&types[0]));

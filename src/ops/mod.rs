@@ -193,6 +193,11 @@ pub trait OpDef {
     /// Result types, or what is wrong with the operands (the builder adds op name and types).
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String>;
 
+    /// Pairs of sizes that [`OpDef::infer`] needs equal. Where a program does not prove it, the border assumes it with a guard.
+    fn equal_sizes(&self, _operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        vec![]
+    }
+
     /// The definition, on host arrays: obvious, never optimized. `types` are the result types with constant sizes.
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String>;
 

@@ -3,7 +3,7 @@
 use super::array::sizes;
 use super::{Array, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
 use crate::scalar::{Domain, Grad, ScalarFn};
-use crate::types::{DType, TensorType};
+use crate::types::{DType, Dim, TensorType, paired};
 use serde::{Deserialize, Serialize};
 
 /// `out[i...] = f(operands[i...])`: one row of the scalar table. Operands share one shape (the builder broadcasts) and, but
@@ -33,7 +33,7 @@ impl OpDef for Pointwise {
         if operands.len() != row.arity {
             return Err(format!("takes {} operands, got {}", row.arity, operands.len()));
         }
-        if operands.iter().any(|t| t.shape != operands[0].shape) {
+        if operands.iter().any(|t| !t.shape.known_eq(&operands[0].shape)) {
             return Err("operand shapes differ".into());
         }
         let data = if self.f == ScalarFn::Where { &operands[1..] } else { operands };
@@ -47,6 +47,10 @@ impl OpDef for Pointwise {
             return Err(format!("does not take {}", data[0].dtype));
         }
         Ok(vec![TensorType { dtype: self.f.result(data[0].dtype), shape: operands[0].shape.clone() }])
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let Some((first, rest)) = operands.split_first() else { return vec![] };
+        rest.iter().flat_map(|t| paired(&first.shape.0, &t.shape.0)).collect()
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let shape = sizes(&types[0]);

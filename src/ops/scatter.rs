@@ -5,7 +5,7 @@ use super::gather::{check_index, checked_indices, load_index};
 use super::{Array, Body, Built, Class, Gather, Grads, IndexSelect, NestBuilder, OpDef, Precision, Sample, VjpContext};
 use crate::loop_ir::{Combiner, IndexExpr, Tag, Val, flatten, unflatten};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, Shape, TensorType};
+use crate::types::{DType, Dim, Shape, TensorType, paired, paired_besides};
 use serde::{Deserialize, Serialize};
 
 /// `out = base`, then `out[i, index[i, j, ...], ...] += src[i, j, ...]` with the index in place of coordinate `dim`: PyTorch's
@@ -140,10 +140,17 @@ impl OpDef for ScatterAdd {
         check_dtypes(base, src)?;
         let rank = base.shape.rank();
         let fits = index.shape.rank() == rank && (0..rank).all(|i| i == self.dim as usize || index.shape[i].known_le(&base.shape[i]));
-        if !fits || src.shape != index.shape {
+        if !fits || !src.shape.known_eq(&index.shape) {
             return Err(format!("source and index differ, or are larger than the base besides dimension {}", self.dim));
         }
         Ok(vec![base.clone()])
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let [base, index, src] = operands else { return vec![] };
+        let mut pairs = paired_besides(&index.shape, &base.shape, self.dim);
+        pairs.retain(|(index, size)| !index.known_le(size));
+        pairs.extend(paired(&index.shape.0, &src.shape.0));
+        pairs
     }
     fn eval(&self, operands: &[Array], _types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (base, index, dim) = (&operands[0], &operands[1], self.dim as usize);
@@ -213,10 +220,16 @@ impl OpDef for IndexAdd {
         check_dtypes(base, src)?;
         let (before, after) = base.shape.0.split_at(self.dim as usize);
         let expected: Vec<Dim> = before.iter().chain(&index.shape.0).chain(&after[1..]).cloned().collect();
-        if src.shape.0 != expected {
+        if !src.shape.known_eq(&Shape(expected.clone())) {
             return Err(format!("the source must be {}", Shape(expected)));
         }
         Ok(vec![base.clone()])
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let [base, index, src] = operands else { return vec![] };
+        let Some((before, after)) = base.shape.0.split_at_checked(self.dim as usize) else { return vec![] };
+        let expected: Vec<Dim> = before.iter().chain(&index.shape.0).chain(after.iter().skip(1)).cloned().collect();
+        if expected.len() == src.shape.rank() { paired(&expected, &src.shape.0) } else { vec![] }
     }
     fn eval(&self, operands: &[Array], _types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (base, index, src, dim) = (&operands[0], &operands[1], &operands[2], self.dim as usize);

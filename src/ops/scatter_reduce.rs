@@ -7,7 +7,7 @@ use super::{Array, Built, Class, Data, Gather, Grads, NestBuilder, OpDef, Operan
 use crate::graph::{Builder, Value};
 use crate::loop_ir::flatten;
 use crate::scalar::ScalarFn;
-use crate::types::{DType, TensorType};
+use crate::types::{DType, Dim, TensorType, paired, paired_besides};
 use serde::{Deserialize, Serialize};
 
 /// `out = base`, then `out[i, index[i, j, ...], ...] = combine(out[...], src[i, j, ...])` with the index in place of coordinate
@@ -92,11 +92,18 @@ impl OpDef for ScatterReduce {
         }
         let rank = base.shape.rank();
         let fits = index.shape.rank() == rank && (0..rank).all(|i| i == self.dim as usize || index.shape[i].known_le(&base.shape[i]));
-        if !fits || src.shape != index.shape {
+        if !fits || !src.shape.known_eq(&index.shape) {
             return Err(format!("source and index differ, or are larger than the base besides dimension {}", self.dim));
         }
         let flags = |shape: &TensorType| TensorType { dtype: DType::Bool, shape: shape.shape.clone() };
         Ok(if self.kind == ReduceKind::Prod { vec![base.clone()] } else { vec![base.clone(), flags(src), flags(base)] })
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let [base, index, src] = operands else { return vec![] };
+        let mut pairs = paired_besides(&index.shape, &base.shape, self.dim);
+        pairs.retain(|(index, size)| !index.known_le(size));
+        pairs.extend(paired(&index.shape.0, &src.shape.0));
+        pairs
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (base, index, src, dim) = (&operands[0], &operands[1], &operands[2], self.dim as usize);

@@ -176,6 +176,9 @@ impl OpDef for Op {
     fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
         self.def_mut().map_dims(f)
     }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        self.def().equal_sizes(operands)
+    }
     fn samples(&self) -> Vec<Sample> {
         self.def().samples()
     }

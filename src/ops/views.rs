@@ -3,7 +3,7 @@
 use super::array::{coordinates, flat_index, sizes};
 use super::{Array, Built, Class, Grads, OpDef, Pad, Precision, Sample, VjpContext};
 use crate::loop_ir::{IndexExpr, flatten, unflatten};
-use crate::types::{DType, Dim, Shape, TensorType};
+use crate::types::{DType, Dim, Shape, TensorType, broadcast_pairs};
 use serde::{Deserialize, Serialize};
 
 /// The same elements in row-major order under another shape. The gradient reshapes back.
@@ -22,10 +22,14 @@ impl OpDef for Reshape {
     }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let [x] = operands else { return Err("takes one operand".into()) };
-        if x.numel() != self.shape.numel() {
+        if !x.numel().known_eq(&self.shape.numel()) {
             return Err(format!("{} elements do not reshape to {}", x.numel(), self.shape));
         }
         Ok(vec![TensorType { dtype: x.dtype, shape: self.shape.clone() }])
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let [x] = operands else { return vec![] };
+        vec![(x.numel(), self.shape.numel())]
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
         Ok(vec![Array { shape: sizes(&types[0]), ..operands[0].clone() }])
@@ -120,11 +124,15 @@ impl OpDef for Expand {
     }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let [x] = operands else { return Err("takes one operand".into()) };
-        let fits = x.shape.rank() == self.shape.rank() && x.shape.0.iter().zip(&self.shape.0).all(|(a, b)| a == b || a.is(1));
+        let fits = x.shape.rank() == self.shape.rank() && x.shape.0.iter().zip(&self.shape.0).all(|(a, b)| a.is(1) || a.known_eq(b));
         if !fits {
             return Err(format!("does not expand to {}", self.shape));
         }
         Ok(vec![TensorType { dtype: x.dtype, shape: self.shape.clone() }])
+    }
+    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let [x] = operands else { return vec![] };
+        broadcast_pairs(&self.shape, &x.shape)
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
         let (x, shape) = (&operands[0], sizes(&types[0]));

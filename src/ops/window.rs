@@ -56,8 +56,13 @@ impl Window {
         }
         let reach = Dim::int(2 * p - d * (kernel - 1) - 1);
         let span = n.clone() + &reach;
+        if ceil && n.as_int().is_none() && Dim::int(0).known_le(&span) {
+            // The last window begins inside the input or the padding before it.
+            let begins = (n.clone() + Dim::int(p - 1)).floor_div(&Dim::int(s));
+            return Ok(span.ceil_div(&Dim::int(s)).min_with(&begins) + Dim::int(1));
+        }
         if ceil {
-            let n = n.as_int().ok_or("rounding up a symbolic size is not supported")?;
+            let n = n.as_int().ok_or_else(|| self.too_large(i, n, kernel))?;
             let span = n + reach.as_int().unwrap_or_default();
             let windows = (span + s - 1).div_euclid(s) + 1;
             let windows = if (windows - 1) * s >= n + p { windows - 1 } else { windows };

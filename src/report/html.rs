@@ -30,6 +30,7 @@ pub fn html(explain: &Explain) -> String {
     page += &section("Memory over the step", &lifetimes(explain));
     page += &section("Saved between forward and backward", &crossings(&explain.partition.saved));
     page += &section("Recomputed in the backward", &crossings(&explain.partition.recomputed));
+    page += &section("Assumed about sizes of inputs", &guards(explain));
     page += &section("Commands", &commands(explain));
     page += &section("Fusion and other decisions", &decisions(explain));
     page += &section("Compilation", &compilation(explain));
@@ -97,6 +98,11 @@ fn commands(explain: &Explain) -> String {
     };
     let rows: Vec<Vec<String>> = explain.commands.iter().enumerate().map(row).collect();
     table(&["command#", "launch#", "phase", "kernel#", "variant", "ops"], &rows)
+}
+
+fn guards(explain: &Explain) -> String {
+    let items: Vec<String> = explain.guards.iter().map(|g| format!("<li>{}</li>", escape(g))).collect();
+    if items.is_empty() { String::new() } else { format!("<ul>{}</ul>", items.concat()) }
 }
 
 fn decisions(explain: &Explain) -> String {

@@ -162,6 +162,9 @@ impl fmt::Display for Explain {
             writeln!(f, "\nrecomputed in the backward: {} values", partition.recomputed.len())?;
             write!(f, "{}", crossings(&partition.recomputed))?;
         }
+        if !self.guards.is_empty() {
+            writeln!(f, "\nassumed about sizes of inputs\n  {}", self.guards.join("\n  "))?;
+        }
         writeln!(f, "\ncommands")?;
         let mut table = Table::new(&["#", "launch", "phase", "kernel", "variant", "ops"]);
         for (i, c) in self.commands.iter().enumerate() {

@@ -116,6 +116,8 @@ pub struct Explain {
     pub decisions: Vec<Decision>,
     /// Parameters that no gradient of the loss reaches.
     pub untrained: Vec<String>,
+    /// What the program assumes about the sizes of its inputs.
+    pub guards: Vec<String>,
 }
 
 impl Explain {
@@ -155,6 +157,7 @@ impl Explain {
                 .collect(),
             decisions: program.decisions.clone(),
             untrained: report.untrained.clone(),
+            guards: program.guards.iter().map(|g| g.to_string()).collect(),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
 use crate::graph::InputRole;
 use crate::loop_ir::BufferId;
-use crate::types::{Bindings, DType, HostTensor, TensorType, bind_named_symbols};
+use crate::types::{Bindings, DType, Guard, HostTensor, TensorType, bind_named_symbols, check_guards};
 
 /// Inputs of one step, by position (the order of the trace) or by name.
 #[derive(Clone, Debug)]
@@ -84,6 +84,7 @@ pub(super) struct Signature {
     refuse_empty: bool,
     refuse_non_finite: bool,
     indices: Vec<IndexCheck>,
+    guards: Vec<Guard>,
 }
 
 /// Checked arguments.
@@ -110,7 +111,7 @@ impl Signature {
         arguments.sort_by_key(|a| a.cotangent);
         let training = matches!(config.mode, Mode::Train(_));
         let (refuse_empty, refuse_non_finite) = (training && !config.allow_empty, training && !config.allow_non_finite);
-        Signature { arguments, refuse_empty, refuse_non_finite, indices: index_checks(program) }
+        Signature { arguments, refuse_empty, refuse_non_finite, indices: index_checks(program), guards: program.guards.clone() }
     }
 
     pub fn describe(&self) -> String {
@@ -132,6 +133,7 @@ impl Signature {
         let names: Vec<&str> = self.arguments.iter().map(|a| &*a.name).collect();
         let types: Vec<&TensorType> = self.arguments.iter().map(|a| &a.ty).collect();
         let shapes: Vec<&[usize]> = tensors.iter().map(|t| t.shape()).collect();
+        check_guards(&self.guards, &names, &shapes).map_err(Error::Input)?;
         let bindings = bind_named_symbols(&names, &types, &shapes).map_err(Error::Input)?;
         let feeds: Vec<(BufferId, HostTensor)> = self.arguments.iter().zip(tensors).map(|(a, t)| (a.buffer, t)).collect();
         self.indices.iter().try_for_each(|check| check.check(&feeds, &bindings))?;
@@ -212,7 +214,7 @@ mod tests {
         let n = Dim::symbol("n", 1, 8);
         let argument = |name: &str, ty, k| Argument { name: name.into(), ty, buffer: BufferId(k), cotangent: false };
         let arguments = vec![argument("x", TensorType::new(DType::F32, (n.clone(), 2)), 0), argument("y", TensorType::new(DType::I32, n), 1)];
-        Signature { arguments, refuse_empty: refuse, refuse_non_finite: refuse, indices: vec![] }
+        Signature { arguments, refuse_empty: refuse, refuse_non_finite: refuse, indices: vec![], guards: vec![] }
     }
 
     fn fault(inputs: impl Into<Inputs>) -> String {

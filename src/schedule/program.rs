@@ -2,7 +2,7 @@
 
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::{BufferId, Nest, Phase};
-use crate::types::{Decision, Dim, HostTensor, Symbol, TensorType};
+use crate::types::{Decision, Dim, Guard, HostTensor, Symbol, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// How elements lie in memory.
@@ -121,6 +121,9 @@ pub struct Program {
     pub outputs: Vec<ProgramOutput>,
     /// Contents of constant buffers.
     pub constants: Vec<(BufferId, HostTensor)>,
+    /// What it assumes about the sizes of its inputs: checked before anything runs.
+    #[serde(default)]
+    pub guards: Vec<Guard>,
     /// Messages of the status word: code `k` means `checks[k - 1]`.
     pub checks: Vec<String>,
     /// What was decided, and why.

@@ -40,7 +40,7 @@ fn mismatch(name: &str, ty: &TensorType, shape: &[usize]) -> String {
 }
 
 /// Solves sizes with one unknown until none is left; checks the declared ranges.
-fn solve(sizes: &[(Dim, i64)]) -> Result<Bindings, String> {
+pub(super) fn solve(sizes: &[(Dim, i64)]) -> Result<Bindings, String> {
     let symbols = symbols_of(sizes.iter().map(|(d, _)| d));
     let mut bindings = Bindings::new();
     loop {

@@ -30,6 +30,11 @@ impl Shape {
         self.0.iter().map(|d| d.as_int().map(|n| n as usize)).collect()
     }
 
+    /// True when both are equal for all sizes, as far as it can be shown.
+    pub fn known_eq(&self, other: &Shape) -> bool {
+        self.rank() == other.rank() && self.0.iter().zip(&other.0).all(|(a, b)| a.known_eq(b))
+    }
+
     /// The shape with every size replaced.
     pub fn map(&self, f: &dyn Fn(&Dim) -> Dim) -> Shape {
         Shape(self.0.iter().map(f).collect())
@@ -170,7 +175,7 @@ pub fn broadcast_shapes(a: &Shape, b: &Shape) -> Result<Shape, String> {
     (0..rank)
         .map(|i| {
             let (x, y) = (at(a, i), at(b, i));
-            if x == y || y == one {
+            if y == one || x.known_eq(&y) {
                 Ok(x)
             } else if x == one {
                 Ok(y)

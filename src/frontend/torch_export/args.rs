@@ -1,7 +1,7 @@
 //! Arguments of one call, resolved to values and sizes, and the rules by which PyTorch finds dtypes.
 
 use crate::graph::{Builder, Value};
-use crate::types::{DType, Dim, Shape};
+use crate::types::{DType, Dim, Relation, Shape};
 use std::cell::RefCell;
 
 /// A resolved argument.
@@ -38,6 +38,10 @@ pub enum Scalar {
     Float(f64),
     /// A bool; `None` when it depends on sizes that are not known.
     Bool(Option<bool>),
+    /// A quotient of two sizes, as a float.
+    Quotient(Dim, Dim),
+    /// A bool: whether two sizes relate so.
+    Test(Dim, Relation, Dim),
 }
 
 impl Scalar {
@@ -47,6 +51,7 @@ impl Scalar {
             Scalar::Int(n) => n.as_int().map(|n| n as f64),
             Scalar::Float(x) => Some(*x),
             Scalar::Bool(x) => x.map(|x| x as u8 as f64),
+            Scalar::Quotient(..) | Scalar::Test(..) => None,
         }
     }
 
@@ -54,10 +59,18 @@ impl Scalar {
     pub fn dtype(&self) -> DType {
         match self {
             Scalar::Int(_) => DType::I64,
-            Scalar::Float(_) => DType::F32,
-            Scalar::Bool(_) => DType::Bool,
+            Scalar::Float(_) | Scalar::Quotient(..) => DType::F32,
+            Scalar::Bool(_) | Scalar::Test(..) => DType::Bool,
         }
     }
+}
+
+/// A float as a quotient of integers, where its denominator is a small power of two.
+pub fn fraction(x: f64) -> Option<(i64, i64)> {
+    let scaled = x * 1024.0;
+    let exact = scaled.fract() == 0.0 && scaled.abs() < (1u64 << 40) as f64;
+    let shift = (scaled as i64).trailing_zeros().min(10);
+    exact.then(|| (scaled as i64 >> shift, 1024 >> shift))
 }
 
 /// A tensor or a number, where an operator takes both.
@@ -327,7 +340,7 @@ pub struct Cx {
 impl Cx {
     /// A context that builds a graph of that name.
     pub fn new(name: &str) -> Cx {
-        Cx { b: Builder::new(name), ..Cx::default() }
+        Cx { b: Builder::assuming(name), ..Cx::default() }
     }
 
     /// The call writes `value` into its tensor argument of that name.
@@ -357,8 +370,14 @@ impl Cx {
             },
             Scalar::Float(x) if dtype == DType::Bool => self.b.constant(dtype, (*x != 0.0) as u8 as f64),
             Scalar::Float(x) => self.b.constant(dtype, *x),
+            Scalar::Quotient(x, y) => {
+                let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+                let (x, y) = (self.b.size(x, wide)?, self.b.size(y, wide)?);
+                let quotient = self.b.div(x, y)?;
+                self.b.cast(quotient, dtype)
+            }
             Scalar::Bool(Some(x)) => self.b.constant(dtype, *x as u8 as f64),
-            Scalar::Bool(None) => Err("a number depends on sizes in a way that is not supported".into()),
+            Scalar::Bool(None) | Scalar::Test(..) => Err("a number depends on sizes in a way that is not supported".into()),
         }
     }
 

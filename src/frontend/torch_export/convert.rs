@@ -123,7 +123,10 @@ impl<'a> Converter<'a> {
         match size {
             SymInt::AsInt(n) if *n >= 0 => Ok(Dim::int(*n)),
             SymInt::AsInt(n) => Err(format!("{n} is no size")),
-            SymInt::AsExpr(e) => expr::parse(&e.expr_str, &|name| symbols::symbol(name, self.ranges.get(name))),
+            SymInt::AsExpr(e) => {
+                let size = expr::parse(&e.expr_str, &|name| symbols::symbol(name, self.ranges.get(name)))?;
+                Ok(self.cx.b.resolve(&size))
+            }
         }
     }
 
@@ -156,7 +159,7 @@ impl<'a> Converter<'a> {
     fn node(&mut self, node: &ExportedNode, graph: &ExportedGraph) -> Result<(), String> {
         if let Some(body) = symbols::find(&node.target) {
             let args = self.args(node)?;
-            let result = body(&self.cx, &args)?;
+            let result = body(&mut self.cx, &args)?;
             return match (&node.outputs[..], result) {
                 ([], _) => Ok(()),
                 ([Argument::Sym(SymArgument::AsName(name))], Some(scalar)) => {

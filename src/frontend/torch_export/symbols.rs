@@ -1,8 +1,8 @@
 //! Operators on sizes and numbers, which the exported graph computes beside its tensors.
 
-use super::args::{Arg, Args, Cx, Scalar};
+use super::args::{Arg, Args, Cx, Scalar, fraction};
 use super::schema::Range;
-use crate::types::{Dim, Shape};
+use crate::types::{Dim, Relation, Shape};
 
 /// Sizes without an upper bound end here: index arithmetic stays inside 32 bits.
 const LARGEST: i64 = i32::MAX as i64;
@@ -53,7 +53,7 @@ pub fn bounded_shape(sizes: Vec<Dim>) -> Result<Vec<Dim>, String> {
 }
 
 /// Computes a number from arguments; `None` for assertions.
-pub type Body = fn(&Cx, &Args) -> Result<Option<Scalar>, String>;
+pub type Body = fn(&mut Cx, &Args) -> Result<Option<Scalar>, String>;
 
 /// The function of that target, if it is one on sizes.
 pub fn find(target: &str) -> Option<Body> {
@@ -66,43 +66,70 @@ pub fn find(target: &str) -> Option<Body> {
         },
         "torch.ops.aten.sym_numel.default" => |cx, a| Ok(Some(Scalar::Int(bounded(cx.b.ty(a.tensor("self")?).numel())?))),
         "torch.ops.aten.sym_storage_offset.default" => |_, _| Err("storage offsets are not known here".into()),
-        "torch.ops.aten._assert_scalar.default"
-        | "torch.ops.aten._assert_async.msg"
-        | "torch.ops.aten._assert_tensor_metadata.default"
-        | "torch.ops.aten.sym_constrain_range_for_size.default"
-        | "torch.ops.aten.sym_constrain_range.default" => |_, _| Ok(None),
-        "_operator.add" => |_, a| arithmetic(a, |x, y| Ok(x.clone() + y), |x, y| x + y),
-        "_operator.sub" => |_, a| arithmetic(a, |x, y| Ok(x.clone() - y), |x, y| x - y),
-        "_operator.mul" => |_, a| arithmetic(a, |x, y| Ok(x.clone() * y), |x, y| x * y),
-        "_operator.floordiv" => |_, a| arithmetic(a, |x, y| positive(y).map(|()| x.floor_div(y)), |x, y| (x / y).floor()),
-        "_operator.mod" => |_, a| arithmetic(a, |x, y| positive(y).map(|()| x.modulo(y)), |x, y| x - (x / y).floor() * y),
-        "_operator.truediv" => |_, a| {
-            let (x, y) = pair(a)?;
-            let quotient = x.to_f64().zip(y.to_f64()).map(|(x, y)| x / y);
-            quotient.map(|q| Some(Scalar::Float(q))).ok_or_else(|| "a quotient of sizes is not supported".into())
+        "torch.ops.aten._assert_scalar.default" => |cx, a| assert_sizes(cx, a).map(|()| None),
+        "torch.ops.aten._assert_async.msg" | "torch.ops.aten._assert_tensor_metadata.default" => |_, _| Ok(None),
+        "torch.ops.aten.sym_constrain_range_for_size.default" | "torch.ops.aten.sym_constrain_range.default" => |cx, a| {
+            let size = a.dim("size")?;
+            if let Some(min) = a.dim_opt("min")? {
+                cx.b.assume_at_most(&min, &size, "sym_constrain_range");
+            }
+            if let Some(max) = a.dim_opt("max")? {
+                cx.b.assume_at_most(&size, &max, "sym_constrain_range");
+            }
+            Ok(None)
+        },
+        "_operator.add" => |_, a| ADD.apply(a),
+        "_operator.sub" => |_, a| SUB.apply(a),
+        "_operator.mul" => |_, a| MUL.apply(a),
+        "_operator.floordiv" => |_, a| FLOOR_DIV.apply(a),
+        "_operator.mod" => |_, a| MOD.apply(a),
+        "_operator.truediv" => |_, a| quotient(a),
+        "_operator.pow" => |_, a| match pair(a)? {
+            (Scalar::Int(x), Scalar::Int(n)) => power(x, n).map(|d| Some(Scalar::Int(d))),
+            (x, y) => {
+                let (x, y) = x.to_f64().zip(y.to_f64()).ok_or("a power of sizes and floats is not supported")?;
+                Ok(Some(Scalar::Float(x.powf(y))))
+            }
         },
         "_operator.neg" => |_, a| match only(a)? {
             Scalar::Int(n) => Ok(Some(Scalar::Int(Dim::int(0) - n))),
             Scalar::Float(x) => Ok(Some(Scalar::Float(-x))),
+            Scalar::Quotient(x, y) => Ok(Some(Scalar::Quotient(Dim::int(0) - x, y.clone()))),
             other => Err(format!("{other:?} has no negative")),
         },
-        "torch.sym_max" => |_, a| arithmetic(a, |x, y| Ok(x.max_with(y)), f64::max),
-        "torch.sym_min" => |_, a| arithmetic(a, |x, y| Ok(x.clone() + y - &x.max_with(y)), f64::min),
-        "torch.sym_float" => |_, a| only(a)?.to_f64().map(|x| Some(Scalar::Float(x))).ok_or_else(|| "a size as a float is not supported".into()),
-        "torch.sym_int" | "math.trunc" => |_, a| match only(a)? {
+        "torch.sym_max" => |_, a| MAX.apply(a),
+        "torch.sym_min" => |_, a| MIN.apply(a),
+        "torch.sym_float" => |_, a| match only(a)? {
+            Scalar::Int(n) if n.as_int().is_none() => Ok(Some(Scalar::Quotient(n.clone(), Dim::int(1)))),
+            other => other.to_f64().map(|x| Some(Scalar::Float(x))).ok_or_else(|| format!("{other:?} as a float is not supported")),
+        },
+        "torch.sym_int" | "math.trunc" | "math.floor" => |_, a| match only(a)? {
             Scalar::Float(x) => Ok(Some(Scalar::Int(Dim::int(*x as i64)))),
+            // Sizes are not negative, so that both round in the same way.
+            Scalar::Quotient(x, y) if x.range().0 >= 0 && y.range().0 > 0 => Ok(Some(Scalar::Int(bounded(x.floor_div(y))?))),
+            Scalar::Quotient(..) => Err("rounding a quotient that may be negative is not supported".into()),
+            other => Ok(Some(other.clone())),
+        },
+        "math.ceil" => |_, a| match only(a)? {
+            Scalar::Float(x) => Ok(Some(Scalar::Int(Dim::int(x.ceil() as i64)))),
+            Scalar::Quotient(x, y) if y.range().0 > 0 => Ok(Some(Scalar::Int(bounded(x.ceil_div(y))?))),
+            Scalar::Quotient(..) => Err("rounding a quotient by what may not be positive is not supported".into()),
             other => Ok(Some(other.clone())),
         },
         "torch.sym_not" => |_, a| match only(a)? {
             Scalar::Bool(x) => Ok(Some(Scalar::Bool(x.map(|x| !x)))),
+            Scalar::Test(..) => Ok(Some(Scalar::Bool(None))),
             other => Err(format!("{other:?} is no bool")),
         },
-        "_operator.ge" => |_, a| compare(a, |x, y| y.known_le(x), less),
-        "_operator.le" => |_, a| compare(a, |x, y| x.known_le(y), |x, y| less(y, x)),
-        "_operator.gt" => |_, a| compare(a, |x, y| less(y, x), |x, y| x.known_le(y)),
-        "_operator.lt" => |_, a| compare(a, less, |x, y| y.known_le(x)),
-        "_operator.eq" => |_, a| compare(a, |x, y| x == y, |x, y| less(x, y) || less(y, x)),
-        "_operator.ne" => |_, a| compare(a, |x, y| less(x, y) || less(y, x), |x, y| x == y),
+        "_operator.ge" => |cx, a| compare(cx, a, |x, y| Scalar::Test(y, Relation::AtMost, x)),
+        "_operator.le" => |cx, a| compare(cx, a, |x, y| Scalar::Test(x, Relation::AtMost, y)),
+        "_operator.gt" => |cx, a| compare(cx, a, |x, y| Scalar::Test(y + Dim::int(1), Relation::AtMost, x)),
+        "_operator.lt" => |cx, a| compare(cx, a, |x, y| Scalar::Test(x + Dim::int(1), Relation::AtMost, y)),
+        "_operator.eq" => |cx, a| compare(cx, a, |x, y| Scalar::Test(x, Relation::Equal, y)),
+        "_operator.ne" => |cx, a| match compare(cx, a, |x, y| Scalar::Test(x, Relation::Equal, y))? {
+            Some(Scalar::Bool(known)) => Ok(Some(Scalar::Bool(known.map(|x| !x)))),
+            _ => Ok(Some(Scalar::Bool(None))),
+        },
         "_operator.and_" | "_operator.or_" => |_, _| Ok(Some(Scalar::Bool(None))),
         _ => return None,
     })
@@ -127,26 +154,88 @@ fn positive(d: &Dim) -> Result<(), String> {
     if d.range().0 > 0 { Ok(()) } else { Err(format!("{d} may not be positive")) }
 }
 
-fn less(x: &Dim, y: &Dim) -> bool {
-    (x.clone() + Dim::int(1)).known_le(y)
+/// Numerator and denominator.
+type Ratio = (Dim, Dim);
+
+/// Arithmetic on sizes, on floats, and on quotients of sizes where it has a rule for them.
+struct Arithmetic {
+    sizes: fn(&Dim, &Dim) -> Result<Dim, String>,
+    floats: fn(f64, f64) -> f64,
+    quotients: Option<fn(Ratio, Ratio) -> Ratio>,
 }
 
-fn arithmetic(a: &Args, sizes: fn(&Dim, &Dim) -> Result<Dim, String>, floats: fn(f64, f64) -> f64) -> Result<Option<Scalar>, String> {
-    match pair(a)? {
-        (Scalar::Int(x), Scalar::Int(y)) => Ok(Some(Scalar::Int(bounded(sizes(x, y)?)?))),
-        (x, y) => {
-            let (x, y) = x.to_f64().zip(y.to_f64()).ok_or("arithmetic of sizes and floats is not supported")?;
-            Ok(Some(Scalar::Float(floats(x, y))))
+impl Arithmetic {
+    fn apply(&self, a: &Args) -> Result<Option<Scalar>, String> {
+        let (x, y) = pair(a)?;
+        if let (Scalar::Int(x), Scalar::Int(y)) = (x, y) {
+            return Ok(Some(Scalar::Int(bounded((self.sizes)(x, y)?)?)));
         }
+        if let Some((x, y)) = x.to_f64().zip(y.to_f64()) {
+            return Ok(Some(Scalar::Float((self.floats)(x, y))));
+        }
+        let rule = self.quotients.ok_or("this arithmetic of sizes and floats is not supported")?;
+        let (top, bottom) = rule(as_quotient(x)?, as_quotient(y)?);
+        Ok(Some(Scalar::Quotient(bounded(top)?, bounded(bottom)?)))
     }
 }
 
-/// True or false where the ranges of the symbols decide.
-fn compare(a: &Args, holds: fn(&Dim, &Dim) -> bool, fails: fn(&Dim, &Dim) -> bool) -> Result<Option<Scalar>, String> {
-    let known = match pair(a)? {
-        (Scalar::Int(x), Scalar::Int(y)) if holds(x, y) => Some(true),
-        (Scalar::Int(x), Scalar::Int(y)) if fails(x, y) => Some(false),
-        _ => None,
+const ADD: Arithmetic =
+    Arithmetic { sizes: |x, y| Ok(x.clone() + y), floats: |x, y| x + y, quotients: Some(|(x, k), (y, n)| (x * &n + y * &k, k * &n)) };
+const SUB: Arithmetic =
+    Arithmetic { sizes: |x, y| Ok(x.clone() - y), floats: |x, y| x - y, quotients: Some(|(x, k), (y, n)| (x * &n - y * &k, k * &n)) };
+const MUL: Arithmetic = Arithmetic { sizes: |x, y| Ok(x.clone() * y), floats: |x, y| x * y, quotients: Some(|(x, k), (y, n)| (x * &y, k * &n)) };
+const FLOOR_DIV: Arithmetic = Arithmetic { sizes: |x, y| positive(y).map(|()| x.floor_div(y)), floats: |x, y| (x / y).floor(), quotients: None };
+const MOD: Arithmetic = Arithmetic { sizes: |x, y| positive(y).map(|()| x.modulo(y)), floats: |x, y| x - (x / y).floor() * y, quotients: None };
+const MAX: Arithmetic = Arithmetic { sizes: |x, y| Ok(x.max_with(y)), floats: f64::max, quotients: None };
+const MIN: Arithmetic = Arithmetic { sizes: |x, y| Ok(x.min_with(y)), floats: f64::min, quotients: None };
+
+fn as_quotient(x: &Scalar) -> Result<(Dim, Dim), String> {
+    match x {
+        Scalar::Int(n) => Ok((n.clone(), Dim::int(1))),
+        Scalar::Quotient(x, y) => Ok((x.clone(), y.clone())),
+        Scalar::Float(f) => {
+            fraction(*f).map(|(x, y)| (Dim::int(x), Dim::int(y))).ok_or_else(|| format!("arithmetic of sizes with {f} is not supported"))
+        }
+        other => Err(format!("{other:?} is no number")),
+    }
+}
+
+fn quotient(a: &Args) -> Result<Option<Scalar>, String> {
+    let (x, y) = pair(a)?;
+    if let Some((x, y)) = x.to_f64().zip(y.to_f64()) {
+        return Ok(Some(Scalar::Float(x / y)));
+    }
+    let ((x, xd), (y, yd)) = (as_quotient(x)?, as_quotient(y)?);
+    Ok(Some(Scalar::Quotient(bounded(x * yd)?, bounded(y * xd)?)))
+}
+
+fn power(x: &Dim, n: &Dim) -> Result<Dim, String> {
+    match n.as_int() {
+        Some(n @ 0..=8) => (0..n).try_fold(Dim::int(1), |p, _| bounded(p * x)),
+        _ => Err(format!("{x} to the power of {n} is not supported")),
+    }
+}
+
+/// True or false where the ranges of the symbols decide, else what is to be tested.
+fn compare(cx: &Cx, a: &Args, test: fn(Dim, Dim) -> Scalar) -> Result<Option<Scalar>, String> {
+    let (Scalar::Int(x), Scalar::Int(y)) = pair(a)? else { return Ok(Some(Scalar::Bool(None))) };
+    let test = test(cx.b.resolve(x), cx.b.resolve(y));
+    let Scalar::Test(x, relation, y) = &test else { return Ok(Some(test)) };
+    let (holds, fails) = match relation {
+        Relation::Equal => (x.known_eq(y), x.known_lt(y) || y.known_lt(x)),
+        Relation::AtMost => (x.known_le(y), y.known_lt(x)),
     };
-    Ok(Some(Scalar::Bool(known)))
+    Ok(Some(if holds || fails { Scalar::Bool(Some(holds)) } else { test }))
+}
+
+/// What the program asserts about sizes holds from there on. What cannot is an error; what is no relation of two sizes was
+/// checked by PyTorch when the program was exported, or concerns data.
+fn assert_sizes(cx: &mut Cx, a: &Args) -> Result<(), String> {
+    match a.list.first() {
+        Some((_, Arg::Scalar(Scalar::Test(x, Relation::Equal, y)))) => cx.b.assume_equal(x, y, "assertion"),
+        Some((_, Arg::Scalar(Scalar::Test(x, Relation::AtMost, y)))) => cx.b.assume_at_most(x, y, "assertion"),
+        Some((_, Arg::Scalar(Scalar::Bool(Some(false))))) => return Err("the program asserts what is never true".into()),
+        _ => {}
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Rearrangements and products made of other operators, as `torch.export` leaves them in programs that are not decomposed.
 
-use super::views::diagonal_of;
+use super::views::{diagonal_of, slice_ends};
 use super::{Row, opmath, pure, reduce, view, view_if_strided};
 use crate::frontend::torch_export::args::{Args, Cx, Operand, promote};
 use crate::graph::Value;
@@ -436,28 +436,30 @@ fn at_least(cx: &mut Cx, a: &Args, rank: usize) -> Built {
 fn sections(cx: &mut Cx, a: &Args, dim: i64, name: &str) -> Built {
     let (x, count) = (a.tensor("self")?, a.int(name)?);
     let dim = cx.dim(x, dim)?;
-    let size = cx.b.shape(x).0.get(dim).and_then(Dim::as_int).ok_or("splitting a symbolic size is not supported")?;
+    let size = cx.b.shape(x).0.get(dim).cloned().ok_or("a 0-d tensor has no parts")?;
     if !(1..=1 << 16).contains(&count) {
         return Err(format!("{count} parts"));
     }
-    let ends: Vec<i64> = (1..count).map(|k| k * (size / count) + k.min(size % count)).collect();
-    cut(cx, x, dim, size, &ends)
+    let (each, longer) = (size.floor_div(&Dim::int(count)), size.modulo(&Dim::int(count)));
+    let ends: Vec<Dim> = (1..count).map(|k| each.clone() * Dim::int(k) + Dim::int(k).min_with(&longer)).collect();
+    cut(cx, x, dim, size, ends)
 }
 
 fn at_indices(cx: &mut Cx, a: &Args, dim: i64) -> Built {
-    let (x, ends) = (a.tensor("self")?, a.ints("indices")?);
+    let (x, ends) = (a.tensor("self")?, a.dims("indices")?);
     let dim = cx.dim(x, dim)?;
-    let size = cx.b.shape(x).0.get(dim).and_then(Dim::as_int).ok_or("splitting a symbolic size is not supported")?;
-    cut(cx, x, dim, size, &ends)
+    let size = cx.b.shape(x).0.get(dim).cloned().ok_or("a 0-d tensor has no parts")?;
+    cut(cx, x, dim, size, ends)
 }
 
 /// Parts that end at these positions, by Python's rule for slices.
-fn cut(cx: &mut Cx, x: Value, dim: usize, size: i64, ends: &[i64]) -> Built {
-    let inside = |at: i64| if at < 0 { (at + size).max(0) } else { at.min(size) };
-    let mut start = 0;
+fn cut(cx: &mut Cx, x: Value, dim: usize, size: Dim, ends: Vec<Dim>) -> Built {
+    let mut start = Dim::int(0);
     let mut out = vec![];
-    for end in ends.iter().map(|&e| inside(e)).chain([size]) {
-        out.push(cx.b.slice(x, dim, start, end.max(start), 1)?);
+    for end in ends.into_iter().map(Some).chain([None]) {
+        let (_, end) = slice_ends(&size, None, end);
+        let to = end.max_with(&start);
+        out.push(cx.b.slice(x, dim, start, to, 1)?);
         start = end;
     }
     Ok(out)

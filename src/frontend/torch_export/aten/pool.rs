@@ -3,7 +3,7 @@
 use super::conv::each;
 use super::pointwise::integer_quotient;
 use super::{Row, pure, rank_of, table_length};
-use crate::frontend::torch_export::args::{Args, Cx};
+use crate::frontend::torch_export::args::{Args, Cx, Scalar};
 use crate::graph::Value;
 use crate::ops::{Constant, MaxPool, Pool, ReduceKind, Window, WindowSum};
 use crate::types::{DType, Dim, HostTensor, Shape};
@@ -88,10 +88,15 @@ fn avg_pool(cx: &mut Cx, a: &Args, rank: usize) -> Built {
     } else {
         let mut area = cx.b.constant(wide, 1.0)?;
         for i in 0..rank {
-            let counts = counts(&pool, i, &size[i], &windows[i], include)?;
-            let mut shape = vec![1; rank];
-            shape[i] = counts.len();
-            let counts = cx.b.op(Constant::from_host(&HostTensor::from_f64(wide, &shape, &counts)), &[])?;
+            let counts = match (size[i].as_int(), windows[i].as_int()) {
+                (Some(n), Some(count)) => {
+                    let counts = counts(&pool, i, n, count, include)?;
+                    let mut shape = vec![1; rank];
+                    shape[i] = counts.len();
+                    cx.b.op(Constant::from_host(&HostTensor::from_f64(wide, &shape, &counts)), &[])?
+                }
+                _ => symbolic_counts(cx, (&pool, i, rank), &size[i], &windows[i], (include, wide))?,
+            };
             area = cx.b.mul(area, counts)?;
         }
         out = divide(cx, out, area)?;
@@ -104,9 +109,7 @@ fn float_quotient(cx: &mut Cx, x: Value, y: Value) -> Result<Value, String> {
 }
 
 /// Elements that the windows of dimension `i` count.
-fn counts(pool: &Pool, i: usize, size: &Dim, windows: &Dim, include: bool) -> Result<Vec<f64>, String> {
-    let sizes = [size, windows].map(|d| d.as_int().ok_or("averages over windows of a symbolic size are not supported"));
-    let (n, count) = (sizes[0]?, sizes[1]?);
+fn counts(pool: &Pool, i: usize, n: i64, count: i64, include: bool) -> Result<Vec<f64>, String> {
     let (s, p) = (pool.window.stride[i] as i64, pool.window.padding[i] as i64);
     let kernel = pool.kernel[i].as_int().unwrap_or(1);
     let of = |window: i64| {
@@ -115,6 +118,33 @@ fn counts(pool: &Pool, i: usize, size: &Dim, windows: &Dim, include: bool) -> Re
         (if include { end - start } else { end.min(n) - start.max(0) }) as f64
     };
     Ok((0..table_length(count)?).map(of).collect())
+}
+
+/// The same for a symbolic size, computed with the program, in the shape of the spatial dimensions.
+fn symbolic_counts(
+    cx: &mut Cx,
+    (pool, i, rank): (&Pool, usize, usize),
+    size: &Dim,
+    windows: &Dim,
+    (include, dtype): (bool, DType),
+) -> Result<Value, String> {
+    let (s, p, kernel) = (pool.window.stride[i] as i64, pool.window.padding[i] as i64, pool.kernel[i].as_int().unwrap_or(1));
+    let number = |cx: &mut Cx, n: Dim| cx.number(&Scalar::Int(n), DType::I32);
+    let mut shape = vec![Dim::int(1); rank];
+    shape[i] = windows.clone();
+    let window = cx.b.iota(DType::I32, Shape(shape), i)?;
+    let (stride, padding, length) = (number(cx, Dim::int(s))?, number(cx, Dim::int(p))?, number(cx, Dim::int(kernel))?);
+    let start = cx.b.mul(window, stride)?;
+    let mut start = cx.b.sub(start, padding)?;
+    let mut end = cx.b.add(start, length)?;
+    let border = number(cx, if include { size.clone() + Dim::int(p) } else { size.clone() })?;
+    end = cx.b.scalar(F::Minimum, &[end, border])?;
+    if !include {
+        let zero = number(cx, Dim::int(0))?;
+        start = cx.b.scalar(F::Maximum, &[start, zero])?;
+    }
+    let counts = cx.b.sub(end, start)?;
+    cx.b.cast(counts, dtype)
 }
 
 /// First element and number of elements of each of `out` windows over `n`.
@@ -163,23 +193,32 @@ fn windowed(cx: &mut Cx, x: Value, dim: usize, n: i64, out: i64) -> Result<(Valu
 
 fn adaptive_avg(cx: &mut Cx, a: &Args, rank: usize) -> Built {
     let x = a.tensor("self")?;
-    let sizes = adaptive_sizes(cx, a, x, rank)?;
+    let first = cx.b.shape(x).rank().checked_sub(rank).ok_or("it has too few dimensions")?;
+    let sizes = a.dims("output_size")?;
+    if sizes.len() != rank && sizes.len() != 1 {
+        return Err(format!("{} sizes for {rank} dimensions", sizes.len()));
+    }
     let dtype = cx.b.dtype(x);
     let mut y = cx.b.cast(x, dtype.accumulator())?;
-    let first = cx.b.shape(x).rank() - rank;
-    for (i, (n, out)) in sizes.into_iter().enumerate() {
-        let dim = first + i;
+    for i in 0..rank {
+        let (dim, out) = (first + i, sizes[i.min(sizes.len() - 1)].clone());
+        let n = cx.b.shape(y)[dim].clone();
         if n == out {
             continue;
         }
-        if out > 0 && n % out == 0 {
+        if out.range().0 > 0
+            && let Some(each) = n.try_div(&out)
+        {
             let mut shape = cx.shape(y);
-            shape.0[dim] = Dim::int(out);
-            shape.0.insert(dim + 1, Dim::int(n / out));
+            shape.0[dim] = out;
+            shape.0.insert(dim + 1, each);
             let parts = cx.b.reshape(y, shape)?;
             y = cx.b.mean(parts, &[dim + 1], false)?;
             continue;
         }
+        let (Some(n), Some(out)) = (n.as_int(), out.as_int()) else {
+            return Err(format!("{out} adaptive windows over {n} elements are not supported"));
+        };
         let (mut parts, mask, _) = windowed(cx, y, dim, n, out)?;
         if let Some(mask) = mask {
             let zero = cx.b.constant(cx.b.dtype(parts), 0.0)?;

@@ -1,11 +1,13 @@
 //! Resampling of images: to other sizes, at points of a grid, and padding with their own elements.
 
 use super::{Row, pure, table_length};
-use crate::frontend::torch_export::args::{Args, Cx};
+use crate::frontend::torch_export::args::{Args, Cx, fraction};
 use crate::graph::Value;
 use crate::ops::Constant;
 use crate::scalar::ScalarFn as F;
 use crate::types::{DType, Dim, HostTensor};
+
+mod symbolic;
 
 type Built = Result<Vec<Value>, String>;
 
@@ -112,11 +114,15 @@ fn upsample(cx: &mut Cx, a: &Args, rank: usize, kernel: Kernel) -> Built {
     let wide = if dtype.is_float() { dtype.accumulator() } else { DType::F32 };
     let mut y = if weighted { cx.b.cast(x, wide)? } else { x };
     for i in 0..rank {
-        let n = shape[first + i].as_int().ok_or("resampling a symbolic size is not supported")?;
+        let size = shape[first + i].clone();
         let out = match (a.has("output_size"), factors[i]) {
-            (true, _) => *a.ints("output_size")?.get(i).ok_or("it has too few sizes")?,
-            (false, Some(s)) => (n as f64 * s).floor() as i64,
+            (true, _) => a.dims("output_size")?.get(i).cloned().ok_or("it has too few sizes")?,
+            (false, Some(s)) => scaled_size(&size, s)?,
             (false, None) => return Err("there is neither a size nor a scale".into()),
+        };
+        let (Some(n), Some(out)) = (size.as_int(), out.as_int()) else {
+            y = symbolic::resample(cx, y, first + i, &symbolic::Resampling { kernel, n: size, out, scale: factors[i], align })?;
+            continue;
         };
         if !(1..=1 << 32).contains(&n) && out != 0 {
             return Err(format!("{n} elements cannot be resampled"));
@@ -130,6 +136,17 @@ fn upsample(cx: &mut Cx, a: &Args, rank: usize, kernel: Kernel) -> Built {
         y = cx.b.scalar(F::Floor, &[shifted])?;
     }
     Ok(vec![cx.b.cast(y, dtype)?])
+}
+
+/// `floor(n * scale)`; of a symbolic size where the scale is a fraction of a power of two.
+fn scaled_size(n: &Dim, scale: f64) -> Result<Dim, String> {
+    match n.as_int() {
+        Some(n) => Ok(Dim::int((n as f64 * scale).floor() as i64)),
+        None => {
+            let (times, by) = fraction(scale).filter(|f| f.0 > 0).ok_or_else(|| format!("{n} elements times {scale} is not supported"))?;
+            Ok((n.clone() * Dim::int(times)).floor_div(&Dim::int(by)))
+        }
+    }
 }
 
 /// Scales that were given, by which coordinates are computed.
@@ -219,15 +236,20 @@ pub fn padded(cx: &mut Cx, x: Value, amounts: &[i64], border: Border) -> Result<
 }
 
 fn padded_dim(cx: &mut Cx, x: Value, dim: usize, [low, high]: [i64; 2], border: Border) -> Result<Value, String> {
-    let n = cx.b.shape(x)[dim].as_int().ok_or("padding a symbolic size with its own elements is not supported")?;
-    let limit = match border {
-        Border::Reflect => n - 1,
-        Border::Circular => n,
-        Border::Replicate => i64::MAX,
+    // What is read must be there: a symbolic size is as large from here on.
+    let least = match border {
+        Border::Reflect => low.max(high).saturating_add(1),
+        Border::Circular => low.max(high),
+        Border::Replicate => 1,
     };
-    if n == 0 || low > limit || high > limit || low + high + n < 0 {
+    let least = Dim::int(least.max(1).max(low.saturating_add(high).saturating_neg()));
+    let n = cx.b.shape(x)[dim].clone();
+    cx.b.assume_at_most(&least, &n, "pad");
+    let n = cx.b.resolve(&n);
+    if !least.known_le(&n) {
         return Err(format!("padding of {low} and {high} does not fit dimension {dim} of size {n}"));
     }
+    let before = |k: i64| n.clone() - Dim::int(k);
     let mut parts = vec![];
     if low > 0 {
         parts.push(match border {
@@ -235,26 +257,26 @@ fn padded_dim(cx: &mut Cx, x: Value, dim: usize, [low, high]: [i64; 2], border: 
                 let inner = cx.b.slice(x, dim, 1, low + 1, 1)?;
                 cx.b.flip(inner, &[dim])?
             }
-            Border::Replicate => repeated_end(cx, x, dim, 0, low)?,
-            Border::Circular => cx.b.slice(x, dim, n - low, n, 1)?,
+            Border::Replicate => repeated_end(cx, x, dim, Dim::int(0), low)?,
+            Border::Circular => cx.b.slice(x, dim, before(low), n.clone(), 1)?,
         });
     }
-    parts.push(cx.b.slice(x, dim, (-low).max(0), n - (-high).max(0), 1)?);
+    parts.push(cx.b.slice(x, dim, (-low).max(0), before((-high).max(0)), 1)?);
     if high > 0 {
         parts.push(match border {
             Border::Reflect => {
-                let inner = cx.b.slice(x, dim, n - 1 - high, n - 1, 1)?;
+                let inner = cx.b.slice(x, dim, before(1 + high), before(1), 1)?;
                 cx.b.flip(inner, &[dim])?
             }
-            Border::Replicate => repeated_end(cx, x, dim, n - 1, high)?,
+            Border::Replicate => repeated_end(cx, x, dim, before(1), high)?,
             Border::Circular => cx.b.slice(x, dim, 0, high, 1)?,
         });
     }
     cx.b.concat(&parts, dim)
 }
 
-fn repeated_end(cx: &mut Cx, x: Value, dim: usize, at: i64, times: i64) -> Result<Value, String> {
-    let one = cx.b.slice(x, dim, at, at + 1, 1)?;
+fn repeated_end(cx: &mut Cx, x: Value, dim: usize, at: Dim, times: i64) -> Result<Value, String> {
+    let one = cx.b.slice(x, dim, at.clone(), at + Dim::int(1), 1)?;
     let mut shape = cx.shape(one);
     shape.0[dim] = Dim::int(times);
     cx.b.broadcast_to(one, &shape)

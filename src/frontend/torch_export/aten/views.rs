@@ -232,15 +232,7 @@ fn squeeze(cx: &mut Cx, a: &Args) -> Built {
 pub fn slice_ends(size: &Dim, start: Option<Dim>, end: Option<Dim>) -> (Dim, Dim) {
     let clamp = |at: Dim, low: &Dim| {
         let at = if at.range().1 < 0 { at + size } else { at };
-        let at = if low.known_le(&at) { at } else { at.max_with(low) };
-        // min(at, size) as at + size - max(at, size), where neither is known to be smaller.
-        if at.known_le(size) {
-            at
-        } else if size.known_le(&at) {
-            size.clone()
-        } else {
-            at.clone() + size - &at.max_with(size)
-        }
+        at.max_with(low).min_with(size)
     };
     let start = clamp(start.unwrap_or(Dim::int(0)), &Dim::int(0));
     let end = end.map_or(size.clone(), |e| clamp(e, &start));
@@ -310,24 +302,32 @@ fn parts(cx: &mut Cx, x: Value, dim: usize, sizes: &[Dim]) -> Built {
     Ok(out)
 }
 
-/// Parts of `size`, the last one smaller.
-fn parts_of(cx: &mut Cx, x: Value, dim: usize, size: i64) -> Built {
-    let all = cx.b.shape(x).0.get(dim).and_then(Dim::as_int).ok_or("splitting a symbolic size is not supported")?;
-    if size <= 0 {
-        return if all == 0 { Ok(vec![x]) } else { Err(format!("parts of {size} elements")) };
-    }
-    let count = ((all + size - 1) / size).max(1);
+/// So many parts of `size`, the last one smaller.
+fn equal_parts(cx: &mut Cx, x: Value, dim: usize, size: &Dim, count: i64) -> Built {
     if count > 1 << 16 {
         return Err(format!("it would have {count} parts"));
     }
-    let sizes: Vec<Dim> = (0..count).map(|k| Dim::int(size.min(all - k * size))).collect();
+    let rest = cx.b.shape(x)[dim].clone() - size.clone() * Dim::int(count - 1);
+    let mut sizes = vec![size.clone(); count as usize - 1];
+    sizes.push(size.min_with(&rest));
     parts(cx, x, dim, &sizes)
+}
+
+/// Parts of `size`, the last one smaller.
+fn parts_of(cx: &mut Cx, x: Value, dim: usize, size: &Dim) -> Built {
+    let all = cx.b.shape(x).0.get(dim).cloned().ok_or("a 0-d tensor has no parts")?;
+    if size.range().0 <= 0 {
+        return if all.is(0) { Ok(vec![x]) } else { Err(format!("parts of {size} elements")) };
+    }
+    let count = all.ceil_div(size);
+    let count = count.as_int().ok_or_else(|| format!("{all} elements in parts of {size} are {count} parts, no constant number"))?.max(1);
+    equal_parts(cx, x, dim, size, count)
 }
 
 fn split(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
     let dim = cx.dim(x, a.int_or("dim", 0)?)?;
-    parts_of(cx, x, dim, a.int("split_size")?)
+    parts_of(cx, x, dim, &a.dim("split_size")?)
 }
 
 fn split_with_sizes(cx: &mut Cx, a: &Args) -> Built {
@@ -347,11 +347,9 @@ fn chunk(cx: &mut Cx, a: &Args) -> Built {
     match all.as_int() {
         // An empty dimension has as many empty parts as asked for.
         Some(0) if chunks <= 1 << 16 => parts(cx, x, dim, &vec![Dim::int(0); chunks as usize]),
-        Some(n) => parts_of(cx, x, dim, (n + chunks - 1) / chunks),
-        None => {
-            let part = all.try_div(&Dim::int(chunks)).ok_or("a symbolic size has parts only where they are equal")?;
-            parts(cx, x, dim, &vec![part; chunks.min(1 << 16) as usize])
-        }
+        Some(n) => parts_of(cx, x, dim, &Dim::int((n + chunks - 1) / chunks)),
+        // As many as asked for, or the program that PyTorch exported would have another number of results.
+        None => equal_parts(cx, x, dim, &all.ceil_div(&Dim::int(chunks)), chunks),
     }
 }
 
@@ -382,7 +380,7 @@ pub fn diagonal_of(cx: &mut Cx, x: Value, i: usize, j: usize, offset: i64) -> Re
     let x = cx.b.permute(x, &order)?;
     let shape = cx.shape(x);
     let (Some(rows), Some(columns)) = (shape[rank - 2].as_int(), shape[rank - 1].as_int()) else {
-        return Err("a diagonal of symbolic sizes is not supported".into());
+        return symbolic_diagonal(cx, x, offset);
     };
     let offset = offset.clamp(-rows.max(0), columns.max(0));
     let length = if offset >= 0 { rows.min(columns - offset) } else { (rows + offset).min(columns) }.max(0);
@@ -392,6 +390,20 @@ pub fn diagonal_of(cx: &mut Cx, x: Value, i: usize, j: usize, offset: i64) -> Re
     let flat = cx.b.reshape(x, Shape(flat))?;
     let (start, end) = if length == 0 { (0, 0) } else { (start, start + (length - 1) * (columns + 1) + 1) };
     cx.b.slice(flat, rank - 2, start, end, columns + 1)
+}
+
+/// The diagonal of the last two dimensions, read at computed places, since no slice has a symbolic step.
+fn symbolic_diagonal(cx: &mut Cx, x: Value, offset: i64) -> Result<Value, String> {
+    let (shape, zero) = (cx.shape(x), Dim::int(0));
+    let (lead, [rows, columns]) = shape.0.split_at(shape.rank() - 2) else { return Err("a diagonal needs two dimensions".into()) };
+    let (down, right) = (Dim::int((-offset).max(0)), Dim::int(offset.max(0)));
+    let length = (rows.clone() - &down).min_with(&(columns.clone() - &right)).max_with(&zero);
+    let flat = cx.b.reshape(x, Shape([lead, &[rows.clone() * columns]].concat()))?;
+    let (step, start) = (cx.b.size(&(columns.clone() + Dim::int(1)), DType::I32)?, cx.b.size(&(down * columns + right), DType::I32)?);
+    let at = cx.b.iota(DType::I32, [length], 0)?;
+    let at = cx.b.mul(at, step)?;
+    let at = cx.b.add(at, start)?;
+    cx.b.index_select(flat, lead.len(), at)
 }
 
 fn cat(cx: &mut Cx, a: &Args) -> Built {
@@ -435,28 +447,34 @@ fn repeat(cx: &mut Cx, x: Value, repeats: Vec<Dim>) -> Built {
 
 fn roll(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
-    let (shifts, dims) = (a.ints("shifts")?, a.ints_or_empty("dims")?);
+    let (shifts, dims) = (a.dims("shifts")?, a.ints_or_empty("dims")?);
     let shape = cx.shape(x);
     if dims.is_empty() {
         let flat = cx.b.reshape(x, [shape.numel()])?;
-        let rolled = roll_one(cx, flat, 0, shifts.first().copied().unwrap_or(0))?;
+        let rolled = roll_one(cx, flat, 0, shifts.first().unwrap_or(&Dim::int(0)))?;
         return Ok(vec![cx.b.reshape(rolled, shape)?]);
     }
     let mut out = x;
-    for (&shift, &dim) in shifts.iter().zip(&dims) {
+    for (shift, &dim) in shifts.iter().zip(&dims) {
         let dim = cx.dim(x, dim)?;
         out = roll_one(cx, out, dim, shift)?;
     }
     Ok(vec![out])
 }
 
-fn roll_one(cx: &mut Cx, x: Value, dim: usize, shift: i64) -> Result<Value, String> {
+fn roll_one(cx: &mut Cx, x: Value, dim: usize, shift: &Dim) -> Result<Value, String> {
     let size = cx.b.shape(x).0.get(dim).cloned().ok_or("a 0-d tensor cannot be rolled")?;
-    if size.is(0) || shift == 0 {
+    if size.is(0) || shift.is(0) {
         return Ok(x);
     }
-    let n = size.as_int().ok_or("rolling a symbolic dimension is not supported")?;
-    let cut = Dim::int((-shift).rem_euclid(n));
+    // A remainder of what is not negative; an empty dimension has none.
+    let whole = size.max_with(&Dim::int(1));
+    let cut = match shift.range() {
+        (0.., _) => size.clone() - shift.modulo(&whole),
+        (_, ..=0) => (Dim::int(0) - shift).modulo(&whole),
+        _ => return Err(format!("a shift of {shift}, which may go either way, is not supported")),
+    };
+    let cut = if cut == size { Dim::int(0) } else { cut };
     let (head, tail) = (cx.b.slice(x, dim, 0, cut.clone(), 1)?, cx.b.slice(x, dim, cut.clone(), size, 1)?);
     if cut.is(0) { Ok(x) } else { cx.b.concat(&[tail, head], dim) }
 }
