@@ -4,7 +4,7 @@
 //! for, so that whatever does not vary in a loop is computed before it, and equal text is bound once.
 
 use super::unit::Unit;
-use crate::loop_ir::{IndexExpr, Term, Val};
+use crate::loop_ir::{IndexExpr, Number, Term, Val};
 use crate::types::Dim;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
@@ -97,6 +97,10 @@ pub struct Emitter<'a> {
     pub across: u32,
     /// Size of the subgroups whose operations the kernel uses.
     pub subgroup: Option<u32>,
+    /// Values that are a number in a lane, as far as was asked.
+    pub(super) numbers: HashMap<(u32, usize), Option<Number>>,
+    /// Checks that are spelled where nothing skips them, by value and lane.
+    checked: BTreeSet<(u32, usize)>,
     frames: Vec<Frame>,
     counter: u32,
 }
@@ -116,6 +120,8 @@ impl<'a> Emitter<'a> {
             rough_exp: vec![],
             across: 1,
             subgroup: None,
+            numbers: HashMap::new(),
+            checked: BTreeSet::new(),
             frames: vec![Frame::default()],
             counter: 0,
         }
@@ -205,6 +211,33 @@ impl<'a> Emitter<'a> {
         self.frames[e.depth].values.insert((v, lane), e.clone());
     }
 
+    /// Records that a check is spelled in the block at `depth`; in a branch it may be skipped.
+    pub fn set_checked(&mut self, v: Val, lane: usize, depth: usize) {
+        if !self.frames[..=depth].iter().any(|f| f.conditional) {
+            self.checked.insert((v.0, lane));
+        }
+    }
+
+    /// Whether a check is spelled in all of these lanes.
+    pub fn is_checked(&self, v: Val, mut lanes: impl Iterator<Item = usize>) -> bool {
+        lanes.all(|l| self.checked.contains(&(v.0, l)))
+    }
+
+    /// Spells checks in these lanes, whether or not anything uses what they give.
+    pub fn check(&mut self, checks: &[Val], lanes: impl Iterator<Item = usize> + Clone) -> Result<(), String> {
+        for v in checks {
+            for lane in lanes.clone() {
+                self.value(*v, lane)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The checks of the nest that are spelled in no lane.
+    pub fn unchecked(&self) -> impl Iterator<Item = Val> + '_ {
+        self.unit.nest.checks().filter(|v| !self.checked.iter().any(|(c, _)| *c == v.0))
+    }
+
     /// Marks a helper function as used.
     pub fn helper(&mut self, name: &str) -> String {
         self.helpers.insert(name.to_string());
@@ -230,7 +263,7 @@ impl<'a> Emitter<'a> {
         self.uses_symbols = true;
         let symbols = self.unit.symbols;
         d.render(&|s| {
-            let k = symbols.iter().position(|t| t == s).unwrap_or(0);
+            let k = symbols.iter().position(|t| t == s).unwrap_or_else(|| panic!("codegen: {} is no symbol of the program", s.name));
             format!("symbols[{}].{}", k / 4, ["x", "y", "z", "w"][k % 4])
         })
     }

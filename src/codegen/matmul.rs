@@ -83,6 +83,8 @@ struct Product<'a> {
     m: Dim,
     n: Dim,
     k: Dim,
+    /// Checks that each operand's hook makes, and the epilogue.
+    checks: [Vec<Val>; 3],
 }
 
 /// The tiled kernel of a matmul nest; `None` where the generic form serves.
@@ -108,7 +110,22 @@ fn product<'a>(unit: &Unit<'a>) -> Option<Product<'a>> {
     if !only || !float || !multiplies || !rows_only || nest.rows.len() != batch + 2 {
         return None;
     }
-    Some(Product { nest, a, b, dot, batch, m: nest.rows[batch].clone(), n: nest.rows[batch + 1].clone(), k: nest.col_count() })
+    let checks = checks(unit, a, b)?;
+    Some(Product { nest, a, b, dot, batch, m: nest.rows[batch].clone(), n: nest.rows[batch + 1].clone(), k: nest.col_count(), checks })
+}
+
+/// The checks by the hook that makes them; `None` where one varies along the columns and belongs to no operand.
+fn checks(unit: &Unit, a: Val, b: Val) -> Option<[Vec<Val>; 3]> {
+    let operands = [a, b].map(|v| reachable(unit.nest, v, None));
+    let mut out = [vec![], vec![], vec![]];
+    for v in unit.nest.checks() {
+        let at = operands.iter().position(|set| set.contains(&v.0)).unwrap_or(2);
+        if at == 2 && unit.level[v.0 as usize] {
+            return None;
+        }
+        out[at].push(v);
+    }
+    Some(out)
 }
 
 fn batch_count(p: &Product) -> Dim {
@@ -150,9 +167,10 @@ fn build(unit: &Unit, p: &Product, tile: Tile) -> Result<Variant, String> {
         h.vector.clone_from(&vector);
     }
     let [mut a, mut b, mut e] = hooks;
-    let load_a = load(&mut a, p, &tile, "load_a", p.a, a_along_k, M)?;
-    let load_b = load(&mut b, p, &tile, "load_b", p.b, b_along_k, N)?;
+    let load_a = load(&mut a, p, &tile, "load_a", (p.a, &p.checks[0]), a_along_k, M)?;
+    let load_b = load(&mut b, p, &tile, "load_b", (p.b, &p.checks[1]), b_along_k, N)?;
     let epilogue = epilogue(&mut e, p)?;
+    super::module::all_checked(&a.unchecked().filter(|v| b.unchecked().any(|w| w == *v) && e.unchecked().any(|w| w == *v)).collect::<Vec<_>>())?;
     let (tiles_m, tiles_n) = (p.m.ceil_div(&Dim::int(tile.bm as i64)), p.n.ceil_div(&Dim::int(tile.bn as i64)));
     let groups = batch_count(p) * &tiles_m * &tiles_n;
     let (tiles_m, tiles_n, k) = (e.size_text(&tiles_m), e.size_text(&tiles_n), e.size_text(&p.k));
@@ -272,6 +290,7 @@ fn vectors(unit: &Unit, p: &Product, hooks: &[Emitter; 3]) -> Vec<bool> {
         after.extend(reachable(nest, w.value, Some(p.dot)));
         w.index.values().into_iter().for_each(|v| after.extend(reachable(nest, Val(v), Some(p.dot))));
     }
+    p.checks[2].iter().for_each(|v| after.extend(reachable(nest, *v, Some(p.dot))));
     let sets = [reachable(nest, p.a, None), reachable(nest, p.b, None), after];
     let mut fits = super::vector::candidates(unit);
     for (k, (em, set)) in hooks.iter().zip(&sets).enumerate() {
@@ -301,7 +320,7 @@ fn name_axes(em: &mut Emitter, other: (u32, &str), along: (u32, &Dim, &str)) -> 
 }
 
 /// A load hook; gives its head, its statements are in `em`.
-fn load(em: &mut Emitter, p: &Product, tile: &Tile, name: &str, v: Val, along_k: bool, row: u32) -> Result<String, String> {
+fn load(em: &mut Emitter, p: &Product, tile: &Tile, name: &str, (v, checks): (Val, &[Val]), along_k: bool, row: u32) -> Result<String, String> {
     let (size, block) = if row == M { (&p.m, tile.bm) } else { (&p.n, tile.bn) };
     let (x, y) = if along_k { ("x", "q") } else { ("q", "y") };
     let inside = |d: &Dim, b: u32| d.try_div(&Dim::int(b as i64)).is_some();
@@ -321,6 +340,7 @@ fn load(em: &mut Emitter, p: &Product, tile: &Tile, name: &str, v: Val, along_k:
     let along = if along_k { (K, &p.k, "q") } else { (row, size, "q") };
     let other = if along_k { (row, "x") } else { (K, "y") };
     let active = name_axes(em, other, along);
+    em.check(checks, 0..4)?;
     let mut parts = vec![];
     for (l, test) in active.iter().enumerate() {
         let x = em.value(v, l)?.text;
@@ -341,6 +361,7 @@ fn epilogue(em: &mut Emitter, p: &Product) -> Result<String, String> {
     for (l, part) in ["x", "y", "z", "w"].iter().enumerate() {
         em.set_computed(p.dot.0, l, &Ex::global(format!("sums.{part}")));
     }
+    em.check(&p.checks[2], 0..4)?;
     let mut stores = vec![];
     for w in &p.nest.writes {
         stores.extend(em.stores(w, &[0, 1, 2, 3], &|l| active[l].clone())?);

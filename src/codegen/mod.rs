@@ -36,6 +36,7 @@ mod value;
 mod vector;
 
 pub use dump::dump;
+pub use limits::check_domains;
 pub use plan::*;
 pub use pointwise::packed_write_is_legal;
 

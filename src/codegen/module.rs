@@ -5,6 +5,7 @@ use super::helpers;
 use super::plan::{Binding, Variant};
 use super::storage::Element;
 use super::unit::Unit;
+use crate::loop_ir::Val;
 use crate::types::{DeviceCaps, Dim};
 use std::collections::BTreeSet;
 
@@ -37,10 +38,16 @@ pub struct Shader {
 /// Completes a function body.
 pub fn assemble(mut em: Emitter, launch: Geometry) -> Result<Shader, String> {
     check(&em.unit.target.caps, launch.threads, launch.shared_bytes)?;
+    all_checked(&em.unchecked().collect::<Vec<_>>())?;
     let entry = entry(&mut em, &launch.groups);
     let (vector, subgroup) = (em.vector.clone(), em.subgroup);
     let (lines, helpers, globals, uses_symbols) = em.finish();
     Ok(Shader { launch, vector, subgroup, entry, lines, helpers, globals, uses_symbols })
+}
+
+/// A check that no statement of the shader makes would be lost without a word.
+pub fn all_checked(missing: &[Val]) -> Result<(), String> {
+    missing.first().map_or(Ok(()), |v| Err(format!("%{}: the shader does not check it", v.0)))
 }
 
 fn check(caps: &DeviceCaps, threads: u32, shared_bytes: u32) -> Result<(), String> {

@@ -199,9 +199,10 @@ impl<'a> Network<'a> {
 
     /// The key and the column of each element of an invocation, the first columns of all invocations at `base`.
     fn keys(&mut self, base: &str) -> Result<Vec<(String, String)>, String> {
-        let mut keys = vec![];
+        let (mut keys, checks) = (vec![], self.sort.checks(self.nest).1);
         for e in 0..self.shape.each {
             let column = self.column(e, &format!("{base} + tx + {}u", e * self.shape.threads));
+            self.em.check(&checks, e as usize..e as usize + 1)?;
             keys.push((self.em.value(self.sort.key, e as usize)?.text, column));
         }
         Ok(keys)
@@ -401,6 +402,7 @@ impl<'a> Network<'a> {
             places.push(self.column(at_rank + k, rank));
         }
         let lanes: Vec<usize> = (at_rank as usize..(at_rank + outputs) as usize).collect();
+        self.em.check(&sort.checks(nest).0, lanes.iter().copied())?;
         let mut stores = vec![];
         for w in &nest.writes {
             if !nest.is_element_write(w, &self.em.unit.level) {

@@ -54,6 +54,7 @@ fn finish(mut em: Emitter, nest: &Nest, numel: Dim, steps: Dim, lanes: u32, has_
             *active = Some(format!("({at} < {})", count.text));
         }
     }
+    em.check(&nest.checks().collect::<Vec<_>>(), 0..lanes as usize)?;
     emit_writes(&mut em, nest, lanes as usize, &active)?;
     let groups = steps.ceil_div(&Dim::int(threads as i64));
     let name = if lanes > 1 { format!("flat-{threads}x{lanes}") } else { format!("flat-{threads}") };

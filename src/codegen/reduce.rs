@@ -94,6 +94,8 @@ pub(super) struct Rows<'u, 'n> {
     /// Sums over rows: names of the variables of each lane, for each write that has them.
     sums: Vec<(Write, Vec<String>)>,
     rough: Vec<ExpSum>,
+    /// Checks that the pass at hand makes, whatever it computes.
+    pending: Vec<Val>,
     /// Workgroup arrays: element type and bytes.
     pub(super) shared: Vec<(&'static str, u32)>,
 }
@@ -112,6 +114,7 @@ pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Shader, Stri
         base: 0,
         sums: vec![],
         rough: rough.to_vec(),
+        pending: vec![],
         shared: vec![],
     };
     debug_assert!(rough.is_empty() || shape.across == 1, "rough sums are of one row");
@@ -132,13 +135,19 @@ pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Shader, Stri
         // Values stored in place may still be read by later passes.
         if unit.is_in_place() { d.max(last_reduction.unwrap_or(1) - 1) } else { d }
     });
-    let end = last_reduction.unwrap_or(0).max(write_pass.map_or(0, |p| p + 1));
+    let (row_checks, checks): (Vec<Val>, Vec<Val>) = nest.checks().partition(|v| !unit.level[v.0 as usize]);
+    let last_check = checks.iter().map(|v| depth[v.0 as usize] + 1).max();
+    let end = last_reduction.unwrap_or(0).max(write_pass.map_or(0, |p| p + 1)).max(last_check.unwrap_or(0));
     for pass in 0..end {
         let reductions: Vec<u32> = (0..nest.body.len() as u32)
             .filter(|&i| matches!(nest.body[i as usize].instr, Instr::Reduce(..)) && depth[i as usize] == pass + 1)
             .collect();
+        // The last pass makes the checks that no pass needed.
+        let all = 0..k.active.len();
+        k.pending = checks.iter().copied().filter(|v| pass + 1 == end && !k.em.is_checked(*v, all.clone())).collect();
         k.pass(&reductions, if write_pass == Some(pass) { &element } else { &[] })?;
     }
+    k.em.check(&row_checks, 0..shape.across as usize)?;
     k.row_writes()?;
     k.close_chunk()?;
     let bytes: u32 = k.shared.iter().map(|(_, bytes)| bytes).sum();
@@ -265,7 +274,7 @@ impl Rows<'_, '_> {
             let id = COLUMN + e;
             let mut active = None;
             if kept > 0 {
-                let count = self.groups.as_int().unwrap_or(0);
+                let count = self.groups.as_int().expect("rows of a known length are kept");
                 let place = if e == 0 { "tx".to_string() } else { format!("tx + {}u", e * threads) };
                 let place = if threads == 1 { format!("{e}u") } else { place };
                 let name = self.em.fresh("c");
@@ -303,7 +312,7 @@ impl Rows<'_, '_> {
                 accumulators.push(Reduction { stmt: i, arg, acc, row });
             }
         }
-        if accumulators.is_empty() && writes.is_empty() {
+        if accumulators.is_empty() && writes.is_empty() && self.pending.is_empty() {
             return Ok(());
         }
         if self.shape.kept > 0 {
@@ -400,7 +409,7 @@ impl Rows<'_, '_> {
     fn columns(&mut self, accumulators: &[Reduction], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
         self.prefetch(accumulators)?;
         if self.in_step() {
-            let arguments: Vec<Val> = accumulators.iter().map(|r| r.arg).collect();
+            let arguments: Vec<Val> = accumulators.iter().map(|r| r.arg).chain(self.pending.iter().copied()).collect();
             self.scans(&arguments, writes)?;
         }
         for r in accumulators.iter().filter(|r| r.acc.takes_several()) {
@@ -412,6 +421,9 @@ impl Rows<'_, '_> {
                 self.add_lane(r, lane)?;
             }
         }
+        let pending = std::mem::take(&mut self.pending);
+        self.em.check(&pending, 0..self.active.len())?;
+        self.pending = pending;
         let mut stores = vec![];
         for w in writes {
             if w.fold {

@@ -38,6 +38,15 @@ impl Sort {
         (0..nest.body.len() as u32).map(Val).filter(|v| nest.stmt(*v).instr == Instr::Proj(self.at, 1)).collect()
     }
 
+    /// Checks of what is made of sorted values, and the others.
+    pub fn checks(&self, nest: &Nest) -> (Vec<Val>, Vec<Val>) {
+        let mut after = vec![false; nest.body.len()];
+        for (i, stmt) in nest.body.iter().enumerate() {
+            after[i] = i == self.at.0 as usize || stmt.instr.operands().iter().any(|v| after[v.0 as usize]);
+        }
+        nest.checks().partition(|v| after[v.0 as usize])
+    }
+
     /// Whether anything but those columns is made of the sorted values.
     pub fn value_is_used(&self, nest: &Nest) -> bool {
         let read = |i: &Instr| !matches!(i, Instr::Proj(..)) && i.operands().contains(&self.at);
@@ -90,6 +99,8 @@ fn by_counting(unit: &Unit, sort: &Sort) -> Result<Shader, String> {
     em.line(format!("let c = g - row * {};", count.text));
     em.axes.insert(AXES[0], Ex::global("row"));
     em.axes.insert(AXES[1], Ex::global("c"));
+    let (sorted, checks) = sort.checks(nest);
+    em.check(&checks, HERE..HERE + 1)?;
     let mine = em.value(key, HERE)?;
     em.line("var rank = 0u;");
     em.open(false);
@@ -112,6 +123,7 @@ fn by_counting(unit: &Unit, sort: &Sort) -> Result<Shader, String> {
     em.axes.insert(AXES[3], Ex::global("rank"));
     em.set_computed(sort.at.0, RANK, &mine);
     sort.columns(nest).into_iter().for_each(|v| em.set_computed(v.0, RANK, &Ex::global("i32(c)")));
+    em.check(&sorted, RANK..RANK + 1)?;
     let mut stores = vec![];
     for w in &nest.writes {
         if !nest.is_element_write(w, &unit.level) {

@@ -56,10 +56,23 @@ pub fn from_index(kind: Kind, index: &str) -> String {
     }
 }
 
-/// An integer of a kind as a u32 index. Literals of 64 bits do not convert in constant expressions.
+/// The number of a literal of 64 bits, which does not convert in constant expressions.
+fn long_literal(text: &str) -> Option<i64> {
+    text.trim_matches(['(', ')']).strip_suffix("li")?.parse().ok()
+}
+
+/// An i64 as an i32, whose lowest bits it is.
+pub fn to_i32(text: &str) -> String {
+    match long_literal(text).map(|n| int(n as i32 as i64)) {
+        Some(Ok(literal)) => literal,
+        _ => format!("i32({text})"),
+    }
+}
+
+/// An integer of a kind as a u32 index; one below zero wraps.
 pub fn to_index(kind: Kind, text: &str) -> String {
-    match text.strip_suffix("li").and_then(|n| n.parse::<u32>().ok()) {
-        Some(n) => format!("{n}u"),
+    match long_literal(text) {
+        Some(n) => format!("{}u", n as u32),
         None if kind == Kind::U32 => text.to_string(),
         None => format!("u32({text})"),
     }

@@ -47,7 +47,7 @@ pub fn plan(unit: &Unit) -> Option<Tiling> {
     let steps = |index: &IndexExpr, a: usize| index.linear_coefficient(a as u32).and_then(|k| k.as_int());
     let plain = unit.buffers.iter().all(|b| b.format.per_word == 1);
     let in_order = nest.writes.iter().all(|w| steps(&w.index, along) == Some(1) && w.index.values().is_empty());
-    let checked = nest.body.iter().any(|s| matches!(s.instr, Instr::Bound { .. }));
+    let checked = nest.checks().next().is_some();
     if !plain || !in_order || checked || unit.is_in_place() || THREADS > unit.target.caps.max_invocations {
         return None;
     }

@@ -3,7 +3,7 @@
 use super::plan::Binding;
 use super::storage::{Element, Format, Kind};
 use crate::config::Target;
-use crate::loop_ir::{BufferId, Instr, Nest};
+use crate::loop_ir::{BufferId, Nest};
 use crate::schedule::{Dispatch, Program};
 use crate::types::{DType, Dim, Symbol};
 
@@ -118,7 +118,7 @@ impl<'a> Unit<'a> {
                 };
                 buffers.push(BufferUse { name: placed.name.clone(), dtype: placed.ty.dtype, format, binding, numel: placed.ty.numel() });
             }
-            let sets_status = nest.body.iter().any(|s| matches!(s.instr, Instr::Bound { .. }));
+            let sets_status = nest.checks().next().is_some();
             let (symbols, level) = (&program.symbols[..], nest.element_level());
             units.push(Unit { nest, target, symbols, buffers, bindings: vec![], guarded: dispatch.guarded, sets_status, level });
             first += dispatch.buffers.len() as u32;

@@ -3,7 +3,7 @@
 use super::emit::{Emitter, Ex, deepest};
 use super::spell;
 use super::storage::{Element, Kind, per_word};
-use crate::loop_ir::{BufferId, IndexExpr, Instr, Number, Val, Write};
+use crate::loop_ir::{BufferId, IndexExpr, Instr, Number, Val, Write, naive};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 
@@ -22,6 +22,11 @@ impl Emitter<'_> {
                 let text = spell::constant(self, kind, *n)?;
                 self.bind(Ex::global(text), "k")
             }
+            Instr::Index(_) | Instr::Call(..) | Instr::Cast(_) | Instr::Load { mask: Some(_), .. } if self.number(v, lane).is_some() => {
+                let number = self.number(v, lane).expect("just seen");
+                let text = spell::constant(self, kind, number)?;
+                self.bind(Ex::global(text), "k")
+            }
             Instr::Index(e) => {
                 let at = self.in_lane(e, lane);
                 let at = self.index(&at, lane)?;
@@ -36,7 +41,7 @@ impl Emitter<'_> {
                 let text = spell::cast(self, from, dtype, &x.text)?;
                 self.bind(Ex { text, depth: x.depth }, "v")
             }
-            Instr::Bound { index, size, code } => self.bound(*index, size, *code, kind, lane)?,
+            Instr::Bound { .. } => self.bound(v, kind, lane)?,
             Instr::Scan(combiner, x) => self.running(v, *combiner, *x, lane)?,
             Instr::Reduce(..) => return Err(format!("%{}: a reduction is used before it is complete", v.0)),
             Instr::Sort { .. } => return Err(format!("%{}: a sort is used outside a sort kernel", v.0)),
@@ -44,6 +49,29 @@ impl Emitter<'_> {
         };
         self.set_computed(v.0, lane, &e);
         Ok(e)
+    }
+
+    /// The number that a value is in a lane, where it is one. The shader gets what the definition gives: compilers fold constants by
+    /// rules of their own, and refuse some.
+    fn number(&mut self, v: Val, lane: usize) -> Option<Number> {
+        if let Some(known) = self.numbers.get(&(v.0, lane)) {
+            return *known;
+        }
+        let nest = self.unit.nest;
+        let constant = |e: &IndexExpr| self.in_lane(e, lane).as_constant().and_then(Dim::as_int);
+        let found = match &nest.stmt(v).instr {
+            Instr::Const(n) => Some(*n),
+            Instr::Index(e) => constant(e).map(|n| Number::new(nest.dtype(v), n as f64)),
+            // The mask cannot hold there, and the shader would not be valid.
+            Instr::Load { index, mask: Some(_), .. } => constant(index).filter(|n| *n < 0).map(|_| Number::new(nest.dtype(v), 0.0)),
+            Instr::Call(..) | Instr::Cast(_) => {
+                let operands: Option<Vec<Number>> = nest.stmt(v).instr.operands().into_iter().map(|o| self.number(o, lane)).collect();
+                operands.and_then(|operands| naive::fold(nest, v, &operands))
+            }
+            _ => None,
+        };
+        self.numbers.insert((v.0, lane), found);
+        found
     }
 
     fn call(&mut self, v: Val, f: ScalarFn, args: &[Val], lane: usize) -> Result<Ex, String> {
@@ -140,40 +168,53 @@ impl Emitter<'_> {
         Ok(Some(Ex { text: format!("{}.{}", block.text, component(&format!("{word}u"))?), depth: block.depth }))
     }
 
-    fn bound(&mut self, index: Val, size: &Dim, code: u32, kind: Kind, lane: usize) -> Result<Ex, String> {
-        let x = self.value(index, lane)?;
-        let size = self.size(size);
-        let key = format!("bound {} {} {code}", x.text, size.text);
+    /// The clamped index, and the check as a statement beside it.
+    fn bound(&mut self, v: Val, kind: Kind, lane: usize) -> Result<Ex, String> {
+        let Instr::Bound { index, size, mask, code } = &self.unit.nest.stmt(v).instr else { unreachable!("asked for bounds only") };
+        let number = self.number(*index, lane).map(Number::as_i64);
+        let mask = mask.map(|m| self.value(m, lane)).transpose()?;
+        if let (Some(n), Some(size)) = (number, size.as_int()) {
+            let depth = self.place(0);
+            if !(0..size).contains(&n) {
+                self.refuse("true", mask.as_ref(), *code, depth);
+            }
+            self.set_checked(v, lane, depth);
+            let clamped = Number::Int(n.clamp(0, (size - 1).max(0)));
+            return Ok(Ex::global(spell::constant(self, kind, clamped)?));
+        }
+        let (x, size) = (self.value(*index, lane)?, self.size(size));
+        let key = format!("bound {} {} {} {code}", x.text, size.text, mask.as_ref().map_or("", |m| &m.text));
         if let Some(known) = self.known(&key) {
+            self.set_checked(v, lane, known.depth);
             return Ok(known);
         }
-        let depth = self.place(x.depth.max(size.depth));
-        let name = self.fresh("v");
         // An index below zero is above every size when read as unsigned. (The software adapter's signed comparisons of 64-bit
         // integers widened from 32 bits come out wrong, its unsigned ones do not.)
-        let test = match kind {
-            Kind::I64 => format!("u64({}) >= u64({})", x.text, size.text),
-            Kind::U32 => format!("{} >= {}", x.text, size.text),
-            _ => format!("u32({}) >= {}", x.text, size.text),
+        let (test, top) = (beyond(number, kind, &x.text, &size.text), format!("max({}, 1u) - 1u", size.text));
+        let depth = self.refuse(&test, mask.as_ref(), *code, x.depth.max(size.depth));
+        let inside = match (number, kind) {
+            (Some(n), _) => spell::from_index(kind, &format!("min({}u, {top})", n.clamp(0, u32::MAX as i64))),
+            (None, Kind::I64) => format!("i64(min(u64({}), u64({top})))", x.text),
+            (None, _) => format!("clamp({}, {}, {}({top}))", x.text, kind.zero(), kind.wgsl()),
         };
-        self.line_at(depth, format!("if ({test}) {{ atomicMax(&status, {code}u); }}"));
-        let top = format!("max({}, 1u) - 1u", size.text);
-        let inside = match kind {
-            Kind::I64 => format!("i64(min(u64({}), u64({top})))", x.text),
-            _ => format!("clamp({}, {}, {}({top}))", x.text, kind.zero(), kind.wgsl()),
-        };
+        let name = self.fresh("v");
         self.line_at(depth, format!("let {name} = {inside};"));
         let e = Ex { text: name, depth };
         self.remember(key, &e);
+        self.set_checked(v, lane, depth);
         Ok(e)
+    }
+
+    /// Sets the status word where `test` and the mask hold. Gives the depth of the statement.
+    fn refuse(&mut self, test: &str, mask: Option<&Ex>, code: u32, depth: usize) -> usize {
+        let depth = self.place(mask.map_or(depth, |m| m.depth.max(depth)));
+        let test = mask.map_or(test.to_string(), |m| format!("{} && {test}", m.text));
+        self.line_at(depth, format!("if ({test}) {{ atomicMax(&status, {code}u); }}"));
+        depth
     }
 
     fn load(&mut self, id: BufferId, index: &IndexExpr, mask: Option<Val>, kind: Kind, lane: usize) -> Result<Ex, String> {
         let at = self.in_lane(index, lane);
-        if mask.is_some() && at.as_constant().and_then(Dim::as_int).is_some_and(|n| n < 0) {
-            // The mask cannot hold there, and the shader would not be valid.
-            return Ok(Ex::global(kind.zero().to_string()));
-        }
         let (word, part) = self.fetch(id, &at, lane)?;
         let Some(mask) = mask else {
             // Other elements may be in the same word.
@@ -248,7 +289,7 @@ impl Emitter<'_> {
             (DType::F16, _) => format!("{}({value})", self.helper("round_f16_")),
             (DType::BF16, _) => format!("{}({value})", self.helper("round_bf16_")),
             (DType::Bool, _) => format!("select(0u, 1u, {value})"),
-            (DType::I64, Element::I32) if self.unit.kind(DType::I64)? == Kind::I64 => format!("i32({value})"),
+            (DType::I64, Element::I32) if self.unit.kind(DType::I64)? == Kind::I64 => spell::to_i32(value),
             _ => value.to_string(),
         })
     }
@@ -331,6 +372,17 @@ impl Emitter<'_> {
                 indices && instr.operands().into_iter().all(|o| self.is_uniform(o, lanes))
             }
         }
+    }
+}
+
+/// Whether an index is outside of `0..size`.
+fn beyond(number: Option<i64>, kind: Kind, x: &str, size: &str) -> String {
+    match (number.map(u32::try_from), kind) {
+        (Some(Ok(n)), _) => format!("{n}u >= {size}"),
+        (Some(Err(_)), _) => "true".into(),
+        (None, Kind::I64) => format!("u64({x}) >= u64({size})"),
+        (None, Kind::U32) => format!("{x} >= {size}"),
+        (None, _) => format!("u32({x}) >= {size}"),
     }
 }
 

@@ -81,7 +81,8 @@ impl Memo {
         let local = |b: BufferId| BufferId(buffers.iter().position(|o| *o == b).expect("listed") as u32);
         let mut bytes = Bytes(std::mem::take(&mut self.bytes));
         bytes.0.clear();
-        (&nest.rows, &nest.cols, &nest.tag).hash(&mut bytes);
+        // With the numbers of statements and writes, equal bytes are of equal nests.
+        (&nest.rows, &nest.cols, &nest.tag, nest.body.len(), nest.writes.len()).hash(&mut bytes);
         for stmt in &nest.body {
             match &stmt.instr {
                 Instr::Load { buffer, index, mask } => (u8::MAX, local(*buffer), index, mask, stmt.dtype).hash(&mut bytes),
@@ -168,12 +169,13 @@ fn numbered(a: &Kernel, b: &Kernel) -> (Vec<BufferId>, Vec<BufferId>) {
 
 impl Structure {
     fn new(id: u32, nest: Nest) -> Structure {
+        let checks = nest.checks().next().is_some();
         Structure {
             id,
             reads: nest.reads().len(),
             writes: nest.writes.iter().map(|w| w.buffer.0).collect(),
             pointwise: is_pointwise(&nest),
-            checks: nest.body.iter().any(|s| matches!(s.instr, Instr::Bound { .. })),
+            checks,
             column_work: nest.has_column_work(),
             nest,
         }

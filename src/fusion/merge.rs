@@ -61,6 +61,9 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
             continue;
         }
         related = true;
+        if matches!(b.tag, Tag::Segments { .. }) && a.checks().next().is_some() {
+            return Err(WhyNot::Template("a sum of segments does not visit every element to check it"));
+        }
         if matches!(b.tag, Tag::Matmul { .. }) && level[i] && (kept || !is_trivial(a)) {
             return Err(WhyNot::Template("operands of a matrix product are read from memory"));
         }
@@ -226,7 +229,7 @@ fn folds_into(a: &Nest, b: &Nest, limits: &Limits) -> Option<Result<Dim, WhyNot>
         return None;
     }
     let told_apart = a.chunk_axes().is_some_and(|n| a.rows[..n].iter().fold(Dim::int(1), |n, d| n * d) != Dim::int(chunks));
-    let lazy = a.body.iter().any(|s| matches!(s.instr, Instr::Reduce(c, _) if c.results() > 1) || matches!(s.instr, Instr::Bound { .. }));
+    let lazy = a.checks().next().is_some() || a.body.iter().any(|s| matches!(s.instr, Instr::Reduce(c, _) if c.results() > 1));
     Some(match () {
         _ if told_apart => Err(WhyNot::Chunks("of other sizes")),
         _ if lazy => Err(WhyNot::Chunks("beside reductions of pairs or checks")),
@@ -408,13 +411,13 @@ impl Merger {
         Ok(map)
     }
 
-    /// A pointwise body at one flat element; its loads are guarded by `mask` as well.
+    /// A pointwise body at one flat element; its loads and checks are guarded by `mask` as well.
     fn instance(&mut self, nest: &Nest, flat: &IndexExpr, mask: Option<Val>) -> Vec<Val> {
         let axes = unflatten(flat, &nest.rows);
         let mut map: Vec<Val> = Vec::with_capacity(nest.body.len());
         for stmt in &nest.body {
             let mut instr = rewrite(&stmt.instr, &axes, &map);
-            if let (Instr::Load { mask: own, .. }, Some(outer)) = (&mut instr, mask) {
+            if let (Instr::Load { mask: own, .. } | Instr::Bound { mask: own, .. }, Some(outer)) = (&mut instr, mask) {
                 *own = Some(match *own {
                     Some(inner) => self.push(Instr::Call(ScalarFn::LogicalAnd, vec![inner, outer]), DType::Bool),
                     None => outer,

@@ -326,6 +326,9 @@ pub struct Bound {
 pub fn bind_nest(nest: &Nest, bindings: &Bindings) -> Result<Bound, String> {
     let eval = |d: &Dim| d.eval(bindings);
     let sizes: Vec<i64> = nest.rows.iter().chain(&nest.cols).map(eval).collect::<Result<_, _>>()?;
+    if sizes.iter().try_fold(1i64, |n, &d| n.checked_mul(d)).is_none() {
+        return Err(format!("a kernel over {sizes:?} has more elements than 64 bits count"));
+    }
     let wide = sizes.iter().filter(|&&n| n != 1).count();
     if wide > MAX_AXES {
         return Err(format!("a kernel over {wide} dimensions is not supported, {MAX_AXES} are"));

@@ -255,7 +255,12 @@ fn run_step(step: &Step, cx: &Context<'_>, frame: &Frame<'_>, dst: &mut Reg) {
             calls::call(*f, dtype, dst, n, &values[..step.args.len()]);
         }
         Op::Cast => calls::cast(step.dtype, dst, n, frame.value(&step.args[0])),
-        Op::Bound { size, code } => bound(frame.value(&step.args[0]), *size, *code, cx.status, dst, n),
+        Op::Bound { size, code, masked } => {
+            let mask = if *masked { frame.value(&step.args[1]) } else { Value::Bool(Src::One(1)) };
+            if bound(frame.value(&step.args[0]), mask, *size, dst, n) {
+                cx.status.fetch_min(*code, Ordering::Relaxed);
+            }
+        }
         Op::Spread { .. } => spread(frame.value(&step.args[0]), frame.block, dst),
         Op::Accumulate(..) | Op::Scan(..) | Op::Sort { .. } => unreachable!("handled with their state"),
     }
@@ -273,23 +278,22 @@ fn index(step: &Step, access: &Access, frame: &Frame<'_>, dst: &mut Reg, n: usiz
     }
 }
 
-/// Clamps; what lies outside sets the status.
-fn bound(x: Value<'_>, size: i64, code: u32, status: &AtomicU32, dst: &mut Reg, n: usize) {
+/// Clamps; gives whether anything lies outside where the mask holds.
+fn bound(x: Value<'_>, mask: Value<'_>, size: i64, dst: &mut Reg, n: usize) -> bool {
+    let Value::Bool(mask) = mask else { unreachable!("masks are bools") };
     let top = (size - 1).max(0);
-    let outside = match x {
+    let outside = |inside: &dyn Fn(usize) -> bool| (0..n).any(|i| !inside(i) && mask.at(i) != 0);
+    match x {
         Value::I32(x) => {
             let top = top.min(i32::MAX as i64) as i32;
             calls::map(dst, n, x, |x: i32| x.clamp(0, top));
-            (0..n).any(|i| x.at(i) < 0 || x.at(i) as i64 >= size)
+            outside(&|i| x.at(i) >= 0 && (x.at(i) as i64) < size)
         }
         Value::I64(x) => {
             calls::map(dst, n, x, |x: i64| x.clamp(0, top));
-            (0..n).any(|i| x.at(i) < 0 || x.at(i) >= size)
+            outside(&|i| x.at(i) >= 0 && x.at(i) < size)
         }
         _ => unreachable!("bounds are of integers"),
-    };
-    if outside {
-        status.fetch_min(code, Ordering::Relaxed);
     }
 }
 

@@ -53,9 +53,11 @@ pub enum Op {
     },
     Call(ScalarFn),
     Cast,
+    /// The mask, when there is one, is the last operand.
     Bound {
         size: i64,
         code: u32,
+        masked: bool,
     },
     /// A row value gets a lane for each element; when not `always`, only where a block has several rows and columns.
     Spread {
@@ -489,9 +491,9 @@ impl<'a> Builder<'a> {
             }
             Instr::Call(f, vals) => (Op::Call(*f), plain(self, vals, before)),
             Instr::Cast(v) => (Op::Cast, plain(self, &[*v], before)),
-            Instr::Bound { index, size, code } => {
-                let op = Op::Bound { size: size.as_int().expect("sizes are bound"), code: *code };
-                (op, plain(self, &[*index], before))
+            Instr::Bound { size, mask, code, .. } => {
+                let op = Op::Bound { size: size.as_int().expect("sizes are bound"), code: *code, masked: mask.is_some() };
+                (op, plain(self, &stmt.instr.operands(), before))
             }
             Instr::Scan(combiner, v) => {
                 let args = vec![self.full_argument(*v, before)];

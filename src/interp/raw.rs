@@ -131,7 +131,7 @@ impl<'a> Memory<'a> {
         let out_len = out.len();
         let from = self.span::<T>(index, stride, out_len);
         // SAFETY: `span` checked that every element read lies inside the slot, which is aligned for any element type. Slices
-        // rather than pointers, because debug builds check pointer arithmetic step by step.
+        // where elements are neighbors, because debug builds check pointer arithmetic step by step.
         unsafe {
             match stride {
                 1 => {
@@ -140,12 +140,7 @@ impl<'a> Memory<'a> {
                     }
                 }
                 0 => out.fill(convert(*from)),
-                2.. => {
-                    let all = std::slice::from_raw_parts(from, (out_len - 1) * stride as usize + 1);
-                    for (o, &x) in out.iter_mut().zip(all.iter().step_by(stride as usize)) {
-                        *o = convert(x);
-                    }
-                }
+                // No slice: other threads may write the elements between.
                 _ => {
                     for (i, o) in out.iter_mut().enumerate() {
                         *o = convert(*from.wrapping_offset(i as isize * stride as isize));

@@ -95,6 +95,9 @@ impl Product {
         let epilogue = epilogue(nest, dot, scratch(2))?;
         let left = Operand::new(nest, a, lane, &domain, &domain.m, &domain.k, scratch(0))?;
         let right = Operand::new(nest, b, lane, &domain, &domain.k, &domain.n, scratch(1))?;
+        if !runs_all_checks(nest, &[cone(nest, &[a], None)?, cone(nest, &[b], None)?]) {
+            return None;
+        }
         let direct = direct_store(nest, dot, lane, &domain);
         let size = |r: &Range<usize>| domain.size(nest, r);
         Some(Product {
@@ -324,8 +327,7 @@ impl Operand {
 fn direct_store(nest: &Nest, dot: Val, lane: Lane, domain: &Domain) -> Option<Operand> {
     let [write] = &nest.writes[..] else { return None };
     let is_dot = write.value == dot && matches!((lane, nest.dtype(dot)), (Lane::F32, DType::F32) | (Lane::F64, DType::F64));
-    let checks = nest.body.iter().any(|s| matches!(s.instr, Instr::Bound { .. }));
-    (is_dot && !checks).then(|| Operand::of_index(nest, write.buffer.0 as usize, &write.index, domain, &domain.m, &domain.n)).flatten()
+    (is_dot && nest.checks().next().is_none()).then(|| Operand::of_index(nest, write.buffer.0 as usize, &write.index, domain, &domain.m, &domain.n)).flatten()
 }
 
 fn indices(instr: &Instr) -> Vec<&IndexExpr> {
@@ -349,6 +351,12 @@ fn cone(nest: &Nest, roots: &[Val], stop: Option<Val>) -> Option<Vec<usize>> {
         }
     }
     Some((0..nest.body.len()).filter(|&i| needed[i]).collect())
+}
+
+/// Whether every check is among statements that run for each element, or the epilogue's: it runs those of rows.
+fn runs_all_checks(nest: &Nest, elements: &[Vec<usize>]) -> bool {
+    let level = nest.element_level();
+    nest.checks().all(|v| !level[v.0 as usize] || elements.iter().any(|cone| cone.contains(&(v.0 as usize))))
 }
 
 /// A nest over some axes of another, in that order, with some of its statements; and the new name of a value.
@@ -378,8 +386,7 @@ fn rename(e: &IndexExpr, axes: &[usize], value: &dyn Fn(Val) -> Val) -> IndexExp
 fn epilogue(nest: &Nest, dot: Val, scratch: BufferId) -> Option<Nest> {
     let levels = nest.element_level();
     let mut roots: Vec<Val> = nest.writes.iter().flat_map(|w| w.index.values().into_iter().map(Val).chain([w.value])).collect();
-    let checks = nest.body.iter().enumerate().filter(|(i, s)| matches!(s.instr, Instr::Bound { .. }) && !levels[*i]);
-    roots.extend(checks.map(|(i, _)| Val(i as u32)));
+    roots.extend(nest.checks().filter(|v| !levels[v.0 as usize]));
     let statements = cone(nest, &roots, Some(dot))?;
     let first_col = nest.rows.len() as u32;
     let over_columns = statements.iter().any(|&i| levels[i]) || nest.writes.iter().any(|w| w.index.uses_axis(|a| a >= first_col));
@@ -421,6 +428,9 @@ impl Scatter {
         let scratch = BufferId(buffers as u32);
         let epilogue = epilogue(nest, sum, scratch)?;
         let statements = cone(nest, &[index, source], None)?;
+        if !runs_all_checks(nest, std::slice::from_ref(&statements)) {
+            return None;
+        }
         let place = bound.axes[axis as usize].clone();
         let uses_place = |e: &IndexExpr| e.uses_axis(|a| place.contains(&(a as usize)));
         if statements.iter().any(|&i| indices(&nest.body[i].instr).into_iter().any(uses_place)) {

@@ -211,9 +211,9 @@ fn naive(nest: &Nest, memory: &mut [Vec<Num>], bindings: &Bindings) -> u32 {
                                 (Fl(x), Some((lo, hi))) => I((x as i64).clamp(lo, hi)),
                                 (I(x), _) => I(stmt.dtype.wrap(x)),
                             },
-                            Instr::Bound { index: v, size: n, code } => {
+                            Instr::Bound { index: v, size: n, mask, code } => {
                                 let x = value(*v, c).i();
-                                if x < 0 || x >= size(n) {
+                                if (x < 0 || x >= size(n)) && mask.is_none_or(|m| value(m, c).i() != 0) {
                                     status = status.min(*code);
                                 }
                                 I(x.clamp(0, size(n) - 1))
@@ -562,7 +562,7 @@ fn gathers_clamp_and_set_the_status() {
             let at: Vec<IndexExpr> = m.row().into_iter().chain(m.col()).collect();
             let token = m.load(0, at[0].clone(), DType::I64);
             let size = Dim::int(vocabulary);
-            let token = m.push(Instr::Bound { index: token, size: size.clone(), code: 2 }, DType::I64);
+            let token = m.push(Instr::Bound { index: token, size: size.clone(), mask: None, code: 2 }, DType::I64);
             let row = IndexExpr::value(token.0, &size);
             let x = m.load(1, row.times(&Dim::int(width)).add(&at[1]), DType::F32);
             m.write(2, flatten(&at, &dims(&[tokens, width])), x);
@@ -592,7 +592,7 @@ fn guarded_dispatches_are_skipped_once_the_status_is_set() {
     let mut check = Make::new(&dims(&[3]), &[]);
     let at = check.row()[0].clone();
     let i = check.load(0, at.clone(), DType::I32);
-    let i = check.push(Instr::Bound { index: i, size: Dim::int(4), code: 3 }, DType::I32);
+    let i = check.push(Instr::Bound { index: i, size: Dim::int(4), mask: None, code: 3 }, DType::I32);
     check.write(1, at, i);
     let mut update = Make::new(&dims(&[3]), &[]);
     let at = update.row()[0].clone();

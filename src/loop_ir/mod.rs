@@ -154,12 +154,15 @@ pub enum Instr {
     Call(ScalarFn, Vec<Val>),
     /// Conversion to the statement's dtype: floats to integers truncate and saturate, anything to bool is `!= 0`.
     Cast(Val),
-    /// An integer clamped to `0..size`; when it was outside, the status word is set to `code`.
+    /// An integer clamped to `0..size`; when it was outside where `mask` holds, the status word is set to `code`. That is an effect:
+    /// every executor checks every point of the domain, whether anything uses the result or not.
     Bound {
         /// The index.
         index: Val,
         /// Exclusive bound.
         size: Dim,
+        /// Bool value that guards the check.
+        mask: Option<Val>,
         /// What the status word says: 1 + number of the message in the program's table.
         code: u32,
     },
@@ -320,7 +323,8 @@ impl Nest {
                 Instr::Index(e) => index(e),
                 Instr::Load { index: e, mask, .. } => index(e) || mask.is_some_and(|m| level[m.0 as usize]),
                 Instr::Call(_, args) => args.iter().any(|v| level[v.0 as usize]),
-                Instr::Cast(v) | Instr::Bound { index: v, .. } => level[v.0 as usize],
+                Instr::Cast(v) => level[v.0 as usize],
+                Instr::Bound { index: v, mask, .. } => level[v.0 as usize] || mask.is_some_and(|m| level[m.0 as usize]),
                 Instr::Proj(v, _) => level[v.0 as usize],
                 Instr::Reduce(..) => false,
                 Instr::Scan(..) | Instr::Sort { .. } => true,
@@ -379,6 +383,11 @@ impl Nest {
         self.writes.iter().filter(|w| w.fold).map(used).max()
     }
 
+    /// Statements that set the status word.
+    pub fn checks(&self) -> impl Iterator<Item = Val> + '_ {
+        (0..self.body.len() as u32).map(Val).filter(|v| matches!(self.stmt(*v).instr, Instr::Bound { .. }))
+    }
+
     /// Whether any statement is a reduction, scan or sort.
     pub fn has_column_work(&self) -> bool {
         self.body.iter().any(|s| matches!(s.instr, Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. }))
@@ -394,7 +403,8 @@ impl Instr {
             Instr::Index(e) => index(e),
             Instr::Load { index: e, mask, .. } => index(e).into_iter().chain(*mask).collect(),
             Instr::Call(_, args) => args.clone(),
-            Instr::Cast(v) | Instr::Bound { index: v, .. } | Instr::Reduce(_, v) | Instr::Scan(_, v) | Instr::Proj(v, _) => vec![*v],
+            Instr::Bound { index: v, mask, .. } => std::iter::once(*v).chain(*mask).collect(),
+            Instr::Cast(v) | Instr::Reduce(_, v) | Instr::Scan(_, v) | Instr::Proj(v, _) => vec![*v],
             Instr::Sort { key, .. } => vec![*key],
         }
     }
@@ -407,7 +417,9 @@ impl Instr {
             Instr::Load { buffer, index: e, mask } => Instr::Load { buffer: *buffer, index: index(e), mask: mask.map(value) },
             Instr::Call(f, args) => Instr::Call(*f, args.iter().map(|&v| value(v)).collect()),
             Instr::Cast(v) => Instr::Cast(value(*v)),
-            Instr::Bound { index: v, size, code } => Instr::Bound { index: value(*v), size: size.clone(), code: *code },
+            Instr::Bound { index: v, size, mask, code } => {
+                Instr::Bound { index: value(*v), size: size.clone(), mask: mask.map(value), code: *code }
+            }
             Instr::Reduce(c, v) => Instr::Reduce(*c, value(*v)),
             Instr::Scan(c, v) => Instr::Scan(*c, value(*v)),
             Instr::Sort { key, descending } => Instr::Sort { key: value(*key), descending: *descending },

@@ -96,6 +96,7 @@ impl Frame<'_> {
                 let states = column.iter().enumerate().map(|(i, &x)| c.lift(x, i, stmt.dtype));
                 Ok(states
                     .reduce(|a, b| c.combine(&a, &b, stmt.dtype))
+                    .map(|state| c.finish(state))
                     .unwrap_or_else(|| c.identity(stmt.dtype))
                     .into_iter()
                     .map(|x| vec![x])
@@ -163,9 +164,9 @@ impl Frame<'_> {
                 call(*f, dtype, stmt.dtype, &args)
             }
             Instr::Cast(x) => Ok(cast(self.at(*x, column), stmt.dtype)),
-            Instr::Bound { index, size, code } => {
+            Instr::Bound { index, size, mask, code } => {
                 let (i, n) = (self.at(*index, column).as_i64(), size.eval(self.bindings)?);
-                if !(0..n).contains(&i) {
+                if !(0..n).contains(&i) && mask.is_none_or(|m| self.at(m, column).as_i64() != 0) {
                     self.status.get_or_insert(*code);
                 }
                 Ok(integer(stmt.dtype, i.clamp(0, (n - 1).max(0))))
@@ -192,6 +193,15 @@ impl Frame<'_> {
             *place = if adds { Combiner::Sum.combine(&[*place], &[value], memory.dtype)[0] } else { value };
         }
         Ok(())
+    }
+}
+
+/// What a call or a cast gives for these operands; `None` for other instructions and for functions that do not take them.
+pub fn fold(nest: &Nest, v: Val, args: &[Number]) -> Option<Number> {
+    match &nest.stmt(v).instr {
+        Instr::Call(f, operands) => call(*f, nest.dtype(*operands.last()?), nest.dtype(v), args).ok(),
+        Instr::Cast(_) => Some(cast(args[0], nest.dtype(v))),
+        _ => None,
     }
 }
 
@@ -265,6 +275,14 @@ impl Combiner {
         }
     }
 
+    /// The results, from the state of all columns.
+    fn finish(self, mut state: Vec<Number>) -> Vec<Number> {
+        if self == Combiner::OnlineSoftmax && !state[0].as_f64().is_finite() {
+            state[1] = Number::Float(f64::NAN.to_bits());
+        }
+        state
+    }
+
     /// Both states together; `a` is of earlier columns.
     fn combine(self, a: &[Number], b: &[Number], dtype: DType) -> Vec<Number> {
         let both = |f: ScalarFn| vec![call(f, dtype, dtype, &[a[0], b[0]]).expect("combiners take every dtype they are used with")];
@@ -290,7 +308,12 @@ impl Combiner {
             Combiner::OnlineSoftmax => {
                 let max = both(ScalarFn::Maximum)[0];
                 let m = max.as_f64();
-                let part = |x: f64, s: f64| if s == 0.0 { 0.0 } else { s * (x - m).exp() };
+                // Parts below the same maximum add up, also where that is not finite.
+                let part = |x: f64, s: f64| match s {
+                    0.0 => 0.0,
+                    s if x == m => s,
+                    s => s * (x - m).exp(),
+                };
                 vec![max, float(dtype, part(x, a[1].as_f64()) + part(y, b[1].as_f64()))]
             }
         }

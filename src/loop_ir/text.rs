@@ -41,7 +41,10 @@ impl fmt::Display for Instr {
                 write!(f, "{} {}", g.name(), args.join(", "))
             }
             Instr::Cast(v) => write!(f, "cast %{}", v.0),
-            Instr::Bound { index, size, code } => write!(f, "bound %{} < {size} code {code}", index.0),
+            Instr::Bound { index, size, mask, code } => {
+                write!(f, "bound %{} < {size} code {code}", index.0)?;
+                mask.map_or(Ok(()), |m| write!(f, " if %{}", m.0))
+            }
             Instr::Reduce(c, v) => write!(f, "reduce {c:?} %{}", v.0),
             Instr::Scan(c, v) => write!(f, "scan {c:?} %{}", v.0),
             Instr::Sort { key, descending } => write!(f, "sort {} %{}", if *descending { "descending" } else { "ascending" }, key.0),

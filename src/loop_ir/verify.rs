@@ -16,9 +16,13 @@ pub fn verify(nest: &Nest) -> Vec<String> {
             Instr::Index(e) => check_axes(nest, e, &mut fault),
             Instr::Load { index, mask, .. } => {
                 check_axes(nest, index, &mut fault);
-                if mask.is_some_and(|m| nest.dtype(m) != DType::Bool) {
-                    fault("the mask is not bool".into());
+                check_mask(nest, *mask, &mut fault);
+            }
+            Instr::Bound { index, mask, .. } => {
+                if nest.dtype(*index).is_float() || nest.dtype(*index) != stmt.dtype {
+                    fault("the index is no integer of the result's dtype".into());
                 }
+                check_mask(nest, *mask, &mut fault);
             }
             Instr::Call(f, args) => {
                 let data = if *f == crate::scalar::ScalarFn::Where { &args[1..] } else { &args[..] };
@@ -57,6 +61,12 @@ pub fn verify(nest: &Nest) -> Vec<String> {
     }
     check_tag(nest, &mut faults);
     faults
+}
+
+fn check_mask(nest: &Nest, mask: Option<Val>, fault: &mut dyn FnMut(String)) {
+    if mask.is_some_and(|m| nest.dtype(m) != DType::Bool) {
+        fault("the mask is not bool".into());
+    }
 }
 
 fn check_axes(nest: &Nest, e: &IndexExpr, fault: &mut dyn FnMut(String)) {

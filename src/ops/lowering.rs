@@ -173,8 +173,13 @@ impl Body {
 
     /// An integer clamped to `0..size` that sets the status word when it was outside; as an index coordinate.
     pub fn bound(&mut self, index: Val, size: &Dim, code: u32) -> IndexExpr {
+        self.bound_if(index, size, None, code)
+    }
+
+    /// The same, but checked only where `mask` holds.
+    pub fn bound_if(&mut self, index: Val, size: &Dim, mask: Option<Val>, code: u32) -> IndexExpr {
         let dtype = self.dtype(index);
-        let v = self.push(Instr::Bound { index, size: size.clone(), code }, dtype);
+        let v = self.push(Instr::Bound { index, size: size.clone(), mask, code }, dtype);
         IndexExpr::value(v.0, size)
     }
 

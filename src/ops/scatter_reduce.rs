@@ -164,7 +164,7 @@ impl OpDef for ScatterReduce {
             at[dim] = col[0].clone();
             let mask = reached(b, &index.ty.shape, &ty.shape, row, dim);
             let i = load_index(b, &index, &at, mask);
-            let i = b.bound(i, &size, code);
+            let i = b.bound_if(i, &size, mask, code);
             let (i, own) = (b.index(&i, DType::I32), b.index(&row[dim], DType::I32));
             let mut hit = b.call(ScalarFn::Eq, &[i, own]);
             if let Some(mask) = mask {

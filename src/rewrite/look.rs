@@ -1,9 +1,10 @@
 //! Questions that rules ask about values.
 
 use crate::graph::{Graph, Value};
+use crate::loop_ir::Number;
 use crate::ops::{Op, OpDef, Reduce, ReduceKind};
 use crate::scalar::ScalarFn;
-use crate::types::Dim;
+use crate::types::{DType, Dim};
 
 /// Operands of the node that computes `v`, if it is a call of that scalar function with that many operands.
 pub fn scalar_call<const N: usize>(graph: &Graph, v: Value, f: ScalarFn) -> Option<[Value; N]> {
@@ -14,12 +15,11 @@ pub fn scalar_call<const N: usize>(graph: &Graph, v: Value, f: ScalarFn) -> Opti
     }
 }
 
-/// The number that every element of a value is: a `full`, a constant of equal elements, seen through views and casts that
-/// keep it.
+/// The number that every element of a value is, in the value's dtype: a `full`, a constant of equal elements, seen through views.
 pub fn uniform(graph: &Graph, v: Value) -> Option<f64> {
     let node = graph.def(v);
     match &node.op {
-        Op::Full(full) => Some(full.value.get()),
+        Op::Full(full) => Some(Number::new(graph.ty(v).dtype, full.value.get()).as_f64()),
         Op::Constant(c) => {
             let first = c.data.first()?;
             c.data.iter().all(|x| x == first).then(|| first.get())
@@ -89,23 +89,47 @@ fn below_expand(graph: &Graph, v: Value) -> Value {
 
 /// Whether no element of a value is minus zero, so that adding zero to it changes nothing.
 pub fn has_no_negative_zero(graph: &Graph, v: Value) -> bool {
-    let node = graph.def(v);
-    if !graph.ty(v).dtype.is_float() {
+    let (node, dtype) = (graph.def(v), graph.ty(v).dtype);
+    if !dtype.is_float() || has_no_sign(graph, v) {
         return true;
     }
+    let operands = || node.operands.iter().map(|&x| has_no_negative_zero(graph, x));
+    match &node.op {
+        Op::Pointwise(op) => match op.f {
+            ScalarFn::Add => operands().any(|positive| positive),
+            ScalarFn::Maximum => operands().all(|positive| positive),
+            _ => false,
+        },
+        // Narrowing makes minus zero of small numbers.
+        Op::Cast(_) => is_wider(graph.ty(node.operands[0]).dtype, dtype) && operands().all(|positive| positive),
+        // A sum starts from zero, and does not underflow; one that is narrowed in the end may.
+        Op::Reduce(op) => op.kind == ReduceKind::Sum && matches!(dtype, DType::F32 | DType::F64),
+        op if op.is_view() => operands().all(|positive| positive),
+        _ => false,
+    }
+}
+
+/// Whether no element of a float value but a NaN has its sign bit set: rounding keeps that.
+fn has_no_sign(graph: &Graph, v: Value) -> bool {
+    let node = graph.def(v);
     match &node.op {
         Op::Pointwise(op) => match op.f {
             ScalarFn::Exp | ScalarFn::Exp2 | ScalarFn::Sigmoid | ScalarFn::Abs => true,
             ScalarFn::Mul => node.operands[0] == node.operands[1],
-            ScalarFn::Add => node.operands.iter().any(|&x| has_no_negative_zero(graph, x)),
-            ScalarFn::Maximum => node.operands.iter().all(|&x| has_no_negative_zero(graph, x)),
             _ => false,
         },
-        Op::Cast(_) => has_no_negative_zero(graph, node.operands[0]),
-        Op::Reduce(op) => op.kind == ReduceKind::Sum,
-        Op::Full(full) => full.value.get().to_bits() != (-0.0f64).to_bits(),
-        Op::Iota(_) | Op::Matmul(_) => true,
-        op if op.is_view() => has_no_negative_zero(graph, node.operands[0]),
+        Op::Full(full) => full.value.get().is_sign_positive(),
+        Op::Iota(_) => true,
+        Op::Cast(_) => {
+            let from = node.operands[0];
+            matches!(graph.ty(from).dtype, DType::Bool | DType::U8 | DType::U32) || (graph.ty(from).dtype.is_float() && has_no_sign(graph, from))
+        }
+        op if op.is_view() => node.operands.iter().all(|&x| has_no_sign(graph, x)),
         _ => false,
     }
+}
+
+/// Whether every number of `from` is one of the float dtype `to`, or is an integer, which has no minus zero.
+fn is_wider(from: DType, to: DType) -> bool {
+    from == to || !from.is_float() || matches!((from, to), (DType::F16 | DType::BF16, DType::F32) | (_, DType::F64))
 }

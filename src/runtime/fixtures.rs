@@ -136,7 +136,7 @@ fn loss_nest() -> Nest {
             // A masked index is none that the host checks: the status word is what these tests are about.
             stmt(Instr::Const(Number::new(DType::Bool, 1.0)), DType::Bool),
             stmt(Instr::Load { buffer: BufferId(2), index: IndexExpr::zero(), mask: Some(Val(2)) }, DType::I32),
-            stmt(Instr::Bound { index: Val(3), size: four, code: 1 }, DType::I32),
+            stmt(Instr::Bound { index: Val(3), size: four, mask: None, code: 1 }, DType::I32),
             stmt(Instr::Call(ScalarFn::Mul, vec![Val(0), Val(1)]), DType::F32),
             stmt(Instr::Reduce(Combiner::Sum, Val(5)), DType::F32),
         ],

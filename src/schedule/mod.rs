@@ -49,7 +49,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     let (groups, decisions) = group::group(groups, &lowered, limits, config.fuse, &mut memo);
     let (groups, together) = if config.fuse { join_small(groups, &lowered, target) } else { (groups, vec![]) };
     let (buffers, slots) = place::place(&mut lowered, &groups, &together, target, config).map_err(Error::compile)?;
-    check_bindings(&buffers, target)?;
+    check_bindings(&buffers, &slots, target)?;
     let checked = groups.iter().any(|g| g.kernel.structure.checks);
     let mut program =
         Program { name: name.into(), buffers, slots, decisions, constants: lowered.constants, checks: lowered.checks, ..Program::default() };
@@ -155,9 +155,9 @@ fn symbols(program: &Program) -> Vec<Symbol> {
     out
 }
 
-/// No tensor may exceed what one binding holds.
-fn check_bindings(buffers: &[PlacedBuffer], target: &Target) -> Result<(), Error> {
-    for b in buffers {
+/// No tensor that is stored may exceed what one binding holds. A slot of no bytes is one of tensors that fusion removed.
+fn check_bindings(buffers: &[PlacedBuffer], slots: &[Slot], target: &Target) -> Result<(), Error> {
+    for b in buffers.iter().filter(|b| slots.get(b.slot.0 as usize).is_some_and(|s| !s.bytes.is(0))) {
         let bytes = buffer_bytes(&b.ty, b.storage).range().0;
         let limit = target.caps.max_binding_bytes.min(target.caps.max_buffer_bytes);
         if bytes > 0 && bytes as u64 > limit {

@@ -109,7 +109,7 @@ fn replace(nest: &Nest, sort: &Sort, runs: i64, caps: &DeviceCaps, buffers: &mut
     let mut pair = || Pair { keys: scratch("keys", dtype), columns: scratch("columns", DType::I32) };
     let mut sorted = pair();
     let mut out = vec![blocks(nest, sort, &Blocks { runs, length: length.clone(), kept: length.clone() }, sorted, caps)];
-    let mut length = length.as_int().unwrap_or(1);
+    let mut length = length.as_int().expect("runs are of a known length");
     let mut runs = runs;
     while runs > 1 {
         let next = pair();
@@ -192,7 +192,7 @@ fn blocks(nest: &Nest, sort: &Sort, parts: &Blocks, to: Pair, caps: &DeviceCaps)
     let mut b = Statements::default();
     let inside = (total != count).then(|| {
         let column = b.push(Instr::Index(flat.clone()), DType::I32);
-        let end = b.push(Instr::Const(Number::Int(count.as_int().unwrap_or(i64::MAX))), DType::I32);
+        let end = b.push(Instr::Const(Number::Int(count.as_int().expect("only rows of a known length are sorted in runs"))), DType::I32);
         b.call(ScalarFn::Lt, &[column, end], DType::Bool)
     });
     let mut map = vec![Val(u32::MAX); nest.body.len()];

@@ -33,7 +33,8 @@ pub fn sort_scatter(nest: &Nest, buffers: &mut Vec<Buffer>, model: &DeviceModel)
 
 fn replace(nest: &Nest, buffers: &mut Vec<Buffer>) -> Option<Vec<Nest>> {
     let Tag::ScatterSum { index, axis, source, sum } = nest.tag else { return None };
-    if nest.cols.len() != 1 || !index_of_column(nest, index) {
+    // Segments hold no position whose index is outside, which a check would have to see.
+    if nest.cols.len() != 1 || !index_of_column(nest, index) || nest.checks().next().is_some() {
         return None;
     }
     let (classes, count) = (nest.rows[axis as usize].as_int()?, nest.cols[0].as_int()?);
@@ -101,7 +102,7 @@ fn starts_nest(nest: &Nest, sorted: BufferId, starts: BufferId, rows: i64) -> Ne
     let r = IndexExpr::axis(0, &rows);
     let mut b = Statements::default();
     let own = b.push(Instr::Index(r.clone()), DType::I32);
-    let start = b.count_before(n.as_int().unwrap_or(0), &mut |b, at| {
+    let start = b.count_before(n.as_int().expect("only sums of a known length are sorted"), &mut |b, at| {
         let index = b.push(Instr::Load { buffer: sorted, index: at, mask: None }, DType::I32);
         b.call(ScalarFn::Lt, &[index, own], DType::Bool)
     });

@@ -129,7 +129,7 @@ fn split(nest: &Nest, stages: i64, rows_inner: bool, buffers: &mut Vec<Buffer>) 
     };
     let inside = (!exact).then(|| {
         let position = push(Instr::Index(flat.clone()), DType::I32);
-        let end = push(Instr::Const(Number::Int(total.as_int().unwrap_or(i64::MAX))), DType::I32);
+        let end = push(Instr::Const(Number::Int(total.as_int().expect("only sums of a known length are split"))), DType::I32);
         push(Instr::Call(ScalarFn::Lt, vec![position, end]), DType::Bool)
     });
     let mut map: Vec<Val> = vec![];
@@ -196,7 +196,7 @@ fn combine_deviations(nest: &Nest, dtype: DType, [means, sums]: [BufferId; 2], p
         body.push(Stmt { instr, dtype });
         Val(body.len() as u32 - 1)
     };
-    let number = |n: &Dim| Instr::Const(Number::new(dtype, n.as_int().unwrap_or(1) as f64));
+    let number = |n: &Dim| Instr::Const(Number::new(dtype, n.as_int().expect("only sums of a known length are split") as f64));
     let own = push(Instr::Load { buffer: means, index: parts.index(nest), mask: None });
     let total = push(Instr::Reduce(Combiner::Sum, own));
     let count = push(number(&parts.stage));

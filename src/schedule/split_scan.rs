@@ -92,7 +92,7 @@ impl Chunks<'_> {
 }
 
 fn split(nest: &Nest, scan: &Scan, count: i64, first: bool, buffers: &mut Vec<Buffer>) -> Vec<Nest> {
-    let cols = nest.col_count().as_int().unwrap_or(0);
+    let cols = nest.col_count().as_int().expect("only scans of a known length are split");
     // Chunks of whole vectors.
     let length = if cols / count >= 64 { cols / count / 4 * 4 } else { cols / count };
     let count = cols / length;

@@ -178,7 +178,8 @@ impl Case {
         generate(self.program(), target).unwrap_or_else(|e| panic!("{}: {e}", self.name))
     }
 
-    fn compare(&self, gpu: &device::Gpu, target: &Target) {
+    /// Runs on the adapter, compiled for a target, and compares every written buffer.
+    pub fn compare(&self, gpu: &device::Gpu, target: &Target) {
         let plan = self.plan(target);
         let mut initial: Vec<Option<HostTensor>> = self.inputs.iter().cloned().map(Some).collect();
         initial.resize(self.types.len(), None);

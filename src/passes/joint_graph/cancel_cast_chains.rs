@@ -11,7 +11,8 @@ use crate::types::DType;
 /// %2 = cast(%1) {dtype="f16"}      ->   (%0)
 /// ```
 ///
-/// Chains that narrow first stay: they round. One sweep per nesting.
+/// Chains that narrow first stay: they round. So do those through a float to an integer that does not hold every number: they
+/// saturate.
 pub(in crate::passes) const RULES: &[Rule] = &[Rule { name: "cast(widening cast(x)) -> cast(x)", apply: join }];
 
 fn join(site: &mut Site<'_>) -> Rewritten {
@@ -21,7 +22,10 @@ fn join(site: &mut Site<'_>) -> Rewritten {
         return Ok(None);
     }
     let base = inner.operands[0];
-    if !is_lossless(site.b.dtype(base), inner.types[0].dtype) {
+    let (from, between) = (site.b.dtype(base), inner.types[0].dtype);
+    // Floats saturate where integers wrap.
+    let wraps = !from.is_float() && between.is_float() && !to.is_float() && to != DType::Bool && !is_lossless(from, to);
+    if wraps || !is_lossless(from, between) {
         return Ok(None);
     }
     Ok(Some(vec![site.b.cast(base, to)?]))

@@ -1,5 +1,6 @@
 //! Propagates values whose elements are all the same number.
 
+use crate::loop_ir::Number;
 use crate::ops::{Op, ReduceKind};
 use crate::rewrite::{Rewritten, Rule, Site};
 use crate::scalar::ScalarFn;
@@ -26,11 +27,12 @@ fn reduction(site: &mut Site<'_>) -> Rewritten {
     let shape = &site.b.ty(site.operands[0]).shape;
     let count = op.dims.iter().try_fold(1i64, |n, &d| shape[d as usize].as_int().map(|size| n.saturating_mul(size)));
     let Some(count) = count.filter(|&n| n > 0) else { return Ok(None) };
-    let sum = x * count as f64;
+    // A sum starts from zero, so that zeros of either sign sum to zero.
+    let sum = 0.0 + x * count as f64;
     match op.kind {
         ReduceKind::Max | ReduceKind::Min | ReduceKind::Any | ReduceKind::All => site.replace_by_number(x),
         ReduceKind::Argmax | ReduceKind::Argmin => site.replace_by_number(0.0),
-        ReduceKind::Sum if x.fract() == 0.0 && sum.abs() <= EXACT && site.ty().dtype.round(sum) == sum => site.replace_by_number(sum),
+        ReduceKind::Sum if x.fract() == 0.0 && sum.abs() <= EXACT && Number::new(site.ty().dtype, sum).as_f64() == sum => site.replace_by_number(sum),
         ReduceKind::Prod if x == 1.0 || (x == 0.0 && x.is_sign_positive()) => site.replace_by_number(x),
         _ => Ok(None),
     }

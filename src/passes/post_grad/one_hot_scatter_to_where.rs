@@ -1,7 +1,7 @@
 //! Scatters of one element a row.
 
 use crate::ops::{Op, OpDef};
-use crate::rewrite::{Rewritten, Rule, Site, uniform};
+use crate::rewrite::{Rewritten, Rule, Site, has_no_negative_zero, uniform};
 use crate::scalar::ScalarFn;
 use crate::types::DType;
 
@@ -12,7 +12,7 @@ use crate::types::DType;
 ///   ->
 /// %3 = iota() {dim=1}
 /// %4 = eq(%3, expand(%1))
-/// %5 = where(%4, expand(%2), zeros)
+/// %5 = where(%4, expand(%2 + 0), zeros)
 /// ```
 ///
 /// That is pointwise: it fuses, and the zeros and the one-hot rows are never stored (the backward of cross entropy).
@@ -34,5 +34,6 @@ fn to_where(site: &mut Site<'_>) -> Rewritten {
     let position = site.b.iota(if dtype == DType::Bool { DType::I32 } else { dtype }, shape, dim)?;
     let hit = site.b.scalar(ScalarFn::Eq, &[position, index])?;
     let zero = site.b.constant(site.ty().dtype, 0.0)?;
-    Ok(Some(vec![site.b.where_(hit, src, zero)?]))
+    let added = if has_no_negative_zero(site.b.graph(), src) { src } else { site.b.add(src, zero)? };
+    Ok(Some(vec![site.b.where_(hit, added, zero)?]))
 }

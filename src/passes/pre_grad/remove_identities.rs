@@ -1,7 +1,7 @@
 //! Removes ops whose result is one of their operands.
 
 use crate::graph::Value;
-use crate::ops::Op;
+use crate::ops::{Op, ReduceKind};
 use crate::rewrite::{Rewritten, Rule, Site, has_no_negative_zero};
 use crate::scalar::ScalarFn;
 use crate::types::DType;
@@ -39,10 +39,19 @@ fn structure(site: &mut Site<'_>) -> Rewritten {
         Op::Pad(p) => p.low.iter().chain(&p.high).all(|d| d.is(0)) && p.interior.iter().all(|&n| n == 0),
         Op::Concat(_) => true,
         Op::Flip(f) => f.dims.iter().all(|&d| site.ty().shape[d as usize].is(1)),
-        Op::Reduce(r) => r.dims.is_empty() && !matches!(r.kind, crate::ops::ReduceKind::Argmax | crate::ops::ReduceKind::Argmin),
+        Op::Reduce(r) => r.dims.is_empty() && keeps_one(site, x, r.kind),
         _ => false,
     };
     if same_type && is_identity { keep(x) } else { Ok(None) }
+}
+
+/// Whether a reduction of one element is that element. A sum starts from zero: minus zero becomes zero.
+fn keeps_one(site: &Site<'_>, x: Value, kind: ReduceKind) -> bool {
+    match kind {
+        ReduceKind::Argmax | ReduceKind::Argmin => false,
+        ReduceKind::Sum => has_no_negative_zero(site.b.graph(), x),
+        _ => true,
+    }
 }
 
 fn add_zero(site: &mut Site<'_>) -> Rewritten {

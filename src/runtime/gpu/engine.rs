@@ -276,6 +276,7 @@ impl GpuEngine {
     }
 
     fn grids(&self, bindings: &Bindings) -> Result<Vec<[u32; 3]>> {
+        crate::codegen::check_domains(&self.plan.program, bindings)?;
         let limit = self.device.caps().max_groups;
         (0..self.plan.launches.len())
             .map(|i| {
@@ -296,7 +297,7 @@ impl GpuEngine {
             .map(|(k, slot)| {
                 let bytes = slot.bytes.eval(bindings).map_err(Error::Input)?;
                 // Whole vec4 words, and never empty: bindings of no bytes are refused.
-                let size = u64::try_from(bytes).unwrap_or(0).next_multiple_of(16).max(16);
+                let size = u64::try_from(bytes).map_err(|_| negative("a size in bytes", bytes))?.next_multiple_of(16).max(16);
                 if size <= limit {
                     return Ok(size);
                 }
@@ -529,9 +530,13 @@ impl GpuEngine {
     }
 }
 
+fn negative(what: &str, n: i64) -> Error {
+    Error::Input(format!("{what} is {n} at these sizes"))
+}
+
 /// Folds a number of workgroups into a grid whose sides stay within `limit`; the product is at least `groups`.
 fn fold_grid(groups: i64, limit: u32) -> Result<[u32; 3], String> {
-    let (groups, limit) = (u64::try_from(groups).unwrap_or(0), limit as u64);
+    let (groups, limit) = (u64::try_from(groups).map_err(|_| negative("a number of workgroups", groups).to_string())?, limit as u64);
     if groups == 0 {
         return Ok([0, 1, 1]);
     }
