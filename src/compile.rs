@@ -27,6 +27,8 @@ pub struct Report {
     pub stage_ms: Vec<(String, f64)>,
     /// Nodes of the joint graph of forward and backward after its passes; of the forward, in inference.
     pub joint_nodes: usize,
+    /// Parameters that no gradient of the loss reaches: training leaves them as they are.
+    pub untrained: Vec<String>,
     /// The graphs that were lowered, by phase: what `verify` evaluates.
     pub graphs: Vec<(Phase, Graph)>,
     /// Saved values: name, bytes and reason.
@@ -72,9 +74,13 @@ fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Repo
             vec![(Phase::Forward, forward)]
         }
         Mode::Train(optimizer) => {
+            check_trainable(&graph)?;
             let mut graphs = compile_joint(&graph, Wrt::Parameters, Seed::Loss, config, &mut decisions, &mut clock)?;
             let trained = trained_parameters(&graph, &graphs);
-            graphs.push((Phase::Update, compile_update(&trained, optimizer)?));
+            clock.report.untrained = untrained_parameters(&graph, &trained);
+            let update = compile_update(&trained, optimizer)?;
+            check_names(&graph, &update)?;
+            graphs.push((Phase::Update, update));
             clock.stage("update");
             graphs
         }
@@ -137,6 +143,39 @@ fn trained_parameters(graph: &Graph, compiled: &[(Phase, Graph)]) -> Vec<(String
     let with_gradient: HashSet<String> = outputs.filter_map(|o| of(&o.role)).collect();
     let parameters = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter && with_gradient.contains(&i.name));
     parameters.map(|i| (i.name.clone(), graph.ty(i.value).clone())).collect()
+}
+
+/// A parameter that is not of floats has no gradient, and nobody trains it.
+fn check_trainable(graph: &Graph) -> Result<()> {
+    let Some(input) = graph.inputs.iter().find(|i| i.role == InputRole::Parameter && !graph.ty(i.value).dtype.is_float()) else {
+        return Ok(());
+    };
+    let message = format!("parameter {} is {}; only floats are trained, and what is not trained is a buffer", input.name, graph.ty(input.value));
+    Err(Error::Compile { message, location: graph.provenance(input.value.node).line().cloned() })
+}
+
+/// What the optimizer reads beside the parameters has names of its own; the program may read its host scalars, too.
+fn check_names(graph: &Graph, update: &Graph) -> Result<()> {
+    for own in update.inputs.iter().filter(|i| i.role != InputRole::Parameter) {
+        let Some(input) = graph.input(&own.name) else { continue };
+        let (ty, wanted) = (graph.ty(input.value), update.ty(own.value));
+        if input.role != InputRole::HostScalar || input.role != own.role || ty != wanted {
+            let message = format!("the program's {} is {ty}, and the optimizer has a {wanted} of that name; name it otherwise", own.name);
+            return Err(Error::Compile { message, location: graph.provenance(input.value.node).line().cloned() });
+        }
+    }
+    Ok(())
+}
+
+/// Parameters that stay as they are, which is said, since it is often a mistake.
+fn untrained_parameters(graph: &Graph, trained: &[(String, TensorType)]) -> Vec<String> {
+    let trained: HashSet<&str> = trained.iter().map(|(name, _)| name.as_str()).collect();
+    let parameters = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter).map(|i| i.name.clone());
+    let untrained: Vec<String> = parameters.filter(|name| !trained.contains(name.as_str())).collect();
+    if !untrained.is_empty() {
+        tracing::warn!(program = %graph.name, parameters = untrained.join(", "), "no gradient of the loss reaches these parameters: they stay as they are");
+    }
+    untrained
 }
 
 /// The optimizer's graph over those parameters. It is built in the form that the joint passes give, so that only those of the last

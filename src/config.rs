@@ -17,7 +17,7 @@ pub enum Mode {
 }
 
 /// Optimizers and their hyperparameters. The learning rate is a host scalar named `lr`, given per step, with `lr` here as
-/// its default; `step` counts from 1 as a host scalar of that name.
+/// its default; `step` counts the updates from 1 as a host scalar of that name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Optimizer {
     /// Which algorithm.
@@ -31,6 +31,14 @@ pub struct Optimizer {
     pub decay_vectors: bool,
     /// Gradients are scaled down so that their global norm is at most this.
     pub clip_norm: Option<f64>,
+    /// Keeps its state apart from that of other optimizers of the same parameters; the empty name is the optimizer that most
+    /// programs have.
+    #[serde(default)]
+    pub name: String,
+    /// Bias correction counts the updates of each parameter apart, as PyTorch does, so that the programs of one optimizer may
+    /// train different parameters. Otherwise all parameters of a program have one count.
+    #[serde(default)]
+    pub step_per_parameter: bool,
 }
 
 /// The algorithm of an [`Optimizer`].

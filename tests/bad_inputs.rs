@@ -4,7 +4,8 @@ use inductor::config::Target;
 use inductor::optim::AdamW;
 use inductor::types::DeviceCaps;
 use inductor::{
-    Config, DType, Device, Dim, Error, HostTensor, Initializer, Inputs, State, Step, Tensor, Traced, compile, compile_train, nn, trace, trace_eval,
+    Config, DType, Device, Dim, Error, HostTensor, Initializer, Inputs, State, Step, Tensor, Trace, Traced, compile, compile_train, nn, trace,
+    trace_eval,
 };
 
 fn devices() -> Vec<Device> {
@@ -204,6 +205,67 @@ fn empty_batches_and_sizes_out_of_range() {
         refused(step, state, [&x(17), &many, &many], &["outside its declared range"]);
         refused(step, state, [&x(8), &words(), &integers(&[0; 7])], &["batch"]);
     }
+}
+
+/// Sizes that no tensor has, each at the user's line.
+#[test]
+fn sizes_that_cannot_be() {
+    type Build = fn(&Trace) -> Tensor;
+    let cases: [(Build, &str); 21] = [
+        (|t| t.input("x", DType::F32, (-3, 4)), "input: size -3 of f32[-3, 4] is negative"),
+        (|t| t.parameter("w", DType::F32, -1, Initializer::Zeros), "size -1 of f32[-1] is negative"),
+        (|t| t.buffer("b", DType::I64, (2, i64::MIN), Initializer::Zeros), "is negative"),
+        (|t| t.full(DType::F32, (2, -2), 1.0), "size -2 of f32[2, -2] is negative"),
+        (|t| t.iota(DType::I32, -5), "size -5 of i32[-5] is negative"),
+        (|t| t.key().uniform(-4), "size -4 of u32[-4] is negative"),
+        (|t| t.input("x", DType::F32, 6).reshape((-1, -1, 6)), "is negative"),
+        (|t| t.input("x", DType::F32, 1).broadcast_to((3, -1)), "is negative"),
+        (|t| t.input("x", DType::F32, (1i64 << 40, 1i64 << 40)), "has more elements than can be counted"),
+        (|t| t.input("x", DType::F32, usize::MAX), "is negative"),
+        (|t| t.input("x", DType::F32, (1, 1)).broadcast_to((1i64 << 32, 1i64 << 32)), "has more elements than can be counted"),
+        (|t| t.input("x", DType::F32, Dim::symbol("n", 5, 3)), "symbol `n` 5..3 has no proper name or range"),
+        (|t| t.input("x", DType::F32, Dim::symbol("n", -9, -2)), "is negative"),
+        (
+            |t| t.input("x", DType::F32, Dim::symbol("n", 1, 8)).sum_all() + t.input("y", DType::F32, Dim::symbol("n", 1, 16)).sum_all(),
+            "symbol n has two ranges: 1..8 and 1..16",
+        ),
+        (|t| t.input("x", DType::F32, (2, 3)).sum(&[0, -2]), "dimension -2 of f32[2, 3] is named twice"),
+        (|t| t.parameter("w", DType::F32, 2, Initializer::Uniform { low: 2.0, high: -1.0 }), "there are no numbers in 2..-1"),
+        (|t| t.parameter("w", DType::F32, 2, Initializer::Normal { std: f64::NAN }), "the initializer of w: a deviation of NaN"),
+        (|t| t.buffer("b", DType::I8, 2, Initializer::Constant(1000.0)), "the initializer of b: 1000 is no i8"),
+        (|t| t.iota(DType::I32, Dim::symbol("n", 1, 8)), "symbol n is in the size of no input"),
+        (|t| t.input("x", DType::F32, 3).one_hot(4, DType::F32), "one_hot: an index is an integer: f32[3]"),
+        (|t| t.input("n", DType::I8, 2) + 1000, "add: 1000 is no i8: i8[2]"),
+    ];
+    for (build, part) in cases {
+        let error = trace_eval("sizes", |t| Ok(vec![build(t)])).err().unwrap_or_else(|| panic!("{part:?} is accepted"));
+        assert!(matches!(error, Error::Trace(_)), "{error}");
+        assert!(error.to_string().contains(part) && error.to_string().contains("bad_inputs.rs:"), "{part:?} is not in: {error}");
+    }
+}
+
+/// Tensors whose length does not fit their shape, wherever they are given.
+#[test]
+fn tensors_that_do_not_fit_their_shape() {
+    let short = HostTensor::f32(&[8, 4], &[0.5; 31]);
+    let parts = ["f32[8, 4] has 32 elements, and 31 are given", "bad_inputs.rs:"];
+    for device in devices() {
+        let (step, state) = &mut trained(&device, &Config::default());
+        refused(step, state, [&short, &words(), &labels()], &parts);
+        let huge = HostTensor::zeros(DType::F32, &[usize::MAX, 4]);
+        refused(step, state, [&huge, &words(), &labels()], &["has more elements than can be addressed", "bad_inputs.rs:"]);
+        let error = state.set("fc1.bias", HostTensor::i32(&[6], &[])).unwrap_err().to_string();
+        assert!(error.contains("i32[6] has 6 elements, and 0 are given"), "{error}");
+        for (name, value, part) in [("lr", -0.1, "lr: -0.1 is negative"), ("lr", 1e300, "is not finite as f32")] {
+            let error = step.set_scalar(name, value).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+    let error = trace("constant", |t| Ok(t.constant(&short).sum_all())).unwrap_err().to_string();
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    let error = inductor::runtime::save_tensors(&folder.path().join("x"), &[("x".into(), short)], None).unwrap_err().to_string();
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
 }
 
 #[test]

@@ -4,9 +4,10 @@
 #[path = "kernels/mod.rs"]
 mod kernels;
 
-use inductor::config::{Config, Mode, Optimizer, OptimizerKind, Target};
+use inductor::config::{Config, Mode, Target};
 use inductor::loop_ir::{Combiner, IndexExpr, Val, flatten};
 use inductor::ops::{Body, NestBuilder, OpDef as _, OperandView};
+use inductor::optim::AdamW;
 use inductor::scalar::ScalarFn as F;
 use inductor::schedule::{Program, Storage};
 use inductor::types::{DType, Dim, HostTensor, TensorType};
@@ -898,9 +899,8 @@ fn program(parameters: usize, target: &Target) -> Program {
         };
         Ok((1..parameters).fold(term(0), |sum, i| sum + term(i)))
     });
-    let kind = OptimizerKind::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8 };
-    let optimizer = Optimizer { kind, lr: 1e-3, weight_decay: 0.1, decay_vectors: false, clip_norm: None };
-    let config = Config { mode: Mode::Train(optimizer), ..Config::default() };
+    let optimizer = AdamW::new(1e-3).betas(0.9, 0.99).weight_decay(0.1);
+    let config = Config { mode: Mode::Train(optimizer.into()), ..Config::default() };
     inductor::compile::inductor(&traced.unwrap().graph, &[], target, &config).unwrap().program
 }
 

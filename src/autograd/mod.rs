@@ -2,8 +2,8 @@
 //!
 //! * Comes in: a forward graph, what to differentiate with respect to ([`Wrt`]) and where cotangents start ([`Seed`]).
 //! * Goes out: one graph with the forward's outputs first, then one output `grad.<input>` of role `Gradient(input)` per
-//!   input asked for; a parameter that no gradient reaches has none. Its cotangents are further inputs: `cotangent.<output>`, given by the user, or `unit.<output>`, which
-//!   is one. Unit cotangents stay inputs up to the partition, which tells by them what belongs to the backward; there (or
+//!   input asked for; a parameter that no gradient reaches has none. Its cotangents are further inputs: `cotangent.<output>`,
+//!   given by the user, or `unit.<output>`, which is one. Unit cotangents stay inputs up to the partition, which tells by them what belongs to the backward; there (or
 //!   by whoever wants to evaluate the joint graph) [`set_unit_cotangents`] replaces them by the number.
 //! * Invariants: forward nodes keep their region; nodes built by a VJP carry none, and the provenance of the forward node
 //!   they differentiate. Only values that lie between an input asked for and a seeded output are walked, so an op without
@@ -136,7 +136,7 @@ impl<'a> Walk<'a> {
     }
 
     fn seed_loss(&mut self) -> Result<(), Error> {
-        let missing = || Error::Autograd { message: "there is no output of role loss to differentiate".into(), location: None };
+        let missing = || Error::Autograd { message: "there is no output of role loss to differentiate: a trace returns its loss first, a 0-d float".into(), location: None };
         let loss = self.forward.outputs.iter().find(|o| o.role == OutputRole::Loss).ok_or_else(missing)?;
         let ty = self.forward.ty(loss.value);
         if !ty.dtype.is_float() || ty.shape.rank() != 0 {
@@ -232,8 +232,8 @@ impl<'a> Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// A parameter without a gradient must have no influence but through detached values: one that reaches the loss only through integers or booleans
-    /// would never be trained, which nobody asks for.
+    /// A parameter without a gradient must have no influence but through detached values: one that reaches the loss only through
+    /// integers or booleans would never be trained, which nobody asks for.
     fn check_not_lost(&self, name: &str, parameter: Value) -> Result<(), Error> {
         let forward = self.forward;
         let mut reaches = vec![false; forward.nodes.len()];

@@ -226,6 +226,9 @@ impl Tensor {
     #[track_caller]
     pub fn one_hot(&self, classes: impl Into<Dim>, dtype: DType) -> Tensor {
         let classes = classes.into();
+        if self.dtype().is_float() {
+            return self.fail("one_hot", format!("an index is an integer: {}", self.ty));
+        }
         self.unary("one_hot", |b, x| b.one_hot(x, classes, dtype))
     }
 

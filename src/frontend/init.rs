@@ -29,6 +29,19 @@ pub enum Initializer {
 }
 
 impl Initializer {
+    /// Why no tensor of that dtype starts like this.
+    pub(super) fn fault(&self, dtype: DType) -> Option<String> {
+        let fits = |x: f64| dtype.int_range().is_none_or(|(low, high)| x >= low as f64 && x <= high as f64);
+        match *self {
+            Initializer::Constant(x) if !fits(x) => Some(format!("{x} is no {dtype}")),
+            Initializer::Normal { std } if !(std >= 0.0 && std.is_finite()) => Some(format!("a deviation of {std} is not finite and not negative")),
+            Initializer::Uniform { low, high } if !(low <= high && low.is_finite() && high.is_finite()) => {
+                Some(format!("there are no numbers in {low}..{high}"))
+            }
+            _ => None,
+        }
+    }
+
     /// The tensor of that name for that seed. Element `i` depends on (seed, name, i) alone, so that neither the order of
     /// parameters nor the number of threads matters. Integer and bool dtypes round toward zero.
     pub fn sample(&self, dtype: DType, shape: &[usize], seed: u64, name: &str) -> HostTensor {

@@ -135,7 +135,7 @@ impl Tensor {
     #[track_caller]
     pub fn where_(&self, x: impl Into<Operand>, y: impl Into<Operand>) -> Tensor {
         let (x, y) = (x.into(), y.into());
-        if let (Operand::Number(_), Operand::Number(_)) = (&x, &y) {
+        if !matches!((&x, &y), (Operand::Tensor(_), _) | (_, Operand::Tensor(_))) {
             return self.fail("where", "at least one of both values is a tensor");
         }
         self.pointwise(ScalarFn::Where, &[x, y])
@@ -382,6 +382,9 @@ impl Tensor {
     /// Any reduction.
     #[track_caller]
     pub fn reduce(&self, kind: ReduceKind, dims: &[i64], keepdim: bool) -> Tensor {
+        if dims.is_empty() && matches!(kind, ReduceKind::Any | ReduceKind::All) {
+            return self.cast(DType::Bool);
+        }
         self.over("reduce", dims, |b, x, dims| b.reduce(kind, x, dims, keepdim))
     }
 
@@ -391,6 +394,7 @@ impl Tensor {
         let mut at = vec![];
         for &dim in dims {
             match self.dim(op, dim) {
+                Some(again) if at.contains(&again) => return self.fail(op, format!("dimension {dim} of {} is named twice", self.ty)),
                 Some(dim) => at.push(dim),
                 None => return self.recorder.poison(self.ty.clone()),
             }

@@ -22,7 +22,8 @@ pub struct Sgd {
     momentum: f64,
 }
 
-/// Adam (Kingma and Ba, 2015) with bias correction; weight decay is L2.
+/// Adam (Kingma and Ba, 2015) with bias correction; weight decay is L2. The correction counts the updates of the moments, which
+/// the state keeps: programs that share a state but not their parameters, as the two of a GAN, do not disturb each other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adam {
     settings: Settings,
@@ -43,6 +44,7 @@ struct Settings {
     weight_decay: f64,
     decay_vectors: bool,
     clip_norm: Option<f64>,
+    name: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -50,20 +52,21 @@ struct Moments {
     beta1: f64,
     beta2: f64,
     eps: f64,
+    step_per_parameter: bool,
 }
 
 impl Settings {
     fn new(lr: f64, weight_decay: f64) -> Settings {
-        Settings { lr, weight_decay, decay_vectors: false, clip_norm: None }
+        Settings { lr, weight_decay, decay_vectors: false, clip_norm: None, name: String::new() }
     }
 
     fn optimizer(self, kind: OptimizerKind) -> Optimizer {
-        let Settings { lr, weight_decay, decay_vectors, clip_norm } = self;
-        Optimizer { kind, lr, weight_decay, decay_vectors, clip_norm }
+        let Settings { lr, weight_decay, decay_vectors, clip_norm, name } = self;
+        Optimizer { kind, lr, weight_decay, decay_vectors, clip_norm, name, step_per_parameter: false }
     }
 }
 
-const MOMENTS: Moments = Moments { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+const MOMENTS: Moments = Moments { beta1: 0.9, beta2: 0.999, eps: 1e-8, step_per_parameter: false };
 
 macro_rules! common_settings {
     ($name:ident) => {
@@ -83,6 +86,14 @@ macro_rules! common_settings {
             /// Scales gradients down so that their global norm is at most `norm`.
             pub fn clip_norm(mut self, norm: f64) -> $name {
                 self.settings.clip_norm = Some(norm);
+                self
+            }
+
+            /// Keeps this optimizer's state of a parameter apart from that of others. Programs of one state whose optimizers
+            /// have the same name (none, without this) continue each other's moments, as one optimizer that steps on several
+            /// losses; two optimizers over the same parameters have two names.
+            pub fn named(mut self, name: &str) -> $name {
+                self.settings.name = name.into();
                 self
             }
         }
@@ -106,12 +117,20 @@ macro_rules! moment_settings {
                 self.moments.eps = eps;
                 self
             }
+
+            /// Counts the updates of each parameter apart for bias correction, as PyTorch does. Needed where programs of one
+            /// optimizer train different parameters that overlap, such as a trunk with two heads; costs one number a parameter
+            /// to be sent at each step.
+            pub fn step_per_parameter(mut self, apart: bool) -> $name {
+                self.moments.step_per_parameter = apart;
+                self
+            }
         }
 
         impl From<$name> for Optimizer {
             fn from(o: $name) -> Optimizer {
-                let Moments { beta1, beta2, eps } = o.moments;
-                o.settings.optimizer(OptimizerKind::$name { beta1, beta2, eps })
+                let Moments { beta1, beta2, eps, step_per_parameter } = o.moments;
+                Optimizer { step_per_parameter, ..o.settings.optimizer(OptimizerKind::$name { beta1, beta2, eps }) }
             }
         }
     };
@@ -195,12 +214,52 @@ impl Schedule {
 }
 
 /// The update as a pure graph. Inputs: each parameter `<p>`, its gradient `grad.<p>`, its state `optimizer.<p>.exp_avg`,
-/// `.exp_avg_sq` or `.momentum_buffer` (all starting at zero), and the host scalars `lr` and `step` (f32, `step` from 1).
+/// `.exp_avg_sq` or `.momentum_buffer` (all starting at zero), and the host scalars `lr` and `step` (f32, `step` from 1; with
+/// `step_per_parameter`, `step.optimizer.<p>` for each). The state of an optimizer with a name is `optimizer[<name>].<p>...`.
 /// Outputs: `new.<name>` for each parameter and state. Half-precision parameters are updated in f32, where their state lives.
 pub fn update_graph(optimizer: &Optimizer, parameters: &[(String, TensorType)]) -> Result<Graph, Error> {
     let mut b = Builder::new("update");
-    update(&mut b, optimizer, parameters).map_err(|message| Error::compile(format!("optimizer: {message}")))?;
+    let built = check_settings(optimizer).and_then(|()| update(&mut b, optimizer, parameters));
+    built.map_err(|message| Error::compile(format!("optimizer: {message}")))?;
     Ok(b.finish())
+}
+
+/// Whether a tensor of a state belongs to an optimizer, by its name.
+pub(crate) fn is_optimizer_state(tensor: &str) -> bool {
+    tensor.starts_with("optimizer.") || tensor.starts_with("optimizer[")
+}
+
+/// The moments that an optimizer's tensor of the state belongs to, `optimizer.<p>`, if their updates are counted.
+pub(crate) fn moments_of(tensor: &str) -> Option<&str> {
+    tensor.strip_suffix(".exp_avg").filter(|moments| is_optimizer_state(moments))
+}
+
+/// The moments whose count a host scalar of that name is.
+pub(crate) fn counted_moments(scalar: &str) -> Option<&str> {
+    scalar.strip_prefix("step.").filter(|moments| is_optimizer_state(moments))
+}
+
+/// Refuses numbers that no optimizer means.
+fn check_settings(optimizer: &Optimizer) -> Built<()> {
+    let not_negative = |x: f64| x.is_finite() && x >= 0.0;
+    let below_one = |x: f64| (0.0..1.0).contains(&x);
+    let mut settings = vec![
+        ("the learning rate", optimizer.lr, not_negative(optimizer.lr), "finite and not negative"),
+        ("weight decay", optimizer.weight_decay, not_negative(optimizer.weight_decay), "finite and not negative"),
+    ];
+    settings.extend(optimizer.clip_norm.map(|norm| ("the norm to clip to", norm, norm >= 0.0, "not negative")));
+    match optimizer.kind {
+        OptimizerKind::Sgd { momentum } => settings.push(("momentum", momentum, not_negative(momentum), "finite and not negative")),
+        OptimizerKind::Adam { beta1, beta2, eps } | OptimizerKind::AdamW { beta1, beta2, eps } => settings.extend([
+            ("the first beta", beta1, below_one(beta1), "in 0..1"),
+            ("the second beta", beta2, below_one(beta2), "in 0..1"),
+            ("eps", eps, not_negative(eps), "finite and not negative"),
+        ]),
+    }
+    match settings.into_iter().find(|(_, _, is_sound, _)| !is_sound) {
+        Some((what, x, _, wanted)) => Err(format!("{what} is {x}, and must be {wanted}")),
+        None => Ok(()),
+    }
 }
 
 fn update(b: &mut Builder, optimizer: &Optimizer, parameters: &[(String, TensorType)]) -> Built<()> {
@@ -214,16 +273,26 @@ fn update(b: &mut Builder, optimizer: &Optimizer, parameters: &[(String, TensorT
         slots.push(Parameter { name, ty, value, gradient });
     }
     let lr = b.input("lr", InputRole::HostScalar, TensorType::new(DType::F32, ()))?;
-    let step = b.input("step", InputRole::HostScalar, TensorType::new(DType::F32, ()))?;
+    let common = if optimizer.step_per_parameter { None } else { Some(b.input("step", InputRole::HostScalar, TensorType::new(DType::F32, ()))?) };
     let clip = match optimizer.clip_norm {
         Some(norm) => Some(clip_factor(b, &slots, norm)?),
         None => None,
     };
     for slot in &slots {
         b.provenance = Provenance::new(vec![], vec![slot.name.to_string()]);
+        let step = match common {
+            Some(step) => step,
+            None => b.input(&format!("step.{}", state_of(optimizer, slot)), InputRole::HostScalar, TensorType::new(DType::F32, ()))?,
+        };
         update_parameter(b, optimizer, slot, Scalars { lr, step, clip })?;
     }
     Ok(())
+}
+
+/// What the names of an optimizer's state of a parameter begin with.
+fn state_of(optimizer: &Optimizer, slot: &Parameter<'_>) -> String {
+    let apart = if optimizer.name.is_empty() { String::new() } else { format!("[{}]", optimizer.name) };
+    format!("optimizer{apart}.{}", slot.name)
 }
 
 struct Parameter<'a> {
@@ -276,15 +345,16 @@ fn update_parameter(b: &mut Builder, optimizer: &Optimizer, slot: &Parameter<'_>
         let pull = b.scale(p, decay)?;
         g = b.add(g, pull)?;
     }
+    let state = |kind: &str| format!("{}.{kind}", state_of(optimizer, slot));
     let delta = match optimizer.kind {
         OptimizerKind::Sgd { momentum } => {
-            let velocity = if momentum == 0.0 { g } else { moment(b, slot, "momentum_buffer", (momentum, 1.0), g)? };
+            let velocity = if momentum == 0.0 { g } else { moment(b, slot, &state("momentum_buffer"), (momentum, 1.0), g)? };
             b.mul(lr, velocity)?
         }
         OptimizerKind::Adam { beta1, beta2, eps } | OptimizerKind::AdamW { beta1, beta2, eps } => {
             let square = b.mul(g, g)?;
-            let m = moment(b, slot, "exp_avg", (beta1, 1.0 - beta1), g)?;
-            let v = moment(b, slot, "exp_avg_sq", (beta2, 1.0 - beta2), square)?;
+            let m = moment(b, slot, &state("exp_avg"), (beta1, 1.0 - beta1), g)?;
+            let v = moment(b, slot, &state("exp_avg_sq"), (beta2, 1.0 - beta2), square)?;
             let (seen1, seen2) = (bias_correction(b, beta1, step)?, bias_correction(b, beta2, step)?);
             let (root, scale) = (b.scalar(ScalarFn::Sqrt, &[v])?, b.scalar(ScalarFn::Sqrt, &[seen2])?);
             let (root, eps) = (b.div(root, scale)?, b.constant(dtype, eps)?);
@@ -300,19 +370,21 @@ fn update_parameter(b: &mut Builder, optimizer: &Optimizer, slot: &Parameter<'_>
     Ok(())
 }
 
-/// `keep * state + take * x`, as the new value of `optimizer.<parameter>.<kind>`.
-fn moment(b: &mut Builder, slot: &Parameter<'_>, kind: &str, (keep, take): (f64, f64), x: Value) -> Built {
-    let name = format!("optimizer.{}.{kind}", slot.name);
-    let state = b.input(&name, InputRole::Optimizer, TensorType { dtype: slot.ty.dtype.accumulator(), shape: slot.ty.shape.clone() })?;
+/// `keep * state + take * x`, as the new value of the state of that name.
+fn moment(b: &mut Builder, slot: &Parameter<'_>, name: &str, (keep, take): (f64, f64), x: Value) -> Built {
+    let state = b.input(name, InputRole::Optimizer, TensorType { dtype: slot.ty.dtype.accumulator(), shape: slot.ty.shape.clone() })?;
     let kept = b.scale(state, keep)?;
     let taken = if take == 1.0 { x } else { b.scale(x, take)? };
     let new = b.add(kept, taken)?;
-    b.output(&format!("new.{name}"), OutputRole::NewValue(name), new);
+    b.output(&format!("new.{name}"), OutputRole::NewValue(name.into()), new);
     Ok(new)
 }
 
 /// `1 - beta^step`, without the cancellation that subtracting from one has at the first steps.
 fn bias_correction(b: &mut Builder, beta: f64, step: Value) -> Built {
+    if beta == 0.0 {
+        return b.constant(b.dtype(step), 1.0);
+    }
     let exponent = b.scale(step, beta.ln())?;
     let lost = b.scalar(ScalarFn::Expm1, &[exponent])?;
     b.neg(lost)
@@ -422,6 +494,44 @@ mod tests {
         let graph = update_graph(&AdamW::new(0.1).into(), &[("w".into(), TensorType::new(DType::BF16, (2, 2)))]).unwrap();
         assert_eq!(graph.ty(graph.input("optimizer.w.exp_avg").unwrap().value).dtype, DType::F32);
         assert_eq!(graph.ty(graph.output("new.w").unwrap().value).dtype, DType::BF16);
+    }
+
+    #[test]
+    fn optimizers_with_names_and_counts_keep_apart() {
+        let optimizer = AdamW::new(0.1).named("critic").step_per_parameter(true).into();
+        let graph = update_graph(&optimizer, &weight()).unwrap();
+        let inputs: Vec<&str> = graph.inputs.iter().map(|i| i.name.as_str()).collect();
+        let critic = "optimizer[critic].w";
+        assert_eq!(inputs[3..], [format!("step.{critic}"), format!("{critic}.exp_avg"), format!("{critic}.exp_avg_sq")]);
+        assert_eq!((moments_of(inputs[4]), moments_of(inputs[5]), counted_moments(inputs[3])), (Some(critic), None, Some(critic)));
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused() {
+        let nan = f64::NAN;
+        let faults: [(Optimizer, &str); 14] = [
+            (Sgd::new(nan).into(), "the learning rate is NaN"),
+            (Sgd::new(-0.1).into(), "the learning rate is -0.1"),
+            (AdamW::new(f64::INFINITY).into(), "the learning rate is inf"),
+            (Sgd::new(0.1).momentum(-0.5).into(), "momentum is -0.5"),
+            (Sgd::new(0.1).momentum(nan).into(), "momentum is NaN"),
+            (Sgd::new(0.1).weight_decay(-1.0).into(), "weight decay is -1"),
+            (Adam::new(0.1).weight_decay(nan).into(), "weight decay is NaN"),
+            (Adam::new(0.1).clip_norm(-1.0).into(), "the norm to clip to is -1"),
+            (Adam::new(0.1).clip_norm(nan).into(), "the norm to clip to is NaN"),
+            (Adam::new(0.1).betas(1.0, 0.9).into(), "the first beta is 1"),
+            (Adam::new(0.1).betas(0.9, 2.0).into(), "the second beta is 2"),
+            (Adam::new(0.1).betas(0.9, -0.1).into(), "the second beta is -0.1"),
+            (AdamW::new(0.1).eps(-1e-8).into(), "eps is -0.00000001"),
+            (AdamW::new(0.1).eps(nan).into(), "eps is NaN"),
+        ];
+        for (optimizer, part) in faults {
+            let error = update_graph(&optimizer, &weight()).unwrap_err().to_string();
+            assert!(error.starts_with("compile: optimizer: ") && error.contains(part), "{error}");
+        }
+        // The borders themselves are fine: without a memory, each step of Adam has the length of the rate.
+        near(descend(Adam::new(0.1).betas(0.0, 0.0).eps(0.0), &[0.5, -3.0]), 1.0);
+        near(descend(Sgd::new(0.1).clip_norm(0.0), &[2.0]), 1.0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::trace::Recorder;
 use crate::graph::{Builder, Value};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, Shape, TensorType};
+use crate::types::{DType, Dim, HostTensor, Shape, TensorType};
 use std::fmt;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Rem, Sub};
 use std::rc::Rc;
@@ -114,7 +114,28 @@ pub enum Operand {
     Tensor(Tensor),
     /// A number.
     Number(f64),
+    /// An integer, exactly.
+    Integer(i64),
 }
+
+impl Operand {
+    /// A number as a 0-d constant of that dtype, which must hold it: rounded where it is a float, as it is where not.
+    pub(super) fn constant(&self, b: &mut Builder, dtype: DType) -> Result<Value, String> {
+        match (self, dtype.int_range()) {
+            (Operand::Number(x), Some((low, high))) if x.fract() != 0.0 || *x < low as f64 || *x > high as f64 => Err(format!("{x} is no {dtype}")),
+            (Operand::Integer(n), Some((low, high))) if !(low..=high).contains(n) => Err(format!("{n} is no {dtype}")),
+            (Operand::Integer(n), Some(_)) if n.unsigned_abs() > EXACT => {
+                b.op(crate::ops::Constant::from_host(&HostTensor::from_i64(dtype, &[], &[*n])), &[])
+            }
+            (Operand::Integer(n), _) => b.constant(dtype, *n as f64),
+            (Operand::Number(x), _) => b.constant(dtype, *x),
+            (Operand::Tensor(x), _) => Err(format!("{x:?} is no number")),
+        }
+    }
+}
+
+/// Integers up to this are f64 numbers.
+const EXACT: u64 = 1 << 53;
 
 impl From<Tensor> for Operand {
     fn from(x: Tensor) -> Operand {
@@ -144,8 +165,7 @@ fn combine(f: ScalarFn, recorder: &Rc<Recorder>, operands: Vec<Operand>) -> Tens
         for operand in &operands {
             all.push(match operand {
                 Operand::Tensor(_) => *values.next().expect("one value for each tensor"),
-                Operand::Number(x) if !dtype.is_float() && x.fract() != 0.0 => return Err(format!("{x} is no {dtype}")),
-                Operand::Number(x) => b.constant(dtype, *x)?,
+                number => number.constant(b, dtype)?,
             });
         }
         b.scalar(f, &all)
@@ -153,13 +173,19 @@ fn combine(f: ScalarFn, recorder: &Rc<Recorder>, operands: Vec<Operand>) -> Tens
 }
 
 macro_rules! numbers {
-    ($($number:ty),+) => {
+    ($($number:ty as $wide:ty as $variant:ident),+) => {
         $(impl From<$number> for Operand {
-            fn from(x: $number) -> Operand { Operand::Number(x as f64) }
+            fn from(x: $number) -> Operand { Operand::$variant(x as $wide) }
         })+
     };
 }
-numbers!(f32, f64, i32, i64, u32, usize);
+numbers!(f32 as f64 as Number, f64 as f64 as Number, i32 as i64 as Integer, i64 as i64 as Integer, u32 as i64 as Integer);
+
+impl From<usize> for Operand {
+    fn from(x: usize) -> Operand {
+        i64::try_from(x).map_or(Operand::Number(x as f64), Operand::Integer)
+    }
+}
 
 macro_rules! operator {
     ($trait:ident $method:ident $function:ident: $($number:ty),*) => {
@@ -260,6 +286,19 @@ mod tests {
     fn dtypes_do_not_mix() {
         assert_eq!(check(|_, x, n| x * n), "mul: operand dtypes differ: f32[3, 4] x i32[4]");
         assert_eq!(check(|_, _, n| n * 0.5), "mul: 0.5 is no i32: i32[4]");
+    }
+
+    #[test]
+    fn numbers_fit_their_dtype() {
+        assert_eq!(check(|_, _, n| n.cast(DType::I8) + 1000), "add: 1000 is no i8: i8[4]");
+        assert_eq!(check(|_, _, n| n.cast(DType::U8) + -1), "add: -1 is no u8: u8[4]");
+        assert_eq!(check(|_, _, n| n + 3e9), "add: 3000000000 is no i32: i32[4]");
+        assert_eq!(check(|_, _, n| n + f64::NAN), "add: NaN is no i32: i32[4]");
+        assert_eq!(check(|t, _, _| t.full(DType::I8, 3, 128.0)), "full: 128 is no i8");
+        assert_eq!(check(|t, _, _| t.full(DType::I32, 3, 0.5)), "full: 0.5 is no i32");
+        assert_eq!(check(|_, _, n| n.cast(DType::I16).clamp(-1.0, 1e6)), "clamp: 1000000 is no i16: i16[4]");
+        assert_eq!(check(|_, _, n| n.cast(DType::I64) + i64::MAX), "i64[4]");
+        assert_eq!(check(|_, x, _| x + usize::MAX), "f32[3, 4]");
     }
 
     #[test]

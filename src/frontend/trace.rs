@@ -1,11 +1,11 @@
 //! Recording a closure as a graph.
 
-use super::tensor::Tensor;
+use super::tensor::{Operand, Tensor};
 use super::{Initializer, Traced};
 use crate::error::{Error, Result, TraceFault};
-use crate::graph::{Builder, Graph, InputRole, OutputRole, Value, ValueMap};
+use crate::graph::{Builder, Graph, InputRole, OutputRole, Value, ValueMap, size_conflicts};
 use crate::ops;
-use crate::types::{DType, HostTensor, IntoShape, Location, Provenance, Shape, TensorType};
+use crate::types::{DType, HostTensor, IntoShape, Location, Provenance, Shape, Symbol, TensorType};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -49,7 +49,30 @@ fn record<O: IntoOutputs>(name: &str, training: bool, f: impl FnOnce(&Trace) -> 
         return Err(Error::Trace(faults));
     }
     returned?;
-    Ok(Traced { graph: recorder.builder.take().finish(), initializers: recorder.initializers.take() })
+    let graph = recorder.builder.take().finish();
+    let faults = size_faults(&graph);
+    if !faults.is_empty() {
+        return Err(Error::Trace(faults));
+    }
+    Ok(Traced { graph, initializers: recorder.initializers.take(), training_only: recorder.training_only.take() })
+}
+
+/// Symbols without a value, or with several ranges: found when all of them are known.
+fn size_faults(graph: &Graph) -> Vec<TraceFault> {
+    let at = |id| graph.provenance(id).line().cloned();
+    let mut faults: Vec<TraceFault> = size_conflicts(graph).into_iter().map(|(id, message)| TraceFault { location: at(id), message }).collect();
+    let symbols = |ty: &TensorType, into: &mut Vec<Symbol>| ty.shape.0.iter().for_each(|d| d.collect_symbols(into));
+    let mut known = vec![];
+    graph.inputs.iter().for_each(|input| symbols(graph.ty(input.value), &mut known));
+    for id in graph.ids() {
+        let mut used = vec![];
+        graph.node(id).types.iter().for_each(|ty| symbols(ty, &mut used));
+        for symbol in used.into_iter().filter(|s| !known.contains(s)).collect::<Vec<_>>() {
+            faults.push(TraceFault { location: at(id), message: format!("symbol {} is in the size of no input", symbol.name) });
+            known.push(symbol);
+        }
+    }
+    faults
 }
 
 /// What a traced closure may return: a tensor, a tuple or a vector of tensors, or a vector of names with tensors.
@@ -108,8 +131,15 @@ impl Trace {
         Scope { recorder: self.recorder.clone(), previous }
     }
 
-    /// Whether the program is recorded for training.
+    /// Whether the program is recorded for training. A program that was, and asked, is not compiled for inference: see
+    /// [`Traced::inference`].
+    #[track_caller]
     pub fn training(&self) -> bool {
+        if self.recorder.training {
+            let message = "the program asks whether it is recorded for training, and was; record it with trace_eval for inference";
+            let fault = TraceFault { location: Some(Location::caller()), message: message.into() };
+            self.recorder.training_only.borrow_mut().push(fault);
+        }
         self.recorder.training
     }
 
@@ -137,7 +167,10 @@ impl Trace {
         self.border(name, InputRole::HostScalar, TensorType::new(dtype, ()))
     }
 
-    /// A random key of its own, `u32[2]`: each call, in order, is another stream of the step's `key`, which the state holds.
+    /// A random key of its own, `u32[2]`: each call, in order, is another stream of the run's `key`, which the state makes of its
+    /// seed. Every step of training has another key, a function of the seed and the step's number; so has every run for inference
+    /// or for given cotangents, by a count of such runs that the state keeps. Equal seeds give equal sequences of runs, on every
+    /// device.
     #[track_caller]
     pub fn key(&self) -> Tensor {
         let stream = self.recorder.streams.get();
@@ -163,7 +196,8 @@ impl Trace {
         })
     }
 
-    /// The value a buffer has after this step.
+    /// The value a buffer has after this run, be it a step of training or inference: what is to move in training only asks
+    /// [`Trace::training`].
     #[track_caller]
     pub fn update_buffer(&self, name: &str, value: &Tensor) {
         let full = self.name(name);
@@ -193,14 +227,20 @@ impl Trace {
     /// A tensor of the program's text. For small tables; large ones are buffers.
     #[track_caller]
     pub fn constant(&self, value: &HostTensor) -> Tensor {
-        self.recorder.apply("constant", &[], |b, _| b.op(ops::Constant::from_host(value), &[]))
+        self.recorder.apply("constant", &[], |b, _| match value.fault() {
+            Some(fault) => Err(fault.into()),
+            None => b.op(ops::Constant::from_host(value), &[]),
+        })
     }
 
     /// One number everywhere.
     #[track_caller]
     pub fn full(&self, dtype: DType, shape: impl IntoShape, x: f64) -> Tensor {
         let shape = shape.into_shape();
-        self.recorder.apply("full", &[], |b, _| b.full(dtype, x, shape))
+        self.recorder.apply("full", &[], |b, _| {
+            Operand::Number(x).constant(b, dtype)?;
+            b.full(dtype, x, shape)
+        })
     }
 
     /// `0, 1, ...` below `n`.
@@ -224,6 +264,9 @@ impl Trace {
     fn state(&self, name: &str, role: InputRole, ty: TensorType, initializer: Initializer) -> Tensor {
         if ty.shape.as_ints().is_none() {
             self.recorder.fault(format!("{} is {ty}; the sizes of state are constants", self.name(name)));
+        }
+        if let Some(fault) = initializer.fault(ty.dtype) {
+            self.recorder.fault(format!("the initializer of {}: {fault}", self.name(name)));
         }
         let tensor = self.border(name, role, ty);
         self.recorder.initializers.borrow_mut().push((self.name(name), initializer));
@@ -251,7 +294,8 @@ pub(super) struct Recorder {
     path: RefCell<String>,
     streams: Cell<u32>,
     finished: Cell<bool>,
-    training: bool,
+    pub(super) training: bool,
+    training_only: RefCell<Vec<TraceFault>>,
 }
 
 impl Recorder {
@@ -264,6 +308,7 @@ impl Recorder {
             streams: Cell::new(0),
             finished: Cell::new(false),
             training,
+            training_only: RefCell::default(),
         }
     }
 

@@ -1,30 +1,38 @@
 //! What tracing gives.
 
 use super::Initializer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, TraceFault};
 use crate::graph::{Builder, Graph, Input, InputRole, Value, ValueMap};
 use crate::ops::OpDef;
 use std::sync::Arc;
 
 /// A traced program: the graph, and how its parameters and buffers start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Traced {
     /// The forward graph.
     pub graph: Graph,
     /// Name and initializer of each parameter and buffer, in input order.
     pub initializers: Vec<(String, Initializer)>,
+    /// What keeps a program that was recorded for training from being an inference program: where it asked.
+    pub training_only: Vec<TraceFault>,
 }
 
 impl Traced {
     /// The same program with dropout off, as [`trace_eval`](super::trace_eval) would record it; keys that nothing reads are gone.
+    /// A program that asked [`Trace::training`](super::Trace::training) while it was recorded for training cannot be told to do
+    /// otherwise afterwards (a norm would use the batch's statistics, and move the running ones): that is an error, and the program
+    /// is to be recorded with `trace_eval`.
     pub fn inference(&self) -> Result<Traced> {
+        if !self.training_only.is_empty() {
+            return Err(Error::Trace(self.training_only.clone()));
+        }
         let failed = |message: String| Error::compile(format!("inference: {message}"));
         let graph = inference(&self.graph, &[]).map_err(failed)?;
         let used = graph.use_counts();
         let idle = |i: &&Input| i.role == InputRole::Key && used[i.value.node.0 as usize][0] == 0;
         let idle: Vec<&str> = graph.inputs.iter().filter(idle).map(|i| i.name.as_str()).collect();
         let graph = inference(&graph, &idle).map_err(failed)?;
-        Ok(Traced { graph, initializers: self.initializers.clone() })
+        Ok(Traced { graph, ..self.clone() })
     }
 
     /// The initializer of the parameter or buffer of that name; zeros when none was recorded.

@@ -58,6 +58,9 @@ impl Builder {
         if !self.names.insert(name.into()) {
             return Err(format!("there are two inputs named {name}"));
         }
+        if let Some(fault) = ty.fault() {
+            return Err(fault);
+        }
         let op = Op::from(InputOp { index: self.graph.inputs.len() as u32, ty: ty.clone() });
         let node = self.push(op, vec![], vec![ty]);
         let value = Value::first(node);
@@ -114,9 +117,14 @@ impl Builder {
 
     fn infer(&self, op: &Op, operands: &[Value]) -> Built<Vec<TensorType>> {
         let types: Vec<TensorType> = operands.iter().map(|&v| self.ty(v).clone()).collect();
-        op.infer(&types).map_err(|message| {
+        let inferred = op.infer(&types).and_then(|inferred| match inferred.iter().find_map(TensorType::fault) {
+            Some(fault) => Err(fault),
+            None => Ok(inferred),
+        });
+        inferred.map_err(|message| {
             let shown: Vec<String> = types.iter().map(|t| t.to_string()).collect();
-            format!("{}: {message}: {}", op.name(), shown.join(" x "))
+            let separator = if shown.is_empty() { "" } else { ": " };
+            format!("{}: {message}{separator}{}", op.name(), shown.join(" x "))
         })
     }
 

@@ -24,7 +24,7 @@ pub use concretize::{concretize, map_dims};
 pub use inline::{Inline, inline_subgraphs};
 pub use parse::parse;
 pub use text::print;
-pub use verify::verify;
+pub use verify::{size_conflicts, verify};
 
 use crate::ops::{Op, OpDef};
 use crate::types::{Provenance, TensorType};

@@ -107,23 +107,34 @@ fn check_outputs(graph: &Graph, faults: &mut Vec<String>) {
 
 /// Symbols have one range and a printable name; no size is negative.
 fn check_sizes(graph: &Graph, faults: &mut Vec<String>) {
+    faults.extend(size_conflicts(graph).into_iter().map(|(id, fault)| format!("{}: {fault}", describe(graph, id))));
+    for (id, ty) in graph.ids().flat_map(|id| graph.node(id).types.iter().map(move |ty| (id, ty))) {
+        if has_negative_size(ty) {
+            faults.push(format!("{} has a negative size: {ty}", describe(graph, id)));
+        }
+    }
+}
+
+/// Symbols that stand for no size, or for several, and the first node that shows it.
+pub fn size_conflicts(graph: &Graph) -> Vec<(NodeId, String)> {
+    let mut faults = vec![];
     let mut ranges: BTreeMap<std::sync::Arc<str>, (i64, i64)> = BTreeMap::new();
     for (id, ty) in graph.ids().flat_map(|id| graph.node(id).types.iter().map(move |ty| (id, ty))) {
         let mut symbols = vec![];
         ty.shape.0.iter().for_each(|d| d.collect_symbols(&mut symbols));
         for s in symbols {
-            if !is_symbol_name(&s.name) || s.min > s.max {
-                faults.push(format!("{}: symbol `{}` {}..{} has no proper name or range", describe(graph, id), s.name, s.min, s.max));
+            let known = ranges.insert(s.name.clone(), (s.min, s.max));
+            if known == Some((s.min, s.max)) {
+                continue;
             }
-            let range = *ranges.entry(s.name.clone()).or_insert((s.min, s.max));
-            if range != (s.min, s.max) {
-                faults.push(format!("symbol {} has two ranges: {}..{} and {}..{}", s.name, range.0, range.1, s.min, s.max));
+            if !is_symbol_name(&s.name) || s.min > s.max || s.max < 0 {
+                faults.push((id, format!("symbol `{}` {}..{} has no proper name or range", s.name, s.min, s.max)));
+            } else if let Some(range) = known {
+                faults.push((id, format!("symbol {} has two ranges: {}..{} and {}..{}", s.name, range.0, range.1, s.min, s.max)));
             }
-        }
-        if has_negative_size(ty) {
-            faults.push(format!("{} has a negative size: {ty}", describe(graph, id)));
         }
     }
+    faults
 }
 
 /// Dimensions and elements of a type beyond which a text is refused: no device holds them, and arithmetic on less stays within 64 bits.

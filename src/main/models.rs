@@ -25,7 +25,7 @@ pub fn load(name: &str) -> Result<Model> {
         Some("ir") => {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
             let graph = graph_of(&text).with_context(|| name.to_string())?;
-            Ok(plain(Traced { graph, initializers: vec![] }))
+            Ok(plain(Traced { graph, ..Traced::default() }))
         }
         #[cfg(feature = "torch")]
         Some("pt2") => {

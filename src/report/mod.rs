@@ -152,6 +152,9 @@ impl fmt::Display for Explain {
             "compile:  {}",
             self.compile_ms.iter().map(|(s, ms)| format!("{s} {:.1} ms", ms.as_f64().unwrap_or(0.0))).collect::<Vec<_>>().join(", ")
         )?;
+        if !self.untrained.is_empty() {
+            writeln!(f, "not trained: {}", self.untrained.join(", "))?;
+        }
         let partition = &self.partition;
         if !partition.saved.is_empty() || !partition.recomputed.is_empty() {
             writeln!(f, "\nsaved between forward and backward: {}", bytes(partition.saved_activation_bytes))?;

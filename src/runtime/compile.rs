@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::frontend::Traced;
 use crate::types::TensorType;
 
-/// Compiles the forward for inference, with dropout off ([`Traced::inference`]). `config.mode` is set here.
+/// Compiles the forward for inference, with dropout off. A program that was recorded for training and asked for that is an
+/// error ([`Traced::inference`]). `config.mode` is set here.
 pub fn compile(traced: &Traced, device: &Device, config: &Config) -> Result<Step> {
     with_mode(&traced.inference()?, device, config, Mode::Inference)
 }

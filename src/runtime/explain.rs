@@ -114,6 +114,8 @@ pub struct Explain {
     pub commands: Vec<CommandReport>,
     /// Decisions with reasons.
     pub decisions: Vec<Decision>,
+    /// Parameters that no gradient of the loss reaches.
+    pub untrained: Vec<String>,
 }
 
 impl Explain {
@@ -152,6 +154,7 @@ impl Explain {
                 })
                 .collect(),
             decisions: program.decisions.clone(),
+            untrained: report.untrained.clone(),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! A hand-written training program with its WGSL, for tests of everything above code generation.
 
 use crate::codegen::{Binding, KernelCode, Plan, Variant};
-use crate::config::{Config, Mode, Optimizer, OptimizerKind, Target};
+use crate::config::{Config, Mode, Target};
+use crate::frontend::optim::Sgd;
 use crate::frontend::{Initializer, Traced};
-use crate::graph::{Graph, InputRole, OutputRole};
+use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Phase, Stmt, Tag, Val, Write};
 use crate::scalar::ScalarFn;
 use crate::schedule::{Dispatch, PlacedBuffer, Program, ProgramInput, ProgramOutput, Slot, SlotId, SlotKind, Storage};
@@ -82,13 +83,12 @@ pub fn symbolic_plan(target: Target) -> Plan {
 
 /// The trace behind [`training_plan`].
 pub fn traced() -> Traced {
-    Traced { graph: Graph::default(), initializers: vec![("w".into(), Initializer::Ones)] }
+    Traced { initializers: vec![("w".into(), Initializer::Ones)], ..Traced::default() }
 }
 
 /// The configuration behind [`training_plan`].
 pub fn config() -> Config {
-    let sgd = Optimizer { kind: OptimizerKind::Sgd { momentum: 0.0 }, lr: 0.5, weight_decay: 0.0, decay_vectors: false, clip_norm: None };
-    Config { mode: Mode::Train(sgd), ..Config::default() }
+    Config { mode: Mode::Train(Sgd::new(0.5).into()), ..Config::default() }
 }
 
 const LOSS_WGSL: &str = "

@@ -8,6 +8,7 @@
 //! * Must not know: graphs beyond their signature, how kernels are made.
 //! * Add here: a capability is detected in `gpu/adapters.rs`; a check of inputs in `signature.rs`.
 
+mod checkpoint;
 mod compile;
 mod counters;
 mod device;
@@ -17,11 +18,13 @@ mod explain;
 mod fixtures;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod ledger;
 mod memory;
 mod oracle;
 #[cfg(feature = "gpu")]
 mod profile;
 mod reproducer;
+mod result;
 mod signature;
 #[cfg(feature = "gpu")]
 mod speeds;
@@ -33,6 +36,7 @@ mod tensor_file;
 mod uploads;
 mod verify;
 
+pub use checkpoint::checkpoint_notes;
 pub use compile::{compile, compile_train, compile_vjp};
 pub use counters::{Counters, counters};
 pub use device::Device;
@@ -40,7 +44,8 @@ pub use explain::{BufferReport, CommandReport, Crossing, Explain, MemoryReport, 
 #[cfg(feature = "gpu")]
 pub use profile::{Profile, ProfiledCommand, copy_gbps};
 pub use reproducer::{Replay, replay};
+pub use result::StepResult;
 pub use signature::Inputs;
 pub use state::State;
-pub use step::{Step, StepResult};
+pub use step::Step;
 pub use tensor_file::{NamedTensors, TensorFile, load_tensors, save_tensors};

@@ -168,6 +168,9 @@ impl Signature {
     }
 
     fn check_one(&self, argument: &Argument, tensor: &HostTensor) -> Result<(), String> {
+        if let Some(fault) = tensor.fault() {
+            return Err(format!("{}: {fault}", argument.name));
+        }
         let shown = || format!("{}: expected {}, got {}", argument.name, argument.ty, describe_type(tensor.dtype(), tensor.shape()));
         let fits = argument.ty.shape.rank() == tensor.shape().len()
             && argument.ty.shape.0.iter().zip(tensor.shape()).all(|(d, &n)| d.as_int().is_none_or(|d| d == n as i64));

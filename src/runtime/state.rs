@@ -4,10 +4,13 @@
 //! version; an engine that holds the version it needs is not written again. An engine that takes another state as its
 //! tenant first leaves the old tenant's tensors in that state's mailbox.
 
+use super::checkpoint::{Facts, check_sum};
+use super::ledger::Ledger;
 use super::signature::describe_type;
 use super::step::Shared;
 use super::tensor_file::{TensorFile, save_tensors};
 use crate::error::{Error, Result};
+use crate::frontend::optim::is_optimizer_state;
 use crate::graph::InputRole;
 use crate::types::{DType, HostTensor};
 use std::collections::{BTreeMap, HashMap};
@@ -51,15 +54,12 @@ pub(super) struct Entry {
 pub struct State {
     pub(super) id: u64,
     pub(super) seed: u64,
-    pub(super) counter: Arc<AtomicU64>,
+    pub(super) ledger: Arc<Ledger>,
     pub(super) entries: Mutex<BTreeMap<String, Entry>>,
     pub(super) mailbox: Mailbox,
+    notes: BTreeMap<String, String>,
     next_version: u64,
 }
-
-/// Keys of the metadata of a checkpoint.
-const STEP_KEY: &str = "inductor.step";
-const SEED_KEY: &str = "inductor.seed";
 
 impl State {
     pub(super) fn new(seed: u64, tensors: Vec<(Spec, HostTensor)>) -> State {
@@ -67,9 +67,10 @@ impl State {
         let mut state = State {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             seed,
-            counter: Arc::default(),
+            ledger: Arc::default(),
             entries: Mutex::default(),
             mailbox: Mailbox::default(),
+            notes: BTreeMap::new(),
             next_version: 1,
         };
         for (spec, tensor) in tensors {
@@ -78,9 +79,17 @@ impl State {
         state
     }
 
-    /// Steps taken.
+    /// Steps taken. Waits for queued ones, which may be refused.
     pub fn step(&self) -> u64 {
-        self.counter.load(Ordering::SeqCst)
+        self.ledger.settle();
+        self.ledger.counts().steps
+    }
+
+    /// Notes a fact about the run in the checkpoints of this state, such as an option that decides how it goes on.
+    /// [`load_checkpoint`](State::load_checkpoint) refuses a checkpoint whose notes differ; a state without any takes over those of
+    /// the checkpoint.
+    pub fn note(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.notes.insert(name.into(), value.to_string());
     }
 
     /// The seed of random keys.
@@ -110,6 +119,9 @@ impl State {
 
     /// Replaces a tensor by one of the same type.
     pub fn set(&mut self, name: &str, tensor: HostTensor) -> Result<()> {
+        if let Some(fault) = tensor.fault() {
+            return Err(Error::Input(format!("{name}: {fault}")));
+        }
         let version = self.fresh_version();
         let mut entries = lock(&self.entries);
         let entry = entries.get_mut(name).ok_or_else(|| Error::Input(format!("the state has no tensor {name}")))?;
@@ -131,13 +143,15 @@ impl State {
         self.read(path.as_ref(), &|role| *role != InputRole::Optimizer, false)
     }
 
-    /// Writes everything that a run needs to go on exactly: also optimizer state, seed and step counter.
+    /// Writes everything that a run needs to go on exactly: also optimizer state, seed, counters and notes, with a checksum.
     pub fn save_checkpoint(&self, path: impl AsRef<Path>) -> Result<()> {
-        let metadata = HashMap::from([(STEP_KEY.to_string(), self.step().to_string()), (SEED_KEY.to_string(), self.seed.to_string())]);
-        self.write(path.as_ref(), &|_| true, Some(metadata))
+        self.ledger.settle();
+        let facts = Facts { counts: self.ledger.counts().clone(), seed: self.seed, notes: self.notes.clone() };
+        self.write(path.as_ref(), &|_| true, Some(facts))
     }
 
-    /// Reads a checkpoint; as [`load`](State::load), with optimizer state, seed and step counter.
+    /// Reads a checkpoint; as [`load`](State::load), with optimizer state, seed and counters. Also an error, and nothing changes,
+    /// when its checksum is wrong or its notes differ from those of this state.
     pub fn load_checkpoint(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.read(path.as_ref(), &|_| true, true)
     }
@@ -206,13 +220,14 @@ impl State {
         Ok(())
     }
 
-    fn write(&self, path: &Path, wanted: &dyn Fn(&InputRole) -> bool, metadata: Option<HashMap<String, String>>) -> Result<()> {
+    fn write(&self, path: &Path, wanted: &dyn Fn(&InputRole) -> bool, facts: Option<Facts>) -> Result<()> {
         self.download(&|_| true)?;
         let mut tensors = vec![];
         for (name, entry) in lock(&self.entries).iter().filter(|(_, e)| wanted(&e.role)) {
             let host = entry.host.clone().ok_or_else(|| Error::Device(format!("{name} was not read")))?;
             tensors.push((name.clone(), host));
         }
+        let metadata = facts.map(|facts| facts.metadata(&tensors));
         save_tensors(path, &tensors, metadata)
     }
 
@@ -225,33 +240,35 @@ impl State {
             for (name, dtype, shape) in file.tensors() {
                 match known(name) {
                     Some(entry) => faults.extend(mismatch(name, entry, dtype, shape)),
+                    // Of a program that has not run with this state yet.
+                    None if checkpoint && is_optimizer_state(name) => {}
                     None => faults.push(format!("unknown tensor {name}")),
                 }
             }
             let missing = entries.iter().filter(|(n, e)| wanted(&e.role) && !file.holds(n));
             faults.extend(missing.map(|(n, _)| format!("{n} is missing")));
         }
-        let number = |key: &str| file.metadata().get(key).and_then(|v| v.parse::<u64>().ok());
-        let resumed = match (checkpoint, number(STEP_KEY), number(SEED_KEY)) {
-            (false, ..) => None,
-            (true, Some(step), Some(seed)) => Some((step, seed)),
-            (true, ..) => {
-                faults.push("it is no checkpoint: step counter and seed are missing".into());
-                None
-            }
-        };
+        let facts = if checkpoint { Some(Facts::read(file.metadata(), file.tensors().map(|(name, ..)| name))) } else { None };
+        match &facts {
+            Some(Ok(facts)) => faults.extend(facts.differences(&self.notes)),
+            Some(Err(fault)) => faults.push(fault.clone()),
+            None => {}
+        }
         if !faults.is_empty() {
             return Err(Error::file(path, faults.join("; ")));
         }
-        for (name, tensor) in file.read_all()? {
-            let version = self.fresh_version();
-            if let Some(entry) = lock(&self.entries).get_mut(&name) {
-                entry.replace(tensor, version);
-            }
+        let tensors = file.read_all()?;
+        if checkpoint {
+            check_sum(file.metadata(), &tensors).map_err(|fault| Error::file(path, fault))?;
         }
-        if let Some((step, seed)) = resumed {
-            self.counter = Arc::new(AtomicU64::new(step));
-            self.seed = seed;
+        for (name, tensor) in tensors {
+            let version = self.fresh_version();
+            let (role, dtype, shape) = (InputRole::Optimizer, tensor.dtype(), tensor.shape().to_vec());
+            let new = || Entry { role, dtype, shape, version, host: None, owner: None };
+            lock(&self.entries).entry(name).or_insert_with(new).replace(tensor, version);
+        }
+        if let Some(Ok(Facts { counts, seed, notes })) = facts {
+            (self.ledger, self.seed, self.notes) = (Ledger::new(counts), seed, notes);
         }
         Ok(())
     }
@@ -310,11 +327,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.safetensors");
         let a = state();
-        a.counter.store(41, Ordering::SeqCst);
+        a.ledger.counts().steps = 41;
         a.save_checkpoint(&path).unwrap();
         let mut b = State::new(1, vec![(spec("w", InputRole::Parameter, &[2]), HostTensor::zeros(DType::F32, &[2]))]);
         let error = b.load_checkpoint(&path).unwrap_err().to_string();
-        assert!(error.contains("unknown tensor optimizer.w.m; unknown tensor running"), "{error}");
+        assert!(error.ends_with(": unknown tensor running"), "{error}");
         let mut b = state();
         b.set("optimizer.w.m", HostTensor::zeros(DType::F32, &[2])).unwrap();
         b.load_checkpoint(&path).unwrap();

@@ -3,21 +3,23 @@
 use super::device::Device;
 use super::engine::{Engine, Started};
 use super::explain::Explain;
+use super::ledger::{Counts, Outcome};
 use super::memory;
 use super::oracle::Sources;
+use super::result::StepResult;
 use super::signature::{Inputs, Signature};
 use super::state::{Mailbox, Spec, State, lock};
 use crate::codegen::Plan;
 use crate::compile::Report;
 use crate::config::{Config, Mode, Verify};
 use crate::error::{Error, Result};
+use crate::frontend::optim::{counted_moments, moments_of};
 use crate::frontend::{Initializer, Traced};
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::BufferId;
 use crate::schedule::Program;
 use crate::types::{Bindings, DType, HostTensor};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -38,7 +40,11 @@ pub(super) struct Shared {
     specs: Vec<Spec>,
     report: Report,
     pub sources: Sources,
-    core: Mutex<Core>,
+    /// The moments whose updates bias correction counts.
+    pub moments: Vec<String>,
+    /// Whether a run draws keys of its own: steps of training have those of their number.
+    pub draws: bool,
+    pub core: Mutex<Core>,
 }
 
 /// A tensor of the step's state.
@@ -57,7 +63,7 @@ pub(super) struct Core {
     /// Version of each state tensor on the engine.
     resident: HashMap<String, u64>,
     scalars: BTreeMap<String, f64>,
-    runs: u64,
+    pub runs: u64,
     /// The interpreter that kernels are compared with, made when first needed.
     #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     pub verifier: Option<crate::interp::Interpreter>,
@@ -83,7 +89,9 @@ impl Step {
         let signature = Signature::new(&plan, config);
         let (config, device) = (config.clone(), device.clone());
         let specs = states.iter().filter(|s| s.buffer.is_some()).map(|s| s.spec.clone()).collect();
-        let shared = Shared { plan, config, device, signature, states, specs, report, sources, core: Mutex::new(core) };
+        let moments = states.iter().filter(|s| s.written).filter_map(|s| moments_of(&s.spec.name)).map(String::from).collect();
+        let draws = !matches!(config.mode, Mode::Train(_)) && plan.program.inputs.iter().any(|i| i.role == InputRole::Key);
+        let shared = Shared { plan, config, device, signature, states, specs, report, sources, moments, draws, core: Mutex::new(core) };
         Ok(Step { shared: Arc::new(shared) })
     }
 
@@ -99,16 +107,34 @@ impl Step {
 
     /// Sets a host scalar, such as `lr`, for the steps that follow. Nothing is recompiled.
     pub fn set_scalar(&self, name: &str, value: f64) -> Result<()> {
-        let scalars = self.shared.plan.program.inputs.iter().filter(|i| i.role == InputRole::HostScalar && i.name != "step");
+        let is_counted = |name: &str| name == "step" || counted_moments(name).is_some();
+        let scalars = self.shared.plan.program.inputs.iter().filter(|i| i.role == InputRole::HostScalar && !is_counted(&i.name));
         let known: Vec<&str> = scalars.map(|i| i.name.as_str()).collect();
         if !known.contains(&name) {
             return Err(Error::Input(format!("there is no host scalar {name}; there are [{}]", known.join(", "))));
         }
-        if self.shared.counts() && !self.shared.config.allow_non_finite && !value.is_finite() {
-            return Err(Error::Input(format!("{name}: {value} is not finite (Config::allow_non_finite)")));
-        }
+        self.check_scalar(name, value)?;
         lock(&self.shared.core).scalars.insert(name.into(), value);
         Ok(())
+    }
+
+    fn check_scalar(&self, name: &str, value: f64) -> Result<()> {
+        let program = &self.shared.plan.program;
+        let dtypes = program.inputs.iter().filter(|i| i.name == name).map(|i| program.buffers[i.buffer.0 as usize].ty.dtype);
+        let refuse_infinite = self.shared.counts() && !self.shared.config.allow_non_finite;
+        for dtype in dtypes {
+            match dtype.int_range() {
+                Some((low, high)) if value.fract() != 0.0 || value < low as f64 || value > high as f64 => {
+                    return Err(Error::Input(format!("{name}: {value} is no {dtype}")));
+                }
+                None if refuse_infinite && !dtype.round(value).is_finite() => {
+                    return Err(Error::Input(format!("{name}: {value} is not finite as {dtype} (Config::allow_non_finite)")));
+                }
+                _ => {}
+            }
+        }
+        let is_rate = name == "lr" && self.shared.counts();
+        if is_rate && value < 0.0 { Err(Error::Input(format!("{name}: {value} is negative"))) } else { Ok(()) }
     }
 
     /// Runs one step. Everything is checked before anything changes. On a GPU the step is queued, and what it computes is
@@ -117,6 +143,7 @@ impl Step {
         let shared = &self.shared;
         let span = tracing::debug_span!("step", program = %shared.plan.program.name);
         let _entered = span.enter();
+        state.ledger.look()?;
         let checked = shared.signature.check(inputs.into())?;
         let mut feeds = checked.feeds;
         feeds.extend(shared.host_inputs(state)?);
@@ -139,19 +166,14 @@ impl Step {
             Verify::Off => core.engine.run()?,
             level => shared.run_verified(&mut core, state, &checked.bindings, &feeds, level)?,
         };
-        let before = state.step();
-        let mut result = StepResult { shared: shared.clone(), run, outcome: Mutex::new(Outcome::Refused(0)), before, counter: state.counter.clone() };
-        match started {
-            Started::Done { status: 0, loss } => result.outcome = Mutex::new(Outcome::Done(loss)),
-            Started::Done { status, .. } => return Err(shared.refusal(status)),
+        let outcome = match started {
+            Started::Done { status: 0, loss } => Outcome::Done(loss),
+            Started::Done { status, .. } => return Err(Error::Step(shared.why_refused(status))),
             #[cfg(feature = "gpu")]
-            Started::Pending(pending) => result.outcome = Mutex::new(Outcome::Pending(pending)),
-        }
+            Started::Pending(pending) => Outcome::Pending(pending),
+        };
         core.record_writes(shared, state);
-        if shared.counts() {
-            state.counter.store(before + 1, Ordering::SeqCst);
-        }
-        Ok(result)
+        Ok(StepResult::new(state.ledger.enter(shared, outcome), state.ledger.clone(), run))
     }
 
     /// Fills what lives only within a step with NaN, so that a kernel that reads what nobody wrote is seen. For tests.
@@ -209,128 +231,33 @@ impl Step {
     }
 }
 
-/// What one step computed. Loss and status arrive when asked for; other outputs stay on the device until they are read,
-/// which must happen before the step runs again.
-pub struct StepResult {
-    shared: Arc<Shared>,
-    run: u64,
-    outcome: Mutex<Outcome>,
-    before: u64,
-    counter: Arc<AtomicU64>,
-}
-
-enum Outcome {
-    Done(Option<HostTensor>),
-    Refused(u32),
-    #[cfg(feature = "gpu")]
-    Pending(Box<super::gpu::Pending>),
-}
-
-impl StepResult {
-    /// Waits for the step; an error when its status word refused it (the state is then as it was).
-    pub fn wait(&self) -> Result<()> {
-        self.settle().map(|_| ())
-    }
-
-    /// The loss.
-    pub fn loss(&self) -> Result<f32> {
-        let loss = self.settle()?;
-        let loss = loss.ok_or_else(|| Error::Input("the program has no loss".into()))?;
-        loss.to_f32().first().copied().ok_or_else(|| Error::Input("the loss has no element".into()))
-    }
-
-    /// An output by name.
-    pub fn output(&self, name: &str) -> Result<HostTensor> {
-        let outputs = &self.shared.plan.program.outputs;
-        let found = outputs.iter().find(|o| o.name == name).ok_or_else(|| {
-            let names: Vec<&str> = outputs.iter().map(|o| o.name.as_str()).collect();
-            Error::Input(format!("there is no output {name}; there are [{}]", names.join(", ")))
-        })?;
-        Ok(self.read(&[found.buffer])?.remove(0))
-    }
-
-    /// The user's outputs and the loss, in order, by name.
-    pub fn outputs(&self) -> Result<Vec<(String, HostTensor)>> {
-        self.read_where(|role| match role {
-            OutputRole::User | OutputRole::Loss => Some(None),
-            _ => None,
-        })
-    }
-
-    /// Gradients, by the name of the input.
-    pub fn gradients(&self) -> Result<Vec<(String, HostTensor)>> {
-        self.read_where(|role| match role {
-            OutputRole::Gradient(of) => Some(Some(of.clone())),
-            _ => None,
-        })
-    }
-
-    fn read_where(&self, name: impl Fn(&OutputRole) -> Option<Option<String>>) -> Result<Vec<(String, HostTensor)>> {
-        let chosen = self.shared.plan.program.outputs.iter().filter_map(|o| Some((name(&o.role)?.unwrap_or_else(|| o.name.clone()), o.buffer)));
-        let (names, buffers): (Vec<String>, Vec<BufferId>) = chosen.unzip();
-        Ok(names.into_iter().zip(self.read(&buffers)?).collect())
-    }
-
-    fn read(&self, buffers: &[BufferId]) -> Result<Vec<HostTensor>> {
-        self.settle()?;
-        let core = lock(&self.shared.core);
-        if core.runs != self.run {
-            return Err(Error::Input(format!(
-                "the outputs of run {} were overwritten by run {}; read them before the step runs again",
-                self.run, core.runs
-            )));
-        }
-        core.engine.read_all(buffers)
-    }
-
-    /// Waits; gives the loss, or the refusal, which takes the step counter back unless later steps are queued.
-    fn settle(&self) -> Result<Option<HostTensor>> {
-        #[cfg_attr(not(feature = "gpu"), allow(unused_mut))]
-        let mut outcome = lock(&self.outcome);
-        #[cfg(feature = "gpu")]
-        if let Outcome::Pending(pending) = &mut *outcome {
-            let arrived = pending.wait()?;
-            *outcome = match arrived.status {
-                0 => Outcome::Done(self.shared.decode_loss(&arrived.loss)?),
-                status => Outcome::Refused(status),
-            };
-        }
-        match &*outcome {
-            Outcome::Done(loss) => Ok(loss.clone()),
-            Outcome::Refused(status) => {
-                if self.shared.counts() {
-                    let _ = self.counter.compare_exchange(self.before + 1, self.before, Ordering::SeqCst, Ordering::SeqCst);
-                }
-                Err(self.shared.refusal(*status))
-            }
-            #[cfg(feature = "gpu")]
-            Outcome::Pending(_) => Err(Error::Device("the step is still pending".into())),
-        }
-    }
-}
-
 impl Shared {
     /// The message behind a status word.
-    pub fn refusal(&self, status: u32) -> Error {
+    pub fn why_refused(&self, status: u32) -> String {
         let known = (status as usize).checked_sub(1).and_then(|k| self.plan.program.checks.get(k));
-        Error::Step(known.cloned().unwrap_or_else(|| format!("status {status}")))
+        known.cloned().unwrap_or_else(|| format!("status {status}"))
     }
 
     /// Whether a run is a step of the state: only training counts.
-    fn counts(&self) -> bool {
+    pub fn counts(&self) -> bool {
         matches!(self.config.mode, Mode::Train(_))
     }
 
     /// Keys and host scalars of the next step.
     fn host_inputs(&self, state: &State) -> Result<Vec<(BufferId, HostTensor)>> {
-        let scalars = lock(&self.core).scalars.clone();
+        let (scalars, counts) = (lock(&self.core).scalars.clone(), state.ledger.counts());
         let mut out = vec![];
         for input in &self.plan.program.inputs {
             let ty = &self.plan.program.buffers[input.buffer.0 as usize].ty;
             match input.role {
-                InputRole::Key => out.push((input.buffer, key(state.seed(), state.step(), &input.name))),
+                InputRole::Key if self.draws => out.push((input.buffer, key(state.seed(), counts.draws, &format!("draw {}", input.name)))),
+                InputRole::Key => out.push((input.buffer, key(state.seed(), counts.steps, &input.name))),
                 InputRole::HostScalar => {
-                    let given = if input.name == "step" { Some((state.step() + 1) as f64) } else { scalars.get(&input.name).copied() };
+                    let given = match (input.name.as_str(), counted_moments(&input.name)) {
+                        ("step", _) => Some(self.next_update(&counts)? as f64),
+                        (_, Some(moments)) => Some((counts.updates_of(moments) + 1) as f64),
+                        _ => scalars.get(&input.name).copied(),
+                    };
                     let value = given.ok_or_else(|| Error::Input(format!("host scalar {} is not set; use Step::set_scalar", input.name)))?;
                     out.push((input.buffer, HostTensor::from_f64(ty.dtype, &[], &[value])));
                 }
@@ -338,6 +265,20 @@ impl Shared {
             }
         }
         Ok(out)
+    }
+
+    /// The number of the next update, which is one for all parameters of this program.
+    fn next_update(&self, counts: &Counts) -> Result<u64> {
+        let Some(first) = self.moments.first() else { return Ok(counts.steps + 1) };
+        let updates = counts.updates_of(first);
+        match self.moments.iter().find(|name| counts.updates_of(name) != updates) {
+            None => Ok(updates + 1),
+            Some(other) => Err(Error::Input(format!(
+                "{first} was updated {updates} times, {other} {} times: where programs of one optimizer train different parameters, \
+                 bias correction counts for each (step_per_parameter), or the optimizers have names of their own (named)",
+                counts.updates_of(other)
+            ))),
+        }
     }
 
     /// Names of tensors that this engine lacks in the state's version.
@@ -372,7 +313,7 @@ impl Shared {
     }
 
     #[cfg(feature = "gpu")]
-    fn decode_loss(&self, bytes: &[u8]) -> Result<Option<HostTensor>> {
+    pub fn decode_loss(&self, bytes: &[u8]) -> Result<Option<HostTensor>> {
         let program = &self.plan.program;
         let Some(loss) = program.outputs.iter().find(|o| o.role == OutputRole::Loss) else { return Ok(None) };
         let placed = &program.buffers[loss.buffer.0 as usize];
@@ -436,7 +377,7 @@ impl Core {
     }
 }
 
-/// The key of one step: a function of seed, step and input name, so that a resumed run continues exactly.
+/// The key of one run: a function of seed, number and input name, so that a resumed run continues exactly.
 fn key(seed: u64, step: u64, name: &str) -> HostTensor {
     let mut hash = blake3::Hasher::new();
     hash.update(&seed.to_le_bytes()).update(&step.to_le_bytes()).update(name.as_bytes());
@@ -601,7 +542,7 @@ mod tests {
     fn sizes_change_between_runs() {
         for device in devices() {
             let plan = fixtures::symbolic_plan(device.target());
-            let traced = Traced { graph: crate::graph::Graph::default(), initializers: vec![] };
+            let traced = Traced::default();
             let step = Step::new(plan, Report::default(), &traced, &device, &Config::default()).unwrap();
             let mut state = step.init(0).unwrap();
             // The last size needs more than 65,535 workgroups.

@@ -156,6 +156,9 @@ fn entry(name: String, info: &TensorInfo, start: u64) -> Result<Entry, String> {
 pub fn save_tensors(path: &Path, tensors: &[(String, HostTensor)], metadata: Option<HashMap<String, String>>) -> Result<()> {
     let mut views = vec![];
     for (name, tensor) in tensors {
+        if let Some(fault) = tensor.fault() {
+            return Err(Error::Input(format!("{name}: {fault}")));
+        }
         let dtype = DTYPES.iter().find(|(ours, _)| *ours == tensor.dtype()).map(|(_, theirs)| *theirs).unwrap_or(Dtype::U8);
         let view = TensorView::new(dtype, tensor.shape().to_vec(), tensor.bytes()).map_err(|e| Error::file(path, e))?;
         views.push((name.as_str(), view));

@@ -40,8 +40,7 @@ impl Trainer {
         mut observe: impl FnMut(u64, f32) -> Result<()>,
     ) -> Result<()> {
         let mut queued: Option<(u64, StepResult)> = None;
-        while state.step() < until {
-            let number = state.step() + 1;
+        for number in state.step() + 1..=until {
             if let Some(schedule) = &self.schedule {
                 self.step.set_scalar("lr", schedule.lr(number))?;
             }

@@ -140,6 +140,17 @@ impl TensorType {
     pub fn numel(&self) -> Dim {
         self.shape.numel()
     }
+
+    /// Why no tensor is of this type: a size is negative for all values of its symbols, or its bytes cannot be counted.
+    pub fn fault(&self) -> Option<String> {
+        if let Some(size) = self.shape.0.iter().find(|d| d.range().1 < 0) {
+            return Some(format!("size {size} of {self} is negative"));
+        }
+        let constants = || self.shape.0.iter().filter_map(Dim::as_int);
+        let bytes = constants().try_fold(self.dtype.size() as i64, |n, d| n.checked_mul(d));
+        let is_too_large = bytes.is_none() && !constants().any(|d| d == 0);
+        is_too_large.then(|| format!("{self} has more elements than can be counted"))
+    }
 }
 
 impl fmt::Display for TensorType {

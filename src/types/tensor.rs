@@ -2,40 +2,74 @@
 
 use super::{DType, Shape, TensorType};
 use serde::{Deserialize, Serialize};
+use std::panic::Location;
 use std::sync::Arc;
 
 /// A message of a lower room, wrapped into `inductor::Error` by the stage that knows the node and the line.
 pub type StringError = String;
 
 /// A dense row-major tensor in host memory; cloning shares the bytes.
+///
+/// A length that does not fit the shape gives a poisoned tensor, which is empty: whatever takes tensors from a user reports it,
+/// with the line that made it. [`HostTensor::from_bytes`] and [`HostTensor::fault`] tell at once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HostTensor {
     dtype: DType,
     shape: Vec<usize>,
     data: Arc<Vec<u8>>,
+    #[serde(skip)]
+    fault: Option<Arc<str>>,
 }
 
 impl HostTensor {
     /// From little-endian bytes; the length must fit the shape.
     pub fn from_bytes(dtype: DType, shape: Vec<usize>, data: Vec<u8>) -> Result<HostTensor, StringError> {
-        let numel = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or("size overflows")?;
-        if numel.checked_mul(dtype.size()) != Some(data.len()) {
-            return Err(format!("{dtype}{shape:?} needs {} bytes, got {}", numel.saturating_mul(dtype.size()), data.len()));
+        let numel = count(dtype, &shape).ok_or("size overflows")?;
+        if numel * dtype.size() != data.len() {
+            return Err(format!("{dtype}{shape:?} needs {} bytes, got {}", numel * dtype.size(), data.len()));
         }
-        Ok(HostTensor { dtype, shape, data: Arc::new(data) })
+        Ok(HostTensor { dtype, shape, data: Arc::new(data), fault: None })
     }
 
-    /// An f32 tensor. Panics when the length does not fit the shape (a programming error of the caller).
+    /// As [`HostTensor::from_bytes`], poisoned at the caller's line where the length does not fit.
+    #[track_caller]
+    fn poisoning(dtype: DType, shape: &[usize], data: Vec<u8>) -> HostTensor {
+        let given = data.len() / dtype.size();
+        match HostTensor::from_bytes(dtype, shape.to_vec(), data) {
+            Ok(tensor) => tensor,
+            Err(_) => HostTensor::poisoned(dtype, shape, Some(given)),
+        }
+    }
+
+    #[track_caller]
+    fn poisoned(dtype: DType, shape: &[usize], given: Option<usize>) -> HostTensor {
+        let at = Location::caller();
+        let fault = match (count(dtype, shape), given) {
+            (Some(n), Some(given)) => format!("{dtype}{shape:?} has {n} elements, and {given} are given (at {at})"),
+            _ => format!("{dtype}{shape:?} has more elements than can be addressed (at {at})"),
+        };
+        HostTensor { dtype, shape: vec![0], data: Arc::default(), fault: Some(fault.into()) }
+    }
+
+    /// Why it is no tensor: its length and shape do not fit.
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// An f32 tensor; poisoned when the length does not fit the shape.
+    #[track_caller]
     pub fn f32(shape: &[usize], data: &[f32]) -> HostTensor {
-        HostTensor::from_bytes(DType::F32, shape.to_vec(), bytemuck::cast_slice(data).to_vec()).expect("f32 tensor")
+        HostTensor::poisoning(DType::F32, shape, bytemuck::cast_slice(data).to_vec())
     }
 
-    /// An i32 tensor. Panics when the length does not fit the shape.
+    /// An i32 tensor; poisoned when the length does not fit the shape.
+    #[track_caller]
     pub fn i32(shape: &[usize], data: &[i32]) -> HostTensor {
-        HostTensor::from_bytes(DType::I32, shape.to_vec(), bytemuck::cast_slice(data).to_vec()).expect("i32 tensor")
+        HostTensor::poisoning(DType::I32, shape, bytemuck::cast_slice(data).to_vec())
     }
 
-    /// A tensor of any dtype from numbers, rounded or wrapped to it.
+    /// A tensor of any dtype from numbers, rounded or wrapped to it; poisoned when the length does not fit the shape.
+    #[track_caller]
     pub fn from_f64(dtype: DType, shape: &[usize], data: &[f64]) -> HostTensor {
         let mut bytes = Vec::with_capacity(data.len() * dtype.size());
         for &x in data {
@@ -47,10 +81,12 @@ impl HostTensor {
                 _ => push_int(&mut bytes, dtype, x as i64),
             }
         }
-        HostTensor::from_bytes(dtype, shape.to_vec(), bytes).expect("length fits shape")
+        HostTensor::poisoning(dtype, shape, bytes)
     }
 
-    /// A tensor of an integer or bool dtype from integers, wrapped to it (floats convert).
+    /// A tensor of an integer or bool dtype from integers, wrapped to it (floats convert); poisoned when the length does not fit
+    /// the shape.
+    #[track_caller]
     pub fn from_i64(dtype: DType, shape: &[usize], data: &[i64]) -> HostTensor {
         if dtype.is_float() {
             return HostTensor::from_f64(dtype, shape, &data.iter().map(|&x| x as f64).collect::<Vec<_>>());
@@ -59,13 +95,16 @@ impl HostTensor {
         for &x in data {
             push_int(&mut bytes, dtype, x);
         }
-        HostTensor::from_bytes(dtype, shape.to_vec(), bytes).expect("length fits shape")
+        HostTensor::poisoning(dtype, shape, bytes)
     }
 
-    /// All zeros.
+    /// All zeros; poisoned when there are more than can be addressed.
+    #[track_caller]
     pub fn zeros(dtype: DType, shape: &[usize]) -> HostTensor {
-        let numel: usize = shape.iter().product();
-        HostTensor { dtype, shape: shape.to_vec(), data: Arc::new(vec![0; numel * dtype.size()]) }
+        match count(dtype, shape) {
+            Some(numel) => HostTensor { dtype, shape: shape.to_vec(), data: Arc::new(vec![0; numel * dtype.size()]), fault: None },
+            None => HostTensor::poisoned(dtype, shape, None),
+        }
     }
 
     /// Element type.
@@ -129,6 +168,12 @@ impl HostTensor {
     }
 }
 
+/// Elements of a tensor whose bytes can be addressed.
+fn count(dtype: DType, shape: &[usize]) -> Option<usize> {
+    let numel = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    numel.checked_mul(dtype.size()).filter(|bytes| isize::try_from(*bytes).is_ok()).map(|_| numel)
+}
+
 fn push_int(bytes: &mut Vec<u8>, dtype: DType, x: i64) {
     match dtype {
         DType::I64 => bytes.extend(x.to_le_bytes()),
@@ -144,4 +189,26 @@ fn push_int(bytes: &mut Vec<u8>, dtype: DType, x: i64) {
 
 fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     bytes.chunks_exact(N).map(|c| c.try_into().expect("exact chunk"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_that_do_not_fit_poison() {
+        let line = line!() + 1;
+        let short = HostTensor::f32(&[2, 3], &[0.0; 5]);
+        let fault = short.fault().unwrap();
+        assert!(fault.starts_with("f32[2, 3] has 6 elements, and 5 are given (at ") && fault.contains(&format!("tensor.rs:{line}")), "{fault}");
+        assert_eq!((short.numel(), short.to_f32().len(), short.ty().to_string()), (0, 0, "f32[0]".to_string()));
+        let huge: &[&[usize]] = &[&[usize::MAX, 2], &[1 << 31, 1 << 31, 4], &[1 << 61]];
+        for shape in huge {
+            for tensor in [HostTensor::zeros(DType::F32, shape), HostTensor::i32(shape, &[1]), HostTensor::from_f64(DType::F64, shape, &[1.0])] {
+                assert!(tensor.fault().unwrap().contains("more elements than can be addressed"));
+            }
+        }
+        assert!(HostTensor::from_i64(DType::Bool, &[2], &[1]).fault().is_some());
+        assert_eq!(HostTensor::from_i64(DType::I8, &[0, 7], &[]).fault(), None);
+    }
 }

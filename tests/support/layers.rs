@@ -119,7 +119,7 @@ pub fn portable(graph: &Graph, what: What, inputs: &Named) -> Result<Named, Stri
 /// A plan for `target` on a device, through a step as the user runs it, but with dropout where the graph has it.
 fn on_device(device: &Device, target: &Target, graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
     let lacks = |e: String| if e.contains("f64 needs 64-bit floats") { format!("unsupported: {e}") } else { e };
-    let traced = Traced { graph: graph.clone(), initializers: vec![] };
+    let traced = Traced { graph: graph.clone(), ..Traced::default() };
     let config = Config { allow_non_finite: true, allow_empty: true, ..Config::default() };
     let config = Config { mode: if what == What::Forward { Mode::Inference } else { Mode::Vjp }, ..config };
     let types: Vec<_> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();

@@ -45,7 +45,7 @@ pub fn multi_head_attention(t: &Trace, x: &Tensor, config: &Attention) -> Tensor
     for part in qkv.chunk(3, -1) {
         parts.push(part.reshape([batch.clone(), time.clone(), heads.into(), (width / heads).into()]).permute(&[0, 2, 1, 3]));
     }
-    let dropout_key = if t.training() && config.dropout > 0.0 { Some((config.dropout, t.key())) } else { None };
+    let dropout_key = if t.recorder.training && config.dropout > 0.0 { Some((config.dropout, t.key())) } else { None };
     let options = AttentionOptions { causal: config.causal, dropout: dropout_key, ..AttentionOptions::default() };
     let y = parts[0].attention(&parts[1], &parts[2], &options);
     let y = y.permute(&[0, 2, 1, 3]).reshape([batch, time, width.into()]);

@@ -102,7 +102,7 @@ fn read(source: Box<dyn Source>) -> Result<Imported, String> {
         program: &program,
         converter: Converter::new("exported", &program.range_constraints, archive.len()),
         storages: vec![],
-        result: Imported { traced: Traced { graph: Default::default(), initializers: vec![] }, tensors: vec![], tied: vec![], unsaved: vec![] },
+        result: Imported { traced: Traced::default(), tensors: vec![], tied: vec![], unsaved: vec![] },
         identities: HashMap::new(),
     };
     importer.inputs(&mut archive, &mut weights)?;

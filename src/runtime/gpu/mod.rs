@@ -10,4 +10,4 @@ mod pipelines;
 pub use adapters::{AdapterKind, AdapterReport, Wanted, adapters};
 pub use device::GpuDevice;
 pub use engine::{GpuEngine, LaunchTime};
-pub use pending::Pending;
+pub use pending::{Arrived, Pending};

@@ -2,7 +2,7 @@
 
 use super::device::{GpuDevice, lock};
 use crate::error::{Error, Result};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -50,6 +50,15 @@ impl Mapping {
             Err(_) => Err(Error::Device(format!("a readback buffer was not mapped within {} s", NEWS.as_secs()))),
         }
     }
+
+    /// Whether the buffer is mapped, by what submissions since have heard. Nothing waits here.
+    fn is_done(&self) -> Result<bool> {
+        match lock(&self.news).try_recv() {
+            Ok(result) => result.map(|()| true).map_err(|e| Error::Device(format!("mapping a readback buffer: {e}"))),
+            Err(TryRecvError::Empty) => Ok(false),
+            Err(TryRecvError::Disconnected) => Err(Error::Device("mapping a readback buffer: there are no news".into())),
+        }
+    }
 }
 
 enum Stage {
@@ -76,15 +85,34 @@ impl Pending {
     pub fn wait(&mut self) -> Result<Arrived> {
         if let Stage::Mapping { buffer, submission, mapping } = &self.stage {
             mapping.wait(&self.device, submission.clone())?;
-            self.stage = match read(buffer) {
-                Ok(arrived) => {
-                    buffer.unmap();
-                    lock(&self.pool).push(buffer.clone());
-                    Stage::Done(arrived)
-                }
-                Err(message) => Stage::Failed(message),
-            };
+            self.stage = self.read(buffer);
         }
+        self.arrived()
+    }
+
+    /// Status word and loss, if they are here already.
+    pub fn poll(&mut self) -> Result<Option<Arrived>> {
+        if let Stage::Mapping { buffer, mapping, .. } = &self.stage {
+            if !mapping.is_done()? {
+                return Ok(None);
+            }
+            self.stage = self.read(buffer);
+        }
+        self.arrived().map(Some)
+    }
+
+    fn read(&self, buffer: &wgpu::Buffer) -> Stage {
+        match read(buffer) {
+            Ok(arrived) => {
+                buffer.unmap();
+                lock(&self.pool).push(buffer.clone());
+                Stage::Done(arrived)
+            }
+            Err(message) => Stage::Failed(message),
+        }
+    }
+
+    fn arrived(&self) -> Result<Arrived> {
         match &self.stage {
             Stage::Done(arrived) => Ok(arrived.clone()),
             Stage::Failed(message) => Err(Error::Device(format!("reading the loss: {message}"))),

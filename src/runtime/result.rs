@@ -1,0 +1,91 @@
+//! What one step computed.
+
+use super::ledger::{Ledger, Ticket};
+use super::state::lock;
+use crate::error::{Error, Result};
+use crate::graph::OutputRole;
+use crate::loop_ir::BufferId;
+use crate::types::HostTensor;
+use std::sync::Arc;
+
+/// What one step computed. Loss and status arrive when asked for; other outputs stay on the device until they are read,
+/// which must happen before the step runs again. When a step is refused whose result was dropped unread, the next run of its
+/// state says so.
+pub struct StepResult {
+    ticket: Arc<Ticket>,
+    ledger: Arc<Ledger>,
+    run: u64,
+}
+
+impl StepResult {
+    pub(super) fn new(ticket: Arc<Ticket>, ledger: Arc<Ledger>, run: u64) -> StepResult {
+        StepResult { ticket, ledger, run }
+    }
+
+    /// Waits for the step; an error when its status word refused it (the state is then as it was).
+    pub fn wait(&self) -> Result<()> {
+        self.settle().map(|_| ())
+    }
+
+    /// The loss.
+    pub fn loss(&self) -> Result<f32> {
+        let loss = self.settle()?;
+        let loss = loss.ok_or_else(|| Error::Input("the program has no loss".into()))?;
+        loss.to_f32().first().copied().ok_or_else(|| Error::Input("the loss has no element".into()))
+    }
+
+    /// An output by name.
+    pub fn output(&self, name: &str) -> Result<HostTensor> {
+        let outputs = &self.ticket.shared.plan.program.outputs;
+        let found = outputs.iter().find(|o| o.name == name).ok_or_else(|| {
+            let names: Vec<&str> = outputs.iter().map(|o| o.name.as_str()).collect();
+            Error::Input(format!("there is no output {name}; there are [{}]", names.join(", ")))
+        })?;
+        Ok(self.read(&[found.buffer])?.remove(0))
+    }
+
+    /// The user's outputs and the loss, in order, by name.
+    pub fn outputs(&self) -> Result<Vec<(String, HostTensor)>> {
+        self.read_where(|role| match role {
+            OutputRole::User | OutputRole::Loss => Some(None),
+            _ => None,
+        })
+    }
+
+    /// Gradients, by the name of the input.
+    pub fn gradients(&self) -> Result<Vec<(String, HostTensor)>> {
+        self.read_where(|role| match role {
+            OutputRole::Gradient(of) => Some(Some(of.clone())),
+            _ => None,
+        })
+    }
+
+    fn read_where(&self, name: impl Fn(&OutputRole) -> Option<Option<String>>) -> Result<Vec<(String, HostTensor)>> {
+        let outputs = &self.ticket.shared.plan.program.outputs;
+        let chosen = outputs.iter().filter_map(|o| Some((name(&o.role)?.unwrap_or_else(|| o.name.clone()), o.buffer)));
+        let (names, buffers): (Vec<String>, Vec<BufferId>) = chosen.unzip();
+        Ok(names.into_iter().zip(self.read(&buffers)?).collect())
+    }
+
+    fn read(&self, buffers: &[BufferId]) -> Result<Vec<HostTensor>> {
+        self.settle()?;
+        let core = lock(&self.ticket.shared.core);
+        if core.runs != self.run {
+            return Err(Error::Input(format!(
+                "the outputs of run {} were overwritten by run {}; read them before the step runs again",
+                self.run, core.runs
+            )));
+        }
+        core.engine.read_all(buffers)
+    }
+
+    fn settle(&self) -> Result<Option<HostTensor>> {
+        self.ticket.tell(&self.ledger)
+    }
+}
+
+impl Drop for StepResult {
+    fn drop(&mut self) {
+        self.ticket.drop_result();
+    }
+}
