@@ -9,7 +9,7 @@ mod common;
 
 use anyhow::Result;
 use clap::Parser;
-use common::{Common, chart, progress::Progress, uniform};
+use common::{Common, chart, training::Training, uniform};
 use inductor::optim::{AdamW, Schedule};
 use inductor::{Config, DType, Device, Dim, HostTensor, State, Trace, Traced, compile, compile_train, nn, trace};
 use plotters::prelude::*;
@@ -34,22 +34,26 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run() -> Result<()> {
-    let options = Options::parse().common;
+    let mut options = Options::parse().common;
     let device = options.start()?;
-    let (points, labels) = spirals(options.seed);
+    options.recall()?;
+    let (points, labels) = spirals(options.seed());
     let steps = options.steps.unwrap_or(600);
     let step = compile_train(&training()?, &device, AdamW::new(1e-2).weight_decay(1e-4), &options.config())?;
     if options.explain {
         common::say(step.explain().to_string());
     }
-    let mut state = step.init(options.seed)?;
-    let schedule = Schedule::Cosine { peak: 1e-2, floor: 1e-4, warmup: 20.min(steps), total: steps };
-    let progress = Progress::new(0, steps, POINTS as u64, "points");
-    for number in 1..=steps {
-        step.set_scalar("lr", schedule.lr(number))?;
-        progress.step(number, step.run(&mut state, [&points, &labels])?.loss()?);
-    }
-    progress.finish(steps);
+    let training = Training {
+        common: &options,
+        step: &step,
+        steps,
+        schedule: Some(Schedule::Cosine { peak: 1e-2, floor: 1e-4, warmup: 20.min(steps), total: steps }),
+        size: (POINTS, "points"),
+        facts: vec![("example", "train_mlp".into())],
+        look_every: u64::MAX,
+    };
+    let (mut state, mut history) = training.begin()?;
+    training.run(&mut state, &mut history, |_| Ok([&points, &labels]), |_| Ok(None))?;
 
     let learnt = classes(&device, &mut state, &points)?;
     let right = learnt.iter().zip(labels.to_i64()).filter(|(a, b)| **a == *b as usize).count();

@@ -1,9 +1,12 @@
-//! What the examples share: options, progress, charts.
+//! What the examples share: options, the training loop, progress, charts.
 
 #![allow(dead_code)]
 
 pub mod chart;
+pub mod history;
+pub mod interrupt;
 pub mod progress;
+pub mod training;
 
 use anyhow::{Context, Result};
 use inductor::report::printable;
@@ -19,9 +22,9 @@ pub struct Common {
     /// Training steps.
     #[arg(long)]
     pub steps: Option<u64>,
-    /// Seed of weights, batches and samples.
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    /// Seed of weights, batches and samples [default: 1].
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// Print what the compiler decided.
     #[arg(long)]
     pub explain: bool,
@@ -34,9 +37,24 @@ pub struct Common {
     /// Folder for everything that is written.
     #[arg(long, default_value = "out")]
     pub out: std::path::PathBuf,
+    #[command(flatten)]
+    pub run: training::RunOptions,
 }
 
 impl Common {
+    /// The seed.
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or(1)
+    }
+
+    /// What the run to go on from noted, from which options that were left out are taken.
+    pub fn recall(&mut self) -> Result<training::Notes> {
+        let notes = training::Notes::read(self)?;
+        notes.recall(&mut self.seed, "seed")?;
+        notes.recall(&mut self.steps, "steps")?;
+        Ok(notes)
+    }
+
     /// Opens the device and makes the output folder.
     pub fn start(&self) -> Result<Device> {
         let device = Device::from_name(&self.device)?;

@@ -18,13 +18,13 @@ mod data;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use common::{Common, progress::Progress};
+use common::{Common, training::Training};
 use data::{Batches, Plan};
 use inductor::graph::OutputRole;
 use inductor::optim::AdamW;
 use inductor::runtime::save_tensors;
 use inductor::torch_export::{Imported, load};
-use inductor::{Inputs, State, Step, StepResult, Traced, compile_train};
+use inductor::{Inputs, State, Traced, compile_train};
 use std::path::PathBuf;
 
 /// Trains a program of torch.export.
@@ -49,12 +49,12 @@ struct Options {
     /// The output that is the loss, where there are several: output.0, output.1, ...
     #[arg(long)]
     loss: Option<String>,
-    /// Learning rate.
-    #[arg(long, default_value_t = 1e-3)]
-    lr: f64,
-    /// Weight decay, of all parameters.
-    #[arg(long, default_value_t = 0.01)]
-    weight_decay: f64,
+    /// Learning rate [default: 0.001].
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Weight decay, of all parameters [default: 0.01].
+    #[arg(long)]
+    weight_decay: Option<f64>,
 }
 
 fn main() -> std::process::ExitCode {
@@ -62,24 +62,48 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run() -> Result<()> {
-    let options = Options::parse();
+    let mut options = Options::parse();
     let device = options.common.start()?;
+    let notes = options.common.recall()?;
+    notes.recall(&mut options.batch, "batch")?;
+    notes.recall(&mut options.lr, "lr")?;
+    notes.recall(&mut options.weight_decay, "weight-decay")?;
     let mut imported = load(&options.model)?;
     choose_loss(&mut imported.traced, options.loss.as_deref())?;
-    let plan = Plan { seed: options.common.seed, batch: options.batch, in_order: options.in_order, whole: options.whole.clone() };
+    let plan = Plan { seed: options.common.seed(), batch: options.batch, in_order: options.in_order, whole: options.whole.clone() };
     let batches = Batches::new(&imported.traced.graph, &options.data, plan)?;
     common::say(batches.describe());
 
-    let optimizer = AdamW::new(options.lr).weight_decay(options.weight_decay).decay_vectors(true);
+    let (lr, weight_decay) = (options.lr.unwrap_or(1e-3), options.weight_decay.unwrap_or(0.01));
+    let optimizer = AdamW::new(lr).weight_decay(weight_decay).decay_vectors(true);
     let step = compile_train(&imported.traced, &device, optimizer, &options.common.config())?;
     if options.common.explain {
         common::say(step.explain().to_string());
     }
-    let mut state = step.init(options.common.seed)?;
-    for (name, tensor) in &imported.tensors {
-        state.set(name, tensor.clone())?;
+    let training = Training {
+        common: &options.common,
+        step: &step,
+        steps: options.common.steps.unwrap_or(100),
+        schedule: None,
+        size: (batches.size(), "examples"),
+        facts: vec![
+            ("example", "finetune_export".into()),
+            ("model", digest(std::slice::from_ref(&options.model))?),
+            ("data", digest(&options.data)?),
+            ("batch", batches.size().to_string()),
+            ("order", format!("in order {}, whole {:?}, loss {:?}", options.in_order, options.whole, options.loss)),
+            ("lr", lr.to_string()),
+            ("weight-decay", weight_decay.to_string()),
+        ],
+        look_every: u64::MAX,
+    };
+    let (mut state, mut history) = training.begin()?;
+    if !options.common.run.resume {
+        for (name, tensor) in &imported.tensors {
+            state.set(name, tensor.clone())?;
+        }
     }
-    fit(options.common.steps.unwrap_or(100), &batches, &step, &mut state)?;
+    training.run(&mut state, &mut history, |number| Ok(Inputs::Named(batches.get(number - 1)?)), |_| Ok(None))?;
     save(&options, &imported, &state)?;
     options.common.show_profile(&step)
 }
@@ -115,21 +139,13 @@ fn choose_loss(traced: &mut Traced, wanted: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Steps over the batches. The loss of a step is read after the next one is queued, so that a GPU does not wait for the host.
-fn fit(steps: u64, batches: &Batches, step: &Step, state: &mut State) -> Result<()> {
-    let progress = Progress::new(0, steps, batches.size() as u64, "examples");
-    let mut queued = None::<(u64, StepResult)>;
-    for number in 1..=steps {
-        let result = step.run(state, Inputs::Named(batches.get(number - 1)?))?;
-        if let Some((number, result)) = queued.replace((number, result)) {
-            progress.step(number, result.loss()?);
-        }
+/// Tells files of other contents apart.
+fn digest(files: &[PathBuf]) -> Result<String> {
+    let mut hash = blake3::Hasher::new();
+    for path in files {
+        hash.update(&std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?);
     }
-    if let Some((number, result)) = queued {
-        progress.step(number, result.loss()?);
-    }
-    progress.finish(steps);
-    Ok(())
+    Ok(hash.finalize().to_hex()[..16].to_string())
 }
 
 /// Writes what `load_state_dict` takes: parameters and persistent buffers, tied ones under each of their names.

@@ -12,11 +12,12 @@ mod data;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
-use common::{Common, progress::Progress, random};
+use common::{Common, random, training::Training};
 use data::{CLASSES, SIDE, Split};
 use inductor::nn::{Conv2d, conv2d, linear};
 use inductor::optim::{AdamW, Schedule};
-use inductor::{Config, DType, Device, State, Step, StepResult, Tensor, Trace, Traced, compile, compile_train, trace, trace_eval};
+use inductor::{Config, DType, Device, HostTensor, State, Step, Tensor, Trace, Traced, compile, compile_train, trace, trace_eval};
+use std::cell::RefCell;
 use std::path::PathBuf;
 
 /// Images that are tested at once.
@@ -33,15 +34,25 @@ struct Options {
     /// Folder with the four files of the data set.
     #[arg(long, default_value = data::FOLDER)]
     data: PathBuf,
-    /// Images of a batch.
-    #[arg(long, default_value_t = 100)]
-    batch: usize,
-    /// Largest learning rate.
-    #[arg(long, default_value_t = 2e-3)]
-    lr: f64,
+    /// Images of a batch [default: 100].
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Largest learning rate [default: 0.002].
+    #[arg(long)]
+    lr: Option<f64>,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
+impl Options {
+    fn batch(&self) -> usize {
+        self.batch.unwrap_or(100)
+    }
+
+    fn lr(&self) -> f64 {
+        self.lr.unwrap_or(2e-3)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Model {
     Mlp,
     Cnn,
@@ -82,16 +93,18 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run() -> Result<()> {
-    let options = Options::parse();
+    let mut options = Options::parse();
     let device = options.common.start()?;
+    let notes = options.common.recall()?;
+    notes.recall(&mut options.batch, "batch")?;
+    notes.recall(&mut options.lr, "lr")?;
     let (train, test) = (Split::read(&options.data, "train")?, Split::read(&options.data, "t10k")?);
-    ensure!((1..=train.len()).contains(&options.batch), "a batch has 1 to {} images", train.len());
-    let step = compile_train(&training(&options)?, &device, AdamW::new(options.lr).weight_decay(1e-3), &options.common.config())?;
+    ensure!((1..=train.len()).contains(&options.batch()), "a batch has 1 to {} images", train.len());
+    let step = compile_train(&training(&options)?, &device, AdamW::new(options.lr()).weight_decay(1e-3), &options.common.config())?;
     if options.common.explain {
         common::say(step.explain().to_string());
     }
-    let mut state = step.init(options.common.seed)?;
-    fit(&options, &train, &step, &mut state)?;
+    let mut state = fit(&options, &train, &step)?;
 
     let right = count_right(&options, &device, &mut state, &test)?;
     common::say(format!("test accuracy {:.2}% of {} images", 100.0 * right as f64 / test.len() as f64, test.len()));
@@ -104,37 +117,46 @@ fn run() -> Result<()> {
 /// The loss of one batch.
 fn training(options: &Options) -> Result<Traced> {
     Ok(trace("fashion", |t: &Trace| {
-        let x = t.input("x", DType::F32, (options.batch, 1, SIDE, SIDE));
-        let y = t.input("y", DType::I32, options.batch);
+        let x = t.input("x", DType::F32, (options.batch(), 1, SIDE, SIDE));
+        let y = t.input("y", DType::I32, options.batch());
         Ok(options.model.logits(t, &x).cross_entropy(&y))
     })?)
 }
 
 /// Each epoch sees every image once, in another order.
-fn fit(options: &Options, train: &Split, step: &Step, state: &mut State) -> Result<()> {
-    let (batch, seed) = (options.batch, options.common.seed);
-    let per_epoch = (train.len() / batch) as u64;
+fn fit(options: &Options, train: &Split, step: &Step) -> Result<State> {
+    let per_epoch = (train.len() / options.batch()) as u64;
     let steps = options.common.steps.unwrap_or(options.model.epochs() * per_epoch);
-    let schedule = Schedule::Cosine { peak: options.lr, floor: options.lr / 100.0, warmup: 100.min(steps / 10), total: steps };
-    let progress = Progress::new(0, steps, batch as u64, "images");
-    let (mut order, mut queued) = (vec![], None::<(u64, StepResult)>);
-    for number in 1..=steps {
-        let at = ((number - 1) % per_epoch) as usize;
-        if at == 0 {
-            order = shuffled(train.len(), seed, number);
-        }
-        step.set_scalar("lr", schedule.lr(number))?;
-        let result = step.run(state, train.batch(&order[at * batch..(at + 1) * batch]))?;
-        // The loss is read after the next step is queued, so that a GPU does not wait for the host.
-        if let Some((number, result)) = queued.replace((number, result)) {
-            progress.step(number, result.loss()?);
-        }
+    let training = Training {
+        common: &options.common,
+        step,
+        steps,
+        schedule: Some(Schedule::Cosine { peak: options.lr(), floor: options.lr() / 100.0, warmup: 100.min(steps / 10), total: steps }),
+        size: (options.batch(), "images"),
+        facts: vec![
+            ("example", "train_fashion_mnist".into()),
+            ("model", format!("{:?}", options.model)),
+            ("batch", options.batch().to_string()),
+            ("lr", options.lr().to_string()),
+        ],
+        look_every: u64::MAX,
+    };
+    let (mut state, mut history) = training.begin()?;
+    let epoch = RefCell::new((u64::MAX, vec![]));
+    training.run(&mut state, &mut history, |number| Ok(batch(options, train, number - 1, &mut epoch.borrow_mut())), |_| Ok(None))?;
+    Ok(state)
+}
+
+/// The images of a step, counted from 0, and their classes; with the order of the epoch that was taken from last.
+fn batch(options: &Options, train: &Split, step: u64, epoch: &mut (u64, Vec<usize>)) -> [HostTensor; 2] {
+    let batch = options.batch();
+    let per_epoch = (train.len() / batch) as u64;
+    let first = step - step % per_epoch + 1;
+    if epoch.0 != first {
+        *epoch = (first, shuffled(train.len(), options.common.seed(), first));
     }
-    if let Some((number, result)) = queued {
-        progress.step(number, result.loss()?);
-    }
-    progress.finish(steps);
-    Ok(())
+    let at = (step % per_epoch) as usize * batch;
+    train.batch(&epoch.1[at..at + batch])
 }
 
 /// The numbers below `n` in an order that `seed` and `epoch` decide (Fisher and Yates).

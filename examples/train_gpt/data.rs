@@ -42,6 +42,18 @@ impl Corpus {
         corpus
     }
 
+    /// Tells texts apart.
+    pub fn digest(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        hash.update(&self.vocabulary);
+        for text in self.train.iter().chain(&self.held_out) {
+            for token in text {
+                hash.update(&token.to_le_bytes());
+            }
+        }
+        hash.finalize().to_hex()[..16].to_string()
+    }
+
     /// Tokens of a text; characters that never occur are left out.
     pub fn encode(&self, text: &[u8]) -> Vec<i32> {
         text.iter().filter_map(|c| self.vocabulary.binary_search(c).ok()).map(|k| k as i32).collect()
@@ -59,7 +71,7 @@ impl Corpus {
         let total: usize = places.iter().sum();
         ensure!(total > 0, "the texts are shorter than {context} characters");
         let window = |row: usize| {
-            let mut at = (random(seed, step * batch as u64 + row as u64) % total as u64) as usize;
+            let mut at = (random(seed, step.wrapping_mul(batch as u64).wrapping_add(row as u64)) % total as u64) as usize;
             let mut text = 0;
             while at >= places[text] {
                 at -= places[text];

@@ -10,14 +10,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod data;
-mod history;
 mod sample;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
-use common::{Common, chart, progress::Progress};
+use common::history::History;
+use common::training::Training;
+use common::{Common, chart};
 use data::Corpus;
-use history::History;
 use inductor::models::{GptConfig, gpt, gpt_logits};
 use inductor::optim::{AdamW, Schedule};
 use inductor::{Config, Device, HostTensor, State, Step, Traced, compile, compile_train};
@@ -28,27 +28,18 @@ use std::path::{Path, PathBuf};
 struct Options {
     #[command(flatten)]
     common: Common,
-    /// Size of the model: auto is full on a GPU and small on the CPU.
-    #[arg(long, value_enum, default_value = "auto")]
-    size: Size,
-    /// Go on from the checkpoint in the output folder, exactly.
-    #[arg(long)]
-    resume: bool,
-    /// Stop after this step, with a checkpoint; the schedule still ends at --steps.
-    #[arg(long)]
-    until: Option<u64>,
-    /// Steps between checkpoints.
-    #[arg(long, default_value_t = 200)]
-    checkpoint_every: u64,
+    /// Size of the model: auto is full on a GPU and small on the CPU [default: auto].
+    #[arg(long, value_enum)]
+    size: Option<Size>,
     /// Sequences of a batch.
     #[arg(long)]
     batch: Option<usize>,
     /// Largest learning rate.
     #[arg(long)]
     lr: Option<f64>,
-    /// Probability of dropout.
-    #[arg(long, default_value_t = 0.0)]
-    dropout: f64,
+    /// Probability of dropout [default: 0].
+    #[arg(long)]
+    dropout: Option<f64>,
     /// Train on these files instead of the shipped texts.
     #[arg(long)]
     text: Vec<PathBuf>,
@@ -57,15 +48,23 @@ struct Options {
     sample: usize,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Size {
     Small,
     Full,
     Auto,
 }
 
+impl std::str::FromStr for Size {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Size, String> {
+        <Size as ValueEnum>::from_str(text, true)
+    }
+}
+
 /// Settings that follow from the size.
 struct Setup {
+    size: Size,
     model: GptConfig,
     steps: u64,
     lr: f64,
@@ -74,16 +73,41 @@ struct Setup {
 impl Setup {
     fn new(options: &Options, device: &Device, vocab: usize) -> Setup {
         let is_gpu = !device.is_cpu() && !device.is_software();
-        let is_full = options.size == Size::Full || (options.size == Size::Auto && is_gpu);
-        let (mut model, steps, lr) = if is_full { (GptConfig::full(vocab), 2000, 1e-3) } else { (GptConfig::small(vocab), 1000, 3e-3) };
-        model.dropout = options.dropout;
+        let size = match options.size.unwrap_or(Size::Auto) {
+            Size::Auto if is_gpu => Size::Full,
+            Size::Auto => Size::Small,
+            size => size,
+        };
+        let (mut model, steps, lr) = if size == Size::Full { (GptConfig::full(vocab), 2000, 1e-3) } else { (GptConfig::small(vocab), 1000, 3e-3) };
+        model.dropout = options.dropout.unwrap_or(0.0);
         model.batch = options.batch.unwrap_or(model.batch);
-        Setup { model, steps: options.common.steps.unwrap_or(steps), lr: options.lr.unwrap_or(lr) }
+        Setup { size, model, steps: options.common.steps.unwrap_or(steps), lr: options.lr.unwrap_or(lr) }
     }
 
     fn schedule(&self) -> Schedule {
         Schedule::Cosine { peak: self.lr, floor: self.lr / 10.0, warmup: (self.steps / 10).clamp(20, 100), total: self.steps }
     }
+
+    /// What decides how a run goes on.
+    fn facts(&self, corpus: &Corpus) -> Vec<(&'static str, String)> {
+        vec![
+            ("example", "train_gpt".into()),
+            ("size", format!("{:?}", self.size).to_lowercase()),
+            ("text", corpus.digest()),
+            ("batch", self.model.batch.to_string()),
+            ("lr", self.lr.to_string()),
+            ("dropout", self.model.dropout.to_string()),
+        ]
+    }
+}
+
+/// Options that were left out are those of the run to go on from.
+fn recall(options: &mut Options) -> Result<()> {
+    let notes = options.common.recall()?;
+    notes.recall(&mut options.size, "size")?;
+    notes.recall(&mut options.batch, "batch")?;
+    notes.recall(&mut options.lr, "lr")?;
+    notes.recall(&mut options.dropout, "dropout")
 }
 
 fn main() -> std::process::ExitCode {
@@ -91,9 +115,10 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run() -> Result<()> {
-    let options = Options::parse();
-    let out = &options.common.out;
+    let mut options = Options::parse();
     let device = options.common.start()?;
+    recall(&mut options)?;
+    let out = &options.common.out;
     ensure!(options.batch != Some(0), "a batch has at least one sequence");
     let corpus = if options.text.is_empty() { Corpus::shipped() } else { Corpus::read(&options.text)? };
     let setup = Setup::new(&options, &device, corpus.vocabulary.len());
@@ -104,17 +129,20 @@ fn run() -> Result<()> {
         common::say(step.explain().to_string());
     }
 
-    let mut state = step.init(options.common.seed)?;
-    let mut history = History::default();
-    if options.resume {
-        let path = out.join("checkpoint.safetensors");
-        ensure!(path.exists(), "there is no checkpoint in {}: one is written every {} steps", out.display(), options.checkpoint_every);
-        state.load_checkpoint(&path).context("cannot resume; --resume takes the options of the run that it continues")?;
-        history = History::load(&out.join("losses.csv"), state.step())?;
-        common::say(format!("resumed after step {}", state.step()));
-    }
+    let GptConfig { batch, context, .. } = setup.model;
+    let training = Training {
+        common: &options.common,
+        step: &step,
+        steps: setup.steps,
+        schedule: Some(setup.schedule()),
+        size: (batch * context, "tokens"),
+        facts: setup.facts(&corpus),
+        look_every: (setup.steps / 8).max(50),
+    };
+    let (mut state, mut history) = training.begin()?;
     let validation = Validation::new(&traced, &device, &setup, &corpus)?;
-    train(&options, &setup, &corpus, &step, &mut state, &mut history, &validation)?;
+    let seed = state.seed();
+    training.run(&mut state, &mut history, |number| corpus.batch(seed, number, batch, context), |state| validation.loss(state, 8).map(Some))?;
 
     let bigram = corpus.bigram_loss();
     let loss = validation.loss(&mut state, usize::MAX)?;
@@ -128,51 +156,6 @@ fn run() -> Result<()> {
     common::say(format!("--- sample\n{text}\n---"));
     common::say(format!("wrote loss.png, losses.csv, sample.txt, model.safetensors and checkpoint.safetensors to {}", out.display()));
     options.common.show_profile(&step)
-}
-
-/// Steps from where the state stands to the end. The loss of a step is read after the next one is queued, so that a GPU never
-/// waits for the host.
-fn train(
-    options: &Options,
-    setup: &Setup,
-    corpus: &Corpus,
-    step: &Step,
-    state: &mut State,
-    history: &mut History,
-    validation: &Validation,
-) -> Result<()> {
-    let GptConfig { batch, context, .. } = setup.model;
-    // A resumed run goes on with the seed it began with.
-    let (seed, schedule) = (state.seed(), setup.schedule());
-    let last = options.until.unwrap_or(setup.steps).min(setup.steps);
-    let progress = Progress::new(state.step(), setup.steps, (batch * context) as u64, "tokens");
-    let look = (setup.steps / 8).max(50);
-    let mut queued = None;
-    for number in state.step() + 1..=last {
-        step.set_scalar("lr", schedule.lr(number))?;
-        let [tokens, targets] = corpus.batch(seed, number, batch, context)?;
-        let result = step.run(state, [&tokens, &targets])?;
-        if let Some((number, result)) = queued.replace((number, result)) {
-            history.record(&progress, number, result.loss()?);
-        }
-        let is_checkpoint = number % options.checkpoint_every.max(1) == 0 || number == last;
-        if (is_checkpoint || number % look == 0)
-            && let Some((number, result)) = queued.take()
-        {
-            history.record(&progress, number, result.loss()?);
-        }
-        if number % look == 0 && number < last {
-            let loss = validation.loss(state, 8)?;
-            progress.note(&format!("step {number} validation loss {loss:.4}"));
-            history.validation.push((number, loss));
-        }
-        if is_checkpoint {
-            state.save_checkpoint(options.common.out.join("checkpoint.safetensors"))?;
-            history.save(&options.common.out.join("losses.csv"))?;
-        }
-    }
-    progress.finish(state.step());
-    Ok(())
 }
 
 /// The loss on held-out text, by the inference program over the same state.

@@ -1,7 +1,6 @@
 //! Losses of a run, kept across interruptions.
 
-use crate::common::progress::Progress;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::path::Path;
 
 /// (step, loss) of training and validation.
@@ -12,12 +11,6 @@ pub struct History {
 }
 
 impl History {
-    /// Keeps and shows the loss of a training step.
-    pub fn record(&mut self, progress: &Progress, step: u64, loss: f32) {
-        progress.step(step, loss);
-        self.training.push((step, loss));
-    }
-
     /// Writes `kind,step,loss` lines.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut text = String::from("kind,step,loss\n");
@@ -34,13 +27,17 @@ impl History {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut history = History::default();
         for line in text.lines().skip(1) {
-            let parts: Vec<&str> = line.split(',').collect();
-            let [kind, at, loss] = parts[..] else { anyhow::bail!("{}: {line} is no record", path.display()) };
-            let point = (at.parse()?, loss.parse()?);
+            let Some((kind, point)) = record(line) else { bail!("{}: {line} is no record", path.display()) };
             if point.0 <= step {
                 if kind == "training" { history.training.push(point) } else { history.validation.push(point) }
             }
         }
         Ok(history)
     }
+}
+
+fn record(line: &str) -> Option<(&str, (u64, f32))> {
+    let parts: Vec<&str> = line.split(',').collect();
+    let [kind, step, loss] = parts[..] else { return None };
+    Some((kind, (step.parse().ok()?, loss.parse().ok()?)))
 }
