@@ -7,6 +7,7 @@ mod kernels;
 use inductor::config::{Config, Mode, Target};
 use inductor::loop_ir::{Combiner, IndexExpr, Val, flatten};
 use inductor::ops::{Body, NestBuilder, OpDef as _, OperandView};
+use inductor::optim::AdamW;
 use inductor::scalar::ScalarFn as F;
 use inductor::schedule::{Program, Storage};
 use inductor::types::{DType, Dim, HostTensor, TensorType};

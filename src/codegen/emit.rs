@@ -98,7 +98,7 @@ pub struct Emitter<'a> {
     /// Size of the subgroups whose operations the kernel uses.
     pub subgroup: Option<u32>,
     /// Values that are a number in a lane, as far as was asked.
-    pub(super) numbers: HashMap<(u32, usize), Option<Number>>,
+    pub(super) numbers: FxHashMap<(u32, usize), Option<Number>>,
     /// Checks that are spelled where nothing skips them, by value and lane.
     checked: BTreeSet<(u32, usize)>,
     frames: Vec<Frame>,
@@ -120,7 +120,7 @@ impl<'a> Emitter<'a> {
             rough_exp: vec![],
             across: 1,
             subgroup: None,
-            numbers: HashMap::new(),
+            numbers: FxHashMap::default(),
             checked: BTreeSet::new(),
             frames: vec![Frame::default()],
             counter: 0,

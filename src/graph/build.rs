@@ -174,7 +174,7 @@ impl Builder {
 
     /// The same graph where nodes that became equal as symbols did are one.
     fn merged(self) -> Builder {
-        let (mut b, mut map) = (Builder::new(&self.graph.name), HashMap::new());
+        let (mut b, mut map) = (Builder::new(&self.graph.name), ValueMap::default());
         let built = b.copy_inputs(&self.graph, &mut map).and_then(|()| self.graph.ids().try_for_each(|id| b.copy_node(&self.graph, id, &mut map)));
         if let Err(message) = built {
             panic!("{}: replacing symbols of a graph made it unsound: {message}", self.graph.name);

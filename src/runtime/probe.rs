@@ -114,7 +114,7 @@ fn is_right(gpu: &Arc<GpuDevice>, graph: &Graph, caps: DeviceCaps) -> Result<boo
     let device = Device::assumed(gpu.clone(), Target { caps, model: gpu.model().clone() });
     let inputs: Vec<HostTensor> = graph.inputs.iter().map(|i| operand(&i.name, graph.ty(i.value).dtype)).collect();
     let expected = evaluate(graph, &inputs, Precision::Working)?;
-    let traced = Traced { graph: graph.clone(), initializers: vec![] };
+    let traced = Traced { graph: graph.clone(), ..Traced::default() };
     let step = compile(&traced, &device, &Config::default())?;
     let mut state = step.init(0)?;
     let got = step.run(&mut state, &inputs[..])?.output("digest")?;
@@ -294,7 +294,7 @@ mod tests {
         for graph in [&probes.floats, &probes.doubles, &probes.arithmetic, &probes.comparisons] {
             let inputs: Vec<HostTensor> = graph.inputs.iter().map(|i| operand(&i.name, graph.ty(i.value).dtype)).collect();
             let expected = evaluate(graph, &inputs, Precision::Working).unwrap();
-            let step = compile(&Traced { graph: graph.clone(), initializers: vec![] }, &Device::cpu(), &Config::default()).unwrap();
+            let step = compile(&Traced { graph: graph.clone(), ..Traced::default() }, &Device::cpu(), &Config::default()).unwrap();
             let got = step.run(&mut step.init(0).unwrap(), &inputs[..]).unwrap().output("digest").unwrap();
             assert_eq!(got.to_i64(), expected[0].to_i64(), "{}", graph.name);
         }

@@ -231,10 +231,10 @@ fn compare(cx: &Cx, a: &Args, test: fn(Dim, Dim) -> Scalar) -> Result<Option<Sca
 /// What the program asserts about sizes holds from there on. What cannot is an error; what is no relation of two sizes was
 /// checked by PyTorch when the program was exported, or concerns data.
 fn assert_sizes(cx: &mut Cx, a: &Args) -> Result<(), String> {
-    match a.list.first() {
-        Some((_, Arg::Scalar(Scalar::Test(x, Relation::Equal, y)))) => cx.b.assume_equal(x, y, "assertion"),
-        Some((_, Arg::Scalar(Scalar::Test(x, Relation::AtMost, y)))) => cx.b.assume_at_most(x, y, "assertion"),
-        Some((_, Arg::Scalar(Scalar::Bool(Some(false))))) => return Err("the program asserts what is never true".into()),
+    match a.values().first() {
+        Some(Arg::Scalar(Scalar::Test(x, Relation::Equal, y))) => cx.b.assume_equal(x, y, "assertion"),
+        Some(Arg::Scalar(Scalar::Test(x, Relation::AtMost, y))) => cx.b.assume_at_most(x, y, "assertion"),
+        Some(Arg::Scalar(Scalar::Bool(Some(false)))) => return Err("the program asserts what is never true".into()),
         _ => {}
     }
     Ok(())

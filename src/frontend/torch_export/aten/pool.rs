@@ -6,6 +6,7 @@ use super::{Row, pure, rank_of, table_length};
 use crate::frontend::torch_export::args::{Args, Cx, Scalar};
 use crate::graph::Value;
 use crate::ops::{Constant, MaxPool, Pool, ReduceKind, Window, WindowSum};
+use crate::scalar::ScalarFn as F;
 use crate::types::{DType, Dim, HostTensor, Shape};
 
 type Built = Result<Vec<Value>, String>;
