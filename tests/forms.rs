@@ -406,8 +406,7 @@ fn every_form_makes_every_check() {
 /// Numbers known when a shader is written reach every cast as what they are.
 #[test]
 fn constants_of_every_dtype_through_every_cast() {
-    let dtypes =
-        [DType::F32, DType::F16, DType::BF16, DType::F64, DType::I64, DType::I32, DType::U32, DType::I16, DType::I8, DType::U8, DType::Bool];
+    let dtypes = [DType::F32, DType::F16, DType::BF16, DType::F64, DType::I64, DType::I32, DType::U32, DType::I16, DType::I8, DType::U8, DType::Bool];
     let device = kernels::device::gpu();
     for from in dtypes {
         for to in dtypes {

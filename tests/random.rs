@@ -183,11 +183,8 @@ impl Program {
         let (channels, n) = (dims[1] as i64, dims[2] as i64);
         let groups = if y % 3 == 0 { channels } else { 1 };
         let (kernel, outer) = (1 + y as i64 / 3 % 3, 1 + z as i64 % 3);
-        let window = inductor::ops::Window {
-            stride: vec![1 + z as u32 / 3 % 3],
-            padding: vec![z as u32 / 9 % 2],
-            dilation: vec![1 + z as u32 / 18 % 2],
-        };
+        let window =
+            inductor::ops::Window { stride: vec![1 + z as u32 / 3 % 3], padding: vec![z as u32 / 9 % 2], dilation: vec![1 + z as u32 / 18 % 2] };
         let weight = |shape: [i64; 3]| {
             let data: Vec<f64> = (0..shape.iter().product()).map(|i: i64| ((i * 7 + z as i64) % 11) as f64 * 0.2 - 1.0).collect();
             inductor::ops::Constant::from_host(&HostTensor::from_f64(DType::F32, &shape.map(|n| n as usize), &data))

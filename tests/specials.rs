@@ -517,7 +517,7 @@ fn halves_are_rounded_between_fused_operations_when_asked() {
         let graph = b.finish();
         let x = HostTensor::from_f64(dtype, &[256], &(0..256).map(|k| 30.0 + k as f64 / 7.0).collect::<Vec<_>>());
         let expected = eval::evaluate(&graph, std::slice::from_ref(&x), Precision::Working).unwrap();
-        let traced = Traced { graph, initializers: vec![] };
+        let traced = Traced { graph, ..Traced::default() };
         let run = |device: &Device, emulate: bool| {
             let config = Config { emulate_precision_casts: emulate, ..Config::default() };
             let step = compile(&traced, device, &config).unwrap();

@@ -136,7 +136,10 @@ impl<'a> Walk<'a> {
     }
 
     fn seed_loss(&mut self) -> Result<(), Error> {
-        let missing = || Error::Autograd { message: "there is no output of role loss to differentiate: a trace returns its loss first, a 0-d float".into(), location: None };
+        let missing = || Error::Autograd {
+            message: "there is no output of role loss to differentiate: a trace returns its loss first, a 0-d float".into(),
+            location: None,
+        };
         let loss = self.forward.outputs.iter().find(|o| o.role == OutputRole::Loss).ok_or_else(missing)?;
         let ty = self.forward.ty(loss.value);
         if !ty.dtype.is_float() || ty.shape.rank() != 0 {

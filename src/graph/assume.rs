@@ -34,7 +34,9 @@ impl Unified {
 impl Builder {
     /// As [`Builder::new`], for a front end: sizes that operators need equal may become equal, which leaves guards.
     pub fn assuming(name: &str) -> Builder {
-        Builder { assumes: true, ..Builder::new(name) }
+        let mut b = Builder::new(name);
+        b.assumes = true;
+        b
     }
 
     /// The graph assumes what another one assumed that has the same inputs.

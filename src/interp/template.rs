@@ -327,7 +327,9 @@ impl Operand {
 fn direct_store(nest: &Nest, dot: Val, lane: Lane, domain: &Domain) -> Option<Operand> {
     let [write] = &nest.writes[..] else { return None };
     let is_dot = write.value == dot && matches!((lane, nest.dtype(dot)), (Lane::F32, DType::F32) | (Lane::F64, DType::F64));
-    (is_dot && nest.checks().next().is_none()).then(|| Operand::of_index(nest, write.buffer.0 as usize, &write.index, domain, &domain.m, &domain.n)).flatten()
+    (is_dot && nest.checks().next().is_none())
+        .then(|| Operand::of_index(nest, write.buffer.0 as usize, &write.index, domain, &domain.m, &domain.n))
+        .flatten()
 }
 
 fn indices(instr: &Instr) -> Vec<&IndexExpr> {

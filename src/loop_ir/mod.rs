@@ -417,9 +417,7 @@ impl Instr {
             Instr::Load { buffer, index: e, mask } => Instr::Load { buffer: *buffer, index: index(e), mask: mask.map(value) },
             Instr::Call(f, args) => Instr::Call(*f, args.iter().map(|&v| value(v)).collect()),
             Instr::Cast(v) => Instr::Cast(value(*v)),
-            Instr::Bound { index: v, size, mask, code } => {
-                Instr::Bound { index: value(*v), size: size.clone(), mask: mask.map(value), code: *code }
-            }
+            Instr::Bound { index: v, size, mask, code } => Instr::Bound { index: value(*v), size: size.clone(), mask: mask.map(value), code: *code },
             Instr::Reduce(c, v) => Instr::Reduce(*c, value(*v)),
             Instr::Scan(c, v) => Instr::Scan(*c, value(*v)),
             Instr::Sort { key, descending } => Instr::Sort { key: value(*key), descending: *descending },

@@ -595,11 +595,7 @@ pub static TABLE: &[Row] = &[
             let above = v.binary(F::Gt, hi.clone());
             let (room, crossed) = (lo.clone().binary(F::Lt, hi.clone()), lo.binary(F::Gt, hi));
             let flag = |cond: Expr| Expr::Const(1.0).if_(cond, 0.0);
-            vec![
-                Some(flag(inside)),
-                Some(flag(below.binary(F::LogicalAnd, room))),
-                Some(flag(above.binary(F::LogicalOr, crossed))),
-            ]
+            vec![Some(flag(inside)), Some(flag(below.binary(F::LogicalAnd, room))), Some(flag(above.binary(F::LogicalOr, crossed)))]
         }),
         Helper("clamp_"),
     )
