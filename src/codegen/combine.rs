@@ -115,13 +115,13 @@ impl Accumulator {
         let (own, squares, d, w) = (em.fresh("m"), em.fresh("q"), em.fresh("d"), em.fresh("w"));
         let count = xs.len();
         let mut lines = vec![format!("let {own} = ({}) * {:?}f;", xs.join(" + "), 1.0 / count as f32), format!("var {squares} = 0.0f;")];
-        lines.extend(xs.iter().map(|x| format!("{squares} += ({x} - {own}) * ({x} - {own});")));
+        lines.extend(xs.iter().map(|x| format!("{squares} = fma({x} - {own}, {x} - {own}, {squares});")));
         lines.extend([
             format!("let {d} = {own} - {mean};"),
             format!("let {w} = {count}.0f / ({n} + {count}.0f);"),
-            format!("{mean} += {d} * {w};"),
+            format!("{mean} = fma({d}, {w}, {mean});"),
             // In this order a large distance times no elements is zero.
-            format!("{m2} += {squares} + {d} * ({n} * {w}) * {d};"),
+            format!("{m2} = fma({d} * ({n} * {w}), {d}, {m2} + {squares});"),
             format!("{n} += {count}.0f;"),
         ]);
         lines

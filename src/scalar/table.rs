@@ -128,7 +128,6 @@ functions!(
     Trunc,
     Reciprocal,
     Relu,
-    Detach,
     IsNan,
     IsInf,
     LogicalNot,
@@ -438,7 +437,6 @@ pub static TABLE: &[Row] = &[
     )
     .of(Domain::Number, |x| x[0].max(0))
     .cheap(),
-    float(F::Detach, "detach", "x; its gradient is zero", |x| x[0], Zero, Template("({0})")).cheap(),
     float(F::IsNan, "is_nan", "whether x is NaN, by its bits", |x| b(x[0].is_nan()), Zero, Helper("is_nan_")).of(Domain::Number, |_| 0).predicate(),
     float(F::IsInf, "is_inf", "whether x is an infinity, by its bits", |x| b(x[0].is_infinite()), Zero, Helper("is_inf_"))
         .of(Domain::Number, |_| 0)

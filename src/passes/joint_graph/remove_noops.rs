@@ -11,11 +11,8 @@ use crate::scalar::ScalarFn;
 /// %2 = neg(%1)             ->     %1 = neg(%0)
 /// %3 = straight_through(%2, %0)
 /// ```
-pub(in crate::passes) const RULES: &[Rule] = &[Rule { name: "detach(x), straight_through(x, y) -> x", apply: gradient_only }];
+pub(in crate::passes) const RULES: &[Rule] = &[Rule { name: "straight_through(x, y) -> x", apply: gradient_only }];
 
 fn gradient_only(site: &mut Site<'_>) -> Rewritten {
-    if let Some([x]) = site.call(ScalarFn::Detach) {
-        return Ok(Some(vec![x]));
-    }
     Ok(site.call::<2>(ScalarFn::StraightThrough).map(|[x, _]| vec![x]))
 }

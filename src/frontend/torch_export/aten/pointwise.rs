@@ -504,7 +504,11 @@ fn lower_bound(cx: &mut Cx, x: Value, bound: Value, outside: F) -> Result<Value,
     if dtype.is_float() {
         let open = cx.b.constant(dtype, if is_lower { f64::INFINITY } else { f64::NEG_INFINITY })?;
         let (low, high) = if is_lower { (bound, open) } else { (open, bound) };
-        return cx.b.scalar(F::Clamp, &[x, low, high]);
+        let y = cx.b.scalar(F::Clamp, &[x, low, high])?;
+        let within = cx.b.scalar(if is_lower { F::Ge } else { F::Le }, &[x, bound])?;
+        let crossed = cx.b.scalar(outside, &[x, bound])?;
+        let shares = [(x, opmath::flag(cx, within, dtype)?), (bound, opmath::flag(cx, crossed, dtype)?)];
+        return opmath::with_partials(cx, y, &shares);
     }
     let crossed = cx.b.scalar(outside, &[x, bound])?;
     cx.b.where_(crossed, bound, x)

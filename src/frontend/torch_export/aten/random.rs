@@ -1,6 +1,7 @@
 //! Random draws: keys come from the program's one key by streams in order of the calls.
 
 use super::{Row, pure};
+use crate::frontend::torch_export::alias::detached;
 use crate::frontend::torch_export::args::{Args, Cx, Operand, Scalar};
 use crate::graph::Value;
 use crate::scalar::ScalarFn as F;
@@ -124,7 +125,7 @@ pub const ROWS: &[Row] = &[
         // PyTorch gives no gradient to what a draw is parameterized by.
         let mut fixed = |operand: &Operand| {
             let value = cx.as_tensor(operand, DType::F32)?;
-            cx.b.scalar(F::Detach, &[value])
+            detached(&mut cx.b, value)
         };
         let (mean, std) = (fixed(&mean)?, fixed(&std)?);
         let x = normal(cx, shape)?;
