@@ -40,8 +40,10 @@ pub const LAYERS: &[Layer] = &[
     ("program without fusion", |g, w, i| program(g, w, i, &Target::cpu(), false, true)),
     ("program", |g, w, i| program(g, w, i, &Target::cpu(), true, true)),
     ("program without reuse", |g, w, i| program(g, w, i, &Target::cpu(), true, false)),
-    ("program for webgpu-default", |g, w, i| program(g, w, i, &Target::webgpu_default(), true, true)),
-    ("program for a large GPU", |g, w, i| program(g, w, i, &Target { model: DeviceModel::large_gpu(), ..Target::webgpu_default() }, true, true)),
+    ("program for webgpu-default", |g, w, i| program(g, w, i, &with_doubles(Target::webgpu_default()), true, true)),
+    ("program for a large GPU", |g, w, i| {
+        program(g, w, i, &with_doubles(Target { model: DeviceModel::large_gpu(), ..Target::webgpu_default() }), true, true)
+    }),
 ];
 
 /// The software adapter, or else a GPU; says once which, or why none.
@@ -99,6 +101,12 @@ pub fn check(layer: &Layer, graph: &Graph, what: What, inputs: &Named, floor: f6
         accuracy::check_against_oracle(&tensor.1, working, exact, floor).map_err(|e| format!("{}: {name}: {e}", layer.0))?;
     }
     Ok(())
+}
+
+/// The target with 64-bit floats: the interpreter runs what is scheduled for it.
+fn with_doubles(mut target: Target) -> Target {
+    target.caps.f64 = true;
+    target
 }
 
 /// The layers that need an adapter. What one lacks by design is an error with `unsupported` in it.
