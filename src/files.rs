@@ -23,7 +23,7 @@ pub fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<()> {
     try_write(path, bytes.as_ref()).map_err(|e| Error::file(path, format!("cannot write: {e}")))
 }
 
-/// [`write`], with the system's error.
+/// [`write()`], with the system's error.
 pub fn try_write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match OpenOptions::new().write(true).open(path) {
         Ok(file) if !file.metadata()?.is_file() => in_place(file, bytes),

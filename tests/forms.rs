@@ -210,9 +210,9 @@ fn product(seed: u64) -> Case {
         })
     });
     case.tolerance = 1e-5;
-    for i in 0..2 {
-        if dtypes[i] != DType::F32 && below(r, 2) == 0 {
-            case.storage[i] = Storage::Packed;
+    for (dtype, storage) in dtypes.iter().zip(&mut case.storage).take(2) {
+        if *dtype != DType::F32 && below(r, 2) == 0 {
+            *storage = Storage::Packed;
         }
     }
     case

@@ -179,7 +179,7 @@ impl Program {
         let v = self.pick(x, |t| t.dtype == DType::F32 && t.shape.rank() == 3 && !t.numel().is(0))?;
         let dims = self.b.shape(v).as_ints()?;
         let (channels, n) = (dims[1] as i64, dims[2] as i64);
-        let groups = if y % 3 == 0 { channels } else { 1 };
+        let groups = if y.is_multiple_of(3) { channels } else { 1 };
         let (kernel, outer) = (1 + y as i64 / 3 % 3, 1 + z as i64 % 3);
         let window =
             inductor::ops::Window { stride: vec![1 + z as u32 / 3 % 3], padding: vec![z as u32 / 9 % 2], dilation: vec![1 + z as u32 / 18 % 2] };
@@ -187,7 +187,7 @@ impl Program {
             let data: Vec<f64> = (0..shape.iter().product()).map(|i: i64| ((i * 7 + z as i64) % 11) as f64 * 0.2 - 1.0).collect();
             inductor::ops::Constant::from_host(&HostTensor::from_f64(DType::F32, &shape.map(|n| n as usize), &data))
         };
-        let r = if z / 36 % 2 == 0 {
+        let r = if (z / 36).is_multiple_of(2) {
             let w = self.b.op(weight([groups * outer, channels / groups, kernel]), &[]).ok()?;
             self.b.op(inductor::ops::Convolution { window, groups: groups as u32 }, &[v, w])
         } else {
@@ -203,7 +203,7 @@ impl Program {
         let v = self.pick(x, |t| t.shape.rank() > 0 && !t.numel().is(0))?;
         let (rank, dim) = (self.b.shape(v).rank(), y as usize % self.b.shape(v).rank());
         let size = self.b.shape(v)[dim].as_int()?;
-        let dtype = if z % 2 == 0 { DType::I32 } else { DType::I64 };
+        let dtype = if z.is_multiple_of(2) { DType::I32 } else { DType::I64 };
         let index = self.b.iota(dtype, size, 0).ok()?;
         let index = match z / 2 % 3 {
             0 => index,
@@ -213,7 +213,7 @@ impl Program {
             }
         };
         let taken = self.b.index_select(v, dim, index).ok()?;
-        let r = if z / 6 % 2 == 0 {
+        let r = if (z / 6).is_multiple_of(2) {
             let mut low: Vec<inductor::types::Dim> = vec![0.into(); rank];
             let mut high = low.clone();
             (low[dim], high[dim]) = ((1 + z as i64 % 3).into(), (z as i64 % 2).into());
@@ -230,7 +230,7 @@ impl Program {
         let number: f64 = [0.0, -0.0, 1.0, -1.0, 2.0][y as usize % 5];
         let c = self.b.constant(self.b.dtype(v), if self.b.dtype(v) == DType::U8 { number.abs() } else { number }).ok()?;
         let f = [ScalarFn::Add, ScalarFn::Sub, ScalarFn::Mul, ScalarFn::Maximum][z as usize % 4];
-        let r = if z / 4 % 2 == 0 { self.b.scalar(f, &[v, c]) } else { self.b.scalar(f, &[c, v]) };
+        let r = if (z / 4).is_multiple_of(2) { self.b.scalar(f, &[v, c]) } else { self.b.scalar(f, &[c, v]) };
         self.add(r)
     }
 
@@ -361,7 +361,10 @@ fn runner(cases: u32, seed: u8) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]))
 }
 
-fn strategy() -> impl Strategy<Value = (Vec<(u16, u16, u16)>, Vec<Step>, (bool, u8))> {
+/// What a program is drawn from: inputs, steps, whether gradients are wanted, and of what kind values are.
+type Draw = (Vec<(u16, u16, u16)>, Vec<Step>, (bool, u8));
+
+fn strategy() -> impl Strategy<Value = Draw> {
     let step = (any::<u16>(), any::<u16>(), any::<u16>(), any::<u16>());
     let input = (any::<u16>(), any::<u16>(), any::<u16>());
     (prop::collection::vec(input, 2..4), prop::collection::vec(step, 5..60), (any::<bool>(), any::<u8>()))

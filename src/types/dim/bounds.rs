@@ -70,7 +70,7 @@ impl Dim {
         }
         match self.heaviest_composite() {
             Some(atom) => best.max(self.relaxed(&atom, depth - 1).unwrap_or(best)),
-            None => best.max(self.from_zero().lower_interval()).max(self.lowest_corner().unwrap_or(best)),
+            None => best.max(self.shifted_to_zero().lower_interval()).max(self.lowest_corner().unwrap_or(best)),
         }
     }
 
@@ -132,7 +132,7 @@ impl Dim {
     }
 
     /// The polynomial over symbols that start at zero.
-    fn from_zero(&self) -> Dim {
+    fn shifted_to_zero(&self) -> Dim {
         self.substitute(&|s| Some(Dim::symbol(&s.name, 0, s.max.saturating_sub(s.min)) + Dim::int(s.min)))
     }
 

@@ -153,7 +153,7 @@ fn divide_exactly(a: i64, b: i64) -> Option<i64> {
 
 /// The greatest common divisor of all numbers and `start`, at least one.
 fn common_factor(numbers: impl Iterator<Item = i64>, start: i64) -> i64 {
-    numbers.fold(start, |a, b| greatest_common_divisor(a, b)).max(1)
+    numbers.fold(start, greatest_common_divisor).max(1)
 }
 
 pub(super) fn greatest_common_divisor(a: i64, b: i64) -> i64 {

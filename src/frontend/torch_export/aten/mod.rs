@@ -193,7 +193,7 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), all);
         let call = |n: &&str| n.strip_prefix("prims.").unwrap_or(n).split('.').count() == 2;
-        assert!(names.iter().all(|n| call(n)), "name and overload");
+        assert!(names.iter().all(call), "name and overload");
     }
 
     #[test]
