@@ -1,7 +1,7 @@
 //! The public interface on every device of this machine: the interpreter, and the software adapter or a GPU where there is one.
 
 use inductor::compile::inductor_with_report;
-use inductor::config::Mode;
+use inductor::config::{Mode, Optimizer};
 use inductor::graph::InputRole;
 use inductor::loop_ir::Instr;
 use inductor::models::{GptConfig, gpt, mlp};
@@ -222,6 +222,30 @@ fn bad_steps_are_refused_and_change_nothing() {
         assert_eq!(state.step(), 2);
         for (name, before) in state.names().iter().zip(&kept) {
             assert_eq!(&state.get(name).unwrap(), before, "{device:?}: {name}");
+        }
+    }
+}
+
+/// One gradient is infinite, and each optimizer's update reads it in another kernel: none may be written.
+#[test]
+fn infinite_gradients_are_seen_by_every_optimizer() {
+    let traced = trace("log", |t| {
+        let x = t.input("x", DType::F32, 5);
+        let w = t.parameter("w", DType::F32, 5, Initializer::Constant(1.0));
+        Ok((&w.log() * &x).sum_all())
+    })
+    .unwrap();
+    let start = HostTensor::f32(&[5], &[1.0, 2.0, 0.0, 3.0, 4.0]);
+    let x = HostTensor::f32(&[5], &[1.0; 5]);
+    for device in devices() {
+        for optimizer in [Optimizer::from(Sgd::new(0.1)), Sgd::new(0.1).momentum(0.9).into(), AdamW::new(0.1).into()] {
+            let config = Config { check_gradients: true, ..Config::default() };
+            let step = compile_train(&traced, &device, optimizer.clone(), &config).unwrap();
+            let mut state = step.init(0).unwrap();
+            state.set("w", start.clone()).unwrap();
+            let error = step.run(&mut state, [&x]).and_then(|r| r.loss()).unwrap_err();
+            assert!(error.to_string().contains("not finite"), "{device:?} {optimizer:?}: {error}");
+            assert_eq!((state.get("w").unwrap(), state.step()), (start.clone(), 0), "{device:?} {optimizer:?}");
         }
     }
 }
