@@ -146,11 +146,7 @@ impl OpDef for ScatterAdd {
         Ok(vec![base.clone()])
     }
     fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
-        let [base, index, src] = operands else { return vec![] };
-        let mut pairs = paired_besides(&index.shape, &base.shape, self.dim);
-        pairs.retain(|(index, size)| !index.known_le(size));
-        pairs.extend(paired(&index.shape.0, &src.shape.0));
-        pairs
+        equal_sizes(operands, self.dim)
     }
     fn eval(&self, operands: &[Array], _types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (base, index, dim) = (&operands[0], &operands[1], self.dim as usize);
@@ -278,4 +274,14 @@ impl OpDef for IndexAdd {
             of(DType::F32, DType::I32, 0, &[3, 2], &[0]),
         ]
     }
+}
+
+/// Sizes that a scatter along `dim` needs equal: those of source and index, and those of index and base besides `dim` where the
+/// index is not known to be smaller.
+pub(super) fn equal_sizes(operands: &[TensorType], dim: u32) -> Vec<(Dim, Dim)> {
+    let [base, index, src] = operands else { return vec![] };
+    let mut pairs = paired_besides(&index.shape, &base.shape, dim);
+    pairs.retain(|(index, size)| !index.known_le(size));
+    pairs.extend(paired(&index.shape.0, &src.shape.0));
+    pairs
 }

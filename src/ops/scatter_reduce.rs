@@ -7,7 +7,7 @@ use super::{Array, Built, Class, Data, Gather, Grads, NestBuilder, OpDef, Operan
 use crate::graph::{Builder, Value};
 use crate::loop_ir::flatten;
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, TensorType, paired, paired_besides};
+use crate::types::{DType, Dim, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// `out = base`, then `out[i, index[i, j, ...], ...] = combine(out[...], src[i, j, ...])` with the index in place of coordinate
@@ -99,11 +99,7 @@ impl OpDef for ScatterReduce {
         Ok(if self.kind == ReduceKind::Prod { vec![base.clone()] } else { vec![base.clone(), flags(src), flags(base)] })
     }
     fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
-        let [base, index, src] = operands else { return vec![] };
-        let mut pairs = paired_besides(&index.shape, &base.shape, self.dim);
-        pairs.retain(|(index, size)| !index.known_le(size));
-        pairs.extend(paired(&index.shape.0, &src.shape.0));
-        pairs
+        super::scatter::equal_sizes(operands, self.dim)
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (base, index, src, dim) = (&operands[0], &operands[1], &operands[2], self.dim as usize);
