@@ -64,6 +64,7 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod frontend;
+pub mod forms;
 pub mod fusion;
 pub mod graph;
 pub mod interp;

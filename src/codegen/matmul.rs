@@ -2,15 +2,17 @@
 //!
 //! Operand hooks compute four neighboring values with whatever the body does to them first (prologue), along the dimension
 //! that is contiguous in memory; the epilogue hook runs the statements after the product and the writes, four neighboring
-//! columns at once. Sizes that do not divide by the tile are guarded; guards vanish where sizes are known to divide.
+//! columns at once. Rows and columns beyond the end read the last ones and are not stored; only the step that goes beyond the terms reads
+//! under a guard, so that sizes that divide by nothing run the same inner loop as the others.
 
 use super::emit::{Emitter, Ex, Lane};
 use super::module::header;
 use super::plan::Variant;
-use super::pointwise::axis;
 use super::storage::Kind;
 use super::unit::Unit;
-use crate::loop_ir::{IndexExpr, Instr, Nest, Tag, Val, unflatten};
+use crate::forms::product::{self as form, Sizes, Tile};
+use crate::fusion::hint;
+use crate::loop_ir::{IndexExpr, Instr, Nest, Tag, Val, Write, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::Dim;
 use std::collections::BTreeSet;
@@ -30,49 +32,6 @@ static TEMPLATES: LazyLock<minijinja::Environment<'static>> = LazyLock::new(|| {
     env
 });
 
-/// Sizes of a tile.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Tile {
-    /// Rows of the output tile.
-    pub bm: u32,
-    /// Columns of the output tile.
-    pub bn: u32,
-    /// Depth of a step.
-    pub bk: u32,
-    /// Rows of an invocation, a multiple of four.
-    pub tm: u32,
-    /// Columns of an invocation, a multiple of four.
-    pub tn: u32,
-    /// Padding of a staged row, in vec4.
-    pub pad: u32,
-    /// Steps of the inner loop spelled out.
-    pub unroll: u32,
-}
-
-impl Tile {
-    const fn new(bm: u32, bn: u32, bk: u32, tm: u32, tn: u32) -> Tile {
-        Tile { bm, bn, bk, tm, tn, pad: 0, unroll: 4 }
-    }
-
-    /// Invocations of a workgroup.
-    pub fn threads(&self) -> u32 {
-        (self.bm / self.tm) * (self.bn / self.tn)
-    }
-
-    fn shared_bytes(&self) -> u32 {
-        self.bk * (self.bm + self.bn + 8 * self.pad) * 4
-    }
-}
-
-/// Tiles, with their speed relative to the first when the device is full.
-const TILES: [(Tile, f64); 5] = [
-    (Tile::new(128, 128, 16, 8, 8), 1.0),
-    (Tile::new(128, 64, 16, 8, 4), 0.75),
-    (Tile::new(64, 128, 16, 4, 8), 0.75),
-    (Tile::new(64, 64, 16, 4, 4), 0.6),
-    (Tile::new(32, 32, 16, 4, 4), 0.3),
-];
-
 /// The parts of a matmul nest.
 struct Product<'a> {
     nest: &'a Nest,
@@ -89,38 +48,55 @@ struct Product<'a> {
 
 /// The tiled kernel of a matmul nest; `None` where the generic form serves.
 pub fn generate(unit: &Unit) -> Result<Option<Variant>, String> {
-    let Some(p) = product(unit) else { return Ok(None) };
-    let Some(tile) = choose(unit, &p) else { return Ok(None) };
-    // A hook may need an axis that its operand is not supposed to have; the generic form takes any body.
-    Ok(build(unit, &p, tile).ok())
+    let Some(p) = product(unit.nest).filter(|p| p.fits(unit)) else { return Ok(None) };
+    let Some((tile, _)) = form::fastest(&p.sizes(), p.kind(unit)?.bytes(), &unit.target.caps, &unit.target.model) else { return Ok(None) };
+    match p.limit() {
+        None => build(unit, &p, None, tile).map(Some),
+        Some(limit) => {
+            let nest = in_range(unit.nest, &limit);
+            let p = product(&nest).expect("masks are no part of a product's shape");
+            build(&unit.of(&nest), &p, Some(&limit), tile).map(Some)
+        }
+    }
 }
 
-fn product<'a>(unit: &Unit<'a>) -> Option<Product<'a>> {
-    let nest = unit.nest;
+/// The parts of a nest that is a product in shape: no other reduction, and operands that do not vary along each other's axis.
+fn product(nest: &Nest) -> Option<Product<'_>> {
     let Tag::Matmul { a, b, dot, batch } = nest.tag else { return None };
     let batch = batch as usize;
     let only = nest.body.iter().enumerate().all(|(i, s)| !matches!(s.instr, Instr::Reduce(..)) || i == dot.0 as usize);
-    let float = [a, b, dot].iter().all(|&v| unit.kind(nest.dtype(v)) == Ok(Kind::F32));
     let Instr::Reduce(_, arg) = nest.stmt(dot).instr else { return None };
     let multiplies = match &nest.stmt(arg).instr {
         Instr::Call(ScalarFn::Mul, args) => args[..] == [a, b] || args[..] == [b, a],
         _ => false,
     };
-    let rows_only = nest.writes.iter().all(|w| !nest.is_element_write(w, &unit.level));
-    if !only || !float || !multiplies || !rows_only || nest.rows.len() != batch + 2 {
+    let level = nest.element_level();
+    let rows_only = nest.writes.iter().all(|w| !nest.is_element_write(w, &level));
+    if !only || !multiplies || !rows_only || nest.rows.len() != batch + 2 {
         return None;
     }
-    let checks = checks(unit, a, b)?;
+    let free = |v: Val, axis: usize| reachable(nest, v, None).iter().all(|&s| !uses_axis(&nest.body[s as usize].instr, axis as u32));
+    if !free(a, batch + 1) || !free(b, batch) {
+        return None;
+    }
+    let checks = checks(nest, &level, a, b)?;
     Some(Product { nest, a, b, dot, batch, m: nest.rows[batch].clone(), n: nest.rows[batch + 1].clone(), k: nest.col_count(), checks })
 }
 
+fn uses_axis(instr: &Instr, axis: u32) -> bool {
+    match instr {
+        Instr::Index(e) | Instr::Load { index: e, .. } => e.uses_axis(|a| a == axis),
+        _ => false,
+    }
+}
+
 /// The checks by the hook that makes them; `None` where one varies along the columns and belongs to no operand.
-fn checks(unit: &Unit, a: Val, b: Val) -> Option<[Vec<Val>; 3]> {
-    let operands = [a, b].map(|v| reachable(unit.nest, v, None));
+fn checks(nest: &Nest, level: &[bool], a: Val, b: Val) -> Option<[Vec<Val>; 3]> {
+    let operands = [a, b].map(|v| reachable(nest, v, None));
     let mut out = [vec![], vec![], vec![]];
-    for v in unit.nest.checks() {
+    for v in nest.checks() {
         let at = operands.iter().position(|set| set.contains(&v.0)).unwrap_or(2);
-        if at == 2 && unit.level[v.0 as usize] {
+        if at == 2 && level[v.0 as usize] {
             return None;
         }
         out[at].push(v);
@@ -128,81 +104,317 @@ fn checks(unit: &Unit, a: Val, b: Val) -> Option<[Vec<Val>; 3]> {
     Some(out)
 }
 
-fn batch_count(p: &Product) -> Dim {
-    p.nest.rows[..p.batch].iter().fold(Dim::int(1), |n, d| n * d)
+/// Where terms of a product end before its columns do: `mask` says that a column counts, and is true exactly below
+/// `total - start` where `start` varies along batch axes only. So the parts of a sum look that was divided unevenly.
+struct Limit {
+    mask: Val,
+    start: IndexExpr,
+    total: i64,
 }
 
-/// The tile that promises the shortest time: its speed when the device is full, less what padding and idle parts cost.
-fn choose(unit: &Unit, p: &Product) -> Option<Tile> {
-    let size = |d: &Dim| d.as_int().unwrap_or_else(|| d.range().1.min(1024)).max(1) as f64;
-    let (m, n, k, z) = (size(&p.m), size(&p.n), size(&p.k), size(&batch_count(p)));
-    if m.min(n) <= 4.0 || m * n < 256.0 || k < 4.0 {
-        return None;
+impl Product<'_> {
+    fn batch_count(&self) -> Dim {
+        self.nest.rows[..self.batch].iter().fold(Dim::int(1), |n, d| n * d)
     }
-    let caps = &unit.target.caps;
-    let lanes = unit.target.model.parallel_lanes as f64;
-    let fits = |t: &Tile| t.threads() <= caps.max_invocations.min(caps.max_workgroup_size) && t.shared_bytes() <= caps.max_workgroup_bytes;
-    let score = |t: &Tile, speed: f64| {
-        let (tm, tn) = ((m / t.bm as f64).ceil(), (n / t.bn as f64).ceil());
-        let useful = m * n / (tm * tn * (t.bm * t.bn) as f64);
-        // Registers let a multiprocessor hold a quarter of its invocations.
-        let full = (tm * tn * z * t.threads() as f64 / (lanes / 4.0)).min(1.0);
-        speed * useful * full
-    };
-    let mut best: Option<(f64, Tile)> = None;
-    for (tile, speed) in TILES {
-        if fits(&tile) && best.is_none_or(|(s, _)| score(&tile, speed) > s) {
-            best = Some((score(&tile, speed), tile));
-        }
+
+    fn sizes(&self) -> Sizes {
+        let size = |d: &Dim| hint(d).max(1) as f64;
+        Sizes { batch: size(&self.batch_count()), m: size(&self.m), n: size(&self.n), k: size(&self.k) }
     }
-    best.map(|(_, t)| t)
+
+    fn size(&self, row: u32) -> &Dim {
+        if row == M { &self.m } else { &self.n }
+    }
+
+    fn kind(&self, unit: &Unit) -> Result<Kind, String> {
+        unit.kind(self.nest.dtype(self.dot))
+    }
+
+    /// Whether tiles serve: operands of one kind, more than a few outputs and terms, and packed results whose words no two
+    /// invocations share.
+    fn fits(&self, unit: &Unit) -> bool {
+        let kinds = [self.a, self.b, self.dot].map(|v| unit.kind(self.nest.dtype(v)).ok());
+        let Sizes { m, n, k, .. } = self.sizes();
+        let owned = |w: &Write| unit.buffer(w.buffer).is_ok_and(|b| b.format.per_word == 1) || output(unit, self).owns_words(&w.index, &[0, 1, 2, 3], 4);
+        let numbers = kinds[0] != Some(Kind::Bool) && kinds[0].is_some() && kinds.iter().all(|k| *k == kinds[0]);
+        numbers && m.min(n) > 4.0 && m * n >= 256.0 && k >= 4.0 && self.nest.writes.iter().all(owned)
+    }
+
+    fn limit(&self) -> Option<Limit> {
+        let [_] = self.nest.cols[..] else { return None };
+        let (col, batch) = (self.nest.rows.len() as u32, self.batch as u32);
+        (0..self.nest.body.len() as u32).find_map(|v| {
+            let Instr::Call(ScalarFn::Lt, args) = &self.nest.body[v as usize].instr else { return None };
+            let [Instr::Index(at), Instr::Const(end)] = [&self.nest.stmt(args[0]).instr, &self.nest.stmt(args[1]).instr] else { return None };
+            let start = at.substitute(&|a| if a.id == col { IndexExpr::zero() } else { IndexExpr::axis(a.id, &a.size) }, &IndexExpr::value);
+            let plain = at.linear_coefficient(col).is_some_and(|k| k.is(1)) && start.values().is_empty() && !start.uses_axis(|a| a >= batch);
+            plain.then(|| Limit { mask: Val(v), start, total: end.as_i64() })
+        })
+    }
+}
+
+/// The nest where all of its columns count.
+fn in_range(nest: &Nest, limit: &Limit) -> Nest {
+    let mut out = nest.clone();
+    let mut same: Vec<Val> = (0..nest.body.len() as u32).map(Val).collect();
+    for at in 0..nest.body.len() {
+        let stmt = nest.body[at].instr.map(&|v| same[v.0 as usize], &|e| e.substitute(&|a| IndexExpr::axis(a.id, &a.size), &|v, size| IndexExpr::value(same[v as usize].0, size)));
+        out.body[at].instr = match stmt {
+            Instr::Load { buffer, index, mask } => Instr::Load { buffer, index, mask: mask.filter(|m| *m != limit.mask) },
+            Instr::Call(f, args) => {
+                match (f, &args[..]) {
+                    (ScalarFn::Where, [m, x, _]) if *m == limit.mask => same[at] = *x,
+                    (ScalarFn::LogicalAnd, [x, m]) if *m == limit.mask => same[at] = *x,
+                    _ => {}
+                }
+                Instr::Call(f, args)
+            }
+            other => other,
+        };
+    }
+    let to = |v: Val| same[v.0 as usize];
+    if let Tag::Matmul { a, b, dot, batch } = nest.tag {
+        out.tag = Tag::Matmul { a: to(a), b: to(b), dot, batch };
+    }
+    out
+}
+
+/// A product as it is to be spelled.
+struct Kernel<'p> {
+    p: &'p Product<'p>,
+    limit: Option<&'p Limit>,
+    tile: Tile,
+    /// For each operand, whether it is read along k.
+    along_k: [bool; 2],
+    /// Whether four terms may go beyond the last.
+    ragged: bool,
+    kind: Kind,
+}
+
+/// A function that the template calls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Role {
+    /// Four values of operand `row`, [`M`] or [`N`]; `last` in the step that goes beyond the terms.
+    Load { row: u32, last: bool },
+    /// What follows the product.
+    Store,
 }
 
 /// Spells the kernel with a given tile.
-fn build(unit: &Unit, p: &Product, tile: Tile) -> Result<Variant, String> {
-    let (a_along_k, b_along_k) = (prefers(p, p.a, M), prefers(p, p.b, N));
-    let mut hooks = [operand(unit, p, a_along_k, M), operand(unit, p, b_along_k, N), output(unit, p)];
-    let vector = vectors(unit, p, &hooks);
-    for h in &mut hooks {
-        h.vector.clone_from(&vector);
+fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<Variant, String> {
+    let along_k = [prefers(p, p.a, M), prefers(p, p.b, N)];
+    let ragged = !divides(&p.k, 4) || limit.is_some_and(|l| l.total % 4 != 0);
+    let kernel = Kernel { p, limit, tile, along_k, ragged, kind: p.kind(unit)? };
+    let roles = kernel.roles();
+    let mut hooks: Vec<Emitter> = roles.iter().map(|&role| kernel.hook(unit, role)).collect();
+    let vector = vectors(unit, p, &roles, &hooks);
+    let mut heads = vec![];
+    for (em, &role) in hooks.iter_mut().zip(&roles) {
+        em.vector.clone_from(&vector);
+        heads.push(kernel.spell(em, role)?);
     }
-    let [mut a, mut b, mut e] = hooks;
-    let load_a = load(&mut a, p, &tile, "load_a", (p.a, &p.checks[0]), a_along_k, M)?;
-    let load_b = load(&mut b, p, &tile, "load_b", (p.b, &p.checks[1]), b_along_k, N)?;
-    let epilogue = epilogue(&mut e, p)?;
-    super::module::all_checked(&a.unchecked().filter(|v| b.unchecked().any(|w| w == *v) && e.unchecked().any(|w| w == *v)).collect::<Vec<_>>())?;
+    let missing: Vec<Val> = unit.nest.checks().filter(|v| hooks.iter().all(|em| em.unchecked().any(|w| w == *v))).collect();
+    super::module::all_checked(&missing)?;
+    let mut main = output(unit, p);
     let (tiles_m, tiles_n) = (p.m.ceil_div(&Dim::int(tile.bm as i64)), p.n.ceil_div(&Dim::int(tile.bn as i64)));
-    let groups = batch_count(p) * &tiles_m * &tiles_n;
-    let (tiles_m, tiles_n, k) = (e.size_text(&tiles_m), e.size_text(&tiles_n), e.size_text(&p.k));
-    let mut entry = super::module::entry(&mut e, &groups);
-    let mut helpers = BTreeSet::new();
-    let (mut uses_symbols, mut functions) = (false, vec![]);
-    for (em, open) in [(a, load_a), (b, load_b), (e, epilogue)] {
+    let groups = p.batch_count() * &tiles_m * &tiles_n;
+    let (tiles_m, tiles_n) = (main.size_text(&tiles_m), main.size_text(&tiles_n));
+    let mut entry = super::module::entry(&mut main, &groups);
+    let terms = kernel.terms(&mut main)?;
+    let (before, mut helpers, _, mut uses_symbols) = main.finish();
+    let mut functions = String::new();
+    for (em, head) in hooks.into_iter().zip(heads) {
         let (lines, used, globals, symbols) = em.finish();
         debug_assert!(globals.is_empty());
         helpers.extend(used);
         uses_symbols |= symbols;
         let body: Vec<String> = lines.iter().map(|l| format!("  {}\n", l.replace('\n', "\n  "))).collect();
-        functions.push(format!("{open} {{\n{}}}\n", body.concat()));
+        functions += &format!("{head} {{\n{}}}\n", body.concat());
     }
     entry.splice(0..0, super::helpers::opening(&helpers));
     let (bindings, head) = header(unit, &vector, uses_symbols, &helpers);
-    let a_items = tile.bm / 4 * tile.bk / 4;
-    let b_items = tile.bn / 4 * tile.bk / 4;
-    // With both operands transposed, the second is staged by the other half of the invocations.
-    let b_first = if a_along_k && b_along_k && a_items + b_items <= tile.threads() { a_items } else { 0 };
-    let stages = [("a", a_along_k, tile.bm, 0), ("b", b_along_k, tile.bn, b_first)].map(|(op, along_k, size, first)| {
-        minijinja::context! { op, along_k, size, first, stride => size / 4 + tile.pad }
-    });
+    let has = |last: bool| roles.contains(&Role::Load { row: M, last });
     let context = minijinja::context! {
-        bm => tile.bm, bn => tile.bn, bk => tile.bk, tm => tile.tm, tn => tile.tn, unroll => tile.unroll,
-        sa => tile.bm / 4 + tile.pad, sb => tile.bn / 4 + tile.pad, threads => tile.threads(), stages, tiles_m, tiles_n, k, entry,
-        load_a => &functions[0], load_b => &functions[1], epilogue => &functions[2],
+        tile => kernel.context(), tiles_m, tiles_n, entry, before, terms, steps => has(false), last => has(true), functions,
     };
     let template = TEMPLATES.get_template("matmul").map_err(|e| e.to_string())?;
     let body = template.render(context).map_err(|e| format!("matmul template: {e:#}"))?;
-    let name = format!("tile-{}x{}x{}-{}x{}", tile.bm, tile.bn, tile.bk, tile.tm, tile.tn);
+    let name = format!("tile-{}x{}x{}-{}x{}", tile.bm, tile.bn, tile.bk, tile.wm, tile.wn);
     Ok(Variant { name, wgsl: format!("{head}\n{body}\n"), workgroup: [tile.threads(), 1, 1], groups, bindings })
+}
+
+fn divides(d: &Dim, by: u32) -> bool {
+    d.try_div(&Dim::int(by as i64)).is_some()
+}
+
+impl Kernel<'_> {
+    /// The functions that the template calls: whole steps where there may be any, the last where steps do not come out even.
+    fn roles(&self) -> Vec<Role> {
+        let steps = self.p.k.as_int().is_none_or(|k| k >= self.tile.bk as i64);
+        let last = !divides(&self.p.k, self.tile.bk) || self.limit.is_some_and(|l| l.total % self.tile.bk as i64 != 0);
+        let mut roles = vec![];
+        for row in [M, N] {
+            roles.extend(steps.then_some(Role::Load { row, last: false }));
+            roles.extend(last.then_some(Role::Load { row, last: true }));
+        }
+        roles.push(Role::Store);
+        roles
+    }
+
+    /// Sizes that the template spells.
+    fn context(&self) -> minijinja::Value {
+        let Tile { bm, bn, bk, wm, wn, halves, unroll } = self.tile;
+        let (threads, mi, ni) = (self.tile.threads(), wm / 16, wn / 32);
+        let items = |size: u32, along_k: bool| size / 4 * if along_k { bk / 4 } else { bk };
+        let [a, b] = [items(bm, self.along_k[0]), items(bn, self.along_k[1])];
+        // Where few invocations stage the first operand, others stage the second.
+        let second = if a + b <= threads { a } else { 0 };
+        let stage = |op: &str, k: usize, size: u32, items: u32, first: u32| {
+            minijinja::context! { op, along_k => self.along_k[k], items, first, stride => size / 4, rounds => items.div_ceil(threads) }
+        };
+        let stages = [stage("a", 0, bm, a, 0), stage("b", 1, bn, b, second)];
+        // Rows of a team are four apart in vectors: what bit two of the swizzle does to them is known here, where there are several.
+        let offsets_a: Vec<[u32; 4]> = (0..mi).map(|i| [0u32, 0, 4, 4].map(|c| if mi > 1 { 4 * i ^ c } else { 4 * i })).collect();
+        let band = self.tile.band(&self.p.sizes());
+        let (kind, fused) = (self.kind.wgsl(), self.kind == Kind::F32);
+        minijinja::context! { bm, bn, bk, wm, wn, halves, unroll, threads, mi, ni, stages, offsets_a, band, kind, fused }
+    }
+
+    /// The number of terms.
+    fn terms(&self, em: &mut Emitter) -> Result<String, String> {
+        let k = em.size_text(&self.p.k);
+        let Some(limit) = self.limit else { return Ok(k) };
+        em.axes.insert(BATCH, Ex::global("z"));
+        let start = em.in_lane(&limit.start, 0);
+        let start = em.index(&start, 0)?;
+        Ok(format!("min({k}, {}u - {})", limit.total, start.text))
+    }
+
+    fn hook<'a>(&self, unit: &'a Unit<'a>, role: Role) -> Emitter<'a> {
+        let Role::Load { row, last } = role else { return output(unit, self.p) };
+        let mut em = Emitter::new(unit);
+        em.lanes = match self.along_k[operand(row)] {
+            true => lanes(self.p, K, last && self.ragged),
+            false => lanes(self.p, row, !divides(self.p.size(row), 4)),
+        };
+        em
+    }
+
+    /// Spells a function's statements; gives its head.
+    fn spell(&self, em: &mut Emitter, role: Role) -> Result<String, String> {
+        em.axes.insert(BATCH, Ex::global("z"));
+        let Role::Load { row, last } = role else { return self.spell_store(em) };
+        let (operand, kind) = (operand(row), self.kind.wgsl());
+        let active = match self.along_k[operand] {
+            true => self.name_along_k(em, row, last),
+            false => self.name_along_row(em, row, last),
+        };
+        em.check(&self.p.checks[operand], 0..4)?;
+        let mut parts = vec![];
+        for (l, test) in active.iter().enumerate() {
+            let x = em.value([self.p.a, self.p.b][operand], l)?.text;
+            parts.push(match test {
+                Some(test) => format!("select({}, {x}, {test})", self.kind.zero()),
+                None => x,
+            });
+        }
+        em.line(format!("return vec4<{kind}>({});", parts.join(", ")));
+        let (name, extra) = if last { ("last", ", terms: u32") } else { ("load", "") };
+        Ok(format!("fn {name}_{}(z: u32, x: u32, y: u32{extra}) -> vec4<{kind}>", ["a", "b"][operand]))
+    }
+
+    /// Names the kernel axes of a hook that reads along k: row `x`, quad `y`. Gives the conditions of its lanes.
+    fn name_along_k(&self, em: &mut Emitter, row: u32, last: bool) -> [Option<String>; 4] {
+        let x = clamp(em, "x", self.p.size(row), self.block(row));
+        em.axes.insert(row, x);
+        em.axes.insert(K, Ex::global("y"));
+        if last && self.ragged {
+            return name_lanes(em, "y", "terms");
+        }
+        if last {
+            em.line(format!("if (y * 4u >= terms) {{ return vec4<{}>(); }}", self.kind.wgsl()));
+        }
+        [const { None }; 4]
+    }
+
+    /// Names the kernel axes of a hook that reads along a row axis: quad `x`, term `y`. Its lanes have no conditions.
+    fn name_along_row(&self, em: &mut Emitter, row: u32, last: bool) -> [Option<String>; 4] {
+        if last {
+            em.line(format!("if (y >= terms) {{ return vec4<{}>(); }}", self.kind.wgsl()));
+        }
+        em.axes.insert(K, Ex::global("y"));
+        let size = self.p.size(row);
+        match size.try_div(&Dim::int(4)) {
+            Some(quads) => {
+                let x = clamp(em, "x", &quads, self.block(row) / 4);
+                em.axes.insert(row, x);
+            }
+            None => {
+                let count = em.size(size).text;
+                name_lanes(em, "x", &count);
+            }
+        }
+        [const { None }; 4]
+    }
+
+    fn block(&self, row: u32) -> u32 {
+        if row == M { self.tile.bm } else { self.tile.bn }
+    }
+
+    /// The function behind the product.
+    fn spell_store(&self, em: &mut Emitter) -> Result<String, String> {
+        let p = self.p;
+        let (m, quads) = (em.size_text(&p.m), em.size_text(&p.n.ceil_div(&Dim::int(4))));
+        let rows = (!divides(&p.m, self.tile.bm)).then(|| format!("m >= {m}"));
+        let columns = (!divides(&p.n, self.tile.bn)).then(|| format!("q >= {quads}"));
+        let outside: Vec<String> = rows.into_iter().chain(columns).collect();
+        if !outside.is_empty() {
+            em.line(format!("if ({}) {{ return; }}", outside.join(" || ")));
+        }
+        em.axes.insert(M, Ex::global("m"));
+        em.axes.insert(N, Ex::global("q"));
+        let active = match divides(&p.n, 4) {
+            true => [const { None }; 4],
+            false => {
+                let count = em.size(&p.n).text;
+                name_lanes(em, "q", &count)
+            }
+        };
+        for (l, part) in ["x", "y", "z", "w"].iter().enumerate() {
+            let sum = super::spell::wrap(p.nest.dtype(p.dot), format!("sums.{part}"));
+            let sum = em.bind(Ex::global(sum), "v");
+            em.set_computed(p.dot.0, l, &sum);
+        }
+        em.check(&p.checks[2], 0..4)?;
+        let mut stores = vec![];
+        for w in &p.nest.writes {
+            stores.extend(em.stores(w, &[0, 1, 2, 3], &|l| active[l].clone())?);
+        }
+        stores.into_iter().for_each(|s| em.line(s));
+        Ok(format!("fn epilogue(z: u32, m: u32, q: u32, sums: vec4<{}>)", self.kind.wgsl()))
+    }
+}
+
+fn operand(row: u32) -> usize {
+    (row == N) as usize
+}
+
+/// A coordinate that stays below `size`, which blocks of `block` may go beyond.
+fn clamp(em: &mut Emitter, name: &str, size: &Dim, block: u32) -> Ex {
+    if divides(size, block) {
+        return Ex::global(name);
+    }
+    let size = em.size(size).text;
+    em.bind(Ex::global(format!("min({name}, {size} - 1u)")), "c")
+}
+
+/// Names the clamped axes of the lanes of a quad; gives their conditions.
+fn name_lanes(em: &mut Emitter, quad: &str, count: &str) -> [Option<String>; 4] {
+    [0, 1, 2, 3].map(|l| {
+        let at = em.bind(Ex::global(format!("min({quad} * 4u + {l}u, {count} - 1u)")), "e");
+        em.axes.insert(CLAMPED + l, at);
+        Some(format!("{quad} * 4u + {l}u < {count}"))
+    })
 }
 
 /// Whether an operand's loads run along memory with the column axis rather than with its row axis.
@@ -242,27 +454,27 @@ fn reachable(nest: &Nest, v: Val, stop: Option<Val>) -> BTreeSet<u32> {
     seen
 }
 
-/// The coordinates of the nest's axes for four lanes along kernel axis `along`, the other axes by themselves.
-fn lanes(p: &Product, along: u32) -> Vec<Lane> {
+/// The coordinates of the nest's axes for four lanes along kernel axis `along`, the other axes by themselves. `clamped` lanes have
+/// an axis each.
+fn lanes(p: &Product, along: u32, clamped: bool) -> Vec<Lane> {
     let sizes = |id: u32| match id {
         M => p.m.clone(),
         N => p.n.clone(),
         _ => p.k.clone(),
     };
     let four = Dim::int(4);
-    let divides = sizes(along).try_div(&four).is_some();
     let lane = |l: u32| {
         let at = |id: u32| -> IndexExpr {
             let size = sizes(id);
             if id != along {
-                axis(id, &size)
-            } else if divides {
-                axis(id, &size.ceil_div(&four)).times(&four).plus(&Dim::int(l as i64))
+                IndexExpr::axis(id, &size)
+            } else if clamped {
+                IndexExpr::axis(CLAMPED + l, &size)
             } else {
-                axis(CLAMPED + l, &size)
+                IndexExpr::axis(id, &size.ceil_div(&four)).times(&four).plus(&Dim::int(l as i64))
             }
         };
-        let mut axes = unflatten(&axis(BATCH, &batch_count(p)), &p.nest.rows[..p.batch]);
+        let mut axes = unflatten(&IndexExpr::axis(BATCH, &p.batch_count()), &p.nest.rows[..p.batch]);
         axes.extend([at(M), at(N)]);
         axes.extend(unflatten(&at(K), &p.nest.cols));
         Lane { axes, write_axes: None, whole: None }
@@ -270,20 +482,14 @@ fn lanes(p: &Product, along: u32) -> Vec<Lane> {
     (0..4).map(lane).collect()
 }
 
-fn operand<'a>(unit: &'a Unit<'a>, p: &Product, along_k: bool, row: u32) -> Emitter<'a> {
-    let mut em = Emitter::new(unit);
-    em.lanes = lanes(p, if along_k { K } else { row });
-    em
-}
-
 fn output<'a>(unit: &'a Unit<'a>, p: &Product) -> Emitter<'a> {
     let mut em = Emitter::new(unit);
-    em.lanes = lanes(p, N);
+    em.lanes = lanes(p, N, !divides(&p.n, 4));
     em
 }
 
 /// Bindings that every hook reads and writes by aligned vectors.
-fn vectors(unit: &Unit, p: &Product, hooks: &[Emitter; 3]) -> Vec<bool> {
+fn vectors(unit: &Unit, p: &Product, roles: &[Role], hooks: &[Emitter]) -> Vec<bool> {
     let nest = p.nest;
     let mut after = BTreeSet::new();
     for w in &nest.writes {
@@ -291,83 +497,15 @@ fn vectors(unit: &Unit, p: &Product, hooks: &[Emitter; 3]) -> Vec<bool> {
         w.index.values().into_iter().for_each(|v| after.extend(reachable(nest, Val(v), Some(p.dot))));
     }
     p.checks[2].iter().for_each(|v| after.extend(reachable(nest, *v, Some(p.dot))));
-    let sets = [reachable(nest, p.a, None), reachable(nest, p.b, None), after];
+    let [a, b] = [p.a, p.b].map(|v| reachable(nest, v, None));
     let mut fits = super::vector::candidates(unit);
-    for (k, (em, set)) in hooks.iter().zip(&sets).enumerate() {
-        let writes: &[crate::loop_ir::Write] = if k == 2 { &nest.writes } else { &[] };
+    for (em, role) in hooks.iter().zip(roles) {
+        let (set, writes): (_, &[Write]) = match role {
+            Role::Load { row: M, .. } => (&a, &[]),
+            Role::Load { .. } => (&b, &[]),
+            Role::Store => (&after, &nest.writes),
+        };
         super::vector::restrict(em, set.iter().map(|&s| &nest.body[s as usize].instr), writes, &[vec![0, 1, 2, 3]], &mut fits);
     }
     fits
-}
-
-/// Names the kernel axes of a hook whose lanes run along `along`, with `quad` counting fours, and guards the end.
-fn name_axes(em: &mut Emitter, other: (u32, &str), along: (u32, &Dim, &str)) -> Vec<Option<String>> {
-    em.axes.insert(BATCH, Ex::global("z"));
-    em.axes.insert(other.0, Ex::global(other.1));
-    let (id, size, quad) = along;
-    if size.try_div(&Dim::int(4)).is_some() {
-        em.axes.insert(id, Ex::global(quad));
-        return vec![None; 4];
-    }
-    let count = em.size(size);
-    let mut active = vec![];
-    for l in 0..4 {
-        em.line(format!("let e{l} = min({quad} * 4u + {l}u, {} - 1u);", count.text));
-        em.axes.insert(CLAMPED + l, Ex::global(format!("e{l}")));
-        active.push(Some(format!("{quad} * 4u + {l}u < {}", count.text)));
-    }
-    active
-}
-
-/// A load hook; gives its head, its statements are in `em`.
-fn load(em: &mut Emitter, p: &Product, tile: &Tile, name: &str, (v, checks): (Val, &[Val]), along_k: bool, row: u32) -> Result<String, String> {
-    let (size, block) = if row == M { (&p.m, tile.bm) } else { (&p.n, tile.bn) };
-    let (x, y) = if along_k { ("x", "q") } else { ("q", "y") };
-    let inside = |d: &Dim, b: u32| d.try_div(&Dim::int(b as i64)).is_some();
-    let mut tests = vec![];
-    let quads = |d: &Dim| d.ceil_div(&Dim::int(4));
-    if !inside(size, block) {
-        let bound = if along_k { size.clone() } else { quads(size) };
-        tests.push(format!("{x} >= {}", em.size_text(&bound)));
-    }
-    if !inside(&p.k, tile.bk) {
-        let bound = if along_k { quads(&p.k) } else { p.k.clone() };
-        tests.push(format!("{y} >= {}", em.size_text(&bound)));
-    }
-    if !tests.is_empty() {
-        em.line(format!("if ({}) {{ return vec4<f32>(); }}", tests.join(" || ")));
-    }
-    let along = if along_k { (K, &p.k, "q") } else { (row, size, "q") };
-    let other = if along_k { (row, "x") } else { (K, "y") };
-    let active = name_axes(em, other, along);
-    em.check(checks, 0..4)?;
-    let mut parts = vec![];
-    for (l, test) in active.iter().enumerate() {
-        let x = em.value(v, l)?.text;
-        parts.push(match test {
-            Some(test) => format!("select(0.0f, {x}, {test})"),
-            None => x,
-        });
-    }
-    em.line(format!("return vec4<f32>({});", parts.join(", ")));
-    Ok(format!("fn {name}(z: u32, {x}: u32, {y}: u32) -> vec4<f32>"))
-}
-
-/// The epilogue hook; gives its head, its statements are in `em`.
-fn epilogue(em: &mut Emitter, p: &Product) -> Result<String, String> {
-    let (m, quads) = (em.size_text(&p.m), em.size_text(&p.n.ceil_div(&Dim::int(4))));
-    em.line(format!("if (m >= {m} || q >= {quads}) {{ return; }}"));
-    let active = name_axes(em, (M, "m"), (N, &p.n, "q"));
-    for (l, part) in ["x", "y", "z", "w"].iter().enumerate() {
-        em.set_computed(p.dot.0, l, &Ex::global(format!("sums.{part}")));
-    }
-    em.check(&p.checks[2], 0..4)?;
-    let mut stores = vec![];
-    for w in &p.nest.writes {
-        stores.extend(em.stores(w, &[0, 1, 2, 3], &|l| active[l].clone())?);
-    }
-    for s in stores {
-        em.line(s);
-    }
-    Ok("fn epilogue(z: u32, m: u32, q: u32, sums: vec4<f32>)".into())
 }

@@ -23,13 +23,16 @@ pub struct BenchOptions {
     /// Where to run: auto, gpu, software or cpu.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Models of the train suite: mlp, small, nanogpt, gpt2.
+    /// Models of the train suite: mlp, small, nanogpt, gpt2, or files of torch.export (`.pt2`) whose first output is the loss.
     #[arg(long, value_delimiter = ',', default_value = "mlp,nanogpt")]
     model: Vec<String>,
     /// Sizes of the matmul suite (512, 1024, 2048 and 4096 unless given); rows of the memory suite (65,536 on a GPU, else 256);
     /// blocks of the compile suite (6, 32 and 320).
     #[arg(long, value_delimiter = ',')]
     size: Vec<usize>,
+    /// Shapes of the matmul suite, as `MxNxK` or `BATCHxMxNxK`; `t` behind them transposes the left operand, `T` the right one.
+    #[arg(long, value_delimiter = ',')]
+    shape: Vec<Shape>,
     /// Only cases of the memory suite whose name contains this.
     #[arg(long)]
     filter: Option<String>,
@@ -79,9 +82,10 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
                 }
             }
             "matmul" => {
-                let sizes: &[usize] = if options.size.is_empty() { &[512, 1024, 2048, 4096] } else { &options.size };
-                for &n in sizes {
-                    rows.push(matmul(options, &device, n, &mut profiles)?);
+                let asked = !options.size.is_empty() || !options.shape.is_empty();
+                let sizes: &[usize] = if asked { &options.size } else { &[512, 1024, 2048, 4096] };
+                for shape in sizes.iter().map(|&n| Shape::square(n)).chain(options.shape.iter().copied()) {
+                    rows.push(matmul(options, &device, shape, &mut profiles)?);
                 }
             }
             "memory" => memory_rows.extend(memory::memory(options, &device, &mut profiles)?),
@@ -115,11 +119,14 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
 }
 
 fn train(options: &BenchOptions, device: &Device, model: &str, profiles: &mut Profiles) -> Result<Row> {
-    let traced = models::named(model)?.with_context(|| format!("there is no model {model}: use mlp, small, nanogpt or gpt2"))?;
+    let models::Model { traced, tensors } = models::load(model)?;
     let inputs = random_inputs(&traced)?;
     let started = Instant::now();
     let step = compile_train(&traced, device, optim::AdamW::new(1e-4), &Config::default())?;
     let mut state = step.init(1)?;
+    for (name, tensor) in tensors {
+        state.set(&name, tensor)?;
+    }
     let loss = step.run(&mut state, &inputs)?.loss()?;
     let first_step_s = started.elapsed().as_secs_f64();
     if !loss.is_finite() {
@@ -130,12 +137,64 @@ fn train(options: &BenchOptions, device: &Device, model: &str, profiles: &mut Pr
     Ok(row)
 }
 
-fn matmul(options: &BenchOptions, device: &Device, n: usize, profiles: &mut Profiles) -> Result<Row> {
+/// A product of the matmul suite.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    batch: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    transpose: [bool; 2],
+}
+
+impl Shape {
+    fn square(n: usize) -> Shape {
+        Shape { batch: 1, m: n, n, k: n, transpose: [false; 2] }
+    }
+
+    fn flops(&self) -> f64 {
+        2.0 * [self.batch, self.m, self.n, self.k].iter().map(|&n| n as f64).product::<f64>()
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.batch > 1 {
+            write!(f, "{}x", self.batch)?;
+        }
+        write!(f, "{}x{}x{}{}{}", self.m, self.n, self.k, if self.transpose[0] { "t" } else { "" }, if self.transpose[1] { "T" } else { "" })
+    }
+}
+
+impl std::str::FromStr for Shape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Shape, String> {
+        let transpose = ['t', 'T'].map(|mark| text.contains(mark));
+        let sizes: Option<Vec<usize>> =
+            text.trim_end_matches(['t', 'T']).split('x').map(|n| n.parse().ok().filter(|n| (1..=1 << 17).contains(n))).collect();
+        match sizes.as_deref() {
+            Some(&[m, n, k]) => Ok(Shape { batch: 1, m, n, k, transpose }),
+            Some(&[batch, m, n, k]) => Ok(Shape { batch, m, n, k, transpose }),
+            _ => Err(format!("{text}: a shape is MxNxK or BATCHxMxNxK, with sizes of 1 to {}", 1 << 17)),
+        }
+    }
+}
+
+fn matmul(options: &BenchOptions, device: &Device, shape: Shape, profiles: &mut Profiles) -> Result<Row> {
     // Operands are state, so that no step uploads them.
     let uniform = Initializer::Uniform { low: -1.0, high: 1.0 };
     let traced = trace_eval("matmul", |t| {
-        let a = t.parameter("a", DType::F32, (n, n), uniform);
-        let b = t.parameter("b", DType::F32, (n, n), uniform);
+        let matrix = |name: &str, rows: usize, columns: usize, transpose: bool| {
+            let (rows, columns) = if transpose { (columns, rows) } else { (rows, columns) };
+            let x = match shape.batch {
+                1 => t.parameter(name, DType::F32, (rows, columns), uniform),
+                batch => t.parameter(name, DType::F32, (batch, rows, columns), uniform),
+            };
+            if transpose { x.transpose(-2, -1) } else { x }
+        };
+        let a = matrix("a", shape.m, shape.k, shape.transpose[0]);
+        let b = matrix("b", shape.k, shape.n, shape.transpose[1]);
         Ok(vec![("c", a.matmul(&b))])
     })?;
     let started = Instant::now();
@@ -143,9 +202,9 @@ fn matmul(options: &BenchOptions, device: &Device, n: usize, profiles: &mut Prof
     let mut state = step.init(1)?;
     step.run(&mut state, ())?.wait()?;
     let first_step_s = started.elapsed().as_secs_f64();
-    let mut row = measure(options, "matmul", &format!("{n}x{n}x{n}"), device, &step, &mut state, &[], first_step_s)?;
+    let mut row = measure(options, "matmul", &shape.to_string(), device, &step, &mut state, &[], first_step_s)?;
     profile(options, &step, profiles)?;
-    row.tflops = Some(2.0 * (n as f64).powi(3) / (row.pipelined_ms * 1e-3) / 1e12);
+    row.tflops = Some(shape.flops() / (row.pipelined_ms * 1e-3) / 1e12);
     Ok(row)
 }
 

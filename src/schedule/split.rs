@@ -7,10 +7,11 @@ use super::sort_rows::sort_rows;
 use super::sort_scatter::sort_scatter;
 use super::split_scan::split_scan;
 use crate::config::Target;
+use crate::forms::product::{self as form, Sizes};
 use crate::fusion::hint;
 use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
+use crate::types::{DType, Dim, Shape, TensorType};
 use std::collections::HashSet;
 
 /// Bytes of a matrix that no cache holds: what is reduced along rows and along columns is worth reading once.
@@ -28,9 +29,9 @@ pub fn split_nests(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, target: &Target)
     for (at, nest) in nests.into_iter().enumerate() {
         let parts = match sort_scatter(&nest, buffers, model) {
             Some(parts) => parts.into_iter().flat_map(|n| sort_rows(&n, buffers, target).unwrap_or_else(|| vec![n])).collect(),
-            None => match (sort_rows(&nest, buffers, target).or_else(|| split_scan(&nest, buffers, model)), stages(&nest, mixed(&nest), model)) {
+            None => match (sort_rows(&nest, buffers, target).or_else(|| split_scan(&nest, buffers, model)), stages(&nest, mixed(&nest), target)) {
                 (Some(parts), _) => parts,
-                (None, Some((stages, rows_inner))) => split(&nest, stages, rows_inner, buffers).to_vec(),
+                (None, Some((chunks, rows_inner))) => split(&nest, &chunks, rows_inner, buffers).to_vec(),
                 (None, None) => vec![nest],
             },
         };
@@ -59,38 +60,58 @@ fn reduction(nest: &Nest) -> Option<(usize, Combiner, Val)> {
 /// Number of stages and whether rows stay innermost (a column reduction, coalesced across rows). `mixed` tells that another
 /// reduction takes the rows of the same matrix, whose kernel may take over this one's first stage: then there are as many stages
 /// as there are workgroups to fill the device.
-fn stages(nest: &Nest, mixed: bool, model: &DeviceModel) -> Option<(i64, bool)> {
+fn stages(nest: &Nest, mixed: bool, target: &Target) -> Option<(Chunks, bool)> {
+    let model = &target.model;
     let (at, combiner, _) = reduction(nest)?;
     let deviations = combiner == Combiner::Welford;
     if matches!(nest.tag, Tag::ScatterSum { .. } | Tag::Segments { .. }) || model.parallel_lanes < 4096 {
         return None;
     }
     let (rows, cols) = (nest.row_count().as_int()?, nest.col_count().as_int()?);
+    if let Tag::Matmul { batch, .. } = nest.tag {
+        return Some((product_chunks(nest, batch as usize, target)?, false));
+    }
     let lanes = model.parallel_lanes as i64;
     // How many times as many invocations there is room for, and how short parts may be.
     let (room, shortest) = match nest.tag {
-        Tag::Matmul { batch, .. } => {
-            let [m, n] = &nest.rows[batch as usize..] else { return None };
-            let tiles = rows / (hint(m) * hint(n)).max(1) * ((hint(m) + 127) / 128) * ((hint(n) + 127) / 128);
-            (lanes / 1024 / tiles.max(1), 512)
-        }
         Tag::Loop if mixed && combiner == Combiner::Sum && is_column_reduction(nest) && rows.saturating_mul(cols) * 4 >= LARGE => {
             // Not more parts than the second stage combines in no time.
             ((lanes * COLUMNS / rows.max(1)).min(2 * cols.isqrt()), 16)
         }
         Tag::Loop if is_column_reduction(nest) => (lanes / 4 / rows.max(1), 16),
         Tag::Loop => (lanes / 512 / rows.max(1), 1024),
-        Tag::ScatterSum { .. } | Tag::Segments { .. } => return None,
+        Tag::Matmul { .. } | Tag::ScatterSum { .. } | Tag::Segments { .. } => return None,
     };
     let wanted = room.min(cols / shortest);
     let bytes = rows.saturating_mul(cols) * nest.body[at].dtype.size() as i64;
-    if wanted < 2 || !(matches!(nest.tag, Tag::Matmul { .. }) || model.is_worth(bytes, room, wanted, 1)) {
+    if wanted < 2 || !model.is_worth(bytes, room, wanted, 1) {
         return None;
     }
     let divisor = (wanted / 2..=wanted * 2).filter(|s| *s >= 2 && cols % s == 0).min_by_key(|s| (s - wanted).abs());
     // Parts of unequal sizes would want weights.
     let inexact = (!deviations).then_some(wanted);
-    Some((divisor.or(inexact)?, is_column_reduction(nest)))
+    Some((Chunks::even(divisor.or(inexact)?, &nest.col_count()), is_column_reduction(nest)))
+}
+
+/// Parts of the columns: so many, of so many columns each; the last may have fewer.
+struct Chunks {
+    count: i64,
+    size: Dim,
+}
+
+impl Chunks {
+    fn even(count: i64, columns: &Dim) -> Chunks {
+        Chunks { count, size: columns.ceil_div(&Dim::int(count)) }
+    }
+}
+
+fn product_chunks(nest: &Nest, batch: usize, target: &Target) -> Option<Chunks> {
+    let size = |dims: &[Dim]| dims.iter().map(|d| hint(d) as f64).product();
+    let [m, n] = nest.rows.get(batch..)? else { return None };
+    let sizes = Sizes { batch: size(&nest.rows[..batch]), m: hint(m) as f64, n: hint(n) as f64, k: size(&nest.cols) };
+    let bytes = nest.writes.first().map(|w| nest.dtype(w.value).size() as u32)?;
+    let (count, size) = form::parts(&sizes, bytes.max(4), &target.caps, &target.model)?;
+    Some(Chunks { count, size: Dim::int(size) })
 }
 
 /// Whether neighbors in memory are neighboring rows.
@@ -105,11 +126,10 @@ pub fn is_column_reduction(nest: &Nest) -> bool {
     })
 }
 
-fn split(nest: &Nest, stages: i64, rows_inner: bool, buffers: &mut Vec<Buffer>) -> [Nest; 2] {
+fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffer>) -> [Nest; 2] {
     let (at, combiner, value) = reduction(nest).expect("stages found one");
     let dtype = nest.body[at].dtype;
-    let (stage, total) = (Dim::int(stages), nest.col_count());
-    let chunk = total.ceil_div(&stage);
+    let (stage, total, chunk) = (Dim::int(chunks.count), nest.col_count(), chunks.size.clone());
     let exact = chunk.clone() * &stage == total;
     let matmul = matches!(nest.tag, Tag::Matmul { .. });
     let stage_first = rows_inner || matmul;
@@ -145,18 +165,30 @@ fn split(nest: &Nest, stages: i64, rows_inner: bool, buffers: &mut Vec<Buffer>) 
         }
         map.push(push(instr, stmt.dtype));
     }
-    let mut operand = map[value.0 as usize];
-    if let Some(inside) = inside {
-        let identity = push(Instr::Const(identity(combiner, dtype)), dtype);
-        operand = push(Instr::Call(ScalarFn::Where, vec![inside, operand, identity]), dtype);
-    }
+    let guarded = |v: Val, push: &mut dyn FnMut(Instr, DType) -> Val| match inside {
+        Some(inside) => {
+            let identity = push(Instr::Const(identity(combiner, dtype)), dtype);
+            push(Instr::Call(ScalarFn::Where, vec![inside, v, identity]), dtype)
+        }
+        None => v,
+    };
+    // Outside, both factors of a product are zero, so that it stays one.
+    let factors = match nest.tag {
+        Tag::Matmul { a, b, .. } => Some([a, b].map(|v| guarded(map[v.0 as usize], &mut push))),
+        _ => None,
+    };
+    let operand = match factors {
+        Some([a, b]) if !exact => push(Instr::Call(ScalarFn::Mul, vec![a, b]), dtype),
+        Some(_) => map[value.0 as usize],
+        None => guarded(map[value.0 as usize], &mut push),
+    };
     let partial = push(Instr::Reduce(combiner, operand), dtype);
     let mut scratch = || {
         buffers.push(Buffer { name: format!("{}.partial", nest.label), ty: TensorType { dtype, shape: Shape(rows.clone()) } });
         BufferId(buffers.len() as u32 - 1)
     };
-    let tag = match nest.tag {
-        Tag::Matmul { a, b, batch, .. } if exact => Tag::Matmul { a: map[a.0 as usize], b: map[b.0 as usize], dot: partial, batch: batch + 1 },
+    let tag = match (nest.tag, factors) {
+        (Tag::Matmul { batch, .. }, Some([a, b])) => Tag::Matmul { a, b, dot: partial, batch: batch + 1 },
         _ => Tag::Loop,
     };
     let place = flatten(&axes(&rows, 0), &rows);
@@ -277,7 +309,7 @@ mod tests {
             b.output("y", OutputRole::User, y);
             let mut lowered = lower(&[(Phase::Forward, &b.finish())], &Config::default()).unwrap();
             let nest = lowered.nests[0].clone();
-            let parts = split(&nest, stages, is_column_reduction(&nest), &mut lowered.buffers);
+            let parts = split(&nest, &Chunks::even(stages, &nest.col_count()), is_column_reduction(&nest), &mut lowered.buffers);
             let result = |nests: &[Nest]| {
                 let mut memory: Vec<Memory> = lowered
                     .buffers

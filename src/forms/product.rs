@@ -1,0 +1,136 @@
+//! Tiles of matrix products: what a workgroup computes, and which of them promises the shortest time.
+
+use crate::types::{DeviceCaps, DeviceModel};
+
+/// Invocations that share a block of a tile; a unit of the work's layout, whatever the device's subgroups are.
+pub const TEAM: u32 = 32;
+
+/// Sizes of a tile.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tile {
+    /// Rows of the output tile, a multiple of 32.
+    pub bm: u32,
+    /// Columns of the output tile, a multiple of 32.
+    pub bn: u32,
+    /// Depth of a step, a multiple of sixteen.
+    pub bk: u32,
+    /// Rows of a team's block: sixteen, or a multiple of 32.
+    pub wm: u32,
+    /// Columns of a team's block, a multiple of 32.
+    pub wn: u32,
+    /// Halves of workgroup memory: with two, one is filled while the other is read.
+    pub halves: u32,
+    /// Terms of a step spelled out, four or all.
+    pub unroll: u32,
+}
+
+/// A tile with what was measured of it.
+struct Candidate {
+    tile: Tile,
+    /// Share of the fastest tile's arithmetic that a multiprocessor reaches with one of its workgroups, with two and so on, up to as many as
+    /// it holds.
+    speed: &'static [f64],
+}
+
+const fn tile(size: (u32, u32, u32), block: (u32, u32), halves: u32) -> Tile {
+    Tile { bm: size.0, bn: size.1, bk: size.2, wm: block.0, wn: block.1, halves, unroll: size.2 }
+}
+
+/// Shares are those of the reference H100 (`benches/results.md`).
+const CANDIDATES: [Candidate; 6] = [
+    Candidate { tile: tile((128, 128, 16), (64, 64), 1), speed: &[0.59, 1.0] },
+    Candidate { tile: tile((128, 64, 16), (32, 64), 2), speed: &[0.42, 0.8, 0.98] },
+    Candidate { tile: tile((64, 64, 16), (32, 32), 2), speed: &[0.42, 0.78, 0.84, 0.86] },
+    Candidate { tile: tile((64, 32, 16), (32, 32), 2), speed: &[0.24, 0.45, 0.62, 0.7, 0.72] },
+    Candidate { tile: tile((32, 32, 16), (16, 32), 2), speed: &[0.12, 0.24, 0.33, 0.41, 0.46, 0.5] },
+    Candidate { tile: tile((32, 32, 16), (16, 32), 1), speed: &[0.1, 0.2, 0.28, 0.35, 0.4, 0.43] },
+];
+
+/// A product's sizes: outputs of each of `batch` matrices, and terms of each output.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Matrices.
+    pub batch: f64,
+    /// Rows.
+    pub m: f64,
+    /// Columns.
+    pub n: f64,
+    /// Terms.
+    pub k: f64,
+}
+
+impl Tile {
+    /// Invocations of a workgroup.
+    pub fn threads(&self) -> u32 {
+        (self.bm / self.wm) * (self.bn / self.wn) * TEAM
+    }
+
+    /// Bytes of workgroup memory for elements of `bytes` bytes.
+    pub fn shared_bytes(&self, bytes: u32) -> u32 {
+        self.halves * self.bk * (self.bm + self.bn) * bytes
+    }
+
+    /// Rows of tiles that neighboring workgroups take together. A matrix of some thousand tiles no cache holds.
+    pub fn band(&self, sizes: &Sizes) -> u32 {
+        let tiles = (sizes.m / self.bm as f64).ceil() * (sizes.n / self.bn as f64).ceil();
+        if tiles > 2048.0 { 16 } else { 1 }
+    }
+}
+
+impl Candidate {
+    fn is_legal(&self, bytes: u32, caps: &DeviceCaps) -> bool {
+        let threads = self.tile.threads();
+        threads <= caps.max_invocations.min(caps.max_workgroup_size) && self.tile.shared_bytes(bytes) <= caps.max_workgroup_bytes
+    }
+
+    /// Time in multiply-adds of one multiprocessor at full speed: that of the one with most tiles.
+    fn time(&self, s: &Sizes, model: &DeviceModel) -> f64 {
+        let (bm, bn) = (self.tile.bm as f64, self.tile.bn as f64);
+        let tiles = s.batch * (s.m / bm).ceil() * (s.n / bn).ceil();
+        let (each, held) = (tiles / processors(model), self.speed.len() as f64);
+        // Workgroups start as others end, so that what does not come out even matters less the more there are.
+        let most = if each <= 4.0 * held { each.ceil() } else { each + 0.5 };
+        let (rounds, rest) = ((most / held).floor(), most % held);
+        let alone = if rest == 0.0 { 0.0 } else { rest / self.speed[(rest.ceil() as usize).clamp(1, self.speed.len()) - 1] };
+        (rounds * held / self.speed[self.speed.len() - 1] + alone) * bm * bn * (s.k + START)
+    }
+}
+
+/// Parts of a device that workgroups are spread over.
+fn processors(model: &DeviceModel) -> f64 {
+    (model.parallel_lanes as f64 / 2048.0).max(1.0)
+}
+
+/// Fewer invocations at a time than any GPU runs.
+const FEW_LANES: u32 = 4096;
+
+/// Terms that starting and ending a tile costs as much as.
+const START: f64 = 64.0;
+
+/// The tile that promises the shortest time, and that time in multiply-adds of a multiprocessor; `None` where the device can run none.
+pub fn fastest(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel) -> Option<(Tile, f64)> {
+    // A compiler for a processor takes seconds for what a GPU's takes milliseconds.
+    let unroll = |tile: Tile| if model.parallel_lanes < FEW_LANES { Tile { halves: 1, unroll: 4, ..tile } } else { tile };
+    let legal = CANDIDATES.iter().filter(|c| c.is_legal(bytes, caps));
+    legal.map(|c| (unroll(c.tile), c.time(sizes, model))).min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+/// Parts that the terms of a product are divided into, so that few tiles fill the device: as many as save more than storing and adding
+/// up their results costs. Parts but the last have `.1` terms, a whole number of steps.
+pub fn parts(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel) -> Option<(i64, i64)> {
+    const STEP: f64 = 16.0;
+    const SHORTEST: f64 = 512.0;
+    let flops_per_ns = model.gflops as f64 * 0.75;
+    let outputs = sizes.batch * sizes.m * sizes.n;
+    let price = |parts: f64| {
+        let chunk = (sizes.k / parts / STEP).ceil() * STEP;
+        let s = Sizes { batch: sizes.batch * (sizes.k / chunk).ceil(), k: chunk, ..*sizes };
+        let (_, units) = fastest(&s, bytes, caps, model)?;
+        let traffic = if parts > 1.0 { (2.0 * parts + 1.0) * outputs * bytes as f64 / model.bandwidth_gbps as f64 + model.launch_ns as f64 } else { 0.0 };
+        Some((2.0 * units * processors(model) / flops_per_ns + traffic, chunk))
+    };
+    let whole = price(1.0)?.0;
+    let divided = (2..=16).filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| price(p as f64));
+    let (time, chunk) = divided.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    (time < 0.8 * whole).then_some(((sizes.k / chunk).ceil() as i64, chunk as i64))
+}
