@@ -325,7 +325,7 @@ impl<'a> Emitter<'a> {
                 let v = Val(*value);
                 let x = self.value(v, lane)?;
                 let kind = self.unit.kind(self.unit.nest.dtype(v))?;
-                Ok(Ex { text: super::spell::to_index(kind, &x.text), depth: x.depth })
+                Ok(Ex { text: kind.to_index(&x.text), depth: x.depth })
             }
             Term::Div(e, d) => self.division(e, d, "/", "floor_div_i", lane),
             Term::Mod(e, d) => self.division(e, d, "%", "remainder_i", lane),

@@ -5,10 +5,9 @@
 use super::combine::Accumulator;
 use super::emit::{Emitter, Ex};
 use super::layout::Shape;
-use super::reduce::Rows;
 use super::storage::Kind;
-use super::unit::Unit;
-use crate::loop_ir::{Instr, Val};
+use super::team::Rows;
+use crate::loop_ir::Val;
 
 /// A reduction of the pass, of one of the invocation's rows.
 pub struct Reduction {
@@ -22,16 +21,9 @@ pub struct Reduction {
     pub row: usize,
 }
 
-/// The size of subgroups, when all have that size and invocations of a row lie in neighboring ones.
-pub fn subgroup_size(unit: &Unit, shape: &Shape) -> Option<u32> {
-    let (low, high) = unit.target.caps.subgroups?;
-    let fits = low == high && low.is_power_of_two() && low >= 4 && (shape.rows * shape.threads).is_multiple_of(low);
-    (fits && shape.threads > 1 && !shape.rows_first).then_some(low)
-}
-
 impl Rows<'_, '_> {
     /// Combines the partial results of the invocations of each row and names the results.
-    pub(super) fn combine(&mut self, accumulators: &[Reduction]) {
+    pub fn combine(&mut self, accumulators: &[Reduction]) {
         let wide = accumulators.iter().any(|r| r.acc.kinds.iter().any(|&k| k.bytes() > 4));
         let finals: Vec<Vec<String>> = match (self.shape.threads, self.em.subgroup) {
             (1, _) => accumulators.iter().map(|r| r.acc.names.clone()).collect(),
@@ -45,20 +37,6 @@ impl Rows<'_, '_> {
                 let name = self.em.fresh("r");
                 self.em.line(format!("let {name} = {text};"));
                 self.set_result(*stmt, k as u32, *row, &Ex { text: name, depth: self.base });
-            }
-        }
-    }
-
-    /// Makes result `k` of reduction `i` known to every lane of a row.
-    pub(super) fn set_result(&mut self, i: u32, k: u32, row: usize, e: &Ex) {
-        let targets: Vec<u32> = if k == 0 {
-            vec![i]
-        } else {
-            (0..self.nest.body.len() as u32).filter(|&j| self.nest.body[j as usize].instr == Instr::Proj(Val(i), k)).collect()
-        };
-        for t in targets {
-            for lane in (row..self.em.lanes.len()).step_by(self.shape.across as usize) {
-                self.em.set_computed(t, lane, e);
             }
         }
     }
@@ -181,22 +159,6 @@ impl Rows<'_, '_> {
     /// Workgroup arrays of `count` elements for the variables of a reduction.
     fn arrays(&mut self, acc: &Accumulator, taken: &mut Vec<bool>, count: u32) -> Vec<(String, Kind)> {
         acc.kinds.iter().map(|&kind| (self.shared_array(kind, taken, count), kind)).collect()
-    }
-
-    /// A workgroup array of that kind and size that this pass does not use yet; passes reuse them.
-    pub(super) fn shared_array(&mut self, kind: Kind, taken: &mut Vec<bool>, count: u32) -> String {
-        let ty = kind.shared();
-        let bytes = kind.bytes() * count;
-        let found = (0..self.shared.len()).find(|&i| self.shared[i] == (ty, bytes) && !taken[i]);
-        let at = found.unwrap_or_else(|| {
-            self.shared.push((ty, bytes));
-            taken.push(false);
-            let n = self.shared.len() - 1;
-            self.em.globals.push(format!("var<workgroup> shared{n}: array<{ty}, {count}>;"));
-            n
-        });
-        taken[at] = true;
-        format!("shared{at}")
     }
 }
 

@@ -5,12 +5,11 @@
 //!   runs along rows, neighboring invocations take neighboring rows.
 
 use super::emit::{Emitter, Lane};
-use super::pointwise::axis;
 use super::unit::Unit;
 use crate::fusion::HELD_COLUMNS;
 use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Tag, Val, Write, flatten, unflatten};
 use crate::scalar::ScalarFn;
-use crate::types::Dim;
+use crate::types::{DeviceCaps, Dim};
 
 /// Kernel axis of rows.
 pub const ROW: u32 = 0;
@@ -45,17 +44,20 @@ pub struct Shape {
     pub across: u32,
 }
 
+impl Shape {
+    /// The size of subgroups, when all have that size and invocations of a row lie in neighboring ones.
+    pub fn subgroup(&self, caps: &DeviceCaps) -> Option<u32> {
+        let (low, high) = caps.subgroups?;
+        let fits = low == high && low.is_power_of_two() && low >= 4 && (self.rows * self.threads).is_multiple_of(low);
+        (fits && self.threads > 1 && !self.rows_first).then_some(low)
+    }
+}
+
 impl Default for Shape {
     /// A row and an invocation for each workgroup.
     fn default() -> Shape {
         Shape { rows: 1, threads: 1, rows_first: false, lanes: 1, kept: 0, unroll: 1, across: 1 }
     }
-}
-
-/// Lanes of consecutive columns with row and column-group axes, for legality checks.
-pub fn column_lanes(nest: &Nest, lanes: u32) -> Vec<Lane> {
-    let shape = Shape { lanes, ..Shape::default() };
-    (0..lanes).map(|l| lane(nest, &shape, COLUMN, l, 0)).collect()
 }
 
 /// Chunks of rows that have a team of invocations each, and rows of a chunk: single rows, unless there are sums over rows.
@@ -70,9 +72,9 @@ pub fn row_axes(nest: &Nest, across: u32, r: u32) -> Vec<IndexExpr> {
     let at = nest.chunk_axes().unwrap_or(nest.rows.len());
     let (teams, length) = chunks(nest);
     let n = Dim::int(across as i64);
-    let team = axis(ROW, &teams.ceil_div(&n)).times(&n).plus(&Dim::int(r as i64));
+    let team = IndexExpr::axis(ROW, &teams.ceil_div(&n)).times(&n).plus(&Dim::int(r as i64));
     let mut axes = unflatten(&team, &nest.rows[..at]);
-    axes.extend(unflatten(&axis(STEP, &length), &nest.rows[at..]));
+    axes.extend(unflatten(&IndexExpr::axis(STEP, &length), &nest.rows[at..]));
     axes
 }
 
@@ -80,7 +82,7 @@ pub fn row_axes(nest: &Nest, across: u32, r: u32) -> Vec<IndexExpr> {
 pub fn lane(nest: &Nest, shape: &Shape, id: u32, l: u32, r: u32) -> Lane {
     let n = Dim::int(shape.lanes as i64);
     let groups = nest.col_count().ceil_div(&n);
-    let col = axis(id, &groups).times(&n).plus(&Dim::int(l as i64));
+    let col = IndexExpr::axis(id, &groups).times(&n).plus(&Dim::int(l as i64));
     let mut axes = row_axes(nest, shape.across, r);
     axes.extend(unflatten(&col, &nest.cols));
     Lane { axes, write_axes: None, whole: None }

@@ -7,7 +7,6 @@
 use super::emit::{Emitter, Ex, Lane};
 use super::module::header;
 use super::plan::Variant;
-use super::pointwise::axis;
 use super::storage::Kind;
 use super::unit::Unit;
 use crate::loop_ir::{IndexExpr, Instr, Nest, Tag, Val, unflatten};
@@ -255,14 +254,14 @@ fn lanes(p: &Product, along: u32) -> Vec<Lane> {
         let at = |id: u32| -> IndexExpr {
             let size = sizes(id);
             if id != along {
-                axis(id, &size)
+                IndexExpr::axis(id, &size)
             } else if divides {
-                axis(id, &size.ceil_div(&four)).times(&four).plus(&Dim::int(l as i64))
+                IndexExpr::axis(id, &size.ceil_div(&four)).times(&four).plus(&Dim::int(l as i64))
             } else {
-                axis(CLAMPED + l, &size)
+                IndexExpr::axis(CLAMPED + l, &size)
             }
         };
-        let mut axes = unflatten(&axis(BATCH, &batch_count(p)), &p.nest.rows[..p.batch]);
+        let mut axes = unflatten(&IndexExpr::axis(BATCH, &batch_count(p)), &p.nest.rows[..p.batch]);
         axes.extend([at(M), at(N)]);
         axes.extend(unflatten(&at(K), &p.nest.cols));
         Lane { axes, write_axes: None, whole: None }

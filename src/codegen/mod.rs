@@ -30,6 +30,7 @@ mod scan;
 mod sort;
 mod spell;
 mod storage;
+mod team;
 mod transpose;
 mod unit;
 mod value;
@@ -38,7 +39,6 @@ mod vector;
 pub use dump::dump;
 pub use limits::check_domains;
 pub use plan::*;
-pub use pointwise::packed_write_is_legal;
 
 use crate::config::Target;
 use crate::error::{Error, Result};

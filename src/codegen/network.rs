@@ -16,16 +16,13 @@
 //! With N elements there are log2(N)^2 / 2 steps; of a row of 2,048 in 256 invocations without subgroups, 36 go through workgroup
 //! memory, with subgroups of 32 six do.
 
-use super::combine::suffix;
 use super::emit::{Emitter, Ex, Lane};
-use super::exchange::subgroup_size;
 use super::layout::Shape as Team;
 use super::module::{Geometry, Shader, assemble};
-use super::pointwise::axis;
 use super::sort::Sort;
 use super::storage::Kind;
 use super::unit::Unit;
-use crate::loop_ir::{Nest, unflatten};
+use crate::loop_ir::{IndexExpr, Nest, unflatten};
 use crate::types::{DeviceCaps, Dim};
 
 /// Elements of an invocation, where rows have that many.
@@ -138,7 +135,7 @@ impl Shape {
     fn new(unit: &Unit, kind: Kind, rows: u32, threads: u32, each: u32) -> Shape {
         let team = Team { rows, threads, ..Team::default() };
         let words = if kind == Kind::I64 { 3 } else { 2 };
-        Shape { rows, threads, each, words, near: subgroup_size(unit, &team).unwrap_or(1).min(threads) }
+        Shape { rows, threads, each, words, near: team.subgroup(&unit.target.caps).unwrap_or(1).min(threads) }
     }
 }
 
@@ -181,8 +178,8 @@ impl<'a> Network<'a> {
         let mut em = Emitter::new(unit);
         let (row_count, columns) = (nest.row_count(), nest.col_count());
         for lane in 0..shape.each + 2 * outputs {
-            let mut axes = unflatten(&axis(ROW, &row_count), &nest.rows);
-            axes.extend(unflatten(&axis(ROW + 1 + lane, &columns), &nest.cols));
+            let mut axes = unflatten(&IndexExpr::axis(ROW, &row_count), &nest.rows);
+            axes.extend(unflatten(&IndexExpr::axis(ROW + 1 + lane, &columns), &nest.cols));
             em.lanes.push(Lane { axes, write_axes: None, whole: None });
         }
         em.subgroup = (shape.near > 1).then(|| unit.target.caps.subgroups.map_or(1, |s| s.0));
@@ -213,7 +210,7 @@ impl<'a> Network<'a> {
         for (e, (key, column)) in keys.iter().enumerate() {
             let key = match kind {
                 Kind::Bool => format!("select(0u, 1u, {key})"),
-                _ => format!("{}({key})", self.em.helper(&format!("sort_key_{}", suffix(kind)))),
+                _ => format!("{}({key})", self.em.helper(&format!("sort_key_{}", kind.suffix()))),
             };
             let key = if self.sort.descending { format!("~{key}") } else { key };
             let key = if self.full { key } else { format!("select({}, {key}, {column} < size)", self.last()) };

@@ -2,9 +2,8 @@
 
 use super::emit::{Emitter, Ex, Lane};
 use super::module::{Geometry, Shader, assemble};
-
 use super::unit::Unit;
-use crate::loop_ir::{IndexExpr, Instr, Nest, Write, flatten, unflatten};
+use crate::loop_ir::{IndexExpr, Nest, flatten, unflatten};
 use crate::types::Dim;
 
 const THREADS: u32 = 256;
@@ -49,7 +48,7 @@ fn finish(mut em: Emitter, nest: &Nest, numel: Dim, steps: Dim, lanes: u32, has_
             em.line(format!("let {clamped} = min({at}, {} - 1u);", count.text));
             let id = 1 + l as u32;
             em.axes.insert(id, Ex::global(clamped));
-            let flat = axis(id, &numel);
+            let flat = IndexExpr::axis(id, &numel);
             em.lanes[l].write_axes = Some(std::mem::replace(&mut em.lanes[l].axes, split(nest, &flat)));
             *active = Some(format!("({at} < {})", count.text));
         }
@@ -89,11 +88,6 @@ fn emit_writes(em: &mut Emitter, nest: &Nest, lanes: usize, active: &[Option<Str
     Ok(())
 }
 
-/// A kernel axis as a coordinate, whatever its size.
-pub fn axis(id: u32, size: &Dim) -> IndexExpr {
-    IndexExpr::axis(id, size)
-}
-
 /// Coordinates of all axes of a nest from the flat position in its domain.
 fn split(nest: &Nest, flat: &IndexExpr) -> Vec<IndexExpr> {
     let sizes: Vec<Dim> = nest.rows.iter().chain(&nest.cols).cloned().collect();
@@ -104,7 +98,7 @@ fn split(nest: &Nest, flat: &IndexExpr) -> Vec<IndexExpr> {
 fn flat_lanes(nest: &Nest, width: u32) -> Vec<Lane> {
     let numel = nest.row_count() * nest.col_count();
     let n = Dim::int(width as i64);
-    let step = axis(0, &numel.ceil_div(&n));
+    let step = IndexExpr::axis(0, &numel.ceil_div(&n));
     let whole = flatten(&[nest.row_axes(), nest.col_axes()].concat(), &[nest.rows.clone(), nest.cols.clone()].concat());
     let lane = |l: u32| {
         let flat = step.times(&n).plus(&Dim::int(l as i64));
@@ -124,36 +118,4 @@ fn vector_width(unit: &Unit, numel: &Dim) -> u32 {
     let divides = numel.as_int().is_some_and(|n| n > 0) && numel.try_div(&four).is_some();
     let long = unit.nest.body.len() > 100;
     if divides && !long { 4 } else { 1 }
-}
-
-/// Whether a kernel can write packed data through `write`: an invocation owns whole words of `per_word` elements.
-///
-/// In a nest without column work an invocation takes consecutive elements of the whole domain; with column work, consecutive
-/// columns of a row. When the number of elements is not a multiple of `per_word`, the nest must write the whole buffer (the
-/// last word is filled with zeros), which the caller knows.
-pub fn packed_write_is_legal(nest: &Nest, write: &Write, per_word: u32) -> bool {
-    if per_word == 1 {
-        return true;
-    }
-    let level = nest.element_level();
-    let is_row = !nest.is_element_write(write, &level);
-    if nest.has_column_work() {
-        let sorts = nest.body.iter().any(|s| matches!(s.instr, Instr::Sort { .. }));
-        let divides = nest.col_count().try_div(&Dim::int(per_word as i64)).is_some();
-        return !sorts && !is_row && divides && consecutive(&super::layout::column_lanes(nest, per_word), &write.index, per_word);
-    }
-    if is_row && !nest.col_count().is(1) {
-        return false;
-    }
-    let numel = nest.row_count() * nest.col_count();
-    let whole =
-        IndexExpr::clone(&write.index) == flatten(&[nest.row_axes(), nest.col_axes()].concat(), &[nest.rows.clone(), nest.cols.clone()].concat());
-    let divides = numel.try_div(&Dim::int(per_word as i64)).is_some();
-    (whole || divides) && write.index.values().is_empty() && consecutive(&flat_lanes(nest, per_word), &write.index, per_word)
-}
-
-fn consecutive(lanes: &[Lane], index: &IndexExpr, width: u32) -> bool {
-    let base = lanes[0].write_index(index);
-    base.modulo(&Dim::int(width as i64)) == IndexExpr::zero()
-        && lanes.iter().enumerate().all(|(k, lane)| lane.write_index(index) == base.plus(&Dim::int(k as i64)))
 }

@@ -7,11 +7,10 @@
 
 use super::combine::Accumulator;
 use super::emit::{Emitter, Ex, Lane};
-use super::exchange::{Reduction, subgroup_size};
+use super::exchange::Reduction;
 use super::layout::{COLUMN, Pick, ROW, STEP, Shape, choose, chunks, depths, lane, lazy_source, picked, row_axes, scans, write_depth};
 use super::module::{Geometry, Shader, assemble};
-
-use super::pointwise::axis;
+use super::team::{ExpSum, Rows};
 use super::unit::Unit;
 use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Stmt, Tag, Val, Write, flatten, unflatten};
 use crate::scalar::ScalarFn;
@@ -30,14 +29,6 @@ pub fn generate(unit: &Unit) -> Result<Shader, String> {
         return build(&unit, shape, if rough { sums } else { &[] });
     }
     build(unit, choose(unit)?, &[])
-}
-
-/// A sum of exponentials below a maximum.
-#[derive(Clone, Copy, Debug)]
-pub struct ExpSum {
-    max: Val,
-    exp: Val,
-    sum: Val,
 }
 
 /// The nest with the maximum and the sum of exponentials as two reductions: where rows stay in registers, each exponential is
@@ -80,26 +71,6 @@ fn rename(nest: &Nest, e: &IndexExpr, map: &[Val]) -> IndexExpr {
     e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size))
 }
 
-/// State of a kernel under construction.
-pub(super) struct Rows<'u, 'n> {
-    pub(super) em: Emitter<'u>,
-    pub(super) nest: &'n Nest,
-    pub(super) shape: Shape,
-    /// Active condition of each lane; `None` when always active.
-    active: Vec<Option<String>>,
-    row_active: Option<String>,
-    groups: Dim,
-    /// Depth of the block that works on one row.
-    pub(super) base: usize,
-    /// Sums over rows: names of the variables of each lane, for each write that has them.
-    sums: Vec<(Write, Vec<String>)>,
-    rough: Vec<ExpSum>,
-    /// Checks that the pass at hand makes, whatever it computes.
-    pending: Vec<Val>,
-    /// Workgroup arrays: element type and bytes.
-    pub(super) shared: Vec<(&'static str, u32)>,
-}
-
 /// Spells the kernel in a given layout; the exponentials of `rough` sums need no more than the built-in's accuracy.
 pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Shader, String> {
     let nest = unit.nest;
@@ -120,7 +91,7 @@ pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Shader, Stri
     debug_assert!(rough.is_empty() || shape.across == 1, "rough sums are of one row");
     k.em.across = shape.across;
     k.em.rough_exp = rough.iter().map(|r| r.exp).collect();
-    k.em.subgroup = subgroup_size(unit, &shape);
+    k.em.subgroup = shape.subgroup(&unit.target.caps);
     k.prologue();
     k.lanes();
     if shape.lanes * shape.across == 4 {
@@ -199,12 +170,6 @@ impl Rows<'_, '_> {
         }
     }
 
-    /// The end of a sum of rough exponentials: NaN where the maximum is NaN or infinite, as the definition has it.
-    pub(super) fn finish(&mut self, i: u32, text: String) -> String {
-        let Some(max) = self.rough.iter().find(|r| r.sum == Val(i)).and_then(|r| self.em.computed(r.max.0, 0)) else { return text };
-        format!("{}({}, {text})", self.em.helper("online_softmax_sum_"), max.text)
-    }
-
     /// Declares the sums over rows and opens the loop over the rows of a chunk, where there are such sums.
     fn open_chunk(&mut self) -> Result<(), String> {
         for w in self.nest.writes.iter().filter(|w| w.fold) {
@@ -256,16 +221,6 @@ impl Rows<'_, '_> {
             self.em.line(format!("{name} = {name} + {};", x.text));
         }
         Ok(())
-    }
-
-    /// Groups of columns an invocation holds at once.
-    pub(super) fn sets(&self) -> usize {
-        self.shape.kept.max(self.shape.unroll) as usize
-    }
-
-    pub(super) fn lane_set(&self, e: usize) -> Vec<usize> {
-        let n = (self.shape.lanes * self.shape.across) as usize;
-        (e * n..(e + 1) * n).collect()
     }
 
     fn lanes(&mut self) {
@@ -450,12 +405,12 @@ impl Rows<'_, '_> {
         let size = self.em.size(&count);
         let kind = self.em.unit.kind(self.nest.dtype(pick.at))?;
         let at = self.em.value(pick.at, 0)?;
-        let at = self.em.bind(Ex { text: super::spell::to_index(kind, &at.text), depth: at.depth }, "x");
+        let at = self.em.bind(Ex { text: kind.to_index(&at.text), depth: at.depth }, "x");
         let place = Ex { text: format!("min({}, {} - 1u)", at.text, size.text), depth: at.depth };
         let place = self.em.bind(place, "x");
         self.em.axes.insert(id, place);
         let mut axes = row_axes(self.nest, 1, 0);
-        axes.extend(unflatten(&axis(id, &count), &self.nest.cols));
+        axes.extend(unflatten(&IndexExpr::axis(id, &count), &self.nest.cols));
         self.em.lanes.push(Lane { axes, write_axes: None, whole: None });
         // What earlier passes found holds for the new lane too.
         for v in 0..self.nest.body.len() as u32 {

@@ -9,9 +9,9 @@ use super::combine::Accumulator;
 use super::emit::{Emitter, Ex};
 use super::exchange::{from_shared, to_shared};
 use super::layout::Shape;
-use super::reduce::Rows;
 use super::spell;
 use super::storage::Kind;
+use super::team::Rows;
 use crate::loop_ir::{Combiner, Instr, Val, Write};
 
 impl Emitter<'_> {

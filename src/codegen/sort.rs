@@ -5,13 +5,11 @@
 //! column is the rank of one element, so every element is written once. Work is quadratic in the row; reads of a row are shared
 //! by the cache. `schedule` splits long rows, so that only rows of unknown length come here.
 
-use super::combine::suffix;
 use super::emit::{Emitter, Ex, Lane};
 use super::module::{Geometry, Shader, assemble};
 use super::network;
-use super::pointwise::axis;
 use super::unit::Unit;
-use crate::loop_ir::{Instr, Nest, Val, unflatten};
+use crate::loop_ir::{IndexExpr, Instr, Nest, Val, unflatten};
 use crate::types::Dim;
 
 const THREADS: u32 = 64;
@@ -87,8 +85,8 @@ fn by_counting(unit: &Unit, sort: &Sort) -> Result<Shader, String> {
     let mut em = Emitter::new(unit);
     let (rows, cols) = (nest.row_count(), nest.col_count());
     for id in &AXES[1..] {
-        let mut axes = unflatten(&axis(AXES[0], &rows), &nest.rows);
-        axes.extend(unflatten(&axis(*id, &cols), &nest.cols));
+        let mut axes = unflatten(&IndexExpr::axis(AXES[0], &rows), &nest.rows);
+        axes.extend(unflatten(&IndexExpr::axis(*id, &cols), &nest.cols));
         em.lanes.push(Lane { axes, write_axes: None, whole: None });
     }
     let (total, count) = (em.size(&(rows.clone() * &cols)), em.size(&cols));
@@ -112,7 +110,7 @@ fn by_counting(unit: &Unit, sort: &Sort) -> Result<Shader, String> {
         super::storage::Kind::Bool => (format!("select(0u, 1u, {})", mine.text), format!("select(0u, 1u, {})", other.text)),
         _ => (mine.text.clone(), other.text),
     };
-    let kind_suffix = if kind == super::storage::Kind::Bool { "u" } else { suffix(kind) };
+    let kind_suffix = if kind == super::storage::Kind::Bool { "u" } else { kind.suffix() };
     let name = format!("{}{kind_suffix}", if descending { "sort_down_" } else { "sort_up_" });
     if !super::helpers::exists(&name) {
         return Err(format!("sort of {} is not available on GPUs", nest.dtype(key)));

@@ -7,7 +7,6 @@
 use super::emit::{Emitter, Ex, Lane};
 use super::module::{Geometry, Shader, assemble};
 
-use super::pointwise::axis;
 use super::storage::Kind;
 use super::unit::Unit;
 use crate::loop_ir::{IndexExpr, Instr, unflatten};
@@ -84,9 +83,9 @@ pub fn generate(unit: &Unit, tiling: &Tiling) -> Result<Shader, String> {
     em.line(format!("let batch = group / ({along_count} * {across_count});"));
     em.axes.insert(BATCH, Ex::global("batch"));
     let place = |across: u32, along: u32| {
-        let mut axes = unflatten(&axis(BATCH, &batches), &batch);
-        axes[tiling.across] = axis(across, &sizes[tiling.across]);
-        axes[tiling.along] = axis(along, &sizes[tiling.along]);
+        let mut axes = unflatten(&IndexExpr::axis(BATCH, &batches), &batch);
+        axes[tiling.across] = IndexExpr::axis(across, &sizes[tiling.across]);
+        axes[tiling.along] = IndexExpr::axis(along, &sizes[tiling.along]);
         Lane { axes, write_axes: None, whole: None }
     };
     let clamped = |em: &mut Emitter, name: &str, text: String, a: usize| {
