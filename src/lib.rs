@@ -63,6 +63,7 @@ pub mod config;
 pub mod error;
 pub mod eval;
 pub mod files;
+pub mod forms;
 pub mod frontend;
 pub mod fusion;
 pub mod graph;

@@ -4,11 +4,13 @@
 //! that is contiguous in memory; the epilogue hook runs the statements after the product and the writes, four neighboring
 //! columns at once. Sizes that do not divide by the tile are guarded; guards vanish where sizes are known to divide.
 
-use super::emit::{Emitter, Ex, Lane};
-use super::module::header;
 use super::plan::Variant;
-use super::storage::Kind;
-use super::unit::Unit;
+use super::text::emit::{Emitter, Ex};
+use super::text::module::{self, header};
+use super::text::storage::Kind;
+use super::text::unit::Unit;
+use super::text::{helpers, vector};
+use crate::forms::Lane;
 use crate::loop_ir::{IndexExpr, Instr, Nest, Tag, Val, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::Dim;
@@ -169,11 +171,11 @@ fn build(unit: &Unit, p: &Product, tile: Tile) -> Result<Variant, String> {
     let load_a = load(&mut a, p, &tile, "load_a", (p.a, &p.checks[0]), a_along_k, M)?;
     let load_b = load(&mut b, p, &tile, "load_b", (p.b, &p.checks[1]), b_along_k, N)?;
     let epilogue = epilogue(&mut e, p)?;
-    super::module::all_checked(&a.unchecked().filter(|v| b.unchecked().any(|w| w == *v) && e.unchecked().any(|w| w == *v)).collect::<Vec<_>>())?;
+    module::all_checked(&a.unchecked().filter(|v| b.unchecked().any(|w| w == *v) && e.unchecked().any(|w| w == *v)).collect::<Vec<_>>())?;
     let (tiles_m, tiles_n) = (p.m.ceil_div(&Dim::int(tile.bm as i64)), p.n.ceil_div(&Dim::int(tile.bn as i64)));
     let groups = batch_count(p) * &tiles_m * &tiles_n;
     let (tiles_m, tiles_n, k) = (e.size_text(&tiles_m), e.size_text(&tiles_n), e.size_text(&p.k));
-    let mut entry = super::module::entry(&mut e, &groups);
+    let mut entry = module::entry(&mut e, &groups);
     let mut helpers = BTreeSet::new();
     let (mut uses_symbols, mut functions) = (false, vec![]);
     for (em, open) in [(a, load_a), (b, load_b), (e, epilogue)] {
@@ -184,7 +186,7 @@ fn build(unit: &Unit, p: &Product, tile: Tile) -> Result<Variant, String> {
         let body: Vec<String> = lines.iter().map(|l| format!("  {}\n", l.replace('\n', "\n  "))).collect();
         functions.push(format!("{open} {{\n{}}}\n", body.concat()));
     }
-    entry.splice(0..0, super::helpers::opening(&helpers));
+    entry.splice(0..0, helpers::opening(&helpers));
     let (bindings, head) = header(unit, &vector, uses_symbols, &helpers);
     let a_items = tile.bm / 4 * tile.bk / 4;
     let b_items = tile.bn / 4 * tile.bk / 4;
@@ -264,7 +266,7 @@ fn lanes(p: &Product, along: u32) -> Vec<Lane> {
         let mut axes = unflatten(&IndexExpr::axis(BATCH, &batch_count(p)), &p.nest.rows[..p.batch]);
         axes.extend([at(M), at(N)]);
         axes.extend(unflatten(&at(K), &p.nest.cols));
-        Lane { axes, write_axes: None, whole: None }
+        Lane::at(axes)
     };
     (0..4).map(lane).collect()
 }
@@ -291,10 +293,10 @@ fn vectors(unit: &Unit, p: &Product, hooks: &[Emitter; 3]) -> Vec<bool> {
     }
     p.checks[2].iter().for_each(|v| after.extend(reachable(nest, *v, Some(p.dot))));
     let sets = [reachable(nest, p.a, None), reachable(nest, p.b, None), after];
-    let mut fits = super::vector::candidates(unit);
+    let mut fits = vector::candidates(unit);
     for (k, (em, set)) in hooks.iter().zip(&sets).enumerate() {
         let writes: &[crate::loop_ir::Write] = if k == 2 { &nest.writes } else { &[] };
-        super::vector::restrict(em, set.iter().map(|&s| &nest.body[s as usize].instr), writes, &[vec![0, 1, 2, 3]], &mut fits);
+        vector::restrict(em, set.iter().map(|&s| &nest.body[s as usize].instr), writes, &[vec![0, 1, 2, 3]], &mut fits);
     }
     fits
 }

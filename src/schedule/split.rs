@@ -7,6 +7,7 @@ use super::sort_rows::sort_rows;
 use super::sort_scatter::sort_scatter;
 use super::split_scan::split_scan;
 use crate::config::Target;
+use crate::forms::parts::{is_column_reduction, is_worth};
 use crate::fusion::hint;
 use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
@@ -84,25 +85,13 @@ fn stages(nest: &Nest, mixed: bool, model: &DeviceModel) -> Option<(i64, bool)> 
     };
     let wanted = room.min(cols / shortest);
     let bytes = rows.saturating_mul(cols) * nest.body[at].dtype.size() as i64;
-    if wanted < 2 || !(matches!(nest.tag, Tag::Matmul { .. }) || model.is_worth(bytes, room, wanted, 1)) {
+    if wanted < 2 || !(matches!(nest.tag, Tag::Matmul { .. }) || is_worth(model, bytes, room, wanted, 1)) {
         return None;
     }
     let divisor = (wanted / 2..=wanted * 2).filter(|s| *s >= 2 && cols % s == 0).min_by_key(|s| (s - wanted).abs());
     // Parts of unequal sizes would want weights.
     let inexact = (!deviations).then_some(wanted);
     Some((divisor.or(inexact)?, is_column_reduction(nest)))
-}
-
-/// Whether neighbors in memory are neighboring rows.
-pub fn is_column_reduction(nest: &Nest) -> bool {
-    let (Some(row), Some(_)) = (nest.rows.len().checked_sub(1), nest.cols.len().checked_sub(1)) else { return false };
-    let col = (nest.rows.len() + nest.cols.len() - 1) as u32;
-    nest.body.iter().any(|s| match &s.instr {
-        Instr::Load { index, .. } => {
-            index.linear_coefficient(row as u32).is_some_and(|k| k.is(1)) && !index.linear_coefficient(col).is_some_and(|k| k.is(1))
-        }
-        _ => false,
-    })
 }
 
 fn split(nest: &Nest, stages: i64, rows_inner: bool, buffers: &mut Vec<Buffer>) -> [Nest; 2] {

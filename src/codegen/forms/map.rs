@@ -1,42 +1,33 @@
 //! Nests without column work: one invocation for each element, or for each packed word or vector of elements.
 
-use super::emit::{Emitter, Ex, Lane};
-use super::module::{Geometry, Shader, assemble};
-use super::unit::Unit;
+use crate::codegen::text::emit::{Emitter, Ex};
+use crate::codegen::text::module::{Geometry, Shader, assemble};
+use crate::codegen::text::unit::Unit;
+use crate::codegen::text::vector;
+use crate::forms::{Map, flat_lanes};
 use crate::loop_ir::{IndexExpr, Nest, flatten, unflatten};
 use crate::types::Dim;
 
-const THREADS: u32 = 256;
-
 /// The kernel of a nest without reductions, scans and sorts.
-pub fn generate(unit: &Unit) -> Result<Shader, String> {
+pub fn spell(unit: &Unit, map: &Map) -> Result<Shader, String> {
     let nest = unit.nest;
-    let width = packed_width(unit);
-    let numel = nest.row_count() * nest.col_count();
-    let lanes = if width > 1 { width } else { vector_width(unit, &numel) };
     let mut em = Emitter::new(unit);
-    em.lanes = flat_lanes(nest, lanes);
+    em.lanes = flat_lanes(nest, map.lanes);
+    let packed = nest.writes.iter().any(|w| unit.buffers[w.buffer.0 as usize].format.per_word > 1);
+    if map.lanes > 1 && !packed {
+        vector::choose(&mut em, &[(0..map.lanes as usize).collect()]);
+    }
+    let Map { lanes, threads } = *map;
+    let numel = nest.row_count() * nest.col_count();
     let steps = numel.ceil_div(&Dim::int(lanes as i64));
     let has_tail = numel.try_div(&Dim::int(lanes as i64)).is_none();
-    if width == 1 && lanes > 1 {
-        super::vector::choose(&mut em, &[(0..lanes as usize).collect()]);
-        if !em.vector.iter().any(|&v| v) {
-            em.lanes = flat_lanes(nest, 1);
-            return finish(em, nest, numel.clone(), numel, 1, false);
-        }
-    }
-    finish(em, nest, numel, steps, lanes, has_tail)
-}
-
-fn finish(mut em: Emitter, nest: &Nest, numel: Dim, steps: Dim, lanes: u32, has_tail: bool) -> Result<Shader, String> {
-    let threads = THREADS.min(em.unit.target.caps.max_invocations);
     em.line(format!("let g = group * {threads}u + lid;"));
     let bound = em.size(&steps);
     em.line(format!("if (g >= {}) {{ return; }}", bound.text));
     em.axes.insert(0, Ex::global("g"));
     let mut active: Vec<Option<String>> = vec![None; lanes as usize];
     if has_tail && lanes > 1 {
-        let partly = nest.writes.iter().map(|w| &em.unit.buffers[w.buffer.0 as usize]).find(|b| b.format.per_word > 1 && b.numel != numel);
+        let partly = nest.writes.iter().map(|w| &em.unit.buffers[w.buffer.0 as usize]).find(|b| b.format.per_word > 1 && b.operand.numel != numel);
         if let Some(b) = partly {
             return Err(format!("{}: a packed write of a part of the buffer does not own whole words; word storage is needed", b.name));
         }
@@ -49,7 +40,7 @@ fn finish(mut em: Emitter, nest: &Nest, numel: Dim, steps: Dim, lanes: u32, has_
             let id = 1 + l as u32;
             em.axes.insert(id, Ex::global(clamped));
             let flat = IndexExpr::axis(id, &numel);
-            em.lanes[l].write_axes = Some(std::mem::replace(&mut em.lanes[l].axes, split(nest, &flat)));
+            em.lanes[l].write_axes = Some(std::mem::replace(&mut em.lanes[l].axes, coordinates(nest, &flat)));
             *active = Some(format!("({at} < {})", count.text));
         }
     }
@@ -89,33 +80,7 @@ fn emit_writes(em: &mut Emitter, nest: &Nest, lanes: usize, active: &[Option<Str
 }
 
 /// Coordinates of all axes of a nest from the flat position in its domain.
-fn split(nest: &Nest, flat: &IndexExpr) -> Vec<IndexExpr> {
+fn coordinates(nest: &Nest, flat: &IndexExpr) -> Vec<IndexExpr> {
     let sizes: Vec<Dim> = nest.rows.iter().chain(&nest.cols).cloned().collect();
     unflatten(flat, &sizes)
-}
-
-/// Lanes of an invocation that owns `width` consecutive elements of the domain; kernel axis 0 counts invocations.
-fn flat_lanes(nest: &Nest, width: u32) -> Vec<Lane> {
-    let numel = nest.row_count() * nest.col_count();
-    let n = Dim::int(width as i64);
-    let step = IndexExpr::axis(0, &numel.ceil_div(&n));
-    let whole = flatten(&[nest.row_axes(), nest.col_axes()].concat(), &[nest.rows.clone(), nest.cols.clone()].concat());
-    let lane = |l: u32| {
-        let flat = step.times(&n).plus(&Dim::int(l as i64));
-        Lane { axes: split(nest, &flat), write_axes: None, whole: Some((whole.clone(), flat)) }
-    };
-    (0..width).map(lane).collect()
-}
-
-/// Elements of the widest packed word among the written buffers; 1 when none is packed.
-fn packed_width(unit: &Unit) -> u32 {
-    unit.nest.writes.iter().map(|w| unit.buffers[w.buffer.0 as usize].format.per_word).max().unwrap_or(1)
-}
-
-/// Four where the domain divides by four and nothing is masked or irregular, else one.
-fn vector_width(unit: &Unit, numel: &Dim) -> u32 {
-    let four = Dim::int(4);
-    let divides = numel.as_int().is_some_and(|n| n > 0) && numel.try_div(&four).is_some();
-    let long = unit.nest.body.len() > 100;
-    if divides && !long { 4 } else { 1 }
 }

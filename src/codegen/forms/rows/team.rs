@@ -1,21 +1,10 @@
 //! What the parts of a kernel over teams of invocations share: its state, lanes, results and workgroup memory.
 
-use super::emit::{Emitter, Ex};
-use super::layout::Shape;
-use super::storage::Kind;
+use crate::codegen::text::emit::{Emitter, Ex};
+use crate::codegen::text::storage::Kind;
+use crate::forms::Team;
 use crate::loop_ir::{Instr, Nest, Val, Write};
 use crate::types::Dim;
-
-/// A sum of exponentials below a maximum.
-#[derive(Clone, Copy, Debug)]
-pub struct ExpSum {
-    /// The maximum.
-    pub max: Val,
-    /// The exponential of an element below it.
-    pub exp: Val,
-    /// Their sum.
-    pub sum: Val,
-}
 
 /// The kernel of a nest with reductions or scans, under construction.
 pub struct Rows<'u, 'n> {
@@ -24,7 +13,7 @@ pub struct Rows<'u, 'n> {
     /// What it computes.
     pub nest: &'n Nest,
     /// Rows and columns over invocations.
-    pub shape: Shape,
+    pub team: Team,
     /// Active condition of each lane; `None` when always active.
     pub active: Vec<Option<String>>,
     /// Condition under which the invocation has a row; `None` when it always has.
@@ -35,8 +24,6 @@ pub struct Rows<'u, 'n> {
     pub base: usize,
     /// Sums over rows: names of the variables of each lane, for each write that has them.
     pub sums: Vec<(Write, Vec<String>)>,
-    /// Sums of exponentials that need no more than the accuracy of the built-in.
-    pub rough: Vec<ExpSum>,
     /// Checks that the pass at hand makes, whatever it computes.
     pub pending: Vec<Val>,
     /// Workgroup arrays: element type and bytes.
@@ -46,18 +33,18 @@ pub struct Rows<'u, 'n> {
 impl Rows<'_, '_> {
     /// The end of a sum of rough exponentials: NaN where the maximum is NaN or infinite, as the definition has it.
     pub fn finish(&mut self, i: u32, text: String) -> String {
-        let Some(max) = self.rough.iter().find(|r| r.sum == Val(i)).and_then(|r| self.em.computed(r.max.0, 0)) else { return text };
+        let Some(max) = self.team.rough.iter().find(|r| r.sum == Val(i)).and_then(|r| self.em.computed(r.max.0, 0)) else { return text };
         format!("{}({}, {text})", self.em.helper("online_softmax_sum_"), max.text)
     }
 
     /// Groups of columns an invocation holds at once.
     pub fn sets(&self) -> usize {
-        self.shape.kept.max(self.shape.unroll) as usize
+        self.team.kept.max(self.team.unroll) as usize
     }
 
     /// Lanes of such a group.
     pub fn lane_set(&self, e: usize) -> Vec<usize> {
-        let n = (self.shape.lanes * self.shape.across) as usize;
+        let n = (self.team.lanes * self.team.across) as usize;
         (e * n..(e + 1) * n).collect()
     }
 
@@ -69,7 +56,7 @@ impl Rows<'_, '_> {
             (0..self.nest.body.len() as u32).filter(|&j| self.nest.body[j as usize].instr == Instr::Proj(Val(i), k)).collect()
         };
         for t in targets {
-            for lane in (row..self.em.lanes.len()).step_by(self.shape.across as usize) {
+            for lane in (row..self.em.lanes.len()).step_by(self.team.across as usize) {
                 self.em.set_computed(t, lane, e);
             }
         }

@@ -4,6 +4,7 @@
 //! for, so that whatever does not vary in a loop is computed before it, and equal text is bound once.
 
 use super::unit::Unit;
+use crate::forms::Lane;
 use crate::loop_ir::{IndexExpr, Number, Term, Val};
 use crate::types::Dim;
 use rustc_hash::FxHashMap;
@@ -47,31 +48,6 @@ struct Frame {
     conditional: bool,
 }
 
-/// One element of the several that an invocation computes: where each axis of the nest stands.
-#[derive(Clone, Debug)]
-pub struct Lane {
-    /// For each axis of the nest, its coordinate over the kernel's own axes.
-    pub axes: Vec<IndexExpr>,
-    /// The same without clamping, for the places of writes: a lane behind the end stays in the last word of its invocation.
-    pub write_axes: Option<Vec<IndexExpr>>,
-    /// The row-major position in the whole domain over the nest's axes, and the same over the kernel's: known also where
-    /// axes of size one hide the lane.
-    pub whole: Option<(IndexExpr, IndexExpr)>,
-}
-
-impl Lane {
-    /// A place written, over the kernel's axes.
-    pub fn write_index(&self, e: &IndexExpr) -> IndexExpr {
-        if let Some((whole, flat)) = &self.whole
-            && whole == e
-        {
-            return flat.clone();
-        }
-        let axes = self.write_axes.as_ref().unwrap_or(&self.axes);
-        e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size))
-    }
-}
-
 /// A kernel's function body under construction.
 pub struct Emitter<'a> {
     /// What is compiled.
@@ -98,7 +74,7 @@ pub struct Emitter<'a> {
     /// Size of the subgroups whose operations the kernel uses.
     pub subgroup: Option<u32>,
     /// Values that are a number in a lane, as far as was asked.
-    pub(super) numbers: FxHashMap<(u32, usize), Option<Number>>,
+    pub numbers: FxHashMap<(u32, usize), Option<Number>>,
     /// Checks that are spelled where nothing skips them, by value and lane.
     checked: BTreeSet<(u32, usize)>,
     frames: Vec<Frame>,
@@ -270,8 +246,7 @@ impl<'a> Emitter<'a> {
 
     /// `e` over the kernel's axes, in a lane.
     pub fn in_lane(&self, e: &IndexExpr, lane: usize) -> IndexExpr {
-        let axes = &self.lanes[lane].axes;
-        e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size))
+        self.lanes[lane].index(e)
     }
 
     /// Spells an index expression over the kernel's axes, as u32. Values are those of `lane`.

@@ -2,7 +2,7 @@
 
 use super::emit::Emitter;
 use super::helpers;
-use super::plan::{Binding, Variant};
+use crate::codegen::plan::{Binding, Variant};
 use super::storage::Element;
 use super::unit::Unit;
 use crate::loop_ir::Val;

@@ -1,7 +1,6 @@
 //! Element formats: what a WGSL value of a dtype is, and how elements lie in a binding.
 
-use crate::schedule::Storage;
-use crate::types::{DType, DeviceCaps};
+use crate::types::{DType, DeviceCaps, Storage, per_word};
 
 /// A WGSL type that values are computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -169,14 +168,5 @@ impl Format {
             (Storage::Narrow, DType::I64) => plain(Element::I32),
             (Storage::Narrow, _) => unfit(),
         }
-    }
-}
-
-/// Elements of `dtype` that a packed 32-bit word holds; 1 for dtypes that are never packed.
-pub fn per_word(dtype: DType) -> u32 {
-    match dtype {
-        DType::Bool | DType::U8 | DType::I8 => 4,
-        DType::F16 | DType::BF16 | DType::I16 => 2,
-        _ => 1,
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! A tree of the same shape on every device that takes the same way; all invocations of a row end with the same bits.
 
-use super::combine::Accumulator;
-use super::emit::{Emitter, Ex};
-use super::layout::Shape;
-use super::storage::Kind;
 use super::team::Rows;
+use crate::codegen::text::combine::Accumulator;
+use crate::codegen::text::emit::{Emitter, Ex};
+use crate::codegen::text::storage::Kind;
+use crate::forms::Team;
 use crate::loop_ir::Val;
 
 /// A reduction of the pass, of one of the invocation's rows.
@@ -25,7 +25,7 @@ impl Rows<'_, '_> {
     /// Combines the partial results of the invocations of each row and names the results.
     pub fn combine(&mut self, accumulators: &[Reduction]) {
         let wide = accumulators.iter().any(|r| r.acc.kinds.iter().any(|&k| k.bytes() > 4));
-        let finals: Vec<Vec<String>> = match (self.shape.threads, self.em.subgroup) {
+        let finals: Vec<Vec<String>> = match (self.team.threads, self.em.subgroup) {
             (1, _) => accumulators.iter().map(|r| r.acc.names.clone()).collect(),
             (_, Some(size)) if !wide => self.combine_by_subgroup(accumulators, size),
             _ => self.combine_in_batches(accumulators),
@@ -43,7 +43,7 @@ impl Rows<'_, '_> {
 
     /// Shuffles within each subgroup; partial results of the subgroups of a longer row meet in workgroup memory.
     fn combine_by_subgroup(&mut self, accumulators: &[Reduction], size: u32) -> Vec<Vec<String>> {
-        let Shape { threads, rows, .. } = self.shape;
+        let Team { threads, rows, .. } = self.team;
         let inside = threads.min(size);
         let em = &mut self.em;
         let mut mask = inside / 2;
@@ -90,7 +90,7 @@ impl Rows<'_, '_> {
 
     /// As many reductions at a time as workgroup memory holds.
     fn combine_in_batches(&mut self, accumulators: &[Reduction]) -> Vec<Vec<String>> {
-        let count = self.shape.rows * self.shape.threads;
+        let count = self.team.rows * self.team.threads;
         let limit = self.em.unit.target.caps.max_workgroup_bytes;
         let bytes = |r: &Reduction| r.acc.kinds.iter().map(|k| k.bytes() * count).sum::<u32>();
         let (mut finals, mut first) = (vec![], 0);
@@ -108,7 +108,7 @@ impl Rows<'_, '_> {
     }
 
     fn combine_through_memory(&mut self, accumulators: &[Reduction]) -> Vec<Vec<String>> {
-        let Shape { rows, threads, rows_first, .. } = self.shape;
+        let Team { rows, threads, rows_first, .. } = self.team;
         let stride = if rows_first { rows } else { 1 };
         let mut taken = vec![false; self.shared.len()];
         let arrays: Vec<Vec<(String, Kind)>> =
