@@ -6,10 +6,11 @@
 //!   last kernel that can set the status word; buffers of one dispatch share a slot only where they are the same buffer;
 //!   the same input gives the same bytes.
 //! * Must not know: graphs, WGSL, wgpu; what forms there are and what they cost (`forms/`).
-//! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `group.rs`; what shares a launch to `join.rs`.
+//! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `grouping.rs`; what shares a launch to `join.rs`.
 
 mod choose;
 mod group;
+mod grouping;
 mod join;
 mod order;
 mod place;
@@ -48,7 +49,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
         .map(|(position, (at, nest))| Group { kernel: memo.kernel(nest), phase: lowered.phases[at], commit: lowered.commits[at], position })
         .collect();
     let limits = Limits::of(&target.caps, &target.model);
-    let (groups, decisions) = group::group(groups, &lowered, limits, config.fuse, &mut memo);
+    let (groups, decisions) = grouping::group(groups, &lowered, limits, config.fuse, &mut memo);
     let (groups, together) = if config.fuse { join_small(groups, &lowered, target) } else { (groups, vec![]) };
     let (buffers, slots) = place::place(&mut lowered, &groups, &together, target, config).map_err(Error::compile)?;
     check_bindings(&buffers, &slots, target)?;

@@ -15,7 +15,7 @@ pub fn spell(unit: &Unit, map: &Map) -> Result<Shader, String> {
     em.lanes = flat_lanes(nest, map.lanes);
     let packed = nest.writes.iter().any(|w| unit.buffers[w.buffer.0 as usize].format.per_word > 1);
     if map.lanes > 1 && !packed {
-        vector::choose(&mut em, &[(0..map.lanes as usize).collect()]);
+        vector::mark(&mut em, &[(0..map.lanes as usize).collect()]);
     }
     let Map { lanes, threads } = *map;
     let numel = nest.row_count() * nest.col_count();
@@ -23,7 +23,7 @@ pub fn spell(unit: &Unit, map: &Map) -> Result<Shader, String> {
     let has_tail = numel.try_div(&Dim::int(lanes as i64)).is_none();
     em.line(format!("let g = group * {threads}u + lid;"));
     let bound = em.size(&steps);
-    em.line(format!("if (g >= {}) {{ return; }}", bound.text));
+    em.leave_if(&format!("g >= {}", bound.text));
     em.axes.insert(0, Ex::global("g"));
     let mut active: Vec<Option<String>> = vec![None; lanes as usize];
     if has_tail && lanes > 1 {

@@ -16,7 +16,7 @@
 //! With N elements there are log2(N)^2 / 2 steps; of a row of 2,048 in 256 invocations without subgroups, 36 go through workgroup
 //! memory, with subgroups of 32 six do.
 
-use crate::codegen::text::emit::{Emitter, Ex};
+use crate::codegen::text::emit::{Block, Emitter, Ex};
 use crate::codegen::text::module::{Geometry, Shader, assemble};
 use crate::codegen::text::storage::Kind;
 use crate::codegen::text::unit::Unit;
@@ -54,7 +54,7 @@ fn head(unit: &Unit, sort: &Sort, kind: Kind, form: &Network) -> Result<Shader, 
         let last = sorter.last();
         sorter.em.line(format!("var own{e} = {}({last}, 0xffffffffu);", sorter.vector()));
     }
-    sorter.em.open(false);
+    sorter.em.open(Block::Uniform);
     let keys = sorter.keys("base")?;
     sorter.elements("next", &keys, kind);
     sorter.sort_own("next");
@@ -220,7 +220,7 @@ impl<'a> Sorter<'a> {
         let (Network { threads, each, .. }, near) = (*self.shape, self.near());
         for (reach, start, end) in [(Reach::Shuffle, 1, near), (Reach::Memory, near, threads)] {
             if start < end {
-                self.em.open(false);
+                self.em.open(Block::Uniform);
                 self.meet(reach, Step::Best);
                 self.merge_own("own", each / 2);
                 self.em.close(&format!("for (var span = {start}u; span < {end}u; span *= 2u)"));
@@ -232,14 +232,14 @@ impl<'a> Sorter<'a> {
     fn merge_runs(&mut self) {
         let (Network { threads, each, .. }, near) = (*self.shape, self.near());
         if near > 1 {
-            self.em.open(false);
+            self.em.open(Block::Uniform);
             self.meet(Reach::Shuffle, Step::Mirrored);
             self.strides(Reach::Shuffle, "span / 2u", 1);
             self.merge_own("own", each / 2);
             self.em.close(&format!("for (var span = 1u; span < {near}u; span *= 2u)"));
         }
         if threads > near {
-            self.em.open(false);
+            self.em.open(Block::Uniform);
             self.meet(Reach::Memory, Step::Mirrored);
             self.strides(Reach::Memory, "span / 2u", near);
             if near > 1 {
@@ -252,7 +252,7 @@ impl<'a> Sorter<'a> {
 
     /// Steps of falling strides, counted in invocations.
     fn strides(&mut self, reach: Reach, first: &str, last: u32) {
-        self.em.open(false);
+        self.em.open(Block::Uniform);
         self.meet(reach, Step::Straight);
         self.em.close(&format!("for (var stride = {first}; stride >= {last}u; stride /= 2u)"));
     }
@@ -269,14 +269,14 @@ impl<'a> Sorter<'a> {
         let place = |at: &str, c: usize, e: u32| format!("exchanged[{at} + {}u]", (c as u32 * each + e) * rows * threads);
         self.exchanges |= reach == Reach::Memory;
         let em = &mut self.em;
-        em.open(false);
+        em.open(Block::Uniform);
         if reach == Reach::Memory {
             for e in 0..each {
                 for (c, component) in components.iter().enumerate() {
                     em.line(format!("{} = own{e}.{component};", place("lid", c, e)));
                 }
             }
-            em.line("workgroupBarrier();");
+            em.barrier();
             em.line(format!("let other = lid ^ {mask};"));
         }
         for e in 0..each {
@@ -291,7 +291,7 @@ impl<'a> Sorter<'a> {
             em.line(format!("let met{e} = {text};"));
         }
         if reach == Reach::Memory {
-            em.line("workgroupBarrier();");
+            em.barrier();
         }
         let keeps = if step == Step::Best { "" } else { " == low" };
         if step != Step::Best {
@@ -316,7 +316,7 @@ impl<'a> Sorter<'a> {
         for e in 0..each {
             self.em.line(format!("{} = own{e}.{column};", place(format!("(tx * {each}u + {e}u)"))));
         }
-        self.em.line("workgroupBarrier();");
+        self.em.barrier();
         (0..each).map(|e| place(format!("(tx + {}u)", e * threads))).collect()
     }
 

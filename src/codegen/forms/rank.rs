@@ -5,7 +5,7 @@
 //! column is the rank of one element, so every element is written once. Work is quadratic in the row; reads of a row are shared
 //! by the cache. `schedule` splits long rows, so that only rows of unknown length come here.
 
-use crate::codegen::text::emit::{Emitter, Ex};
+use crate::codegen::text::emit::{Block, Emitter, Ex};
 use crate::codegen::text::helpers;
 use crate::codegen::text::module::{Geometry, Shader, assemble};
 use crate::codegen::text::storage::Kind;
@@ -50,7 +50,7 @@ pub fn spell(unit: &Unit) -> Result<Shader, String> {
     }
     let (total, count) = (em.size(&(rows.clone() * &cols)), em.size(&cols));
     em.line(format!("let g = group * {THREADS}u + lid;"));
-    em.line(format!("if (g >= {}) {{ return; }}", total.text));
+    em.leave_if(&format!("g >= {}", total.text));
     // Nothing runs over rows without columns, but the shader must be valid.
     em.line(format!("let row = g / max({}, 1u);", count.text));
     em.line(format!("let c = g - row * {};", count.text));
@@ -60,7 +60,7 @@ pub fn spell(unit: &Unit) -> Result<Shader, String> {
     em.check(&checks, HERE..HERE + 1)?;
     let mine = em.value(key, HERE)?;
     em.line("var rank = 0u;");
-    em.open(false);
+    em.open(Block::Divergent);
     let depth = em.depth();
     em.axes.insert(AXES[2], Ex { text: "j".into(), depth });
     let other = em.value(key, THERE)?;

@@ -10,7 +10,7 @@ mod scan;
 mod team;
 
 use crate::codegen::text::combine::Accumulator;
-use crate::codegen::text::emit::{Emitter, Ex};
+use crate::codegen::text::emit::{Block, Emitter, Ex};
 use crate::codegen::text::module::{Geometry, Shader, assemble};
 use crate::codegen::text::unit::Unit;
 use crate::codegen::text::vector;
@@ -44,7 +44,7 @@ pub fn spell(unit: &Unit, team: &Team) -> Result<Shader, String> {
     k.lanes();
     if team.lanes * team.across == 4 {
         let sets: Vec<Vec<usize>> = (0..k.sets()).map(|e| k.lane_set(e)).collect();
-        vector::choose(&mut k.em, &sets);
+        vector::mark(&mut k.em, &sets);
     }
     k.open_chunk()?;
     let depth = depths(nest);
@@ -109,7 +109,7 @@ impl Rows<'_, '_> {
         }
         let bound = em.size(&count);
         if threads == 1 {
-            em.line(format!("if (row >= {}) {{ return; }}", bound.text));
+            em.leave_if(&format!("row >= {}", bound.text));
         } else {
             // Barriers are ahead: invocations behind the last row repeat it and store nothing.
             em.line(format!("let r = min(row, {} - 1u);", bound.text));
@@ -131,7 +131,7 @@ impl Rows<'_, '_> {
         if self.sums.is_empty() {
             return Ok(());
         }
-        self.em.open(false);
+        self.em.open(Block::Uniform);
         self.base = self.em.depth();
         self.em.axes.insert(STEP, Ex { text: "m".into(), depth: self.base });
         Ok(())
@@ -144,7 +144,7 @@ impl Rows<'_, '_> {
         }
         // The next row writes into the workgroup memory that this one reads.
         if self.team.threads > 1 {
-            self.em.line("workgroupBarrier();");
+            self.em.barrier();
         }
         let length = self.em.size(&chunks(self.nest).1);
         self.em.close(&format!("for (var m = 0u; m < {}; m++)", length.text));
@@ -261,7 +261,7 @@ impl Rows<'_, '_> {
     /// The inside of that loop, in which `c` is the first group of columns of a step.
     fn column_steps(&mut self, accumulators: &[Reduction], writes: &[&Write], c: &str, count: &str) -> Result<(), String> {
         let single = self.groups.is(1) && self.team.threads == 1;
-        self.em.open(false);
+        self.em.open(if self.in_step() { Block::Uniform } else { Block::Divergent });
         let depth = self.em.depth();
         self.em.loop_depth = Some(depth);
         for e in 0..self.team.unroll {
@@ -436,7 +436,7 @@ impl Rows<'_, '_> {
 
     fn add_where(&mut self, acc: &Accumulator, condition: Val, source: Val, lane: usize) -> Result<(), String> {
         let test = self.em.value(condition, lane)?;
-        self.em.open(true);
+        self.em.open(Block::Branch);
         let x = self.em.value(source, lane)?;
         for line in acc.add(&mut self.em, &x.text, "") {
             self.em.line(line);
@@ -448,7 +448,7 @@ impl Rows<'_, '_> {
     fn guarded(&mut self, test: Option<String>, lines: Vec<String>) {
         match test {
             Some(test) => {
-                self.em.open(false);
+                self.em.open(Block::Divergent);
                 for line in lines {
                     self.em.line(line);
                 }
@@ -475,8 +475,7 @@ impl Rows<'_, '_> {
         }
         if !stores.is_empty() && unit.is_in_place() && self.team.threads > 1 {
             // Other invocations of the row may still read what is overwritten here.
-            self.em.line("storageBarrier();");
-            self.em.line("workgroupBarrier();");
+            self.em.storage_barrier();
         }
         for s in stores {
             self.em.line(s);

@@ -105,7 +105,7 @@ fn stage(em: &mut Emitter, staged: &[u32]) -> Result<u32, String> {
             em.line(format!("tile{k}[(y + {}u) * {pitch}u + x] = {x};", e * LINES));
         }
     }
-    em.line("workgroupBarrier();");
+    em.barrier();
     for (k, (&v, kind)) in staged.iter().zip(&kinds).enumerate() {
         for e in 0..EACH {
             let text = format!("tile{k}[x * {pitch}u + y + {}u]", e * LINES);

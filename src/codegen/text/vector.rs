@@ -6,7 +6,7 @@ use crate::forms::{Lane, fits_vectors, restrict_to_vectors};
 use crate::loop_ir::{Instr, Write};
 
 /// Marks bindings of plain 32-bit elements of which every access of every group of four lanes is one aligned vector.
-pub fn choose(em: &mut Emitter, groups: &[Vec<usize>]) {
+pub fn mark(em: &mut Emitter, groups: &[Vec<usize>]) {
     let mut fits = candidates(em.unit);
     restrict(em, em.unit.nest.body.iter().map(|s| &s.instr), &em.unit.nest.writes, groups, &mut fits);
     em.vector = fits;

@@ -4,7 +4,7 @@
 
 use super::team::Rows;
 use crate::codegen::text::combine::Accumulator;
-use crate::codegen::text::emit::{Emitter, Ex};
+use crate::codegen::text::emit::{Block, Emitter, Ex};
 use crate::codegen::text::storage::Kind;
 use crate::forms::Team;
 use crate::loop_ir::Val;
@@ -63,12 +63,12 @@ impl Rows<'_, '_> {
         let mut taken = vec![false; self.shared.len()];
         let arrays: Vec<Vec<(String, Kind)>> = accumulators.iter().map(|Reduction { acc, .. }| self.arrays(acc, &mut taken, rows * parts)).collect();
         let em = &mut self.em;
-        em.open(false);
+        em.open(Block::Divergent);
         for (Reduction { acc, .. }, names) in accumulators.iter().zip(&arrays) {
             save(em, acc, names, "sid");
         }
         em.close("if (sub == 0u)");
-        em.line("workgroupBarrier();");
+        em.barrier();
         let base = if rows == 1 { String::new() } else { format!("ty * {parts}u + ") };
         let mut finals = vec![];
         for (Reduction { acc, .. }, names) in accumulators.iter().zip(&arrays) {
@@ -84,7 +84,7 @@ impl Rows<'_, '_> {
             }
             finals.push(total.names);
         }
-        em.line("workgroupBarrier();");
+        em.barrier();
         finals
     }
 
@@ -117,10 +117,10 @@ impl Rows<'_, '_> {
         for (Reduction { acc, .. }, names) in accumulators.iter().zip(&arrays) {
             save(em, acc, names, "lid");
         }
-        em.line("workgroupBarrier();");
+        em.barrier();
         let mut half = threads / 2;
         while half > 0 {
-            em.open(false);
+            em.open(Block::Divergent);
             for (Reduction { acc, .. }, names) in accumulators.iter().zip(&arrays) {
                 let other = names.iter().map(|(a, k)| {
                     let name = em.fresh("o");
@@ -134,7 +134,7 @@ impl Rows<'_, '_> {
                 save(em, acc, names, "lid");
             }
             em.close(&format!("if (tx < {half}u)"));
-            em.line("workgroupBarrier();");
+            em.barrier();
             half /= 2;
         }
         let first = match (rows, rows_first) {
@@ -152,7 +152,7 @@ impl Rows<'_, '_> {
             }
             finals.push(row);
         }
-        em.line("workgroupBarrier();");
+        em.barrier();
         finals
     }
 

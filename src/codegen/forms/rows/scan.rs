@@ -8,7 +8,7 @@
 use super::exchange::{from_shared, to_shared};
 use super::team::Rows;
 use crate::codegen::text::combine::Accumulator;
-use crate::codegen::text::emit::{Emitter, Ex};
+use crate::codegen::text::emit::{Block, Emitter, Ex};
 use crate::codegen::text::spell;
 use crate::codegen::text::storage::Kind;
 use crate::forms::Team;
@@ -129,17 +129,17 @@ impl Rows<'_, '_> {
         let (parts, sets) = (threads / size, totals.len() as u32);
         let array = self.shared_array(kind, &mut vec![false; self.shared.len()], rows * parts * sets);
         let at = |set: usize, part: &str| format!("{array}[{}u + {part}]", set as u32 * rows * parts);
-        self.em.open(false);
+        self.em.open(Block::Divergent);
         for (set, t) in totals.iter().enumerate() {
             self.em.line(format!("{} = {};", at(set, "sid"), to_shared(kind, &t.names[0])));
         }
         self.em.close(&format!("if (sub == {}u)", size - 1));
-        self.em.line("workgroupBarrier();");
+        self.em.barrier();
         let first = if rows == 1 { "0u".to_string() } else { format!("ty * {parts}u") };
         for (set, block) in blocks.iter().enumerate() {
             let all = Accumulator { names: vec![self.em.fresh("t")], ..block.clone() };
             self.em.line(format!("var {} = {};", all.names[0], all.start[0]));
-            self.em.open(false);
+            self.em.open(Block::Divergent);
             let other = self.em.fresh("o");
             self.em.line(format!("let {other} = {};", from_shared(kind, &at(set, "q"))));
             let lines = block.merge(&mut self.em, std::slice::from_ref(&other));
@@ -148,7 +148,7 @@ impl Rows<'_, '_> {
             self.em.close(&format!("for (var q = {first}; q < {first} + {parts}u; q++)"));
             self.advance(block, carry, &all.names[0]);
         }
-        self.em.line("workgroupBarrier();");
+        self.em.barrier();
     }
 
     /// The same by workgroup memory alone: each step adds what lies twice as far away (Hillis and Steele).
@@ -162,18 +162,18 @@ impl Rows<'_, '_> {
             for (set, t) in totals.iter().enumerate() {
                 em.line(format!("{} = {};", at(set, "lid"), to_shared(kind, &t.names[0])));
             }
-            em.line("workgroupBarrier();");
+            em.barrier();
         };
         save(&mut self.em);
         let mut step = 1;
         while step < threads {
-            self.em.open(false);
+            self.em.open(Block::Divergent);
             for (set, t) in totals.iter().enumerate() {
                 let other = from_shared(kind, &at(set, &format!("lid - {step}u")));
                 t.merge(&mut self.em, &[other]).into_iter().for_each(|line| self.em.line(line));
             }
             self.em.close(&format!("if (tx >= {step}u)"));
-            self.em.line("workgroupBarrier();");
+            self.em.barrier();
             save(&mut self.em);
             step *= 2;
         }
@@ -185,7 +185,7 @@ impl Rows<'_, '_> {
             self.em.line(format!("let {all} = {};", from_shared(kind, &at(set, &last))));
             self.advance(block, carry, &all);
         }
-        self.em.line("workgroupBarrier();");
+        self.em.barrier();
     }
 
     /// Puts what the blocks before came to in front of a block, whose total is `all`.
