@@ -8,8 +8,7 @@ use inductor::loop_ir::naive::{self, Memory};
 use inductor::loop_ir::{BufferId, Combiner, IndexExpr, Tag, Val, flatten, unflatten};
 use inductor::ops::{Body, OperandView};
 use inductor::scalar::ScalarFn as F;
-use inductor::schedule::Storage;
-use inductor::types::{DType, Dim, HostTensor, TensorType};
+use inductor::types::{DType, Dim, HostTensor, Storage, TensorType};
 use kernels::{Case, Random, random};
 use std::sync::Arc;
 

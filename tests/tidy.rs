@@ -8,6 +8,7 @@ const ORDER: &[&[&str]] = &[
     &["types", "config", "error", "files", "threads"],
     &["scalar"],
     &["loop_ir"],
+    &["forms"],
     &["fusion"],
     &["graph", "ops"],
     &["eval"],

@@ -1,6 +1,6 @@
 //! Checks against the device's limits, before any shader exists on it.
 
-use super::unit::Unit;
+use super::text::unit::Unit;
 use crate::error::Error;
 use crate::loop_ir::{Instr, Nest};
 use crate::schedule::Program;
@@ -76,8 +76,8 @@ pub fn check_unit(unit: &Unit) -> Result<(), String> {
     }
     check_numbers(unit.nest)?;
     for b in &unit.buffers {
-        if b.numel.as_int().is_some_and(|n| n > u32::MAX as i64) {
-            return Err(format!("{}: {} elements do not fit a 32-bit index", b.name, b.numel));
+        if b.operand.numel.as_int().is_some_and(|n| n > u32::MAX as i64) {
+            return Err(format!("{}: {} elements do not fit a 32-bit index", b.name, b.operand.numel));
         }
     }
     Ok(())

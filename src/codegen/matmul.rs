@@ -5,11 +5,13 @@
 //! columns at once. Rows and columns beyond the end read the last ones and are not stored; only the step that goes beyond the terms reads
 //! under a guard, so that sizes that divide by nothing run the same inner loop as the others.
 
-use super::emit::{Emitter, Ex, Lane};
-use super::module::header;
 use super::plan::Variant;
-use super::storage::Kind;
-use super::unit::Unit;
+use super::text::emit::{Emitter, Ex};
+use super::text::module::{self, header};
+use super::text::storage::Kind;
+use super::text::unit::Unit;
+use super::text::{helpers, spell, vector};
+use crate::forms::Lane;
 use crate::forms::product::{self as form, Sizes, Tile};
 use crate::fusion::hint;
 use crate::loop_ir::{IndexExpr, Instr, Nest, Tag, Val, Write, unflatten};
@@ -214,12 +216,12 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
         heads.push(kernel.spell(em, role)?);
     }
     let missing: Vec<Val> = unit.nest.checks().filter(|v| hooks.iter().all(|em| em.unchecked().any(|w| w == *v))).collect();
-    super::module::all_checked(&missing)?;
+    module::all_checked(&missing)?;
     let mut main = output(unit, p);
     let (tiles_m, tiles_n) = (p.m.ceil_div(&Dim::int(tile.bm as i64)), p.n.ceil_div(&Dim::int(tile.bn as i64)));
     let groups = p.batch_count() * &tiles_m * &tiles_n;
     let (tiles_m, tiles_n) = (main.size_text(&tiles_m), main.size_text(&tiles_n));
-    let mut entry = super::module::entry(&mut main, &groups);
+    let mut entry = module::entry(&mut main, &groups);
     let terms = kernel.terms(&mut main)?;
     let (before, mut helpers, _, mut uses_symbols) = main.finish();
     let mut functions = String::new();
@@ -231,7 +233,7 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
         let body: Vec<String> = lines.iter().map(|l| format!("  {}\n", l.replace('\n', "\n  "))).collect();
         functions += &format!("{head} {{\n{}}}\n", body.concat());
     }
-    entry.splice(0..0, super::helpers::opening(&helpers));
+    entry.splice(0..0, helpers::opening(&helpers));
     let (bindings, head) = header(unit, &vector, uses_symbols, &helpers);
     let has = |last: bool| roles.contains(&Role::Load { row: M, last });
     let context = minijinja::context! {
@@ -381,7 +383,7 @@ impl Kernel<'_> {
             }
         };
         for (l, part) in ["x", "y", "z", "w"].iter().enumerate() {
-            let sum = super::spell::wrap(p.nest.dtype(p.dot), format!("sums.{part}"));
+            let sum = spell::wrap(p.nest.dtype(p.dot), format!("sums.{part}"));
             let sum = em.bind(Ex::global(sum), "v");
             em.set_computed(p.dot.0, l, &sum);
         }
@@ -477,7 +479,7 @@ fn lanes(p: &Product, along: u32, clamped: bool) -> Vec<Lane> {
         let mut axes = unflatten(&IndexExpr::axis(BATCH, &p.batch_count()), &p.nest.rows[..p.batch]);
         axes.extend([at(M), at(N)]);
         axes.extend(unflatten(&at(K), &p.nest.cols));
-        Lane { axes, write_axes: None, whole: None }
+        Lane::at(axes)
     };
     (0..4).map(lane).collect()
 }
@@ -498,14 +500,14 @@ fn vectors(unit: &Unit, p: &Product, roles: &[Role], hooks: &[Emitter]) -> Vec<b
     }
     p.checks[2].iter().for_each(|v| after.extend(reachable(nest, *v, Some(p.dot))));
     let [a, b] = [p.a, p.b].map(|v| reachable(nest, v, None));
-    let mut fits = super::vector::candidates(unit);
+    let mut fits = vector::candidates(unit);
     for (em, role) in hooks.iter().zip(roles) {
         let (set, writes): (_, &[Write]) = match role {
             Role::Load { row: M, .. } => (&a, &[]),
             Role::Load { .. } => (&b, &[]),
             Role::Store => (&after, &nest.writes),
         };
-        super::vector::restrict(em, set.iter().map(|&s| &nest.body[s as usize].instr), writes, &[vec![0, 1, 2, 3]], &mut fits);
+        vector::restrict(em, set.iter().map(|&s| &nest.body[s as usize].instr), writes, &[vec![0, 1, 2, 3]], &mut fits);
     }
     fits
 }

@@ -17,6 +17,7 @@ pub use memo::{Kernel, Memo, Structure};
 pub use merge::{eliminate_dead, fuse};
 pub use rules::{is_bijective, is_pointwise, is_trivial};
 
+use crate::forms::HELD_COLUMNS;
 use crate::loop_ir::BufferId;
 use crate::types::{DeviceCaps, DeviceModel, Dim};
 use std::fmt;
@@ -35,9 +36,6 @@ pub struct Limits {
     /// Columns of which the invocations of one workgroup can hold sums over rows.
     pub held_columns: i64,
 }
-
-/// Columns whose sums over rows one invocation can hold.
-pub const HELD_COLUMNS: u32 = 16;
 
 impl Limits {
     /// Of a target.
@@ -130,6 +128,5 @@ impl fmt::Display for WhyNot {
 
 /// A number to reason with for a size: itself, or the middle of its range.
 pub fn hint(d: &Dim) -> i64 {
-    let (lo, hi) = d.range();
-    lo / 2 + hi.min(1 << 40) / 2 + ((lo & 1) + (hi & 1)) / 2
+    d.hint()
 }

@@ -1,8 +1,7 @@
 //! Registers: one value of a body for every lane of a block.
 
 use super::raw::Format;
-use crate::schedule::Storage;
-use crate::types::DType;
+use crate::types::{DType, Storage};
 use bytemuck::Pod;
 
 /// The type in which a register holds its lanes.

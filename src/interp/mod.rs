@@ -30,8 +30,8 @@ mod tests;
 
 use crate::error::Error;
 use crate::loop_ir::BufferId;
-use crate::schedule::{Dispatch, PlacedBuffer, Program, SlotKind, Storage};
-use crate::types::{Bindings, DType, HostTensor};
+use crate::schedule::{Dispatch, PlacedBuffer, Program, SlotKind};
+use crate::types::{Bindings, DType, HostTensor, Storage};
 use exec::{Context, Pool};
 use raw::{Line, Memory};
 use std::sync::Arc;

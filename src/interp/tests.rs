@@ -3,8 +3,8 @@
 use super::Interpreter;
 use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Phase, Stmt, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn as F;
-use crate::schedule::{Dispatch, PlacedBuffer, Program, Slot, SlotId, SlotKind, Storage, buffer_bytes};
-use crate::types::{Bindings, DType, Dim, HostTensor, Provenance, Shape, Symbol, TensorType};
+use crate::schedule::{Dispatch, PlacedBuffer, Program, Slot, SlotId, SlotKind, buffer_bytes};
+use crate::types::{Bindings, DType, Dim, HostTensor, Provenance, Shape, Storage, Symbol, TensorType};
 use std::sync::Arc;
 
 /// A nest under construction.

@@ -7,8 +7,8 @@ use crate::frontend::{Initializer, Traced};
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Phase, Stmt, Tag, Val, Write};
 use crate::scalar::ScalarFn;
-use crate::schedule::{Dispatch, PlacedBuffer, Program, ProgramInput, ProgramOutput, Slot, SlotId, SlotKind, Storage};
-use crate::types::{DType, Dim, Provenance, Symbol, TensorType};
+use crate::schedule::{Dispatch, PlacedBuffer, Program, ProgramInput, ProgramOutput, Slot, SlotId, SlotKind};
+use crate::types::{DType, Dim, Provenance, Storage, Symbol, TensorType};
 
 /// `loss = sum(x * w)`, refused unless `0 <= i < 4`; then `w -= lr * x`. `x` and `w` have four elements.
 pub fn training_plan(target: Target) -> Plan {

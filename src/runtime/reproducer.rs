@@ -240,6 +240,7 @@ mod kernel {
             buffers,
             slots: slots.iter().map(|s| whole.slots[s.0 as usize].clone()).collect(),
             kernels: kernels.iter().map(|&k| whole.kernels[k as usize].clone()).collect(),
+            forms: kernels.iter().filter_map(|&k| whole.forms.get(k as usize).cloned()).collect(),
             commands,
             checks: whole.checks.clone(),
             ..Program::default()

@@ -1,7 +1,7 @@
 //! Host tensors to device bytes and back, by [`Storage`].
 
-use crate::schedule::{PlacedBuffer, Storage};
-use crate::types::{Bindings, DType, Dim, HostTensor};
+use crate::schedule::PlacedBuffer;
+use crate::types::{Bindings, DType, Dim, HostTensor, Storage};
 
 /// Bytes of one element, as a device stores it.
 fn element_bytes(dtype: DType, storage: Storage) -> usize {

@@ -1,14 +1,16 @@
-//! Grouping, layouts, order and the memory plan: loop nests in, a [`Program`] out.
+//! Grouping, order, the memory plan and the form of each kernel: loop nests in, a [`Program`] out.
 //!
 //! * Comes in: [`crate::lower::Lowered`], one nest per node over forward, backward and update.
-//! * Goes out: [`Program`]: distinct kernels, dispatches, slots, border, decisions.
+//! * Goes out: [`Program`]: distinct kernels with their forms, dispatches, slots, border, decisions.
 //! * Invariants: execution order respects every dependency, state is overwritten after its last other reader and after the
 //!   last kernel that can set the status word; buffers of one dispatch share a slot only where they are the same buffer;
 //!   the same input gives the same bytes.
-//! * Must not know: graphs, WGSL, wgpu.
-//! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `group.rs`; what shares a launch to `join.rs`.
+//! * Must not know: graphs, WGSL, wgpu; what forms there are and what they cost (`forms/`).
+//! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `grouping.rs`; what shares a launch to `join.rs`.
 
+mod choose;
 mod group;
+mod grouping;
 mod join;
 mod order;
 mod place;
@@ -19,6 +21,7 @@ mod split;
 mod split_scan;
 mod statements;
 
+pub use choose::choose_forms;
 pub use place::buffer_bytes;
 pub use program::*;
 
@@ -27,7 +30,7 @@ use crate::error::Error;
 use crate::fusion::{Kernel, Limits, Memo, hint, stored_number, substitute_numbers};
 use crate::loop_ir::{BufferId, Nest, Number, factor_domain};
 use crate::lower::Lowered;
-use crate::types::Symbol;
+use crate::types::{Storage, Symbol};
 use group::Group;
 use rustc_hash::FxHashMap;
 use std::hash::{Hash, Hasher};
@@ -46,7 +49,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
         .map(|(position, (at, nest))| Group { kernel: memo.kernel(nest), phase: lowered.phases[at], commit: lowered.commits[at], position })
         .collect();
     let limits = Limits::of(&target.caps, &target.model);
-    let (groups, decisions) = group::group(groups, &lowered, limits, config.fuse, &mut memo);
+    let (groups, decisions) = grouping::group(groups, &lowered, limits, config.fuse, &mut memo);
     let (groups, together) = if config.fuse { join_small(groups, &lowered, target) } else { (groups, vec![]) };
     let (buffers, slots) = place::place(&mut lowered, &groups, &together, target, config).map_err(Error::compile)?;
     check_bindings(&buffers, &slots, target)?;
@@ -80,6 +83,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
         let label = if lines.is_empty() { label.to_string() } else { format!("{label} ({})", lines.join(", ")) };
         program.commands.push(Dispatch { kernel: id, buffers, phase: group.phase, guarded: group.commit && checked, label });
     }
+    choose_forms(&mut program, target);
     Ok(program)
 }
 

@@ -4,13 +4,13 @@
 //! lifetimes do not meet share a slot, best fit by size (one scan over the commands).
 
 use super::group::Group;
-use super::program::{PlacedBuffer, Slot, SlotId, SlotKind, Storage};
+use super::program::{PlacedBuffer, Slot, SlotId, SlotKind};
 use crate::config::{Config, Target};
 use crate::fusion::Kernel;
 use crate::graph::InputRole;
 use crate::loop_ir::{BufferId, Tag, factor_domain, flatten};
 use crate::lower::Lowered;
-use crate::types::{DType, DeviceCaps, Dim, TensorType};
+use crate::types::{DType, DeviceCaps, Dim, Storage, TensorType};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Places every buffer that is read or written by a group or stands at the border, and takes them out of `lowered`. Buffers nobody

@@ -1,23 +1,10 @@
 //! The compiled program as data: kernels, commands, slots, border. Executed by `interp`, spelled in WGSL by `codegen`.
 
+use crate::forms::Form;
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::{BufferId, Nest, Phase};
-use crate::types::{Decision, Dim, Guard, HostTensor, Symbol, TensorType};
+use crate::types::{Decision, Dim, Guard, HostTensor, Storage, Symbol, TensorType};
 use serde::{Deserialize, Serialize};
-
-/// How elements lie in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Storage {
-    /// As WGSL has it: f32, i32, u32; f16, i64 and f64 where the device has them.
-    Native,
-    /// One 32-bit word an element: bool and small integers as i32 or u32, half floats as f32.
-    Word,
-    /// Bool and 8-bit integers four, half floats and i16 two to a 32-bit word, little-endian, the last word zero-filled. A
-    /// kernel that writes packed elements owns whole words.
-    Packed,
-    /// i64 in an i32 word, with values proven or checked to fit.
-    Narrow,
-}
 
 /// A physical piece of memory. Several buffers share a slot when their lifetimes do not meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -110,6 +97,9 @@ pub struct Program {
     pub slots: Vec<Slot>,
     /// Distinct kernels: nests whose buffers are numbered from 0 in order of first occurrence (reads, then writes).
     pub kernels: Vec<Nest>,
+    /// How a workgroup runs each kernel; empty for the interpreter, which blocks nests by itself.
+    #[serde(default)]
+    pub forms: Vec<Form>,
     /// Dispatches in order.
     pub commands: Vec<Dispatch>,
     /// How many neighboring commands, which do not need one another, one launch may take; empty where each runs alone.

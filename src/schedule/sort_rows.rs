@@ -19,6 +19,7 @@
 
 use super::statements::{Statements, needed};
 use crate::config::Target;
+use crate::forms::{SORTED_HEAD, sorted_elements};
 use crate::fusion::eliminate_dead;
 use crate::loop_ir::{Axis, Buffer, BufferId, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
@@ -30,7 +31,7 @@ const BLOCK: i64 = 8192;
 /// The nests that replace a sort of rows that no workgroup holds.
 pub fn sort_rows(nest: &Nest, buffers: &mut Vec<Buffer>, target: &Target) -> Option<Vec<Nest>> {
     let (sort, caps) = (plain_sort(nest)?, &target.caps);
-    let most = caps.sorted_elements(nest.dtype(sort.key)) as i64;
+    let most = sorted_elements(caps, nest.dtype(sort.key)) as i64;
     let count = nest.col_count().as_int()?;
     if caps.is_cpu() {
         return None;
@@ -40,7 +41,7 @@ pub fn sort_rows(nest: &Nest, buffers: &mut Vec<Buffer>, target: &Target) -> Opt
     {
         return Some(nests.into_iter().flat_map(|n| sort_rows(&n, buffers, target).unwrap_or_else(|| vec![n])).collect());
     }
-    if count <= most || sort.first.is_some_and(|n| n <= DeviceCaps::SORTED_HEAD) {
+    if count <= most || sort.first.is_some_and(|n| n <= SORTED_HEAD) {
         return None;
     }
     let runs = ((count + most - 1) / most) as u64;
@@ -124,7 +125,7 @@ fn replace(nest: &Nest, sort: &Sort, runs: i64, caps: &DeviceCaps, buffers: &mut
 /// Blocks of which the first elements are kept. `None` where one kernel does, or where they would be most of a block.
 fn head_blocks(nest: &Nest, first: Option<i64>, most: i64, target: &Target) -> Option<Blocks> {
     let (first, count) = (first?, nest.col_count().as_int()?);
-    let runs = if first <= DeviceCaps::SORTED_HEAD {
+    let runs = if first <= SORTED_HEAD {
         // As many workgroups as fill the device, where rows alone do not.
         let rows = nest.row_count().as_int().unwrap_or(i64::MAX).max(1);
         (target.model.parallel_lanes as i64 / 256 / rows).min(count / BLOCK)

@@ -7,6 +7,7 @@ use super::sort_rows::sort_rows;
 use super::sort_scatter::sort_scatter;
 use super::split_scan::split_scan;
 use crate::config::Target;
+use crate::forms::parts::{is_column_reduction, is_worth};
 use crate::forms::product::{self as form, Sizes};
 use crate::fusion::hint;
 use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
@@ -84,7 +85,7 @@ fn stages(nest: &Nest, mixed: bool, target: &Target) -> Option<(Chunks, bool)> {
     };
     let wanted = room.min(cols / shortest);
     let bytes = rows.saturating_mul(cols) * nest.body[at].dtype.size() as i64;
-    if wanted < 2 || !model.is_worth(bytes, room, wanted, 1) {
+    if wanted < 2 || !is_worth(model, bytes, room, wanted, 1) {
         return None;
     }
     let divisor = (wanted / 2..=wanted * 2).filter(|s| *s >= 2 && cols % s == 0).min_by_key(|s| (s - wanted).abs());
@@ -112,18 +113,6 @@ fn product_chunks(nest: &Nest, batch: usize, target: &Target) -> Option<Chunks> 
     let bytes = nest.writes.first().map(|w| nest.dtype(w.value).size() as u32)?;
     let (count, size) = form::parts(&sizes, bytes.max(4), &target.caps, &target.model)?;
     Some(Chunks { count, size: Dim::int(size) })
-}
-
-/// Whether neighbors in memory are neighboring rows.
-pub fn is_column_reduction(nest: &Nest) -> bool {
-    let (Some(row), Some(_)) = (nest.rows.len().checked_sub(1), nest.cols.len().checked_sub(1)) else { return false };
-    let col = (nest.rows.len() + nest.cols.len() - 1) as u32;
-    nest.body.iter().any(|s| match &s.instr {
-        Instr::Load { index, .. } => {
-            index.linear_coefficient(row as u32).is_some_and(|k| k.is(1)) && !index.linear_coefficient(col).is_some_and(|k| k.is(1))
-        }
-        _ => false,
-    })
 }
 
 fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffer>) -> [Nest; 2] {

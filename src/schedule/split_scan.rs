@@ -9,8 +9,9 @@
 //!
 //! Blelloch, "Prefix sums and their applications" (reduce, then scan).
 
-use super::split::{identity, is_column_reduction};
+use super::split::identity;
 use super::statements::Statements;
+use crate::forms::parts::{is_column_reduction, is_worth};
 use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
@@ -23,7 +24,7 @@ pub fn split_scan(nest: &Nest, buffers: &mut Vec<Buffer>, model: &DeviceModel) -
     let (room, shortest) = if alone { (lanes / 4 / rows.max(1), 64) } else { (lanes / 512 / rows.max(1), 4096) };
     let wanted = room.min(cols / shortest);
     let bytes = rows.saturating_mul(cols) * nest.body[scan.at].dtype.size() as i64;
-    let worth = lanes >= 4096 && wanted >= 2 && model.is_worth(2 * bytes, room, wanted, 3);
+    let worth = lanes >= 4096 && wanted >= 2 && is_worth(model, 2 * bytes, room, wanted, 3);
     worth.then(|| split(nest, &scan, wanted, alone, buffers))
 }
 

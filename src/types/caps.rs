@@ -1,6 +1,5 @@
 //! What a device can do, and how fast it is. Written by hand in tests, read from an adapter by `runtime`.
 
-use super::DType;
 use serde::{Deserialize, Serialize};
 
 /// Capabilities and limits that decide which kernels are legal. Each optional capability names what it unlocks and what
@@ -49,18 +48,6 @@ pub struct DeviceCaps {
 }
 
 impl DeviceCaps {
-    /// Elements of the head of a sorted row that one invocation holds, however long the row is.
-    pub const SORTED_HEAD: i64 = 16;
-
-    /// Elements of the longest row that one workgroup sorts, a power of two: each takes the words of its key and that of its column in
-    /// workgroup memory, and no invocation holds more than sixteen.
-    pub fn sorted_elements(&self, dtype: DType) -> u32 {
-        let bytes = if dtype == DType::I64 && self.i64 { 12 } else { 8 };
-        let invocations = self.max_invocations.min(self.max_workgroup_size).max(1);
-        let most = (self.max_workgroup_bytes / bytes).min(16 << invocations.ilog2()).max(1);
-        1 << most.ilog2()
-    }
-
     /// The CPU interpreter: every dtype, no limits that matter.
     pub fn cpu() -> DeviceCaps {
         DeviceCaps {
@@ -152,13 +139,6 @@ pub struct DeviceModel {
 }
 
 impl DeviceModel {
-    /// Whether dividing work on `bytes` of memory into `parts` saves more time than `launches` more launches take. The work as
-    /// it is leaves room for `room` times as many invocations, and is that much slower than memory.
-    pub fn is_worth(&self, bytes: i64, room: i64, parts: i64, launches: i64) -> bool {
-        let undivided_ns = bytes.saturating_mul(room) / self.bandwidth_gbps.max(1) as i64;
-        undivided_ns - undivided_ns / parts.max(1) > launches * self.launch_ns as i64
-    }
-
     /// A data-center GPU.
     pub fn large_gpu() -> DeviceModel {
         DeviceModel { name: "large-gpu".into(), bandwidth_gbps: 3000, launch_ns: 4000, gflops: 60000, parallel_lanes: 1 << 18 }

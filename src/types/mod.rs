@@ -15,6 +15,7 @@ mod dtype;
 mod guard;
 mod provenance;
 mod shape;
+mod storage;
 mod tensor;
 
 pub use bind::{bind_named_symbols, bind_symbols};
@@ -25,4 +26,5 @@ pub use dtype::DType;
 pub use guard::{Guard, Place, Relation, broadcast_pairs, check_guards, paired, paired_besides};
 pub use provenance::{Location, Provenance};
 pub use shape::{IntoShape, Shape, TensorType, broadcast_shapes, contiguous_strides};
+pub use storage::{Storage, per_word};
 pub use tensor::{HostTensor, StringError};

@@ -2,8 +2,8 @@
 
 use inductor::codegen::{Binding, Plan};
 use inductor::config::Target;
-use inductor::schedule::{PlacedBuffer, Storage};
-use inductor::types::{Bindings, DType, DeviceCaps, DeviceModel, HostTensor};
+use inductor::schedule::PlacedBuffer;
+use inductor::types::{Bindings, DType, DeviceCaps, DeviceModel, HostTensor, Storage};
 use std::sync::OnceLock;
 use wgpu::util::DeviceExt as _;
 

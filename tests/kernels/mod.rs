@@ -11,8 +11,8 @@ use inductor::config::Target;
 use inductor::loop_ir::Phase;
 use inductor::loop_ir::{Buffer, BufferId, Nest};
 use inductor::ops::{Array, NestBuilder, OperandView};
-use inductor::schedule::{Dispatch, PlacedBuffer, Program, Slot, SlotId, SlotKind, Storage};
-use inductor::types::{Bindings, DType, DeviceCaps, DeviceModel, Dim, HostTensor, Provenance, Symbol, TensorType};
+use inductor::schedule::{Dispatch, PlacedBuffer, Program, Slot, SlotId, SlotKind, choose_forms};
+use inductor::types::{Bindings, DType, DeviceCaps, DeviceModel, Dim, HostTensor, Provenance, Storage, Symbol, TensorType};
 
 /// A program under test: buffers, of which the first are inputs with contents.
 pub struct Case {
@@ -157,10 +157,17 @@ impl Case {
         Program { name: self.name.clone(), symbols: self.symbols.clone(), buffers, slots, kernels, commands, together, ..Program::default() }
     }
 
+    /// The program with forms for a target.
+    pub fn program_for(&self, target: &Target) -> Program {
+        let mut program = self.program();
+        choose_forms(&mut program, target);
+        program
+    }
+
     /// Compiles under several targets, validates every shader and runs on the adapter, comparing every written buffer.
     pub fn check(&self) {
         for target in targets() {
-            match generate(self.program(), &target) {
+            match generate(self.program_for(&target), &target) {
                 Ok(plan) => validate(&plan),
                 Err(e) if format!("{e}").contains("capability") => {}
                 Err(e) => panic!("{} for {}: {e}", self.name, target.caps.name),
@@ -175,7 +182,7 @@ impl Case {
 
     /// The plan for a target.
     pub fn plan(&self, target: &Target) -> Plan {
-        generate(self.program(), target).unwrap_or_else(|e| panic!("{}: {e}", self.name))
+        generate(self.program_for(target), target).unwrap_or_else(|e| panic!("{}: {e}", self.name))
     }
 
     /// Runs on the adapter, compiled for a target, and compares every written buffer.

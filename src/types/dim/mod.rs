@@ -90,6 +90,12 @@ impl Dim {
         Dim::atom(Atom::Symbol(Symbol { name: name.into(), min, max }))
     }
 
+    /// A number to reason with: itself, or the middle of its range.
+    pub fn hint(&self) -> i64 {
+        let (lo, hi) = self.range();
+        lo / 2 + hi.min(1 << 40) / 2 + ((lo & 1) + (hi & 1)) / 2
+    }
+
     /// The constant, when there is no symbol in it.
     pub fn as_int(&self) -> Option<i64> {
         match &self.0 {

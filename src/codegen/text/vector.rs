@@ -2,10 +2,11 @@
 
 use super::emit::Emitter;
 use super::unit::Unit;
-use crate::loop_ir::{BufferId, IndexExpr, Instr, Write};
+use crate::forms::{Lane, fits_vectors, restrict_to_vectors};
+use crate::loop_ir::{Instr, Write};
 
 /// Marks bindings of plain 32-bit elements of which every access of every group of four lanes is one aligned vector.
-pub fn choose(em: &mut Emitter, groups: &[Vec<usize>]) {
+pub fn mark(em: &mut Emitter, groups: &[Vec<usize>]) {
     let mut fits = candidates(em.unit);
     restrict(em, em.unit.nest.body.iter().map(|s| &s.instr), &em.unit.nest.writes, groups, &mut fits);
     em.vector = fits;
@@ -17,26 +18,15 @@ pub fn candidates(unit: &Unit) -> Vec<bool> {
     let mut fits = vec![false; unit.bindings.len()];
     unit.buffers.iter().for_each(|b| fits[b.binding] = true);
     for b in &unit.buffers {
-        let sized = b.numel.as_int().is_some_and(|n| n >= 4 && n % 4 == 0);
-        if !sized || b.format.per_word != 1 || !b.format.element.is_word() || !unit.bindings[b.binding].element.is_word() {
-            fits[b.binding] = false;
-        }
+        fits[b.binding] &= fits_vectors(&b.operand) && unit.bindings[b.binding].element.is_word();
     }
     fits
 }
 
 /// Clears what these statements and writes access otherwise than by aligned vectors.
 pub fn restrict<'i>(em: &Emitter, instrs: impl Iterator<Item = &'i Instr>, writes: &[Write], groups: &[Vec<usize>], fits: &mut [bool]) {
-    let mut check = |buffer: BufferId, index: &IndexExpr, masked: bool| {
-        let at = em.unit.buffers[buffer.0 as usize].binding;
-        fits[at] = fits[at] && !masked && groups.iter().all(|g| em.owns_words(index, g, 4));
-    };
-    for instr in instrs {
-        if let Instr::Load { buffer, index, mask } = instr {
-            check(*buffer, index, mask.is_some());
-        }
-    }
-    for w in writes {
-        check(w.buffer, &w.index, false);
-    }
+    let groups: Vec<Vec<&Lane>> = groups.iter().map(|g| g.iter().map(|&l| &em.lanes[l]).collect()).collect();
+    let mut own = vec![true; em.unit.buffers.len()];
+    restrict_to_vectors(em.unit.nest, &groups, em.across, instrs, writes, &mut own);
+    em.unit.buffers.iter().zip(own).for_each(|(b, own)| fits[b.binding] &= own);
 }

@@ -1,25 +1,24 @@
 //! One kernel to be spelled: a nest with the formats and bindings of its buffers.
 
-use super::plan::Binding;
+use crate::codegen::plan::Binding;
 use super::storage::{Element, Format, Kind};
 use crate::config::Target;
+use crate::forms::{Form, Operand};
 use crate::loop_ir::{BufferId, Nest};
 use crate::schedule::{Dispatch, Program};
-use crate::types::{DType, Dim, Symbol};
+use crate::types::{DType, Dim, Storage, Symbol};
 
 /// How the kernel sees one of the nest's buffers.
 #[derive(Clone, Debug)]
 pub struct BufferUse {
     /// The tensor's name, for messages.
     pub name: String,
-    /// Element type.
-    pub dtype: DType,
+    /// Its elements, as forms see them.
+    pub operand: Operand,
     /// Element format.
     pub format: Format,
     /// Position in [`Unit::bindings`].
     pub binding: usize,
-    /// Number of elements.
-    pub numel: Dim,
 }
 
 /// A storage binding, shared by the buffers of one slot.
@@ -37,6 +36,8 @@ pub struct BindingUse {
 pub struct Unit<'a> {
     /// The nest.
     pub nest: &'a Nest,
+    /// How a workgroup runs it.
+    pub form: &'a Form,
     /// What it is compiled for.
     pub target: &'a Target,
     /// Symbols of the program, in order.
@@ -61,7 +62,7 @@ pub struct Signature(Vec<Part>);
 struct Part {
     kernel: u32,
     guarded: bool,
-    buffers: Vec<(crate::schedule::Storage, DType, usize, Dim)>,
+    buffers: Vec<(Storage, DType, usize, Dim)>,
 }
 
 impl Signature {
@@ -96,6 +97,7 @@ impl<'a> Unit<'a> {
         let (mut units, mut first) = (vec![], 0);
         for dispatch in dispatches {
             let nest = &program.kernels[dispatch.kernel as usize];
+            let form = program.forms.get(dispatch.kernel as usize).ok_or("the program was scheduled for the interpreter: its kernels have no forms")?;
             let mut buffers = vec![];
             for (k, id) in dispatch.buffers.iter().enumerate() {
                 let placed = &program.buffers[id.0 as usize];
@@ -116,11 +118,12 @@ impl<'a> Unit<'a> {
                         bindings.len() - 1
                     }
                 };
-                buffers.push(BufferUse { name: placed.name.clone(), dtype: placed.ty.dtype, format, binding, numel: placed.ty.numel() });
+                let operand = Operand { dtype: placed.ty.dtype, storage: placed.storage, numel: placed.ty.numel() };
+                buffers.push(BufferUse { name: placed.name.clone(), operand, format, binding });
             }
             let sets_status = nest.checks().next().is_some();
             let (symbols, level) = (&program.symbols[..], nest.element_level());
-            units.push(Unit { nest, target, symbols, buffers, bindings: vec![], guarded: dispatch.guarded, sets_status, level });
+            units.push(Unit { nest, form, target, symbols, buffers, bindings: vec![], guarded: dispatch.guarded, sets_status, level });
             first += dispatch.buffers.len() as u32;
         }
         let sets_status = units.iter().any(|u| u.sets_status);
@@ -128,12 +131,6 @@ impl<'a> Unit<'a> {
             (unit.bindings, unit.sets_status) = (bindings.clone(), sets_status);
         }
         Ok(units)
-    }
-
-    /// The same buffers under another spelling of the nest.
-    pub fn of<'b>(&'b self, nest: &'b Nest) -> Unit<'b> {
-        let (buffers, bindings, level) = (self.buffers.clone(), self.bindings.clone(), nest.element_level());
-        Unit { nest, target: self.target, symbols: self.symbols, buffers, bindings, guarded: self.guarded, sets_status: self.sets_status, level }
     }
 
     /// The buffer behind a nest's buffer id.

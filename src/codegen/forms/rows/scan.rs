@@ -5,43 +5,18 @@
 //! all blocks before came to is carried along. A row is read once. (Merrill and Garland, "Single-pass parallel prefix scan with
 //! decoupled look-back", is the same tree within a workgroup; between workgroups `schedule/split_scan.rs` makes two passes.)
 
-use super::combine::Accumulator;
-use super::emit::{Emitter, Ex};
 use super::exchange::{from_shared, to_shared};
-use super::layout::Shape;
-use super::reduce::Rows;
-use super::spell;
-use super::storage::Kind;
+use super::team::Rows;
+use crate::codegen::text::combine::Accumulator;
+use crate::codegen::text::emit::{Block, Emitter, Ex};
+use crate::codegen::text::spell;
+use crate::codegen::text::storage::Kind;
+use crate::forms::Team;
 use crate::loop_ir::{Combiner, Instr, Val, Write};
-
-impl Emitter<'_> {
-    /// A scan of an invocation that has the row for itself: one variable outside the loop over columns.
-    pub(super) fn running(&mut self, v: Val, combiner: Combiner, x: Val, lane: usize) -> Result<Ex, String> {
-        let depth = self.loop_depth.ok_or_else(|| format!("%{}: a scan is used outside a loop over columns", v.0))?;
-        let mut acc = Accumulator::new(self, combiner, self.unit.nest.dtype(x))?;
-        let x = self.value(x, lane)?;
-        // Known as long as the loop is open, so that all lanes of a step go on with the same variable.
-        let key = format!("scan %{}", v.0);
-        match self.known(&key) {
-            Some(known) => acc.names = vec![known.text],
-            None => {
-                self.line_at(depth - 1, format!("var {} = {};", acc.names[0], acc.start[0]));
-                self.remember(key, &Ex { text: acc.names[0].clone(), depth });
-            }
-        }
-        for line in acc.add(self, &x.text, "0u") {
-            self.line_at(depth, line);
-        }
-        let name = self.fresh("v");
-        let text = spell::wrap(self.unit.nest.dtype(v), acc.names.remove(0));
-        self.line_at(depth, format!("let {name} = {text};"));
-        Ok(Ex { text: name, depth })
-    }
-}
 
 impl Rows<'_, '_> {
     /// Computes the scans that these reductions and writes need, for all columns at hand.
-    pub(super) fn scans(&mut self, arguments: &[Val], writes: &[&Write]) -> Result<(), String> {
+    pub fn scans(&mut self, arguments: &[Val], writes: &[&Write]) -> Result<(), String> {
         let nest = self.nest;
         let mut open: Vec<Val> = arguments.to_vec();
         for w in writes {
@@ -125,7 +100,7 @@ impl Rows<'_, '_> {
     /// Puts into the variables of the blocks what comes before this invocation, by shuffles within subgroups; totals of the
     /// subgroups of a longer row meet in workgroup memory.
     fn before_by_subgroup(&mut self, blocks: &[Accumulator], size: u32, carry: &Accumulator) {
-        let Shape { threads, rows, .. } = self.shape;
+        let Team { threads, rows, .. } = self.team;
         let inside = threads.min(size);
         let totals = self.totals(blocks);
         let kind = carry.kinds[0];
@@ -154,17 +129,17 @@ impl Rows<'_, '_> {
         let (parts, sets) = (threads / size, totals.len() as u32);
         let array = self.shared_array(kind, &mut vec![false; self.shared.len()], rows * parts * sets);
         let at = |set: usize, part: &str| format!("{array}[{}u + {part}]", set as u32 * rows * parts);
-        self.em.open(false);
+        self.em.open(Block::Divergent);
         for (set, t) in totals.iter().enumerate() {
             self.em.line(format!("{} = {};", at(set, "sid"), to_shared(kind, &t.names[0])));
         }
         self.em.close(&format!("if (sub == {}u)", size - 1));
-        self.em.line("workgroupBarrier();");
+        self.em.barrier();
         let first = if rows == 1 { "0u".to_string() } else { format!("ty * {parts}u") };
         for (set, block) in blocks.iter().enumerate() {
             let all = Accumulator { names: vec![self.em.fresh("t")], ..block.clone() };
             self.em.line(format!("var {} = {};", all.names[0], all.start[0]));
-            self.em.open(false);
+            self.em.open(Block::Divergent);
             let other = self.em.fresh("o");
             self.em.line(format!("let {other} = {};", from_shared(kind, &at(set, "q"))));
             let lines = block.merge(&mut self.em, std::slice::from_ref(&other));
@@ -173,12 +148,12 @@ impl Rows<'_, '_> {
             self.em.close(&format!("for (var q = {first}; q < {first} + {parts}u; q++)"));
             self.advance(block, carry, &all.names[0]);
         }
-        self.em.line("workgroupBarrier();");
+        self.em.barrier();
     }
 
     /// The same by workgroup memory alone: each step adds what lies twice as far away (Hillis and Steele).
     fn before_through_memory(&mut self, blocks: &[Accumulator], carry: &Accumulator) {
-        let Shape { threads, rows, .. } = self.shape;
+        let Team { threads, rows, .. } = self.team;
         let totals = self.totals(blocks);
         let kind = carry.kinds[0];
         let array = self.shared_array(kind, &mut vec![false; self.shared.len()], rows * threads * totals.len() as u32);
@@ -187,18 +162,18 @@ impl Rows<'_, '_> {
             for (set, t) in totals.iter().enumerate() {
                 em.line(format!("{} = {};", at(set, "lid"), to_shared(kind, &t.names[0])));
             }
-            em.line("workgroupBarrier();");
+            em.barrier();
         };
         save(&mut self.em);
         let mut step = 1;
         while step < threads {
-            self.em.open(false);
+            self.em.open(Block::Divergent);
             for (set, t) in totals.iter().enumerate() {
                 let other = from_shared(kind, &at(set, &format!("lid - {step}u")));
                 t.merge(&mut self.em, &[other]).into_iter().for_each(|line| self.em.line(line));
             }
             self.em.close(&format!("if (tx >= {step}u)"));
-            self.em.line("workgroupBarrier();");
+            self.em.barrier();
             save(&mut self.em);
             step *= 2;
         }
@@ -210,7 +185,7 @@ impl Rows<'_, '_> {
             self.em.line(format!("let {all} = {};", from_shared(kind, &at(set, &last))));
             self.advance(block, carry, &all);
         }
-        self.em.line("workgroupBarrier();");
+        self.em.barrier();
     }
 
     /// Puts what the blocks before came to in front of a block, whose total is `all`.

@@ -4,22 +4,19 @@
 //! lines of 32 along the last axis. Rows of the staged tile are padded by one element, against bank conflicts. 256
 //! invocations, four elements each.
 
-use super::emit::{Emitter, Ex, Lane};
-use super::module::{Geometry, Shader, assemble};
-
-use super::pointwise::axis;
-use super::storage::Kind;
-use super::unit::Unit;
-use crate::loop_ir::{IndexExpr, Instr, unflatten};
+use crate::codegen::text::emit::{Emitter, Ex};
+use crate::codegen::text::module::{Geometry, Shader, assemble};
+use crate::codegen::text::storage::Kind;
+use crate::codegen::text::unit::Unit;
+use crate::forms::{Lane, Transpose};
+use crate::loop_ir::{IndexExpr, Val, unflatten};
 use crate::types::Dim;
 
-const SIDE: u32 = 32;
-const THREADS: u32 = 256;
+const SIDE: u32 = Transpose::SIDE;
+const THREADS: u32 = Transpose::THREADS;
 const LINES: u32 = THREADS / SIDE;
 /// Elements of an invocation.
 const EACH: u32 = SIDE / LINES;
-/// More operands than this stay untiled.
-const MOST: usize = 4;
 
 /// Kernel axes: batch, the operand's contiguous axis and the last one while staging, then the same while computing.
 const BATCH: u32 = 0;
@@ -28,52 +25,16 @@ const ALONG_IN: u32 = 2;
 const ALONG_OUT: u32 = 10;
 const ACROSS_OUT: u32 = 11;
 
-/// Which axes are exchanged, and what is staged.
-pub struct Tiling {
-    /// The axis that is contiguous in the staged operands.
-    across: usize,
-    /// The axis that is contiguous in what is written.
-    along: usize,
-    /// Loads that are staged.
-    staged: Vec<u32>,
-}
-
-/// The tiling of a nest; `None` where neighbors in the domain are neighbors in memory already.
-pub fn plan(unit: &Unit) -> Option<Tiling> {
-    let nest = unit.nest;
-    let sizes: Vec<i64> = nest.rows.iter().chain(&nest.cols).map(Dim::as_int).collect::<Option<_>>()?;
-    let long = |&a: &usize| sizes[a] >= SIDE as i64 / 2;
-    let along = (0..sizes.len()).rev().find(|&a| sizes[a] > 1).filter(long)?;
-    let steps = |index: &IndexExpr, a: usize| index.linear_coefficient(a as u32).and_then(|k| k.as_int());
-    let plain = unit.buffers.iter().all(|b| b.format.per_word == 1);
-    let in_order = nest.writes.iter().all(|w| steps(&w.index, along) == Some(1) && w.index.values().is_empty());
-    let checked = nest.checks().next().is_some();
-    if !plain || !in_order || checked || unit.is_in_place() || THREADS > unit.target.caps.max_invocations {
-        return None;
-    }
-    let tiled = |index: &IndexExpr| {
-        let far = steps(index, along).is_some_and(|k| k.abs() > 1);
-        (0..along).find(|&a| far && sizes[a] > 1 && steps(index, a) == Some(1)).filter(long)
-    };
-    let (mut across, mut staged) = (None, vec![]);
-    for (i, stmt) in nest.body.iter().enumerate() {
-        let Instr::Load { index, mask: None, .. } = &stmt.instr else { continue };
-        let Some(a) = tiled(index).filter(|a| index.values().is_empty() && across.is_none_or(|b| b == *a)) else { continue };
-        across = Some(a);
-        staged.push(i as u32);
-    }
-    (staged.len() <= MOST).then_some(Tiling { across: across?, along, staged })
-}
-
 /// Spells the kernel.
-pub fn generate(unit: &Unit, tiling: &Tiling) -> Result<Shader, String> {
+pub fn spell(unit: &Unit, form: &Transpose) -> Result<Shader, String> {
+    let (across_axis, along_axis) = (form.across as usize, form.along as usize);
     let nest = unit.nest;
     let sizes: Vec<Dim> = nest.rows.iter().chain(&nest.cols).cloned().collect();
     let batch: Vec<Dim> =
-        sizes.iter().enumerate().map(|(a, s)| if a == tiling.across || a == tiling.along { Dim::int(1) } else { s.clone() }).collect();
+        sizes.iter().enumerate().map(|(a, s)| if a == across_axis || a == along_axis { Dim::int(1) } else { s.clone() }).collect();
     let batches = batch.iter().fold(Dim::int(1), |n, d| n * d);
     let side = Dim::int(SIDE as i64);
-    let (tiles_across, tiles_along) = (sizes[tiling.across].ceil_div(&side), sizes[tiling.along].ceil_div(&side));
+    let (tiles_across, tiles_along) = (sizes[across_axis].ceil_div(&side), sizes[along_axis].ceil_div(&side));
     let groups = batches.clone() * &tiles_across * &tiles_along;
     let mut em = Emitter::new(unit);
     let (across_count, along_count) = (em.size(&tiles_across).text, em.size(&tiles_along).text);
@@ -84,10 +45,10 @@ pub fn generate(unit: &Unit, tiling: &Tiling) -> Result<Shader, String> {
     em.line(format!("let batch = group / ({along_count} * {across_count});"));
     em.axes.insert(BATCH, Ex::global("batch"));
     let place = |across: u32, along: u32| {
-        let mut axes = unflatten(&axis(BATCH, &batches), &batch);
-        axes[tiling.across] = axis(across, &sizes[tiling.across]);
-        axes[tiling.along] = axis(along, &sizes[tiling.along]);
-        Lane { axes, write_axes: None, whole: None }
+        let mut axes = unflatten(&IndexExpr::axis(BATCH, &batches), &batch);
+        axes[across_axis] = IndexExpr::axis(across, &sizes[across_axis]);
+        axes[along_axis] = IndexExpr::axis(along, &sizes[along_axis]);
+        Lane::at(axes)
     };
     let clamped = |em: &mut Emitter, name: &str, text: String, a: usize| {
         em.line(format!("let {name} = {text};"));
@@ -99,25 +60,25 @@ pub fn generate(unit: &Unit, tiling: &Tiling) -> Result<Shader, String> {
         (format!("{name}_in"), Some(format!("{name} < {size}")))
     };
     // Staging: neighbors along the operand's contiguous axis.
-    let (name, _) = clamped(&mut em, "r", "first_across + x".into(), tiling.across);
+    let (name, _) = clamped(&mut em, "r", "first_across + x".into(), across_axis);
     em.axes.insert(ACROSS_IN, Ex::global(name));
     for e in 0..EACH {
-        let (name, _) = clamped(&mut em, &format!("c{e}"), format!("first_along + y + {}u", e * LINES), tiling.along);
+        let (name, _) = clamped(&mut em, &format!("c{e}"), format!("first_along + y + {}u", e * LINES), along_axis);
         em.axes.insert(ALONG_IN + e, Ex::global(name));
         em.lanes.push(place(ACROSS_IN, ALONG_IN + e));
     }
     // Computing: neighbors along the last axis.
-    let (name, along_test) = clamped(&mut em, "column", "first_along + x".into(), tiling.along);
+    let (name, along_test) = clamped(&mut em, "column", "first_along + x".into(), along_axis);
     em.axes.insert(ALONG_OUT, Ex::global(name));
     let mut active = vec![None; EACH as usize];
     for e in 0..EACH {
-        let (name, test) = clamped(&mut em, &format!("row{e}"), format!("first_across + y + {}u", e * LINES), tiling.across);
+        let (name, test) = clamped(&mut em, &format!("row{e}"), format!("first_across + y + {}u", e * LINES), across_axis);
         em.axes.insert(ACROSS_OUT + e, Ex::global(name));
         em.lanes.push(place(ACROSS_OUT + e, ALONG_OUT));
         let tests: Vec<String> = along_test.iter().cloned().chain(test).collect();
         active.push((!tests.is_empty()).then(|| tests.join(" && ")));
     }
-    let shared_bytes = stage(&mut em, &tiling.staged)?;
+    let shared_bytes = stage(&mut em, &form.staged)?;
     let mut stores = vec![];
     for w in &nest.writes {
         for lane in EACH as usize..2 * EACH as usize {
@@ -139,12 +100,12 @@ fn stage(em: &mut Emitter, staged: &[u32]) -> Result<u32, String> {
         bytes += kind.bytes() * SIDE * pitch;
         kinds.push(kind);
         for e in 0..EACH {
-            let x = em.value(crate::loop_ir::Val(v), e as usize)?;
+            let x = em.value(Val(v), e as usize)?;
             let x = if kind == Kind::Bool { format!("select(0u, 1u, {})", x.text) } else { x.text };
             em.line(format!("tile{k}[(y + {}u) * {pitch}u + x] = {x};", e * LINES));
         }
     }
-    em.line("workgroupBarrier();");
+    em.barrier();
     for (k, (&v, kind)) in staged.iter().zip(&kinds).enumerate() {
         for e in 0..EACH {
             let text = format!("tile{k}[x * {pitch}u + y + {}u]", e * LINES);

@@ -2,13 +2,12 @@
 //!
 //! A tree of the same shape on every device that takes the same way; all invocations of a row end with the same bits.
 
-use super::combine::Accumulator;
-use super::emit::{Emitter, Ex};
-use super::layout::Shape;
-use super::reduce::Rows;
-use super::storage::Kind;
-use super::unit::Unit;
-use crate::loop_ir::{Instr, Val};
+use super::team::Rows;
+use crate::codegen::text::combine::Accumulator;
+use crate::codegen::text::emit::{Block, Emitter, Ex};
+use crate::codegen::text::storage::Kind;
+use crate::forms::Team;
+use crate::loop_ir::Val;
 
 /// A reduction of the pass, of one of the invocation's rows.
 pub struct Reduction {
@@ -22,18 +21,11 @@ pub struct Reduction {
     pub row: usize,
 }
 
-/// The size of subgroups, when all have that size and invocations of a row lie in neighboring ones.
-pub fn subgroup_size(unit: &Unit, shape: &Shape) -> Option<u32> {
-    let (low, high) = unit.target.caps.subgroups?;
-    let fits = low == high && low.is_power_of_two() && low >= 4 && (shape.rows * shape.threads).is_multiple_of(low);
-    (fits && shape.threads > 1 && !shape.rows_first).then_some(low)
-}
-
 impl Rows<'_, '_> {
     /// Combines the partial results of the invocations of each row and names the results.
-    pub(super) fn combine(&mut self, accumulators: &[Reduction]) {
+    pub fn combine(&mut self, accumulators: &[Reduction]) {
         let wide = accumulators.iter().any(|r| r.acc.kinds.iter().any(|&k| k.bytes() > 4));
-        let finals: Vec<Vec<String>> = match (self.shape.threads, self.em.subgroup) {
+        let finals: Vec<Vec<String>> = match (self.team.threads, self.em.subgroup) {
             (1, _) => accumulators.iter().map(|r| r.acc.names.clone()).collect(),
             (_, Some(size)) if !wide => self.combine_by_subgroup(accumulators, size),
             _ => self.combine_in_batches(accumulators),
@@ -49,23 +41,9 @@ impl Rows<'_, '_> {
         }
     }
 
-    /// Makes result `k` of reduction `i` known to every lane of a row.
-    pub(super) fn set_result(&mut self, i: u32, k: u32, row: usize, e: &Ex) {
-        let targets: Vec<u32> = if k == 0 {
-            vec![i]
-        } else {
-            (0..self.nest.body.len() as u32).filter(|&j| self.nest.body[j as usize].instr == Instr::Proj(Val(i), k)).collect()
-        };
-        for t in targets {
-            for lane in (row..self.em.lanes.len()).step_by(self.shape.across as usize) {
-                self.em.set_computed(t, lane, e);
-            }
-        }
-    }
-
     /// Shuffles within each subgroup; partial results of the subgroups of a longer row meet in workgroup memory.
     fn combine_by_subgroup(&mut self, accumulators: &[Reduction], size: u32) -> Vec<Vec<String>> {
-        let Shape { threads, rows, .. } = self.shape;
+        let Team { threads, rows, .. } = self.team;
         let inside = threads.min(size);
         let em = &mut self.em;
         let mut mask = inside / 2;
@@ -85,12 +63,12 @@ impl Rows<'_, '_> {
         let mut taken = vec![false; self.shared.len()];
         let arrays: Vec<Vec<(String, Kind)>> = accumulators.iter().map(|Reduction { acc, .. }| self.arrays(acc, &mut taken, rows * parts)).collect();
         let em = &mut self.em;
-        em.open(false);
+        em.open(Block::Divergent);
         for (Reduction { acc, .. }, names) in accumulators.iter().zip(&arrays) {
             save(em, acc, names, "sid");
         }
         em.close("if (sub == 0u)");
-        em.line("workgroupBarrier();");
+        em.barrier();
         let base = if rows == 1 { String::new() } else { format!("ty * {parts}u + ") };
         let mut finals = vec![];
         for (Reduction { acc, .. }, names) in accumulators.iter().zip(&arrays) {
@@ -106,13 +84,13 @@ impl Rows<'_, '_> {
             }
             finals.push(total.names);
         }
-        em.line("workgroupBarrier();");
+        em.barrier();
         finals
     }
 
     /// As many reductions at a time as workgroup memory holds.
     fn combine_in_batches(&mut self, accumulators: &[Reduction]) -> Vec<Vec<String>> {
-        let count = self.shape.rows * self.shape.threads;
+        let count = self.team.rows * self.team.threads;
         let limit = self.em.unit.target.caps.max_workgroup_bytes;
         let bytes = |r: &Reduction| r.acc.kinds.iter().map(|k| k.bytes() * count).sum::<u32>();
         let (mut finals, mut first) = (vec![], 0);
@@ -130,7 +108,7 @@ impl Rows<'_, '_> {
     }
 
     fn combine_through_memory(&mut self, accumulators: &[Reduction]) -> Vec<Vec<String>> {
-        let Shape { rows, threads, rows_first, .. } = self.shape;
+        let Team { rows, threads, rows_first, .. } = self.team;
         let stride = if rows_first { rows } else { 1 };
         let mut taken = vec![false; self.shared.len()];
         let arrays: Vec<Vec<(String, Kind)>> =
@@ -139,10 +117,10 @@ impl Rows<'_, '_> {
         for (Reduction { acc, .. }, names) in accumulators.iter().zip(&arrays) {
             save(em, acc, names, "lid");
         }
-        em.line("workgroupBarrier();");
+        em.barrier();
         let mut half = threads / 2;
         while half > 0 {
-            em.open(false);
+            em.open(Block::Divergent);
             for (Reduction { acc, .. }, names) in accumulators.iter().zip(&arrays) {
                 let other = names.iter().map(|(a, k)| {
                     let name = em.fresh("o");
@@ -156,7 +134,7 @@ impl Rows<'_, '_> {
                 save(em, acc, names, "lid");
             }
             em.close(&format!("if (tx < {half}u)"));
-            em.line("workgroupBarrier();");
+            em.barrier();
             half /= 2;
         }
         let first = match (rows, rows_first) {
@@ -174,29 +152,13 @@ impl Rows<'_, '_> {
             }
             finals.push(row);
         }
-        em.line("workgroupBarrier();");
+        em.barrier();
         finals
     }
 
     /// Workgroup arrays of `count` elements for the variables of a reduction.
     fn arrays(&mut self, acc: &Accumulator, taken: &mut Vec<bool>, count: u32) -> Vec<(String, Kind)> {
         acc.kinds.iter().map(|&kind| (self.shared_array(kind, taken, count), kind)).collect()
-    }
-
-    /// A workgroup array of that kind and size that this pass does not use yet; passes reuse them.
-    pub(super) fn shared_array(&mut self, kind: Kind, taken: &mut Vec<bool>, count: u32) -> String {
-        let ty = kind.shared();
-        let bytes = kind.bytes() * count;
-        let found = (0..self.shared.len()).find(|&i| self.shared[i] == (ty, bytes) && !taken[i]);
-        let at = found.unwrap_or_else(|| {
-            self.shared.push((ty, bytes));
-            taken.push(false);
-            let n = self.shared.len() - 1;
-            self.em.globals.push(format!("var<workgroup> shared{n}: array<{ty}, {count}>;"));
-            n
-        });
-        taken[at] = true;
-        format!("shared{at}")
     }
 }
 

@@ -1,8 +1,8 @@
 //! From a finished function body to a variant: directives, bindings, helpers, entry point.
 
-use super::emit::Emitter;
+use super::emit::{Barrier, Emitter};
 use super::helpers;
-use super::plan::{Binding, Variant};
+use crate::codegen::plan::{Binding, Variant};
 use super::storage::Element;
 use super::unit::Unit;
 use crate::loop_ir::Val;
@@ -39,6 +39,7 @@ pub struct Shader {
 pub fn assemble(mut em: Emitter, launch: Geometry) -> Result<Shader, String> {
     check(&em.unit.target.caps, launch.threads, launch.shared_bytes)?;
     all_checked(&em.unchecked().collect::<Vec<_>>())?;
+    all_wait(em.waits(), em.unit)?;
     let entry = entry(&mut em, &launch.groups);
     let (vector, subgroup) = (em.vector.clone(), em.subgroup);
     let (lines, helpers, globals, uses_symbols) = em.finish();
@@ -48,6 +49,16 @@ pub fn assemble(mut em: Emitter, launch: Geometry) -> Result<Shader, String> {
 /// A check that no statement of the shader makes would be lost without a word.
 pub fn all_checked(missing: &[Val]) -> Result<(), String> {
     missing.first().map_or(Ok(()), |v| Err(format!("%{}: the shader does not check it", v.0)))
+}
+
+/// Barriers are reached by all invocations of a workgroup or by none.
+fn all_wait(barrier: Barrier, unit: &Unit) -> Result<(), String> {
+    match barrier {
+        Barrier::Divergent => Err("some invocations of the workgroup do not reach a barrier".into()),
+        // Invocations may read the status word before and after another workgroup sets it.
+        Barrier::Uniform if unit.guarded && unit.sets_status => Err("a kernel with barriers may not be skipped by a status word that it sets".into()),
+        _ => Ok(()),
+    }
 }
 
 fn check(caps: &DeviceCaps, threads: u32, shared_bytes: u32) -> Result<(), String> {

@@ -6,7 +6,7 @@ use crate::types::DeviceCaps;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-static SOURCE: &str = include_str!("../../shaders/helpers.wgsl");
+static SOURCE: &str = include_str!("../../../shaders/helpers.wgsl");
 
 /// Name to text.
 static LIBRARY: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {

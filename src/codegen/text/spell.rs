@@ -1,7 +1,7 @@
 //! WGSL spelling of constants, conversions and the functions of the scalar table.
 
 use super::emit::Emitter;
-use super::storage::Kind;
+use super::storage::{Kind, long_literal};
 use crate::loop_ir::Number;
 use crate::scalar::{ScalarFn, Wgsl};
 use crate::types::DType;
@@ -56,25 +56,11 @@ pub fn from_index(kind: Kind, index: &str) -> String {
     }
 }
 
-/// The number of a literal of 64 bits, which does not convert in constant expressions.
-fn long_literal(text: &str) -> Option<i64> {
-    text.trim_matches(['(', ')']).strip_suffix("li")?.parse().ok()
-}
-
 /// An i64 as an i32, whose lowest bits it is.
 pub fn to_i32(text: &str) -> String {
     match long_literal(text).map(|n| int(n as i32 as i64)) {
         Some(Ok(literal)) => literal,
         _ => format!("i32({text})"),
-    }
-}
-
-/// An integer of a kind as a u32 index; one below zero wraps.
-pub fn to_index(kind: Kind, text: &str) -> String {
-    match long_literal(text) {
-        Some(n) => format!("{}u", n as u32),
-        None if kind == Kind::U32 => text.to_string(),
-        None => format!("u32({text})"),
     }
 }
 
@@ -109,7 +95,7 @@ pub fn call(em: &mut Emitter, f: ScalarFn, dtype: DType, args: &[&str]) -> Resul
         Wgsl::Helper(name) => {
             let suffix = match kind {
                 Kind::Bool => return Err(format!("{} of bool has no WGSL spelling", f.name())),
-                kind => super::combine::suffix(kind),
+                kind => kind.suffix(),
             };
             let full = format!("{name}{suffix}");
             if !super::helpers::exists(&full) {
@@ -142,7 +128,7 @@ fn compared(em: &mut Emitter, f: ScalarFn, kind: Kind, args: &[&str]) -> Option<
     use ScalarFn as F;
     let is_float = matches!(kind, Kind::F32 | Kind::F64);
     if is_float && matches!(f, F::Eq | F::Ne | F::Le | F::Ge) && args[0] == args[1] {
-        let is_nan = em.helper(&format!("is_nan_{}", super::combine::suffix(kind)));
+        let is_nan = em.helper(&format!("is_nan_{}", kind.suffix()));
         return Some(if f == F::Ne { format!("{is_nan}({})", args[0]) } else { format!("(!{is_nan}({}))", args[0]) });
     }
     if kind != Kind::I64 || em.unit.target.caps.i64_comparisons {

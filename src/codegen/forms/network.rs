@@ -16,142 +16,73 @@
 //! With N elements there are log2(N)^2 / 2 steps; of a row of 2,048 in 256 invocations without subgroups, 36 go through workgroup
 //! memory, with subgroups of 32 six do.
 
-use super::combine::suffix;
-use super::emit::{Emitter, Ex, Lane};
-use super::exchange::subgroup_size;
-use super::layout::Shape as Team;
-use super::module::{Geometry, Shader, assemble};
-use super::pointwise::axis;
-use super::sort::Sort;
-use super::storage::Kind;
-use super::unit::Unit;
-use crate::loop_ir::{Nest, unflatten};
-use crate::types::{DeviceCaps, Dim};
+use crate::codegen::text::emit::{Block, Emitter, Ex};
+use crate::codegen::text::module::{Geometry, Shader, assemble};
+use crate::codegen::text::storage::Kind;
+use crate::codegen::text::unit::Unit;
+use crate::forms::{Lane, Network, Sort};
+use crate::loop_ir::{IndexExpr, Nest, unflatten};
+use crate::types::Dim;
 
-/// Elements of an invocation, where rows have that many.
-const EACH: u32 = 8;
-/// Invocations of a workgroup at least, where there are several rows.
-const THREADS: u32 = 64;
 /// Kernel axis of rows; lanes have theirs behind it.
 const ROW: u32 = 0;
 
-/// How rows are laid over workgroups and invocations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shape {
-    /// Rows of a workgroup.
-    rows: u32,
-    /// Invocations of a row, a power of two.
-    threads: u32,
-    /// Elements of an invocation, a power of two.
-    each: u32,
-    /// Words of an element: those of its key and its column.
-    words: u32,
-    /// Invocations that reach each other by shuffles, a power of two.
-    near: u32,
+/// The kernel of rows that one workgroup holds, or of which it holds what is written.
+pub fn spell(unit: &Unit, form: &Network) -> Result<Shader, String> {
+    let sort = super::rank::the_sort(unit)?;
+    let kind = unit.kind(unit.nest.dtype(sort.key))?;
+    if form.head { head(unit, &sort, kind, form) } else { whole(unit, &sort, kind, form) }
 }
 
-/// The kernel of a row that one workgroup holds, or of which it holds what is written; `None` where it does not.
-pub fn generate(unit: &Unit, sort: &Sort) -> Result<Option<Shader>, String> {
-    let nest = unit.nest;
-    let dtype = nest.dtype(sort.key);
-    let kind = unit.kind(dtype)?;
-    let (low, high) = nest.col_count().range();
-    if kind == Kind::F64 || low < 1 {
-        return Ok(None);
-    }
-    if let Some(first) = super::sort::first(nest)
-        && first <= DeviceCaps::SORTED_HEAD
-        && (low < high || high >= 8 * DeviceCaps::SORTED_HEAD)
-    {
-        return select(unit, sort, kind, first as u32).map(Some);
-    }
-    if high > unit.target.caps.sorted_elements(dtype) as i64 {
-        return Ok(None);
-    }
-    let length = (high as u32).next_power_of_two();
-    let limit = invocations(unit);
-    let each = EACH.min(length).max(length / limit);
-    let threads = length / each;
-    let shape = Shape::new(unit, kind, (THREADS.min(limit) / threads).max(1), threads, each);
-    let mut network = Network::new(unit, sort, shape, each, low == high && high == length as i64);
-    let keys = network.keys("0u")?;
-    network.elements("own", &keys, kind);
-    network.sort_own("own");
-    network.merge_runs();
-    let sources = network.spread();
+fn whole(unit: &Unit, sort: &Sort, kind: Kind, form: &Network) -> Result<Shader, String> {
+    let Network { threads, each, .. } = *form;
+    let mut sorter = Sorter::new(unit, sort, form, each);
+    let keys = sorter.keys("0u")?;
+    sorter.elements("own", &keys, kind);
+    sorter.sort_own("own");
+    sorter.merge_runs();
+    let sources = sorter.spread();
     let ranks: Vec<String> = (0..each).map(|e| if threads == 1 { format!("{e}u") } else { format!("tx + {}u", e * threads) }).collect();
-    network.store(&sources, &ranks)?;
-    network.finish("sort").map(Some)
+    sorter.store(&sources, &ranks)?;
+    sorter.finish("sort")
 }
 
-/// The kernel that holds what is written of each row.
-fn select(unit: &Unit, sort: &Sort, kind: Kind, first: u32) -> Result<Shader, String> {
-    let columns = unit.nest.col_count();
-    let long = columns.as_int().unwrap_or(columns.range().1.min(1 << 20)) as u64;
-    let rows = unit.nest.row_count().as_int().unwrap_or(1 << 16).max(1) as u64;
-    let each = first.max(4).next_power_of_two();
-    let words = if kind == Kind::I64 { 3 } else { 2 };
-    let most = invocations(unit).min(1 << (unit.target.caps.max_workgroup_bytes / (4 * words * each)).max(1).ilog2());
-    let mut threads = 32.min(most);
-    // Few rows get more invocations each than many rows do.
-    while 2 * threads <= most && rows * (threads as u64) < unit.target.model.parallel_lanes as u64 && long >= 4 * (threads * each) as u64 {
-        threads *= 2;
-    }
-    if threads < each {
-        return Err(format!("a workgroup of this device does not hold the first {first} elements of sorted rows"));
-    }
-    let shape = Shape::new(unit, kind, (THREADS.min(most) / threads).max(1), threads, each);
-    let step = threads * each;
-    let full = columns.as_int().is_some_and(|n| n % step as i64 == 0);
-    let mut network = Network::new(unit, sort, shape, 1, full);
+fn head(unit: &Unit, sort: &Sort, kind: Kind, form: &Network) -> Result<Shader, String> {
+    let Network { threads, each, words, .. } = *form;
+    let mut sorter = Sorter::new(unit, sort, form, 1);
     for e in 0..each {
-        let last = network.last();
-        network.em.line(format!("var own{e} = {}({last}, 0xffffffffu);", network.vector()));
+        let last = sorter.last();
+        sorter.em.line(format!("var own{e} = {}({last}, 0xffffffffu);", sorter.vector()));
     }
-    network.em.open(false);
-    let keys = network.keys("base")?;
-    network.elements("next", &keys, kind);
-    network.sort_own("next");
-    let before = network.goes_before();
+    sorter.em.open(Block::Uniform);
+    let keys = sorter.keys("base")?;
+    sorter.elements("next", &keys, kind);
+    sorter.sort_own("next");
+    let before = sorter.goes_before();
     for e in 0..each {
         let next = format!("next{}", each - 1 - e);
-        network.em.line(format!("own{e} = select(own{e}, {next}, {before}({next}, own{e}));"));
+        sorter.em.line(format!("own{e} = select(own{e}, {next}, {before}({next}, own{e}));"));
     }
-    network.merge_own("own", each / 2);
-    network.em.close(&format!("for (var base = 0u; base < size; base += {step}u)"));
-    network.merge_first();
-    let column = network.components()[words as usize - 1];
-    network.em.line(format!("var pick = own0.{column};"));
+    sorter.merge_own("own", each / 2);
+    sorter.em.close(&format!("for (var base = 0u; base < size; base += {}u)", threads * each));
+    sorter.merge_first();
+    let column = sorter.components()[words as usize - 1];
+    sorter.em.line(format!("var pick = own0.{column};"));
     for e in 1..each {
-        network.em.line(format!("pick = select(pick, own{e}.{column}, tx == {e}u);"));
+        sorter.em.line(format!("pick = select(pick, own{e}.{column}, tx == {e}u);"));
     }
-    network.store(&["pick".into()], &["tx".into()])?;
-    network.finish("first")
-}
-
-/// Invocations of the largest workgroup, a power of two.
-fn invocations(unit: &Unit) -> u32 {
-    1 << unit.target.caps.max_invocations.min(unit.target.caps.max_workgroup_size).ilog2()
-}
-
-impl Shape {
-    fn new(unit: &Unit, kind: Kind, rows: u32, threads: u32, each: u32) -> Shape {
-        let team = Team { rows, threads, ..Team::default() };
-        let words = if kind == Kind::I64 { 3 } else { 2 };
-        Shape { rows, threads, each, words, near: subgroup_size(unit, &team).unwrap_or(1).min(threads) }
-    }
+    sorter.store(&["pick".into()], &["tx".into()])?;
+    sorter.finish("first")
 }
 
 /// A kernel under construction. The elements of an invocation are the variables `own0`, `own1` and so on, vectors of key and column.
-struct Network<'a> {
+struct Sorter<'a> {
     em: Emitter<'a>,
     nest: &'a Nest,
     sort: &'a Sort,
-    shape: Shape,
+    shape: &'a Network,
     /// Elements that an invocation writes.
     outputs: u32,
-    /// No element lies behind the end of a row.
-    full: bool,
     /// Elements pass through workgroup memory.
     exchanges: bool,
 }
@@ -174,18 +105,18 @@ enum Step {
     Best,
 }
 
-impl<'a> Network<'a> {
+impl<'a> Sorter<'a> {
     /// Names the row. Lanes: an element's own column, the column of what it becomes, and the rank of that.
-    fn new(unit: &'a Unit<'a>, sort: &'a Sort, shape: Shape, outputs: u32, full: bool) -> Network<'a> {
+    fn new(unit: &'a Unit<'a>, sort: &'a Sort, shape: &'a Network, outputs: u32) -> Sorter<'a> {
         let nest = unit.nest;
         let mut em = Emitter::new(unit);
         let (row_count, columns) = (nest.row_count(), nest.col_count());
         for lane in 0..shape.each + 2 * outputs {
-            let mut axes = unflatten(&axis(ROW, &row_count), &nest.rows);
-            axes.extend(unflatten(&axis(ROW + 1 + lane, &columns), &nest.cols));
-            em.lanes.push(Lane { axes, write_axes: None, whole: None });
+            let mut axes = unflatten(&IndexExpr::axis(ROW, &row_count), &nest.rows);
+            axes.extend(unflatten(&IndexExpr::axis(ROW + 1 + lane, &columns), &nest.cols));
+            em.lanes.push(Lane::at(axes));
         }
-        em.subgroup = (shape.near > 1).then(|| unit.target.caps.subgroups.map_or(1, |s| s.0));
+        em.subgroup = shape.subgroup;
         let (row_size, size) = (em.size(&row_count).text, em.size(&columns).text);
         em.line(format!("let tx = lid % {}u;", shape.threads));
         em.line(format!("let ty = lid / {}u;", shape.threads));
@@ -194,7 +125,7 @@ impl<'a> Network<'a> {
         em.line(format!("let live = here < {row_size};"));
         em.line(format!("let size = {size};"));
         em.axes.insert(ROW, Ex::global("row"));
-        Network { em, nest, sort, shape, outputs, full, exchanges: false }
+        Sorter { em, nest, sort, shape, outputs, exchanges: false }
     }
 
     /// The key and the column of each element of an invocation, the first columns of all invocations at `base`.
@@ -213,10 +144,10 @@ impl<'a> Network<'a> {
         for (e, (key, column)) in keys.iter().enumerate() {
             let key = match kind {
                 Kind::Bool => format!("select(0u, 1u, {key})"),
-                _ => format!("{}({key})", self.em.helper(&format!("sort_key_{}", suffix(kind)))),
+                _ => format!("{}({key})", self.em.helper(&format!("sort_key_{}", kind.suffix()))),
             };
             let key = if self.sort.descending { format!("~{key}") } else { key };
-            let key = if self.full { key } else { format!("select({}, {key}, {column} < size)", self.last()) };
+            let key = if self.shape.full { key } else { format!("select({}, {key}, {column} < size)", self.last()) };
             self.em.line(format!("var {name}{e} = {}({key}, {column});", self.vector()));
         }
     }
@@ -225,10 +156,15 @@ impl<'a> Network<'a> {
     fn column(&mut self, lane: u32, text: &str) -> String {
         let (column, depth) = (self.em.fresh("c"), self.em.depth());
         self.em.line(format!("let {column} = {text};"));
-        let inside = if self.full { column.clone() } else { format!("min({column}, size - 1u)") };
+        let inside = if self.shape.full { column.clone() } else { format!("min({column}, size - 1u)") };
         let inside = self.em.bind(Ex { text: inside, depth }, "c");
         self.em.axes.insert(ROW + 1 + lane, inside);
         column
+    }
+
+    /// Invocations that reach each other by shuffles, a power of two.
+    fn near(&self) -> u32 {
+        self.shape.subgroup.unwrap_or(1).min(self.shape.threads)
     }
 
     /// The words of the largest key.
@@ -281,10 +217,10 @@ impl<'a> Network<'a> {
 
     /// The smallest elements of all invocations of a row, in each of them.
     fn merge_first(&mut self) {
-        let Shape { threads, each, near, .. } = self.shape;
+        let (Network { threads, each, .. }, near) = (*self.shape, self.near());
         for (reach, start, end) in [(Reach::Shuffle, 1, near), (Reach::Memory, near, threads)] {
             if start < end {
-                self.em.open(false);
+                self.em.open(Block::Uniform);
                 self.meet(reach, Step::Best);
                 self.merge_own("own", each / 2);
                 self.em.close(&format!("for (var span = {start}u; span < {end}u; span *= 2u)"));
@@ -294,16 +230,16 @@ impl<'a> Network<'a> {
 
     /// Merges the runs of neighboring invocations until the row is one.
     fn merge_runs(&mut self) {
-        let Shape { threads, each, near, .. } = self.shape;
+        let (Network { threads, each, .. }, near) = (*self.shape, self.near());
         if near > 1 {
-            self.em.open(false);
+            self.em.open(Block::Uniform);
             self.meet(Reach::Shuffle, Step::Mirrored);
             self.strides(Reach::Shuffle, "span / 2u", 1);
             self.merge_own("own", each / 2);
             self.em.close(&format!("for (var span = 1u; span < {near}u; span *= 2u)"));
         }
         if threads > near {
-            self.em.open(false);
+            self.em.open(Block::Uniform);
             self.meet(Reach::Memory, Step::Mirrored);
             self.strides(Reach::Memory, "span / 2u", near);
             if near > 1 {
@@ -316,14 +252,14 @@ impl<'a> Network<'a> {
 
     /// Steps of falling strides, counted in invocations.
     fn strides(&mut self, reach: Reach, first: &str, last: u32) {
-        self.em.open(false);
+        self.em.open(Block::Uniform);
         self.meet(reach, Step::Straight);
         self.em.close(&format!("for (var stride = {first}; stride >= {last}u; stride /= 2u)"));
     }
 
     /// One step between invocations.
     fn meet(&mut self, reach: Reach, step: Step) {
-        let Shape { rows, threads, each, .. } = self.shape;
+        let Network { rows, threads, each, .. } = *self.shape;
         let (mask, bit) = match step {
             Step::Mirrored => ("(2u * span - 1u)", "span"),
             Step::Straight => ("stride", "stride"),
@@ -333,14 +269,14 @@ impl<'a> Network<'a> {
         let place = |at: &str, c: usize, e: u32| format!("exchanged[{at} + {}u]", (c as u32 * each + e) * rows * threads);
         self.exchanges |= reach == Reach::Memory;
         let em = &mut self.em;
-        em.open(false);
+        em.open(Block::Uniform);
         if reach == Reach::Memory {
             for e in 0..each {
                 for (c, component) in components.iter().enumerate() {
                     em.line(format!("{} = own{e}.{component};", place("lid", c, e)));
                 }
             }
-            em.line("workgroupBarrier();");
+            em.barrier();
             em.line(format!("let other = lid ^ {mask};"));
         }
         for e in 0..each {
@@ -355,7 +291,7 @@ impl<'a> Network<'a> {
             em.line(format!("let met{e} = {text};"));
         }
         if reach == Reach::Memory {
-            em.line("workgroupBarrier();");
+            em.barrier();
         }
         let keeps = if step == Step::Best { "" } else { " == low" };
         if step != Step::Best {
@@ -369,7 +305,7 @@ impl<'a> Network<'a> {
 
     /// Hands sorted columns out so that neighboring invocations have neighboring ranks. Gives the column of each rank.
     fn spread(&mut self) -> Vec<String> {
-        let Shape { threads, each, .. } = self.shape;
+        let Network { threads, each, .. } = *self.shape;
         let column = self.components()[self.shape.words as usize - 1];
         if threads == 1 {
             return (0..each).map(|e| format!("own{e}.{column}")).collect();
@@ -380,7 +316,7 @@ impl<'a> Network<'a> {
         for e in 0..each {
             self.em.line(format!("{} = own{e}.{column};", place(format!("(tx * {each}u + {e}u)"))));
         }
-        self.em.line("workgroupBarrier();");
+        self.em.barrier();
         (0..each).map(|e| place(format!("(tx + {}u)", e * threads))).collect()
     }
 
@@ -412,7 +348,7 @@ impl<'a> Network<'a> {
             let first = w.first.as_ref().map(|n| self.em.size(n).text);
             let test = |lane: usize| {
                 let rank = &places[lane - at_rank as usize];
-                let inside = if self.full { "live".into() } else { format!("live && {rank} < size") };
+                let inside = if self.shape.full { "live".into() } else { format!("live && {rank} < size") };
                 Some(first.as_ref().map_or(inside.clone(), |n| format!("{inside} && {rank} < {n}")))
             };
             stores.extend(self.em.stores(w, &lanes, &test)?);
@@ -422,7 +358,7 @@ impl<'a> Network<'a> {
     }
 
     fn finish(mut self, name: &str) -> Result<Shader, String> {
-        let Shape { rows, threads, each, words, .. } = self.shape;
+        let Network { rows, threads, each, words, .. } = *self.shape;
         let elements = if self.exchanges { words * rows * threads * each } else { 0 };
         if self.exchanges {
             self.em.globals.push(format!("var<workgroup> exchanged: array<u32, {elements}>;"));

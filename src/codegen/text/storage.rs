@@ -1,7 +1,6 @@
 //! Element formats: what a WGSL value of a dtype is, and how elements lie in a binding.
 
-use crate::schedule::Storage;
-use crate::types::{DType, DeviceCaps};
+use crate::types::{DType, DeviceCaps, Storage, per_word};
 
 /// A WGSL type that values are computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +56,26 @@ impl Kind {
         if matches!(self, Kind::F64 | Kind::I64) { 8 } else { 4 }
     }
 
+    /// Suffix of the helper functions of the kind.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Kind::I32 => "i",
+            Kind::U32 => "u",
+            Kind::I64 => "l",
+            Kind::F64 => "d",
+            Kind::F32 | Kind::Bool => "",
+        }
+    }
+
+    /// An integer of the kind as a u32 index; one below zero wraps.
+    pub fn to_index(self, text: &str) -> String {
+        match long_literal(text) {
+            Some(n) => format!("{}u", n as u32),
+            None if self == Kind::U32 => text.to_string(),
+            None => format!("u32({text})"),
+        }
+    }
+
     /// The zero of the kind.
     pub fn zero(self) -> &'static str {
         match self {
@@ -68,6 +87,11 @@ impl Kind {
             Kind::Bool => "false",
         }
     }
+}
+
+/// The number of a literal of 64 bits, which does not convert in constant expressions.
+pub fn long_literal(text: &str) -> Option<i64> {
+    text.trim_matches(['(', ')']).strip_suffix("li")?.parse().ok()
 }
 
 /// The element type of a storage array.
@@ -144,14 +168,5 @@ impl Format {
             (Storage::Narrow, DType::I64) => plain(Element::I32),
             (Storage::Narrow, _) => unfit(),
         }
-    }
-}
-
-/// Elements of `dtype` that a packed 32-bit word holds; 1 for dtypes that are never packed.
-pub fn per_word(dtype: DType) -> u32 {
-    match dtype {
-        DType::Bool | DType::U8 | DType::I8 => 4,
-        DType::F16 | DType::BF16 | DType::I16 => 2,
-        _ => 1,
     }
 }

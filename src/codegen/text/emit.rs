@@ -4,6 +4,7 @@
 //! for, so that whatever does not vary in a loop is computed before it, and equal text is bound once.
 
 use super::unit::Unit;
+use crate::forms::Lane;
 use crate::loop_ir::{IndexExpr, Number, Term, Val};
 use crate::types::Dim;
 use rustc_hash::FxHashMap;
@@ -35,6 +36,29 @@ pub fn deepest<'a>(parts: impl IntoIterator<Item = &'a Ex>) -> usize {
     parts.into_iter().map(|e| e.depth).max().unwrap_or(0)
 }
 
+/// Whether invocations of a workgroup wait for one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    /// They do not.
+    None,
+    /// All of them do.
+    Uniform,
+    /// Some of them would wait for ever.
+    Divergent,
+}
+
+/// How the invocations of a workgroup pass through a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Block {
+    /// All of them, equally often: only here may they wait for one another.
+    #[default]
+    Uniform,
+    /// Some of them, or some more often than others.
+    Divergent,
+    /// Some of them, and what depends on the block around it stays inside.
+    Branch,
+}
+
 /// A block under construction.
 #[derive(Default)]
 struct Frame {
@@ -43,33 +67,7 @@ struct Frame {
     named: FxHashMap<String, Ex>,
     /// Values of the body already computed here, by value and lane.
     values: FxHashMap<(u32, usize), Ex>,
-    /// A branch: what depends on the block around it stays inside.
-    conditional: bool,
-}
-
-/// One element of the several that an invocation computes: where each axis of the nest stands.
-#[derive(Clone, Debug)]
-pub struct Lane {
-    /// For each axis of the nest, its coordinate over the kernel's own axes.
-    pub axes: Vec<IndexExpr>,
-    /// The same without clamping, for the places of writes: a lane behind the end stays in the last word of its invocation.
-    pub write_axes: Option<Vec<IndexExpr>>,
-    /// The row-major position in the whole domain over the nest's axes, and the same over the kernel's: known also where
-    /// axes of size one hide the lane.
-    pub whole: Option<(IndexExpr, IndexExpr)>,
-}
-
-impl Lane {
-    /// A place written, over the kernel's axes.
-    pub fn write_index(&self, e: &IndexExpr) -> IndexExpr {
-        if let Some((whole, flat)) = &self.whole
-            && whole == e
-        {
-            return flat.clone();
-        }
-        let axes = self.write_axes.as_ref().unwrap_or(&self.axes);
-        e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size))
-    }
+    block: Block,
 }
 
 /// A kernel's function body under construction.
@@ -98,10 +96,13 @@ pub struct Emitter<'a> {
     /// Size of the subgroups whose operations the kernel uses.
     pub subgroup: Option<u32>,
     /// Values that are a number in a lane, as far as was asked.
-    pub(super) numbers: FxHashMap<(u32, usize), Option<Number>>,
+    pub numbers: FxHashMap<(u32, usize), Option<Number>>,
     /// Checks that are spelled where nothing skips them, by value and lane.
     checked: BTreeSet<(u32, usize)>,
     frames: Vec<Frame>,
+    /// Some invocations have ended.
+    left: bool,
+    barrier: Barrier,
     counter: u32,
 }
 
@@ -123,6 +124,8 @@ impl<'a> Emitter<'a> {
             numbers: FxHashMap::default(),
             checked: BTreeSet::new(),
             frames: vec![Frame::default()],
+            left: false,
+            barrier: Barrier::None,
             counter: 0,
         }
     }
@@ -144,8 +147,37 @@ impl<'a> Emitter<'a> {
     }
 
     /// Opens a block.
-    pub fn open(&mut self, conditional: bool) {
-        self.frames.push(Frame { conditional, ..Frame::default() });
+    pub fn open(&mut self, block: Block) {
+        self.frames.push(Frame { block, ..Frame::default() });
+    }
+
+    /// Ends the invocations for which `test` holds. Nobody may wait for them afterwards.
+    pub fn leave_if(&mut self, test: &str) {
+        self.left = true;
+        self.line(format!("if ({test}) {{ return; }}"));
+    }
+
+    /// All invocations of the workgroup wait for one another, and see what each wrote into workgroup memory.
+    pub fn barrier(&mut self) {
+        let uniform = !self.left && self.frames.iter().all(|f| f.block == Block::Uniform);
+        debug_assert!(uniform, "a barrier that some invocations of the workgroup do not reach");
+        self.barrier = match self.barrier {
+            Barrier::Divergent => Barrier::Divergent,
+            _ if uniform => Barrier::Uniform,
+            _ => Barrier::Divergent,
+        };
+        self.line("workgroupBarrier();");
+    }
+
+    /// The same, and they see what each wrote into buffers.
+    pub fn storage_barrier(&mut self) {
+        self.line("storageBarrier();");
+        self.barrier();
+    }
+
+    /// How invocations wait for one another in what was written so far.
+    pub fn waits(&self) -> Barrier {
+        self.barrier
     }
 
     /// Closes the innermost block and appends it, behind `head`, to the one around it.
@@ -166,7 +198,7 @@ impl<'a> Emitter<'a> {
 
     /// Where a binding that is known at `depth` is placed: inside the innermost branch that it may depend on.
     pub fn place(&self, depth: usize) -> usize {
-        (depth..self.frames.len()).rev().find(|&f| f > depth && self.frames[f].conditional && depth + 1 >= f).unwrap_or(depth)
+        (depth..self.frames.len()).rev().find(|&f| f > depth && self.frames[f].block == Block::Branch && depth + 1 >= f).unwrap_or(depth)
     }
 
     /// A fresh name.
@@ -213,7 +245,7 @@ impl<'a> Emitter<'a> {
 
     /// Records that a check is spelled in the block at `depth`; in a branch it may be skipped.
     pub fn set_checked(&mut self, v: Val, lane: usize, depth: usize) {
-        if !self.frames[..=depth].iter().any(|f| f.conditional) {
+        if !self.frames[..=depth].iter().any(|f| f.block == Block::Branch) {
             self.checked.insert((v.0, lane));
         }
     }
@@ -270,8 +302,7 @@ impl<'a> Emitter<'a> {
 
     /// `e` over the kernel's axes, in a lane.
     pub fn in_lane(&self, e: &IndexExpr, lane: usize) -> IndexExpr {
-        let axes = &self.lanes[lane].axes;
-        e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size))
+        self.lanes[lane].index(e)
     }
 
     /// Spells an index expression over the kernel's axes, as u32. Values are those of `lane`.
@@ -325,7 +356,7 @@ impl<'a> Emitter<'a> {
                 let v = Val(*value);
                 let x = self.value(v, lane)?;
                 let kind = self.unit.kind(self.unit.nest.dtype(v))?;
-                Ok(Ex { text: super::spell::to_index(kind, &x.text), depth: x.depth })
+                Ok(Ex { text: kind.to_index(&x.text), depth: x.depth })
             }
             Term::Div(e, d) => self.division(e, d, "/", "floor_div_i", lane),
             Term::Mod(e, d) => self.division(e, d, "%", "remainder_i", lane),

@@ -2,10 +2,11 @@
 
 use super::emit::{Emitter, Ex, deepest};
 use super::spell;
-use super::storage::{Element, Kind, per_word};
+use super::storage::{Element, Kind};
+use crate::forms::{Lane, owns_words};
 use crate::loop_ir::{BufferId, IndexExpr, Instr, Number, Val, Write, naive};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim};
+use crate::types::{DType, Dim, per_word};
 
 impl Emitter<'_> {
     /// The value of a statement in a lane, as a name or a literal.
@@ -259,7 +260,7 @@ impl Emitter<'_> {
         let recast = |text: String| if declared == element { text } else { format!("bitcast<{}>({text})", element.wgsl()) };
         if buffer.format.per_word > 1 {
             let part = part.map_or("0u", |p| p.text.as_str());
-            return Ok(unpack(buffer.dtype, &recast(word.to_string()), part));
+            return Ok(unpack(buffer.operand.dtype, &recast(word.to_string()), part));
         }
         let word = match part {
             Some(part) => component(&part.text).map_or_else(|_| format!("{word}[{}]", part.text), |c| format!("{word}.{c}")),
@@ -280,7 +281,7 @@ impl Emitter<'_> {
         let unit = self.unit;
         let buffer = unit.buffer(id)?;
         let packed = buffer.format.per_word > 1;
-        Ok(match (buffer.dtype, buffer.format.element) {
+        Ok(match (buffer.operand.dtype, buffer.format.element) {
             (DType::F16, _) if packed => format!("{}({value})", self.helper("f16_bits_")),
             (DType::BF16, _) if packed => format!("{}({value})", self.helper("bf16_bits_")),
             (DType::I8, _) if packed => format!("(bitcast<u32>({value}) & 0xffu)"),
@@ -305,7 +306,7 @@ impl Emitter<'_> {
         let mut out = vec![];
         for chunk in lanes.chunks(width) {
             if width > 1 && !self.owns_words(&write.index, chunk, width as u32) {
-                return Err(format!("{}: a packed write does not own whole words of {width} {}; word storage is needed", buffer.name, buffer.dtype));
+                return Err(format!("{}: a packed write does not own whole words of {width} {}; word storage is needed", buffer.name, buffer.operand.dtype));
             }
             let mut parts = vec![];
             for &lane in chunk {
@@ -348,30 +349,8 @@ impl Emitter<'_> {
 
     /// Whether the elements at `index` in these lanes are exactly one aligned word of `width` elements.
     pub fn owns_words(&self, index: &IndexExpr, lanes: &[usize], width: u32) -> bool {
-        if lanes.len() != width as usize {
-            return false;
-        }
-        let base = self.lanes[lanes[0]].write_index(index);
-        base.modulo(&Dim::int(width as i64)) == IndexExpr::zero()
-            && lanes.iter().enumerate().all(|(k, &l)| self.lanes[l].write_index(index) == base.plus(&Dim::int(k as i64)))
-            && index.values().into_iter().all(|v| self.is_uniform(Val(v), lanes))
-    }
-
-    /// Whether a value is the same in all of these lanes, by its index expressions.
-    fn is_uniform(&self, v: Val, lanes: &[usize]) -> bool {
-        let same = |e: &IndexExpr| lanes.iter().all(|&l| self.in_lane(e, l) == self.in_lane(e, lanes[0]));
-        match &self.unit.nest.stmt(v).instr {
-            Instr::Reduce(..) => self.across == 1,
-            Instr::Scan(..) | Instr::Sort { .. } => false,
-            Instr::Proj(of, _) => self.is_uniform(*of, lanes),
-            instr => {
-                let indices = match instr {
-                    Instr::Index(e) | Instr::Load { index: e, .. } => same(e),
-                    _ => true,
-                };
-                indices && instr.operands().into_iter().all(|o| self.is_uniform(o, lanes))
-            }
-        }
+        let lanes: Vec<&Lane> = lanes.iter().map(|&l| &self.lanes[l]).collect();
+        owns_words(self.unit.nest, &lanes, self.across, index, width)
     }
 }
 

@@ -144,7 +144,7 @@ impl Accumulator {
     /// Statements that combine with another partial result, whose columns come after.
     pub fn merge(&self, em: &mut Emitter, other: &[String]) -> Vec<String> {
         let (a, b) = (&self.names[0], &other[0]);
-        let suffix = suffix(self.kinds[0]);
+        let suffix = self.kinds[0].suffix();
         match self.combiner {
             Combiner::Sum => vec![format!("{a} = {a} + {b};")],
             Combiner::Prod => vec![format!("{a} = {a} * {b};")],
@@ -194,17 +194,6 @@ impl Accumulator {
             Combiner::Sum | Combiner::Prod => vec![spell::wrap(self.dtype, finals[0].clone())],
             _ => finals.to_vec(),
         }
-    }
-}
-
-/// Suffix of the helper functions of a kind.
-pub fn suffix(kind: Kind) -> &'static str {
-    match kind {
-        Kind::I32 => "i",
-        Kind::U32 => "u",
-        Kind::I64 => "l",
-        Kind::F64 => "d",
-        Kind::F32 | Kind::Bool => "",
     }
 }
 

@@ -5,127 +5,46 @@
 //! invocations of a row combine through workgroup memory, in a tree with the same shape on every device. When a row fits
 //! the registers of its invocations, elements are loaded once and kept across passes; otherwise every pass reloads them.
 
-use super::combine::Accumulator;
-use super::emit::{Emitter, Ex, Lane};
-use super::exchange::{Reduction, subgroup_size};
-use super::layout::{COLUMN, Pick, ROW, STEP, Shape, choose, chunks, depths, lane, lazy_source, picked, row_axes, scans, write_depth};
-use super::module::{Geometry, Shader, assemble};
+mod exchange;
+mod scan;
+mod team;
 
-use super::pointwise::axis;
-use super::unit::Unit;
-use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Stmt, Tag, Val, Write, flatten, unflatten};
-use crate::scalar::ScalarFn;
+use crate::codegen::text::combine::Accumulator;
+use crate::codegen::text::emit::{Block, Emitter, Ex};
+use crate::codegen::text::module::{Geometry, Shader, assemble};
+use crate::codegen::text::unit::Unit;
+use crate::codegen::text::vector;
+use crate::forms::{COLUMN, Lane, Pick, ROW, STEP, Team, chunks, depths, lane, lazy_source, picked, row_axes, scans, write_depth};
+use crate::loop_ir::{Combiner, IndexExpr, Instr, Tag, Val, Write, flatten, unflatten};
 use crate::types::Dim;
+use exchange::Reduction;
+use team::Rows;
 
 /// The kernel of a nest with reductions or scans.
-pub fn generate(unit: &Unit) -> Result<Shader, String> {
-    let plain = expand_online(unit.nest);
-    if let Some((nest, sums)) = &plain
-        && let unit = unit.of(nest)
-        && let shape = choose(&unit)?
-        && shape.kept > 0
-    {
-        // Where an exponential serves its sum alone, errors relative to the largest, which is one, are what counts.
-        let rough = !nest.writes.iter().any(|w| nest.is_element_write(w, &unit.level));
-        return build(&unit, shape, if rough { sums } else { &[] });
-    }
-    build(unit, choose(unit)?, &[])
-}
-
-/// A sum of exponentials below a maximum.
-#[derive(Clone, Copy, Debug)]
-pub struct ExpSum {
-    max: Val,
-    exp: Val,
-    sum: Val,
-}
-
-/// The nest with the maximum and the sum of exponentials as two reductions: where rows stay in registers, each exponential is
-/// computed once and serves the sum and what is written. `None` where there is nothing to expand.
-fn expand_online(nest: &Nest) -> Option<(Nest, Vec<ExpSum>)> {
-    let online = |s: &Stmt| matches!(s.instr, Instr::Reduce(Combiner::OnlineSoftmax, _));
-    if nest.tag != Tag::Loop || !nest.body.iter().any(online) {
-        return None;
-    }
-    let (mut body, mut map): (Vec<Stmt>, Vec<Val>) = (vec![], vec![]);
-    let mut sums = vec![None; nest.body.len()];
-    let mut all = vec![];
-    for (i, stmt) in nest.body.iter().enumerate() {
-        let mut push = |instr: Instr| {
-            body.push(Stmt { instr, dtype: stmt.dtype });
-            Val(body.len() as u32 - 1)
-        };
-        let value = match stmt.instr {
-            Instr::Reduce(Combiner::OnlineSoftmax, x) => {
-                let x = map[x.0 as usize];
-                let max = push(Instr::Reduce(Combiner::Max, x));
-                let below = push(Instr::Call(ScalarFn::Sub, vec![x, max]));
-                let e = push(Instr::Call(ScalarFn::Exp, vec![below]));
-                let sum = push(Instr::Reduce(Combiner::Sum, e));
-                sums[i] = Some(sum);
-                all.push(ExpSum { max, exp: e, sum });
-                max
-            }
-            Instr::Proj(of, 1) if sums[of.0 as usize].is_some() => sums[of.0 as usize].expect("just seen"),
-            _ => push(stmt.instr.map(&|v| map[v.0 as usize], &|e| rename(nest, e, &map))),
-        };
-        map.push(value);
-    }
-    let writes = nest.writes.iter().map(|w| Write { index: rename(nest, &w.index, &map), value: map[w.value.0 as usize], ..w.clone() });
-    Some((Nest { writes: writes.collect(), body, ..nest.clone() }, all))
-}
-
-fn rename(nest: &Nest, e: &IndexExpr, map: &[Val]) -> IndexExpr {
-    let axes = [nest.row_axes(), nest.col_axes()].concat();
-    e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size))
-}
-
-/// State of a kernel under construction.
-pub(super) struct Rows<'u, 'n> {
-    pub(super) em: Emitter<'u>,
-    pub(super) nest: &'n Nest,
-    pub(super) shape: Shape,
-    /// Active condition of each lane; `None` when always active.
-    active: Vec<Option<String>>,
-    row_active: Option<String>,
-    groups: Dim,
-    /// Depth of the block that works on one row.
-    pub(super) base: usize,
-    /// Sums over rows: names of the variables of each lane, for each write that has them.
-    sums: Vec<(Write, Vec<String>)>,
-    rough: Vec<ExpSum>,
-    /// Checks that the pass at hand makes, whatever it computes.
-    pending: Vec<Val>,
-    /// Workgroup arrays: element type and bytes.
-    pub(super) shared: Vec<(&'static str, u32)>,
-}
-
-/// Spells the kernel in a given layout; the exponentials of `rough` sums need no more than the built-in's accuracy.
-pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Shader, String> {
+pub fn spell(unit: &Unit, team: &Team) -> Result<Shader, String> {
     let nest = unit.nest;
-    let groups = nest.col_count().ceil_div(&Dim::int(shape.lanes as i64));
+    let groups = nest.col_count().ceil_div(&Dim::int(team.lanes as i64));
     let mut k = Rows {
         em: Emitter::new(unit),
         nest,
-        shape,
+        team: team.clone(),
         active: vec![],
         row_active: None,
         groups,
         base: 0,
         sums: vec![],
-        rough: rough.to_vec(),
         pending: vec![],
         shared: vec![],
     };
-    debug_assert!(rough.is_empty() || shape.across == 1, "rough sums are of one row");
-    k.em.across = shape.across;
-    k.em.rough_exp = rough.iter().map(|r| r.exp).collect();
-    k.em.subgroup = subgroup_size(unit, &shape);
+    debug_assert!(team.rough.is_empty() || team.across == 1, "rough sums are of one row");
+    k.em.across = team.across;
+    k.em.rough_exp = team.rough.iter().map(|r| r.exp).collect();
+    k.em.subgroup = team.subgroup;
     k.prologue();
     k.lanes();
-    if shape.lanes * shape.across == 4 {
+    if team.lanes * team.across == 4 {
         let sets: Vec<Vec<usize>> = (0..k.sets()).map(|e| k.lane_set(e)).collect();
-        super::vector::choose(&mut k.em, &sets);
+        vector::mark(&mut k.em, &sets);
     }
     k.open_chunk()?;
     let depth = depths(nest);
@@ -147,25 +66,25 @@ pub fn build(unit: &Unit, shape: Shape, rough: &[ExpSum]) -> Result<Shader, Stri
         k.pending = checks.iter().copied().filter(|v| pass + 1 == end && !k.em.is_checked(*v, all.clone())).collect();
         k.pass(&reductions, if write_pass == Some(pass) { &element } else { &[] })?;
     }
-    k.em.check(&row_checks, 0..shape.across as usize)?;
+    k.em.check(&row_checks, 0..team.across as usize)?;
     k.row_writes()?;
     k.close_chunk()?;
     let bytes: u32 = k.shared.iter().map(|(_, bytes)| bytes).sum();
-    let name = match (shape.threads, shape.rows_first) {
-        (t, true) if shape.across > 1 => format!("{}x{}-rows-across-{t}", shape.rows, shape.across),
-        (1, _) => format!("row-per-invocation-{}", shape.rows),
-        (t, true) => format!("{}-rows-across-{t}", shape.rows),
-        (t, false) if shape.kept > 0 => format!("{}-rows-of-{t}x{}-in-registers", shape.rows, shape.lanes * shape.kept),
-        (t, false) => format!("{}-rows-of-{t}", shape.rows),
+    let name = match (team.threads, team.rows_first) {
+        (t, true) if team.across > 1 => format!("{}x{}-rows-across-{t}", team.rows, team.across),
+        (1, _) => format!("row-per-invocation-{}", team.rows),
+        (t, true) => format!("{}-rows-across-{t}", team.rows),
+        (t, false) if team.kept > 0 => format!("{}-rows-of-{t}x{}-in-registers", team.rows, team.lanes * team.kept),
+        (t, false) => format!("{}-rows-of-{t}", team.rows),
     };
-    let row_groups = chunks(nest).0.ceil_div(&Dim::int((shape.rows * shape.across) as i64));
-    assemble(k.em, Geometry { name, threads: shape.rows * shape.threads, groups: row_groups, shared_bytes: bytes })
+    let row_groups = chunks(nest).0.ceil_div(&Dim::int((team.rows * team.across) as i64));
+    assemble(k.em, Geometry { name, threads: team.rows * team.threads, groups: row_groups, shared_bytes: bytes })
 }
 
 impl Rows<'_, '_> {
     /// Finds the invocation's row and its place among the invocations of the row.
     fn prologue(&mut self) {
-        let Shape { rows, threads, rows_first, .. } = self.shape;
+        let Team { rows, threads, rows_first, .. } = self.team;
         let em = &mut self.em;
         if threads == 1 {
             em.line("let ty = lid;");
@@ -178,7 +97,7 @@ impl Rows<'_, '_> {
             em.line(format!("let tx = lid % {threads}u;"));
             em.line(format!("let ty = lid / {threads}u;"));
         }
-        let count = chunks(self.nest).0.ceil_div(&Dim::int(self.shape.across as i64));
+        let count = chunks(self.nest).0.ceil_div(&Dim::int(self.team.across as i64));
         if rows == 1 {
             em.axes.insert(ROW, Ex::global("group"));
             return;
@@ -190,7 +109,7 @@ impl Rows<'_, '_> {
         }
         let bound = em.size(&count);
         if threads == 1 {
-            em.line(format!("if (row >= {}) {{ return; }}", bound.text));
+            em.leave_if(&format!("row >= {}", bound.text));
         } else {
             // Barriers are ahead: invocations behind the last row repeat it and store nothing.
             em.line(format!("let r = min(row, {} - 1u);", bound.text));
@@ -199,23 +118,20 @@ impl Rows<'_, '_> {
         }
     }
 
-    /// The end of a sum of rough exponentials: NaN where the maximum is NaN or infinite, as the definition has it.
-    pub(super) fn finish(&mut self, i: u32, text: String) -> String {
-        let Some(max) = self.rough.iter().find(|r| r.sum == Val(i)).and_then(|r| self.em.computed(r.max.0, 0)) else { return text };
-        format!("{}({}, {text})", self.em.helper("online_softmax_sum_"), max.text)
-    }
-
     /// Declares the sums over rows and opens the loop over the rows of a chunk, where there are such sums.
     fn open_chunk(&mut self) -> Result<(), String> {
         for w in self.nest.writes.iter().filter(|w| w.fold) {
             let names: Vec<String> = (0..self.active.len()).map(|_| self.em.fresh("s")).collect();
+            if self.team.kept == 0 {
+                return Err("a workgroup does not hold the sums over rows".into());
+            }
             names.iter().for_each(|name| self.em.line(format!("var {name} = 0.0f;")));
             self.sums.push((w.clone(), names));
         }
         if self.sums.is_empty() {
             return Ok(());
         }
-        self.em.open(false);
+        self.em.open(Block::Uniform);
         self.base = self.em.depth();
         self.em.axes.insert(STEP, Ex { text: "m".into(), depth: self.base });
         Ok(())
@@ -227,8 +143,8 @@ impl Rows<'_, '_> {
             return Ok(());
         }
         // The next row writes into the workgroup memory that this one reads.
-        if self.shape.threads > 1 {
-            self.em.line("workgroupBarrier();");
+        if self.team.threads > 1 {
+            self.em.barrier();
         }
         let length = self.em.size(&chunks(self.nest).1);
         self.em.close(&format!("for (var m = 0u; m < {}; m++)", length.text));
@@ -258,18 +174,8 @@ impl Rows<'_, '_> {
         Ok(())
     }
 
-    /// Groups of columns an invocation holds at once.
-    pub(super) fn sets(&self) -> usize {
-        self.shape.kept.max(self.shape.unroll) as usize
-    }
-
-    pub(super) fn lane_set(&self, e: usize) -> Vec<usize> {
-        let n = (self.shape.lanes * self.shape.across) as usize;
-        (e * n..(e + 1) * n).collect()
-    }
-
     fn lanes(&mut self) {
-        let Shape { threads, lanes, kept, across, .. } = self.shape;
+        let Team { threads, lanes, kept, across, .. } = self.team;
         for e in 0..self.sets() as u32 {
             let id = COLUMN + e;
             let mut active = None;
@@ -290,23 +196,23 @@ impl Rows<'_, '_> {
                 active = Some(format!("c + tx + {}u < {}", e * threads, count.text));
             }
             for l in 0..lanes * across {
-                self.em.lanes.push(lane(self.nest, &self.shape, id, l / across, l % across));
+                self.em.lanes.push(lane(self.nest, &self.team, id, l / across, l % across));
                 self.active.push(active.clone());
             }
         }
     }
 
     /// One pass over the columns: these reductions, then these element-level writes.
-    fn pass(&mut self, reductions: &[u32], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
+    fn pass(&mut self, reductions: &[u32], writes: &[&Write]) -> Result<(), String> {
         let nest = self.nest;
         let mut accumulators = vec![];
         for &i in reductions {
             let Instr::Reduce(combiner, arg) = nest.body[i as usize].instr else { continue };
-            if let Some(pick) = picked(self.em.unit, i) {
+            if let Some(pick) = picked(self.nest, i) {
                 self.pick(i, &pick)?;
                 continue;
             }
-            for row in 0..self.shape.across as usize {
+            for row in 0..self.team.across as usize {
                 let acc = Accumulator::new(&mut self.em, combiner, nest.dtype(arg))?.of_many(&mut self.em);
                 acc.declare(&mut self.em);
                 accumulators.push(Reduction { stmt: i, arg, acc, row });
@@ -315,7 +221,7 @@ impl Rows<'_, '_> {
         if accumulators.is_empty() && writes.is_empty() && self.pending.is_empty() {
             return Ok(());
         }
-        if self.shape.kept > 0 {
+        if self.team.kept > 0 {
             self.columns(&accumulators, writes)?;
         } else {
             self.column_loop(&accumulators, writes)?;
@@ -330,10 +236,10 @@ impl Rows<'_, '_> {
     }
 
     /// The loop over columns, several groups a step; where those do not come out even, a second loop takes the rest one by one.
-    fn column_loop(&mut self, accumulators: &[Reduction], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
+    fn column_loop(&mut self, accumulators: &[Reduction], writes: &[&Write]) -> Result<(), String> {
         let count = self.em.size(&self.groups);
         let (start, end) = self.column_range(&count.text)?;
-        let Shape { threads, unroll, lanes, across, .. } = self.shape;
+        let Team { threads, unroll, lanes, across, .. } = self.team;
         if unroll == 1 || self.in_step() || self.whole_steps() {
             self.column_steps(accumulators, writes, "c", &count.text)?;
             self.em.close(&format!("for (var c = {start}; c < {end}; c += {}u)", threads * unroll));
@@ -343,26 +249,26 @@ impl Rows<'_, '_> {
         self.em.line(format!("var {c} = {start};"));
         self.column_steps(accumulators, writes, &c, &count.text)?;
         self.em.close(&format!("for (; {c} + {}u < {end}; {c} += {}u)", threads * (unroll - 1), threads * unroll));
-        self.shape.unroll = 1;
+        self.team.unroll = 1;
         let rest = self.active.split_off((lanes * across) as usize);
         self.column_steps(accumulators, writes, &c, &count.text)?;
         self.em.close(&format!("for (; {c} < {end}; {c} += {threads}u)"));
         self.active.extend(rest);
-        self.shape.unroll = unroll;
+        self.team.unroll = unroll;
         Ok(())
     }
 
     /// The inside of that loop, in which `c` is the first group of columns of a step.
-    fn column_steps(&mut self, accumulators: &[Reduction], writes: &[&crate::loop_ir::Write], c: &str, count: &str) -> Result<(), String> {
-        let single = self.groups.is(1) && self.shape.threads == 1;
-        self.em.open(false);
+    fn column_steps(&mut self, accumulators: &[Reduction], writes: &[&Write], c: &str, count: &str) -> Result<(), String> {
+        let single = self.groups.is(1) && self.team.threads == 1;
+        self.em.open(if self.in_step() { Block::Uniform } else { Block::Divergent });
         let depth = self.em.depth();
         self.em.loop_depth = Some(depth);
-        for e in 0..self.shape.unroll {
+        for e in 0..self.team.unroll {
             let text = match e {
                 _ if single => "0u".to_string(),
                 _ if self.in_step() => {
-                    let (name, place) = (self.em.fresh("c"), format!("{c} + tx + {}u", e * self.shape.threads));
+                    let (name, place) = (self.em.fresh("c"), format!("{c} + tx + {}u", e * self.team.threads));
                     let place = if self.whole_steps() { place } else { format!("min({place}, {count} - 1u)") };
                     self.em.line(format!("let {name} = {place};"));
                     name
@@ -370,7 +276,7 @@ impl Rows<'_, '_> {
                 0 => c.to_string(),
                 e => {
                     let name = self.em.fresh("c");
-                    self.em.line(format!("let {name} = {c} + {}u;", e * self.shape.threads));
+                    self.em.line(format!("let {name} = {c} + {}u;", e * self.team.threads));
                     name
                 }
             };
@@ -384,29 +290,29 @@ impl Rows<'_, '_> {
     /// First column of an invocation, and where its row ends.
     fn column_range(&mut self, count: &str) -> Result<(String, String), String> {
         if let Tag::Segments { start, end } = self.nest.tag
-            && self.shape.threads == 1
-            && self.shape.lanes == 1
-            && self.shape.unroll == 1
+            && self.team.threads == 1
+            && self.team.lanes == 1
+            && self.team.unroll == 1
         {
             let (start, end) = (self.em.value(start, 0)?, self.em.value(end, 0)?);
             return Ok((format!("u32(max({}, 0i))", start.text), format!("min(u32(max({}, 0i)), {count})", end.text)));
         }
-        let first = if self.shape.threads == 1 || self.in_step() { "0u" } else { "tx" };
+        let first = if self.team.threads == 1 || self.in_step() { "0u" } else { "tx" };
         Ok((first.into(), count.into()))
     }
 
     /// Whether the invocations of a row go through the loop over columns together, because they scan.
     fn in_step(&self) -> bool {
-        self.shape.threads > 1 && scans(self.nest)
+        self.team.threads > 1 && scans(self.nest)
     }
 
     /// Whether no step of the loop goes beyond the last column.
     fn whole_steps(&self) -> bool {
-        self.groups.try_div(&Dim::int((self.shape.threads * self.shape.unroll) as i64)).is_some()
+        self.groups.try_div(&Dim::int((self.team.threads * self.team.unroll) as i64)).is_some()
     }
 
     /// The columns that are at hand: all lanes of one step of the loop, or everything in registers.
-    fn columns(&mut self, accumulators: &[Reduction], writes: &[&crate::loop_ir::Write]) -> Result<(), String> {
+    fn columns(&mut self, accumulators: &[Reduction], writes: &[&Write]) -> Result<(), String> {
         self.prefetch(accumulators)?;
         if self.in_step() {
             let arguments: Vec<Val> = accumulators.iter().map(|r| r.arg).chain(self.pending.iter().copied()).collect();
@@ -416,7 +322,7 @@ impl Rows<'_, '_> {
             self.add_sets(r)?;
         }
         for lane in 0..self.active.len() {
-            let row = lane % self.shape.across as usize;
+            let row = lane % self.team.across as usize;
             for r in accumulators.iter().filter(|r| r.row == row) {
                 self.add_lane(r, lane)?;
             }
@@ -450,13 +356,13 @@ impl Rows<'_, '_> {
         let size = self.em.size(&count);
         let kind = self.em.unit.kind(self.nest.dtype(pick.at))?;
         let at = self.em.value(pick.at, 0)?;
-        let at = self.em.bind(Ex { text: super::spell::to_index(kind, &at.text), depth: at.depth }, "x");
+        let at = self.em.bind(Ex { text: kind.to_index(&at.text), depth: at.depth }, "x");
         let place = Ex { text: format!("min({}, {} - 1u)", at.text, size.text), depth: at.depth };
         let place = self.em.bind(place, "x");
         self.em.axes.insert(id, place);
         let mut axes = row_axes(self.nest, 1, 0);
-        axes.extend(unflatten(&axis(id, &count), &self.nest.cols));
-        self.em.lanes.push(Lane { axes, write_axes: None, whole: None });
+        axes.extend(unflatten(&IndexExpr::axis(id, &count), &self.nest.cols));
+        self.em.lanes.push(Lane::at(axes));
         // What earlier passes found holds for the new lane too.
         for v in 0..self.nest.body.len() as u32 {
             if !self.em.unit.level[v as usize]
@@ -514,7 +420,7 @@ impl Rows<'_, '_> {
 
     /// Adds elements to a reduction that takes several, as many at once as share a condition.
     fn add_sets(&mut self, Reduction { arg, acc, row, .. }: &Reduction) -> Result<(), String> {
-        let across = self.shape.across as usize;
+        let across = self.team.across as usize;
         let sets: Vec<Vec<usize>> = match self.active.iter().all(Option::is_none) {
             true => vec![(0..self.active.len()).collect()],
             false => (0..self.sets()).map(|e| self.lane_set(e)).collect(),
@@ -530,7 +436,7 @@ impl Rows<'_, '_> {
 
     fn add_where(&mut self, acc: &Accumulator, condition: Val, source: Val, lane: usize) -> Result<(), String> {
         let test = self.em.value(condition, lane)?;
-        self.em.open(true);
+        self.em.open(Block::Branch);
         let x = self.em.value(source, lane)?;
         for line in acc.add(&mut self.em, &x.text, "") {
             self.em.line(line);
@@ -542,7 +448,7 @@ impl Rows<'_, '_> {
     fn guarded(&mut self, test: Option<String>, lines: Vec<String>) {
         match test {
             Some(test) => {
-                self.em.open(false);
+                self.em.open(Block::Divergent);
                 for line in lines {
                     self.em.line(line);
                 }
@@ -556,7 +462,7 @@ impl Rows<'_, '_> {
     fn row_writes(&mut self) -> Result<(), String> {
         let unit = self.em.unit;
         let writes: Vec<_> = self.nest.writes.iter().filter(|w| !self.nest.is_element_write(w, &unit.level)).collect();
-        let first = (self.shape.threads > 1).then(|| "tx == 0u".to_string());
+        let first = (self.team.threads > 1).then(|| "tx == 0u".to_string());
         let test = both(first.as_deref(), self.row_active.as_deref());
         let mut stores = vec![];
         for w in writes {
@@ -564,13 +470,12 @@ impl Rows<'_, '_> {
                 let b = &unit.buffers[w.buffer.0 as usize];
                 return Err(format!("{}: a packed write once per row does not own whole words; word storage is needed", b.name));
             }
-            let lanes: Vec<usize> = (0..self.shape.across as usize).collect();
+            let lanes: Vec<usize> = (0..self.team.across as usize).collect();
             stores.extend(self.em.stores(w, &lanes, &|_| test.clone())?);
         }
-        if !stores.is_empty() && unit.is_in_place() && self.shape.threads > 1 {
+        if !stores.is_empty() && unit.is_in_place() && self.team.threads > 1 {
             // Other invocations of the row may still read what is overwritten here.
-            self.em.line("storageBarrier();");
-            self.em.line("workgroupBarrier();");
+            self.em.storage_barrier();
         }
         for s in stores {
             self.em.line(s);

@@ -5,13 +5,13 @@
 //! column is the rank of one element, so every element is written once. Work is quadratic in the row; reads of a row are shared
 //! by the cache. `schedule` splits long rows, so that only rows of unknown length come here.
 
-use super::combine::suffix;
-use super::emit::{Emitter, Ex, Lane};
-use super::module::{Geometry, Shader, assemble};
-use super::network;
-use super::pointwise::axis;
-use super::unit::Unit;
-use crate::loop_ir::{Instr, Nest, Val, unflatten};
+use crate::codegen::text::emit::{Block, Emitter, Ex};
+use crate::codegen::text::helpers;
+use crate::codegen::text::module::{Geometry, Shader, assemble};
+use crate::codegen::text::storage::Kind;
+use crate::codegen::text::unit::Unit;
+use crate::forms::{Lane, Sort, sorts};
+use crate::loop_ir::{IndexExpr, Instr, unflatten};
 use crate::types::Dim;
 
 const THREADS: u32 = 64;
@@ -22,78 +22,35 @@ const HERE: usize = 0;
 const THERE: usize = 1;
 const RANK: usize = 2;
 
-/// The sort of a nest.
-pub struct Sort {
-    /// The statement.
-    pub at: Val,
-    /// What is sorted.
-    pub key: Val,
-    /// Largest first.
-    pub descending: bool,
-}
-
-impl Sort {
-    /// The values that are the column each element came from.
-    pub fn columns(&self, nest: &Nest) -> Vec<Val> {
-        (0..nest.body.len() as u32).map(Val).filter(|v| nest.stmt(*v).instr == Instr::Proj(self.at, 1)).collect()
-    }
-
-    /// Checks of what is made of sorted values, and the others.
-    pub fn checks(&self, nest: &Nest) -> (Vec<Val>, Vec<Val>) {
-        let mut after = vec![false; nest.body.len()];
-        for (i, stmt) in nest.body.iter().enumerate() {
-            after[i] = i == self.at.0 as usize || stmt.instr.operands().iter().any(|v| after[v.0 as usize]);
-        }
-        nest.checks().partition(|v| after[v.0 as usize])
-    }
-
-    /// Whether anything but those columns is made of the sorted values.
-    pub fn value_is_used(&self, nest: &Nest) -> bool {
-        let read = |i: &Instr| !matches!(i, Instr::Proj(..)) && i.operands().contains(&self.at);
-        nest.body.iter().any(|s| read(&s.instr)) || nest.writes.iter().any(|w| w.value == self.at || w.index.values().contains(&self.at.0))
-    }
-}
-
-/// The number of columns of a row that are written, where all writes are of the same first ones.
-pub fn first(nest: &Nest) -> Option<i64> {
-    let mut all = nest.writes.iter().map(|w| w.first.as_ref().and_then(Dim::as_int));
-    let first = all.next()??;
-    (first > 0 && all.all(|n| n == Some(first))).then_some(first)
-}
-
-/// The kernel of a nest with one sort and no reduction or scan.
-pub fn generate(unit: &Unit) -> Result<Shader, String> {
+/// The one sort of a nest without other work on columns.
+pub fn the_sort(unit: &Unit) -> Result<Sort, String> {
     let nest = unit.nest;
     let sorts = sorts(nest);
-    let [sort] = &sorts[..] else { return Err(format!("{} sorts in one kernel; schedule them apart", sorts.len())) };
+    let [sort] = sorts[..] else { return Err(format!("{} sorts in one kernel; schedule them apart", sorts.len())) };
     if nest.body.iter().any(|s| matches!(s.instr, Instr::Reduce(..) | Instr::Scan(..))) {
         return Err("a sort is fused with a reduction or scan; schedule them apart".into());
     }
     if nest.writes.iter().any(|w| unit.buffers[w.buffer.0 as usize].format.per_word > 1) {
         return Err("a packed write of sorted values does not own whole words; word storage is needed".into());
     }
-    if unit.is_in_place() {
-        return Err("a sort cannot overwrite what it reads".into());
-    }
-    match network::generate(unit, sort)? {
-        Some(shader) => Ok(shader),
-        None => by_counting(unit, sort),
-    }
+    Ok(sort)
 }
 
-fn by_counting(unit: &Unit, sort: &Sort) -> Result<Shader, String> {
+/// The kernel of a nest with one sort and no reduction or scan.
+pub fn spell(unit: &Unit) -> Result<Shader, String> {
+    let sort = the_sort(unit)?;
     let nest = unit.nest;
-    let Sort { key, descending, .. } = *sort;
+    let Sort { key, descending, .. } = sort;
     let mut em = Emitter::new(unit);
     let (rows, cols) = (nest.row_count(), nest.col_count());
     for id in &AXES[1..] {
-        let mut axes = unflatten(&axis(AXES[0], &rows), &nest.rows);
-        axes.extend(unflatten(&axis(*id, &cols), &nest.cols));
-        em.lanes.push(Lane { axes, write_axes: None, whole: None });
+        let mut axes = unflatten(&IndexExpr::axis(AXES[0], &rows), &nest.rows);
+        axes.extend(unflatten(&IndexExpr::axis(*id, &cols), &nest.cols));
+        em.lanes.push(Lane::at(axes));
     }
     let (total, count) = (em.size(&(rows.clone() * &cols)), em.size(&cols));
     em.line(format!("let g = group * {THREADS}u + lid;"));
-    em.line(format!("if (g >= {}) {{ return; }}", total.text));
+    em.leave_if(&format!("g >= {}", total.text));
     // Nothing runs over rows without columns, but the shader must be valid.
     em.line(format!("let row = g / max({}, 1u);", count.text));
     em.line(format!("let c = g - row * {};", count.text));
@@ -103,18 +60,18 @@ fn by_counting(unit: &Unit, sort: &Sort) -> Result<Shader, String> {
     em.check(&checks, HERE..HERE + 1)?;
     let mine = em.value(key, HERE)?;
     em.line("var rank = 0u;");
-    em.open(false);
+    em.open(Block::Divergent);
     let depth = em.depth();
     em.axes.insert(AXES[2], Ex { text: "j".into(), depth });
     let other = em.value(key, THERE)?;
     let kind = unit.kind(nest.dtype(key))?;
     let (mine_text, other_text) = match kind {
-        super::storage::Kind::Bool => (format!("select(0u, 1u, {})", mine.text), format!("select(0u, 1u, {})", other.text)),
+        Kind::Bool => (format!("select(0u, 1u, {})", mine.text), format!("select(0u, 1u, {})", other.text)),
         _ => (mine.text.clone(), other.text),
     };
-    let kind_suffix = if kind == super::storage::Kind::Bool { "u" } else { suffix(kind) };
+    let kind_suffix = if kind == Kind::Bool { "u" } else { kind.suffix() };
     let name = format!("{}{kind_suffix}", if descending { "sort_down_" } else { "sort_up_" });
-    if !super::helpers::exists(&name) {
+    if !helpers::exists(&name) {
         return Err(format!("sort of {} is not available on GPUs", nest.dtype(key)));
     }
     let f = em.helper(&name);
@@ -138,12 +95,4 @@ fn by_counting(unit: &Unit, sort: &Sort) -> Result<Shader, String> {
     }
     let groups = (rows * cols).ceil_div(&Dim::int(THREADS as i64));
     assemble(em, Geometry { name: format!("sort-by-rank-{THREADS}"), threads: THREADS, groups, shared_bytes: 0 })
-}
-
-fn sorts(nest: &Nest) -> Vec<Sort> {
-    let found = nest.body.iter().enumerate().filter_map(|(i, s)| match s.instr {
-        Instr::Sort { key, descending } => Some(Sort { at: Val(i as u32), key, descending }),
-        _ => None,
-    });
-    found.collect()
 }

@@ -1,0 +1,329 @@
+//! Which nests become one kernel: candidates are neighbors by buffer, in topological order.
+//!
+//! Cost: each round looks at every (kernel, buffer read) pair once, at those refused before only when one of the two has
+//! changed; two structures are merged once (`fusion::Memo`); the search for ways between them has a bound (`order.rs`).
+//! Near-linear in the program. Candidates, in order: cheap pointwise producers move into every consumer; a pointwise producer of one reduction moves into it; then each kernel tries
+//! its producers, most shared bytes first; last, kernels of one domain that share reads.
+
+use super::group::Group;
+use super::order::{Merge, Order};
+use crate::fusion::{Kernel, Limits, Memo, Structure, WhyNot, hint, is_trivial};
+use crate::loop_ir::{BufferId, Instr, Phase, Tag};
+use crate::lower::Lowered;
+use crate::types::Decision;
+use rustc_hash::{FxHashSet, FxHasher};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+
+/// Kernels that share a read and are looked at together, counted from each.
+const NEIGHBORS: usize = 8;
+
+/// Groups on their way to kernels.
+pub struct Grouping<'a> {
+    groups: Vec<Option<Group>>,
+    /// Counts the changes of each group.
+    versions: Vec<u32>,
+    order: Order,
+    memo: &'a mut Memo,
+    outputs: Vec<bool>,
+    limits: Limits,
+    /// Elements of each buffer.
+    sizes: Vec<i64>,
+    /// Pairs that were refused, with their versions: nothing new comes of asking again.
+    refused: FxHashSet<(usize, u32, usize, u32)>,
+    /// Refusals and merges with their reasons.
+    decisions: Vec<Decision>,
+    /// Hashes of the decisions noted.
+    noted: FxHashSet<u64>,
+}
+
+/// Fuses `groups` (one per nest, in an order that can run) as far as the rules allow; the result is in execution order.
+pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: bool, memo: &mut Memo) -> (Vec<Group>, Vec<Decision>) {
+    let buffers = lowered.buffers.len();
+    let mut state = vec![false; buffers];
+    lowered.inputs.iter().for_each(|i| state[i.buffer.0 as usize] = true);
+    let mut outputs = state.clone();
+    lowered.outputs.iter().for_each(|o| outputs[o.buffer.0 as usize] = true);
+    let mut grouping = Grouping {
+        versions: vec![0; groups.len()],
+        groups: vec![],
+        order: Order::new(state),
+        memo,
+        outputs,
+        limits,
+        sizes: lowered.buffers.iter().map(|b| hint(&b.ty.numel())).collect(),
+        refused: FxHashSet::default(),
+        decisions: vec![],
+        noted: FxHashSet::default(),
+    };
+    for group in groups {
+        grouping.order.add(&group);
+        grouping.groups.push(Some(group));
+    }
+    grouping.drop_unread();
+    if fuse_nests {
+        grouping.inline_cheap();
+        grouping.inline_into_reductions();
+        while grouping.fuse_producers() {}
+        grouping.fuse_neighbors();
+        while grouping.fuse_producers() {}
+    }
+    grouping.finish()
+}
+
+impl Grouping<'_> {
+    /// Another kernel for a group that stays.
+    fn change(&mut self, id: usize, kernel: Kernel) {
+        self.order.detach(id);
+        let group = self.groups[id].as_mut().expect("the group is alive");
+        group.kernel = kernel;
+        self.order.attach(id, group);
+        self.versions[id] += 1;
+    }
+
+    fn remove(&mut self, id: usize) -> Group {
+        self.order.detach(id);
+        self.groups[id].take().expect("the group is alive")
+    }
+
+    fn get(&self, id: usize) -> &Group {
+        self.groups[id].as_ref().expect("the group is alive")
+    }
+
+    fn size(&self, buffer: BufferId) -> i64 {
+        self.sizes[buffer.0 as usize]
+    }
+
+    fn alive(&self) -> Vec<usize> {
+        (0..self.groups.len()).filter(|&id| self.groups[id].is_some()).collect()
+    }
+
+    /// Groups that read what `id` writes.
+    fn consumers(&self, id: usize) -> BTreeSet<usize> {
+        self.order.writes(id).iter().flat_map(|b| self.order.readers(*b).iter()).collect()
+    }
+
+    fn try_fuse(&mut self, a: usize, b: usize) -> Result<(Kernel, Merge), WhyNot> {
+        let alive = "the group is alive";
+        let (x, y) = (self.groups[a].as_ref().expect(alive), self.groups[b].as_ref().expect(alive));
+        let status = (x.commit || y.commit) && (x.kernel.structure.checks || y.kernel.structure.checks);
+        if status {
+            return Err(WhyNot::Status);
+        }
+        let (order, outputs) = (&self.order, &self.outputs);
+        // Stored although the two become one.
+        let keep = |buffer: BufferId| outputs[buffer.0 as usize] || order.readers(buffer).iter().any(|r| r != a && r != b);
+        let fused = self.memo.fuse(&x.kernel, &y.kernel, &keep, &self.limits)?;
+        Ok((fused, self.order.merge(a, b)?))
+    }
+
+    /// `b` becomes the two of them.
+    fn replace(&mut self, a: usize, b: usize, fused: Kernel, merge: Merge) -> usize {
+        self.note(a, b, None);
+        let x = self.remove(a);
+        self.order.merged(a, b, merge);
+        let y = self.groups[b].as_mut().expect("the group is alive");
+        (y.phase, y.commit, y.position) = (x.phase.max(y.phase), x.commit || y.commit, x.position.min(y.position));
+        self.change(b, fused);
+        b
+    }
+
+    /// Records that two groups were fused, or why not; the same words once.
+    fn note(&mut self, a: usize, b: usize, refusal: Option<&WhyNot>) {
+        let label = |id: usize| &self.groups[id].as_ref().expect("the group is alive").kernel.label;
+        let (x, y) = (label(a), label(b));
+        let mut hasher = FxHasher::default();
+        (x, y, refusal).hash(&mut hasher);
+        if self.noted.insert(hasher.finish()) {
+            let verdict = if refusal.is_some() { "refused" } else { "fused" };
+            let reason = refusal.map(WhyNot::to_string).unwrap_or_default();
+            self.decisions.push(Decision { stage: "fusion".into(), subject: format!("{x} + {y}"), verdict: verdict.into(), reason });
+        }
+    }
+
+    /// Removes groups nobody reads.
+    fn drop_unread(&mut self) {
+        for id in self.alive().into_iter().rev() {
+            let read = |b: &BufferId| self.outputs[b.0 as usize] || !self.order.readers(*b).is_empty();
+            if !self.get(id).kernel.structure.checks && !self.order.writes(id).iter().any(read) {
+                self.discard(id);
+            }
+        }
+    }
+
+    fn discard(&mut self, id: usize) {
+        self.remove(id);
+        self.order.vacate(id);
+    }
+
+    /// Sources, and pointwise nests that recomputing makes no dearer than loading, move into all their consumers.
+    fn inline_cheap(&mut self) {
+        for id in self.alive() {
+            if self.groups[id].is_some() && self.is_cheap(id) {
+                self.inline_everywhere(id);
+            }
+        }
+    }
+
+    fn is_cheap(&self, id: usize) -> bool {
+        let group = self.get(id);
+        let (kernel, structure) = (&group.kernel, &group.kernel.structure);
+        let nest = &structure.nest;
+        if !structure.pointwise || group.commit || structure.checks || kernel.writes().any(|b| self.outputs[b.0 as usize]) {
+            return false;
+        }
+        let mut cost = 0;
+        let mut loads = 0;
+        for stmt in &nest.body {
+            match &stmt.instr {
+                Instr::Load { buffer, .. } => loads += (self.size(kernel.buffers[buffer.0 as usize]) * 2 > hint(&nest.row_count())) as u32,
+                Instr::Call(f, _) => cost += f.row().cost,
+                _ => {}
+            }
+        }
+        if loads == 0 && cost == 0 {
+            return true;
+        }
+        let feeds_template = self.consumers(id).into_iter().any(|c| matches!(self.get(c).kernel.structure.nest.tag, Tag::Matmul { .. }));
+        loads <= 1 && cost <= 12 && (!feeds_template || is_trivial(nest))
+    }
+
+    fn inline_everywhere(&mut self, id: usize) {
+        let written = self.order.writes(id).to_vec();
+        for consumer in self.consumers(id) {
+            let (x, y) = (&self.groups[id], &self.groups[consumer]);
+            let (Some(x), Some(y)) = (x, y) else { continue };
+            match self.memo.fuse(&x.kernel, &y.kernel, &|b| !written.contains(&b), &self.limits) {
+                Ok(fused) => self.change(consumer, fused),
+                Err(why) => self.note(id, consumer, Some(&why)),
+            }
+        }
+        if written.iter().all(|b| self.order.readers(*b).is_empty() && !self.outputs[b.0 as usize]) {
+            self.discard(id);
+        }
+    }
+
+    /// A pointwise nest read by one reduction only is its prologue.
+    fn inline_into_reductions(&mut self) {
+        for id in self.alive() {
+            if self.groups[id].is_none() || !self.get(id).kernel.structure.pointwise {
+                continue;
+            }
+            let readers: Vec<usize> = self.consumers(id).into_iter().collect();
+            let [reader] = readers[..] else { continue };
+            let consumer = &self.get(reader).kernel.structure;
+            if consumer.nest.tag == Tag::Loop && consumer.column_work {
+                self.attempt(id, reader);
+            }
+        }
+    }
+
+    /// Each kernel with its producers, most bytes first. True when something was fused.
+    fn fuse_producers(&mut self) -> bool {
+        let mut changed = false;
+        let mut order = self.alive();
+        order.sort_by_key(|&id| self.get(id).position);
+        for start in order {
+            if self.groups[start].is_none() {
+                continue;
+            }
+            let mut id = start;
+            while let Some(next) = self.producers(id).into_iter().find_map(|p| self.attempt(p, id)) {
+                id = next;
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    fn attempt(&mut self, a: usize, b: usize) -> Option<usize> {
+        let pair = (a, self.versions[a], b, self.versions[b]);
+        if self.refused.contains(&pair) {
+            return None;
+        }
+        match self.try_fuse(a, b) {
+            Ok((fused, merge)) => Some(self.replace(a, b, fused, merge)),
+            Err(why) => {
+                self.note(a, b, Some(&why));
+                self.refused.insert(pair);
+                None
+            }
+        }
+    }
+
+    fn producers(&self, id: usize) -> Vec<usize> {
+        let mut bytes: BTreeMap<usize, i64> = BTreeMap::new();
+        for &b in self.order.reads(id).iter().filter(|b| !self.order.is_state(**b)) {
+            for w in self.order.writers(b).iter().filter(|w| *w != id) {
+                *bytes.entry(w).or_default() += self.size(b);
+            }
+        }
+        let mut out: Vec<(usize, i64)> = bytes.into_iter().collect();
+        out.sort_by_key(|(w, n)| (-n, *w));
+        out.into_iter().map(|(w, _)| w).collect()
+    }
+
+    /// Kernels of one kind over one domain that share reads and do not depend on each other.
+    fn fuse_neighbors(&mut self) {
+        for id in self.alive() {
+            let plain = |s: &Structure| s.nest.tag == Tag::Loop && (s.column_work || s.pointwise);
+            if !self.groups[id].as_ref().is_some_and(|g| plain(&g.kernel.structure)) {
+                continue;
+            }
+            let large = self.order.reads(id).iter().filter(|b| self.size(**b) > 256);
+            let neighbors: BTreeSet<usize> = large.flat_map(|b| self.order.readers(*b).behind(id).take(NEIGHBORS)).collect();
+            for other in neighbors {
+                if self.groups[other].is_none() || self.groups[id].is_none() {
+                    continue;
+                }
+                let (x, y) = (self.get(id), self.get(other));
+                let points = |g: &Group| g.kernel.structure.nest.row_count() * g.kernel.structure.nest.col_count();
+                let kind = |g: &Group| (g.kernel.structure.column_work, g.phase);
+                let fits = plain(&y.kernel.structure) && kind(x) == kind(y) && points(x) == points(y);
+                let related = |a, b| self.order.successors(a).any(|s| s == b);
+                if fits && !related(id, other) && !related(other, id) && self.attempt(id, other).is_none() {
+                    self.attempt(other, id);
+                }
+            }
+        }
+    }
+
+    /// Topological order, earliest position first; a kernel is as early as the earliest that waits for it.
+    fn finish(mut self) -> (Vec<Group>, Vec<Decision>) {
+        let alive = self.alive();
+        let mut successors: Vec<Vec<usize>> = vec![vec![]; self.groups.len()];
+        for &id in &alive {
+            successors[id] = self.order.successors(id).collect();
+            successors[id].sort_unstable();
+            successors[id].dedup();
+        }
+        let order = ordered(&alive, &successors, &|id| self.get(id).position);
+        assert_eq!(order.len(), alive.len(), "fusion made a cycle");
+        let mut urgency = vec![usize::MAX; self.groups.len()];
+        for &id in order.iter().rev() {
+            let waiting = successors[id].iter().map(|s| urgency[*s]).min().unwrap_or(usize::MAX);
+            urgency[id] = waiting.min(self.get(id).position);
+        }
+        let order = ordered(&alive, &successors, &|id| urgency[id]);
+        let groups = order.into_iter().map(|id| self.groups[id].take().expect("ordered once")).collect();
+        (groups, self.decisions)
+    }
+}
+
+/// A topological order that takes the smallest key among the ready ones.
+fn ordered(alive: &[usize], successors: &[Vec<usize>], key: &dyn Fn(usize) -> usize) -> Vec<usize> {
+    let mut waiting = vec![0; successors.len()];
+    successors.iter().flatten().for_each(|s| waiting[*s] += 1);
+    let mut ready: BTreeSet<(usize, usize)> = alive.iter().filter(|id| waiting[**id] == 0).map(|&id| (key(id), id)).collect();
+    let mut order = vec![];
+    while let Some((_, id)) = ready.pop_first() {
+        order.push(id);
+        for &s in &successors[id] {
+            waiting[s] -= 1;
+            if waiting[s] == 0 {
+                ready.insert((key(s), s));
+            }
+        }
+    }
+    order
+}
