@@ -196,6 +196,11 @@ impl IndexExpr {
         out
     }
 
+    /// The same with its axes at these coordinates.
+    pub fn moved(&self, axes: &[IndexExpr]) -> IndexExpr {
+        self.substitute(&|a| axes[a.id as usize].clone(), &IndexExpr::value)
+    }
+
     /// The number at concrete axes and values.
     pub fn eval(&self, axes: &[i64], values: &dyn Fn(u32) -> i64, bindings: &Bindings) -> Result<i64, String> {
         let mut sum = self.offset.eval(bindings)?;

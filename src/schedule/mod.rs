@@ -15,11 +15,11 @@ mod join;
 mod order;
 mod place;
 mod program;
+mod search;
 mod sort_rows;
 mod sort_scatter;
 mod split;
 mod split_scan;
-mod statements;
 
 pub use choose::choose_forms;
 pub use place::buffer_bytes;
