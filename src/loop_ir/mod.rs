@@ -9,7 +9,8 @@
 //!   same point; a row-level write happens once per row, an element-level write once per element. An empty column domain
 //!   (no column axes) has one column.
 //! * Invariants ([`verify`]): SSA order; dtypes agree; axes are numbered rows first and carry their sizes; every element of
-//!   a written buffer is written exactly once by the nests that write it.
+//!   a written buffer is written exactly once by the nests that write it; operands of a tag are what executors take them for.
+//! * Text: what [`print`] and `Display` write, [`parse`] reads, so that tests and reproducers are files.
 //! * A [`Tag`] never changes meaning: it says that the body has a shape for which a faster execution exists.
 //! * Three doors: a body is made by [`BodyBuilder`] only, a body or a part of one is copied by [`Rebase`] only, and what can be read
 //!   off a nest is asked in [`facts`], once for all executors.
@@ -18,18 +19,21 @@
 //!   nests that two rooms ask goes to `facts`.
 
 mod build;
-pub mod facts;
 mod factor;
+pub mod facts;
 mod index;
 pub mod naive;
+mod parse;
 mod rebase;
 mod text;
 mod verify;
 
 pub use build::{BodyBuilder, Element};
 pub use factor::factor_domain;
-pub use rebase::{Rebase, eliminate_dead};
 pub use index::{Axis, IndexExpr, Term, axes, flatten, unflatten};
+pub use parse::{ParseError, parse};
+pub use rebase::{Rebase, eliminate_dead};
+pub use text::print;
 pub use verify::verify;
 
 use crate::scalar::ScalarFn;
