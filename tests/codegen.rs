@@ -5,8 +5,8 @@
 mod kernels;
 
 use inductor::config::{Config, Mode, Target};
-use inductor::loop_ir::{Combiner, IndexExpr, Val, flatten};
-use inductor::ops::{Body, NestBuilder, OpDef as _, OperandView};
+use inductor::loop_ir::{BodyBuilder, Combiner, IndexExpr, Val, flatten};
+use inductor::ops::{NestBuilder, OpDef as _, OperandView};
 use inductor::optim::AdamW;
 use inductor::scalar::ScalarFn as F;
 use inductor::schedule::Program;
@@ -67,7 +67,7 @@ fn softmax(cx: &mut NestBuilder) -> Result<(), String> {
     let (buffer, ty) = cx.results[0].clone();
     cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
         let at = [r, c].concat();
-        let v = b.load(&x, &at);
+        let v = b.load(x.at(&at));
         let m = b.reduce(Combiner::Max, v);
         let d = b.call(F::Sub, &[v, m]);
         let e = b.call(F::Exp, &[d]);
@@ -102,7 +102,7 @@ fn layer_norm(cx: &mut NestBuilder) -> Result<(), String> {
     let (y, mean, rstd) = (cx.results[0].0, cx.results[1].0, cx.results[2].0);
     cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
         let at = [r, c].concat();
-        let v = b.load(&x, &at);
+        let v = b.load(x.at(&at));
         let mu = b.reduce(Combiner::Welford, v);
         let m2 = b.proj(mu, 1);
         let n = b.proj(mu, 2);
@@ -112,7 +112,7 @@ fn layer_norm(cx: &mut NestBuilder) -> Result<(), String> {
         let rs = b.call(F::Rsqrt, &[var]);
         let d = b.call(F::Sub, &[v, mu]);
         let d = b.call(F::Mul, &[d, rs]);
-        let (w, k) = (b.load(&g, c), b.load(&h, c));
+        let (w, k) = (b.load(g.at(c)), b.load(h.at(c)));
         let d = b.call(F::Mul, &[d, w]);
         let d = b.call(F::Add, &[d, k]);
         b.write(y, flatten(&at, &sizes), d);
@@ -143,7 +143,7 @@ fn combined(x: HostTensor, combiner: Combiner, wide: DType, transposed: bool) ->
         let (x, results) = (cx.operand(0), cx.results.clone());
         cx.nest(&[rows.into()], &[n.into()], |b, r, c| {
             let at = if transposed { [c, r].concat() } else { [r, c].concat() };
-            let v = b.load(&x, &at);
+            let v = b.load(x.at(&at));
             let v = b.cast(v, wide);
             let s = b.reduce(combiner, v);
             for (k, (buffer, _)) in results.iter().enumerate() {
@@ -210,7 +210,7 @@ fn columns_taken_four_at_a_time() {
                 let (x, bias, results) = (cx.operand(0), cx.operand(1), cx.results.clone());
                 cx.nest(&dims[1..], &dims[..1], |b, r, c| {
                     let at = [c, r].concat();
-                    let (v, bias) = (b.load(&x, &at), b.load(&bias, r));
+                    let (v, bias) = (b.load(x.at(&at)), b.load(bias.at(r)));
                     let v = b.call(F::Add, &[v, bias]);
                     let s = b.reduce(combiner, v);
                     for (k, (buffer, _)) in results[..combiner.results()].iter().enumerate() {
@@ -241,7 +241,7 @@ fn chosen_elements_of_neighboring_columns() {
         let mut case = Case::new(format!("chosen of {n} x {width}"), inputs, outputs, |cx| {
             let (x, at, y, z) = (cx.operand(0), cx.operand(1), cx.results[0].0, cx.results[1].0);
             cx.nest(&dims[1..], &dims[..1], |b, r, c| {
-                let (v, at) = (b.load(&x, &[c, r].concat()), b.load(&at, r));
+                let (v, at) = (b.load(x.at(&[c, r].concat())), b.load(at.at(r)));
                 let (column, zero) = (b.index(&c[0], DType::I32), b.constant(DType::F32, 0.0));
                 let here = b.call(F::Eq, &[column, at]);
                 let only = b.call(F::Where, &[here, v, zero]);
@@ -300,7 +300,7 @@ fn softmax_statistics_of_every_width() {
                 let (x, sizes) = row(cx, 0);
                 let (max, sum) = (cx.results[0].0, cx.results[1].0);
                 cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
-                    let v = b.load(&x, &[r, c].concat());
+                    let v = b.load(x.at(&[r, c].concat()));
                     let m = b.reduce(Combiner::OnlineSoftmax, v);
                     let s = b.proj(m, 1);
                     b.write(max, r[0].clone(), m);
@@ -328,7 +328,7 @@ fn sums_over_rows_beside_reductions_of_rows() {
             let sizes = x.ty.shape.0.clone();
             cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
                 let at = [r, c].concat();
-                let v = b.load(&x, &at);
+                let v = b.load(x.at(&at));
                 let square = b.call(F::Mul, &[v, v]);
                 let sum = b.reduce(Combiner::Sum, square);
                 let root = b.call(F::Sqrt, &[sum]);
@@ -340,7 +340,7 @@ fn sums_over_rows_beside_reductions_of_rows() {
             let parts = [Dim::int(chunks as i64), sizes[1].clone()];
             cx.nest(&parts, &[Dim::int(length as i64)], |b, r, c| {
                 let at = [r[0].times(&Dim::int(length as i64)).add(&c[0]), r[1].clone()];
-                let (z, g) = (b.load(&result, &at), b.load(&g, &at));
+                let (z, g) = (b.load(result.at(&at)), b.load(g.at(&at)));
                 let product = b.call(F::Mul, &[z, g]);
                 let (product, plain) = (b.reduce(Combiner::Sum, product), b.reduce(Combiner::Sum, g));
                 b.write(first, flatten(r, &parts), product);
@@ -385,7 +385,7 @@ fn extremes_with_nan_and_ties() {
             let x = cx.operand(0);
             let results = cx.results.clone();
             cx.nest(&[6.into()], &[n.into()], |b, r, c| {
-                let v = b.load(&x, &[r, c].concat());
+                let v = b.load(x.at(&[r, c].concat()));
                 let s = b.reduce(combiner, v);
                 for (k, (buffer, _)) in results.iter().enumerate() {
                     let p = b.proj(s, k as u32);
@@ -398,12 +398,12 @@ fn extremes_with_nan_and_ties() {
     }
 }
 
-fn unary(name: &str, x: HostTensor, out: DType, f: impl Fn(&mut Body, Val) -> Val) -> Case {
+fn unary(name: &str, x: HostTensor, out: DType, f: impl Fn(&mut BodyBuilder, Val) -> Val) -> Case {
     let y = TensorType { dtype: out, shape: x.ty().shape };
     Case::new(name, vec![x], vec![y], |cx| {
         let x = cx.operand(0);
         cx.pointwise(0, |b, at| {
-            let v = b.load(&x, at);
+            let v = b.load(x.at(at));
             Ok(f(b, v))
         })
     })
@@ -428,7 +428,7 @@ fn packed_stores_and_loads() {
         // A packed tensor read transposed and written packed.
         let mut case = Case::new(format!("transpose {dtype}"), vec![random(dtype, &[12, 10], 5)], vec![ty(dtype, &[10, 12])], |cx| {
             let x = cx.operand(0);
-            cx.pointwise(0, |b, at| Ok(b.load(&x, &[at[1].clone(), at[0].clone()])))
+            cx.pointwise(0, |b, at| Ok(b.load(x.at(&[at[1].clone(), at[0].clone()]))))
         });
         case.storage = vec![Storage::Packed, Storage::Packed];
         case.check();
@@ -439,7 +439,7 @@ fn packed_stores_and_loads() {
                 let buffer = cx.results[0].0;
                 cx.nest(&[3.into()], &[n.into()], |b, r, c| {
                     let at = [r, c].concat();
-                    let v = b.load(&x, &at);
+                    let v = b.load(x.at(&at));
                     let m = b.reduce(Combiner::Max, v);
                     let half = b.constant(DType::F32, 0.5);
                     let m = b.call(F::Mul, &[m, half]);
@@ -516,7 +516,7 @@ fn symbolic_sizes() {
         let swapped = TensorType::new(DType::F32, vec![n.clone(), b.clone()]);
         Case::symbolic("transpose b x n", vec![random(DType::F32, &shape, 1)], vec![t.clone()], vec![swapped], &sizes, |cx| {
             let x = cx.operand(0);
-            cx.pointwise(0, |b, at| Ok(b.load(&x, &[at[1].clone(), at[0].clone()])))
+            cx.pointwise(0, |b, at| Ok(b.load(x.at(&[at[1].clone(), at[0].clone()]))))
         })
         .check();
         let mut case = unary("packed symbolic", random(DType::F32, &shape, 1), DType::Bool, |b, v| {
@@ -550,9 +550,9 @@ fn gathers_set_the_status_word() {
     let case = Case::new("gather", vec![table, index], vec![ty(DType::F32, &[6, 8])], |cx| {
         let (t, i) = (cx.operand(0), cx.operand(1));
         cx.pointwise(0, |b, at| {
-            let k = b.load(&i, &at[..1]);
-            let k = b.bound(k, &10.into(), 7);
-            Ok(b.load(&t, &[k, at[1].clone()]))
+            let k = b.load(i.at(&at[..1]));
+            let k = b.bound(k, &10.into(), None, 7);
+            Ok(b.load(t.at(&[k, at[1].clone()])))
         })
     });
     case.check();
@@ -577,7 +577,7 @@ fn masked_loads_and_windows() {
             let (zero, size) = (b.constant(DType::I32, 0.0), b.constant(DType::I32, n as f64));
             let (lo, hi) = (b.call(F::Ge, &[i, zero]), b.call(F::Lt, &[i, size]));
             let inside = b.call(F::LogicalAnd, &[lo, hi]);
-            let v = b.load_if(&x, &[at], inside);
+            let v = b.load_if(x.at(&[at]), inside);
             let s = b.reduce(Combiner::Sum, v);
             b.write(y, r[0].clone(), s);
             Ok(())
@@ -627,7 +627,7 @@ fn prefixes_of_every_width() {
                     let (x, y) = (cx.operand(0), cx.results[0].0);
                     cx.nest(&[rows.into()], &[n.into()], |b, r, c| {
                         let at = if transposed { [c, r].concat() } else { [r, c].concat() };
-                        let v = b.load(&x, &at);
+                        let v = b.load(x.at(&at));
                         let wide = b.cast(v, if dtype == DType::F16 { DType::F32 } else { dtype });
                         let s = b.scan(combiner, wide);
                         let s = b.cast(s, dtype);
@@ -665,7 +665,7 @@ fn products_of_parts_out_of_range() {
             let y = cx.results[0].0;
             cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
                 let at = [r, c].concat();
-                let v = b.load(&x, &at);
+                let v = b.load(x.at(&at));
                 let s = b.scan(Combiner::Prod, v);
                 b.write(y, flatten(&at, &sizes), s);
                 Ok(())
@@ -683,7 +683,7 @@ fn prefixes_beside_reductions() {
         let (x, sizes) = row(cx, 0);
         let (y, top) = (cx.results[0].0, cx.results[1].0);
         cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
-            let v = b.load(&x, &[r, c].concat());
+            let v = b.load(x.at(&[r, c].concat()));
             let mean = b.reduce(Combiner::Max, v);
             let centered = b.call(F::Sub, &[v, mean]);
             let s = b.scan(Combiner::Sum, centered);
@@ -726,7 +726,7 @@ fn scans_of_every_combiner() {
                 let y = cx.results[0].0;
                 cx.nest(&[4.into()], &[n.into()], |b, r, c| {
                     let at = [r, c].concat();
-                    let v = b.load(&x, &at);
+                    let v = b.load(x.at(&at));
                     let s = b.scan(combiner, v);
                     b.write(y, flatten(&at, &[4.into(), n.into()]), s);
                     Ok(())
@@ -856,19 +856,19 @@ fn independent_kernels_in_one_launch() {
             let (x, sizes) = row(cx, k);
             let [y, sums, tops] = [k, k + shapes.len(), k + 2 * shapes.len()].map(|r| cx.results[r].0);
             cx.nest(&sizes, &[], |b, r, _| {
-                let v = b.load(&x, r);
+                let v = b.load(x.at(r));
                 let v = b.call(F::Sin, &[v]);
                 b.write(y, flatten(r, &sizes), v);
                 Ok(())
             })?;
             cx.nest(&sizes[..1], &sizes[1..], |b, r, c| {
-                let v = b.load(&x, &[r, c].concat());
+                let v = b.load(x.at(&[r, c].concat()));
                 let s = b.reduce(Combiner::Sum, v);
                 b.write(sums, r[0].clone(), s);
                 Ok(())
             })?;
             cx.nest(&sizes[1..], &sizes[..1], |b, r, c| {
-                let v = b.load(&x, &[c, r].concat());
+                let v = b.load(x.at(&[c, r].concat()));
                 let s = b.reduce(Combiner::Max, v);
                 b.write(tops, r[0].clone(), s);
                 Ok(())
@@ -961,7 +961,7 @@ fn scalar_functions_are_accurate() {
         let case = Case::new(f.name(), inputs, vec![ty(out, &[n])], |cx| {
             let operands = cx.operands.clone();
             cx.pointwise(0, |b, at| {
-                let args: Vec<Val> = operands.iter().map(|o| b.load(o, at)).collect();
+                let args: Vec<Val> = operands.iter().map(|o| b.load(o.at(at))).collect();
                 Ok(b.call(*f, &args))
             })
         });
@@ -1022,7 +1022,7 @@ fn integer_functions_are_exact() {
             let case = Case::new(format!("{} {dtype}", f.name()), tensors[..arity].to_vec(), vec![ty(f.result(dtype), &[n])], |cx| {
                 let operands = cx.operands.clone();
                 cx.pointwise(0, |b, at| {
-                    let args: Vec<Val> = operands.iter().map(|o| b.load(o, at)).collect();
+                    let args: Vec<Val> = operands.iter().map(|o| b.load(o.at(at))).collect();
                     Ok(b.call(*f, &args))
                 })
             });
@@ -1050,7 +1050,7 @@ fn philox_on_the_device() {
     Case::new("philox", vec![keys], vec![ty(DType::U32, &[1000])], |cx| {
         let k = cx.operand(0);
         cx.pointwise(0, |b, at| {
-            let (k0, k1) = (b.load(&k, &[IndexExpr::zero()]), b.load(&k, &[IndexExpr::constant(1)]));
+            let (k0, k1) = (b.load(k.at(&[IndexExpr::zero()])), b.load(k.at(&[IndexExpr::constant(1)])));
             let i = b.index(&at[0], DType::U32);
             Ok(b.call(F::Philox, &[k0, k1, i]))
         })
@@ -1075,7 +1075,7 @@ fn product(batch: usize, m: usize, n: usize, k: usize, swap: (bool, bool), rich:
         cx.nest(&rows, &[k.into()], |body, r, c| {
             let a_at = if swap.0 { [&r[0], &c[0], &r[1]] } else { [&r[0], &r[1], &c[0]] }.map(Clone::clone);
             let b_at = if swap.1 { [&r[0], &r[2], &c[0]] } else { [&r[0], &c[0], &r[2]] }.map(Clone::clone);
-            let (mut x, w) = (body.load(&a, &a_at), body.load(&b, &b_at));
+            let (mut x, w) = (body.load(a.at(&a_at)), body.load(b.at(&b_at)));
             if rich {
                 x = body.call(F::Relu, &[x]);
             }
@@ -1084,8 +1084,8 @@ fn product(batch: usize, m: usize, n: usize, k: usize, swap: (bool, bool), rich:
             body.tag = inductor::loop_ir::Tag::Matmul { a: x, b: w, dot, batch: 1 };
             let mut out = dot;
             if let Some((bias, residual)) = &extra {
-                let bias = body.load(bias, &r[2..]);
-                let residual = body.load(residual, r);
+                let bias = body.load(bias.at(&r[2..]));
+                let residual = body.load(residual.at(r));
                 out = body.call(F::Add, &[out, bias]);
                 out = body.call(F::Add, &[out, residual]);
             }

@@ -1,7 +1,7 @@
 //! Tests generated from the table of operators: every sample of every op through
 //!
 //! * `inference`: the inferred types are those of the evaluated arrays;
-//! * `text`: printing and parsing the graph of the one node;
+//! * `text`: printing and parsing the graph of the one node, and its nests;
 //! * `gradient`: central differences in f64 against the derivative, for each float operand;
 //! * `decomposition`: the simpler ops give the same values;
 //! * `layers`: every executor of [`EXECUTORS`] agrees with the oracle by the accuracy rule;
@@ -15,9 +15,12 @@ use inductor::config::{Config, Mode, Target};
 use inductor::eval::{accuracy, evaluate, evaluate_all, evaluate_exact};
 use inductor::graph::{Builder, Graph, Inline, InputRole, Node, OutputRole, Value, ValueMap, inline_subgraphs, parse, print, verify};
 use inductor::interp::Interpreter;
+use inductor::loop_ir::Phase;
+use inductor::lower::lower;
 use inductor::ops::{Array, Class, Data, Op, OpDef, Precision, Sample, VjpContext, samples};
 use inductor::passes::{post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
 use inductor::scalar::ScalarFn;
+use inductor::schedule::schedule;
 use inductor::types::{DType, HostTensor, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::BTreeMap;
@@ -26,6 +29,7 @@ use std::sync::Arc;
 mod support;
 
 use support::layers::{self, Named, What};
+use support::nests::parse_back;
 
 type Check = fn(&Case) -> Result<(), String>;
 type Executor = fn(&Graph, &[HostTensor]) -> Result<Vec<HostTensor>, String>;
@@ -192,6 +196,20 @@ fn check_text(case: &Case) -> Result<(), String> {
         return Err(format!("parses back to\n{}", print(&back)));
     }
     mutate(&text);
+    nests_parse_back(&case.graph)
+}
+
+/// The nests that a graph is lowered to, and the kernels that they become on each target.
+fn nests_parse_back(graph: &Graph) -> Result<(), String> {
+    let graph = inline_subgraphs(graph, Inline::All)?;
+    let graph = recursive_joint_graph_passes(&graph).and_then(|g| post_grad_passes(&g)).map_err(|e| e.to_string())?;
+    // What cannot be lowered is refused by name, which `layers` looks at.
+    let Ok(lowered) = lower(&[(Phase::Forward, &graph)], &Config::default()) else { return Ok(()) };
+    parse_back(&lowered.buffers, &lowered.nests)?;
+    for target in [Target::cpu(), Target::h100(), Target::webgpu_default()] {
+        let Ok(program) = schedule("sample", lowered.clone(), &target, &Config::default()) else { continue };
+        parse_back(&[], &program.kernels)?;
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Random programs: every layer of execution agrees with the graph evaluation; planted faults are caught.
 //!
 //! A program is a list of small numbers that [`build`] reads as ops on values that exist already, so that removing numbers
-//! (shrinking) still gives a program. Failing programs print as graph text; save them under `tests/filetests/run/`.
+//! (shrinking) still gives a program. A failing program is saved with its inputs as a test under `tests/filetests/run/`.
 
 mod support;
 
@@ -11,9 +11,10 @@ use inductor::ops::{Op, OpDef, ReduceKind};
 use inductor::scalar::{Domain, Grad, ScalarFn};
 use inductor::types::{DType, HostTensor, TensorType};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use support::cases::{self, passes_keep_values};
 use support::layers::{self, LAYERS, Named, What};
 
 /// One step: which op, and three choices.
@@ -25,18 +26,6 @@ const SIZES: [i64; 6] = [1, 2, 3, 5, 7, 4];
 const BORDERS: [i64; 6] = [31, 33, 63, 65, 257, 1025];
 /// Elements of a value at most.
 const MOST: i64 = 4200;
-/// Passes after which every value is what it was, bit for bit.
-const EXACT: [&str; 8] = [
-    "remove_identities",
-    "fold_constants",
-    "remove_noops",
-    "fold_uniform_constants",
-    "cancel_view_pairs",
-    "cancel_cast_chains",
-    "inline_control_flow",
-    "one_hot_scatter_to_where",
-];
-
 struct Program {
     b: Builder,
     values: Vec<Value>,
@@ -389,40 +378,36 @@ fn run(cases: u32, seed: u8, layers: &[layers::Layer]) {
         }
         checked.borrow_mut().0 += 1;
         checked.borrow_mut().1 += (what == What::Gradients) as u32;
-        // Elements beside a convolution's input count as zeros, whatever the weight, and gradients of special values are their own
-        // subject: programs with special values have neither.
-        let special = kind % 4 == 0 && what == What::Forward && !graph.nodes.iter().any(|n| n.op.name().starts_with("convolution"));
-        let data = inputs_of(&graph, what, special);
-        passes_keep_values(&graph, &inputs_of(&graph, What::Forward, true)).map_err(|e| TestCaseError::fail(format!("{e}\n{}", print(&graph))))?;
-        for layer in layers {
-            layers::check(layer, &graph, what, &data, 4e-6).map_err(|e| TestCaseError::fail(format!("{what:?}: {e}\n{}", print(&graph))))?;
-        }
-        Ok(())
+        check(&graph, what, kind, layers).map_err(|(_, e)| TestCaseError::fail(format!("{what:?}: {e}\n{}", print(&graph))))
     });
     println!("{} programs, {} with gradients", checked.borrow().0, checked.borrow().1);
     println!("coverage: {:?}", coverage.borrow());
     if let Err(e) = result {
-        panic!("seed {seed}: {e}");
+        panic!("seed {seed}: {e}{}", saved(&e, seed, layers));
     }
 }
 
-/// Holds the evaluation after each exact pass against the one before, special values included.
-fn passes_keep_values(graph: &Graph, inputs: &Named) -> Result<(), String> {
-    let tensors: Vec<HostTensor> = inputs.iter().map(|(_, t)| t.clone()).collect();
-    let evaluated = |g: &Graph| inductor::eval::evaluate(g, &tensors, inductor::ops::Precision::Working).map_err(|e| e.to_string());
-    let (mut graph, mut before) = (graph.clone(), evaluated(graph)?);
-    for pass in EXACT {
-        let next = inductor::passes::run_pass(pass, &graph).map_err(|e| e.to_string())?;
-        let after = evaluated(&next)?;
-        for ((x, y), output) in before.iter().zip(&after).zip(&graph.outputs) {
-            let same = |(a, b): (f64, f64)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
-            if let Some(i) = x.to_f64().into_iter().zip(y.to_f64()).position(|pair| !same(pair)) {
-                return Err(format!("pass {pass}: {}: element {i} was {}, is {}\n{}", output.name, x.to_f64()[i], y.to_f64()[i], print(&next)));
-            }
-        }
-        (graph, before) = (next, after);
-    }
-    Ok(())
+/// Holds the passes and the layers against the evaluation; gives the inputs on which something differs, and what.
+fn check(graph: &Graph, what: What, kind: u8, layers: &[layers::Layer]) -> Result<(), (Named, String)> {
+    let unusual = inputs_of(graph, What::Forward, true);
+    passes_keep_values(graph, &unusual).map_err(|e| (unusual, e))?;
+    // Elements beside a convolution's input count as zeros, whatever the weight, and gradients of special values are their own
+    // subject: programs with special values have neither.
+    let special = kind % 4 == 0 && what == What::Forward && !graph.nodes.iter().any(|n| n.op.name().starts_with("convolution"));
+    let data = inputs_of(graph, what, special);
+    let differing = layers.iter().find_map(|layer| layers::check(layer, graph, what, &data, 4e-6).err());
+    differing.map_or(Ok(()), |e| Err((data, e)))
+}
+
+/// Saves the smallest failing program, and says where.
+fn saved(e: &TestError<Draw>, seed: u8, layers: &[layers::Layer]) -> String {
+    let TestError::Fail(_, (inputs, steps, (wants, kind))) = e else { return String::new() };
+    let Some(graph) = build(inputs, steps, *wants) else { return String::new() };
+    let what = if *wants && differentiable(&graph) { What::Gradients } else { What::Forward };
+    let Err((data, _)) = check(&graph, what, *kind, layers) else { return String::new() };
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/filetests/run/random_{seed}.ir"));
+    std::fs::write(&file, cases::file(&graph, what, &data)).expect("room for the program");
+    format!("\nsaved as {}", file.display())
 }
 
 /// Values as rules look at them: what each op makes of an input of `dtype`, by number.

@@ -210,7 +210,7 @@ impl Tensor {
             return self.fail("flatten", format!("dimensions {from} to {to} are out of order"));
         }
         let mut sizes = self.ty.shape.0.clone();
-        let joined = sizes.drain(from..=to).fold(Dim::int(1), |n, d| n * &d);
+        let joined = Dim::product(&sizes.drain(from..=to).collect::<Vec<_>>());
         sizes.insert(from, joined);
         self.unary("reshape", |b, x| b.reshape(x, Shape(sizes)))
     }
@@ -452,7 +452,7 @@ fn matmul(b: &mut Builder, x: Value, y: Value, transpose_b: bool) -> Result<Valu
     let op = ops::Matmul { transpose_a: false, transpose_b };
     if ry == 2 && rx > 2 {
         // One matrix for all of the batch: a single product over all rows.
-        let rows = tx.shape.0[..rx - 1].iter().fold(Dim::int(1), |n, d| n * d);
+        let rows = Dim::product(&tx.shape.0[..rx - 1]);
         let flat = b.reshape(x, [rows, tx.shape[rx - 1].clone()])?;
         let out = b.op(op, &[flat, y])?;
         let mut shape = tx.shape.clone();

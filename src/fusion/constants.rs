@@ -1,6 +1,6 @@
 //! Loads of buffers that hold one number become that number, before any kernel is looked at: most small nests are such numbers.
 
-use crate::loop_ir::{BufferId, IndexExpr, Instr, Nest, Number, Stmt, Val, Write};
+use crate::loop_ir::{BodyBuilder, BufferId, Instr, Nest, Number, Rebase, Stmt};
 use crate::types::DType;
 use rustc_hash::FxHashMap;
 
@@ -20,31 +20,13 @@ pub fn substitute_numbers(nest: &mut Nest, numbers: &FxHashMap<BufferId, Number>
     if !nest.body.iter().any(|s| number(s).is_some()) {
         return;
     }
-    for stmt in &mut nest.body {
-        if let Some(n) = number(stmt) {
-            stmt.instr = Instr::Const(n);
+    let mut b = BodyBuilder::with_capacity(nest.body.len());
+    let mut to = Rebase::in_place();
+    for v in nest.values() {
+        match number(nest.stmt(v)) {
+            Some(n) => to.set(v, b.number(nest.stmt(v).dtype, n)),
+            None => drop(to.copy(&mut b, nest, v)),
         }
     }
-    let mut known: FxHashMap<Stmt, Val> = FxHashMap::default();
-    let mut map: Vec<Val> = Vec::with_capacity(nest.body.len());
-    let mut body: Vec<Stmt> = Vec::with_capacity(nest.body.len());
-    for stmt in &nest.body {
-        let stmt = Stmt { instr: stmt.instr.map(&|v| map[v.0 as usize], &|e| rename(e, &map)), dtype: stmt.dtype };
-        let v = *known.entry(stmt.clone()).or_insert_with(|| {
-            body.push(stmt);
-            Val(body.len() as u32 - 1)
-        });
-        map.push(v);
-    }
-    let writes = nest.writes.iter().map(|w| Write { index: rename(&w.index, &map), value: map[w.value.0 as usize], ..w.clone() });
-    nest.writes = writes.collect();
-    nest.tag = super::merge::remap_tag(nest.tag, &map);
-    nest.body = body;
-}
-
-fn rename(e: &IndexExpr, map: &[Val]) -> IndexExpr {
-    if e.values().is_empty() {
-        return e.clone();
-    }
-    e.substitute(&|a| IndexExpr::axis(a.id, &a.size), &|v, size| IndexExpr::value(map[v as usize].0, size))
+    *nest = to.finish(b, nest);
 }

@@ -5,7 +5,6 @@
 //! they share and those that stay stored, is kept; asked again, it only gets other buffers, a label and lines.
 
 use super::merge::{consumer_hosts, fuse, merge_labels};
-use super::rules::is_pointwise;
 use super::{Limits, WhyNot};
 use crate::loop_ir::{BufferId, Instr, Nest};
 use crate::types::Provenance;
@@ -24,7 +23,7 @@ pub struct Structure {
     pub reads: usize,
     /// Buffers written, in the order of the nest's writes.
     pub writes: Vec<u32>,
-    /// As [`is_pointwise`].
+    /// As [`Nest::is_pointwise`].
     pub pointwise: bool,
     /// Whether it can set the status word.
     pub checks: bool,
@@ -174,7 +173,7 @@ impl Structure {
             id,
             reads: nest.reads().len(),
             writes: nest.writes.iter().map(|w| w.buffer.0).collect(),
-            pointwise: is_pointwise(&nest),
+            pointwise: nest.is_pointwise(),
             checks,
             column_work: nest.has_column_work(),
             nest,

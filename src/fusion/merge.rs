@@ -4,12 +4,12 @@
 //! host's axes. Loads of what the producer writes turn into the SSA value; everything else is copied under common
 //! subexpression elimination. Element-level and row-level follow from the axes an expression uses.
 
-use super::rules::{is_bijective, is_ordered, is_pointwise, is_trivial, reads_along_columns};
 use super::{Limits, WhyNot, hint};
-use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, factor_domain, flatten, unflatten};
-use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim};
-use rustc_hash::FxHashMap;
+use crate::loop_ir::facts::{is_bijective, reads_along_columns, reads_at_its_place};
+use crate::loop_ir::{
+    BodyBuilder, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Rebase, Stmt, Tag, Val, axes, eliminate_dead, factor_domain, flatten, unflatten,
+};
+use crate::types::{DType, Dim, Provenance};
 
 /// One nest doing the work of `a` and then `b`. `keep` says which buffers written by `a` other kernels still read.
 /// `b` may read what `a` writes; they may also just share reads.
@@ -18,16 +18,11 @@ pub fn fuse(a: &Nest, b: &Nest, keep: &dyn Fn(BufferId) -> bool, limits: &Limits
         return Err(WhyNot::Chunks("the kernel that has them is complete"));
     }
     let kept = a.writes.iter().any(|w| keep(w.buffer));
-    let mut fused = if is_pointwise(a) { fuse_pointwise(a, b, kept, limits)? } else { fuse_columns(a, b, limits)? };
+    let mut fused = if a.is_pointwise() { fuse_pointwise(a, b, kept, limits)? } else { fuse_columns(a, b, limits)? };
     fused.writes.retain(|w| keep(w.buffer) || b.writes.iter().any(|v| v.buffer == w.buffer));
     eliminate_dead(&mut fused);
     check_overwrites(&fused)?;
-    let mut buffers = fused.reads();
-    for w in &fused.writes {
-        if !buffers.contains(&w.buffer) {
-            buffers.push(w.buffer);
-        }
-    }
+    let buffers = fused.buffers();
     if buffers.len() > limits.buffers {
         return Err(WhyNot::Buffers { need: buffers.len(), limit: limits.buffers });
     }
@@ -39,7 +34,7 @@ pub fn fuse(a: &Nest, b: &Nest, keep: &dyn Fn(BufferId) -> bool, limits: &Limits
 
 /// Whether the second nest's domain stays, else the first's.
 pub(super) fn consumer_hosts(a: &Nest, b: &Nest) -> bool {
-    is_pointwise(a) && b.reads().iter().any(|r| a.writes.iter().any(|w| w.buffer == *r))
+    a.is_pointwise() && b.reads().iter().any(|r| a.writes.iter().any(|w| w.buffer == *r))
 }
 
 /// The name of a kernel of two, as long as it stays readable; `None` where it is the host's.
@@ -64,12 +59,12 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
         if matches!(b.tag, Tag::Segments { .. }) && a.checks().next().is_some() {
             return Err(WhyNot::Template("a sum of segments does not visit every element to check it"));
         }
-        if matches!(b.tag, Tag::Matmul { .. }) && level[i] && (kept || !is_trivial(a)) {
+        if matches!(b.tag, Tag::Matmul { .. }) && level[i] && (kept || !a.is_trivial()) {
             return Err(WhyNot::Template("operands of a matrix product are read from memory"));
         }
-        let once = if level[i] || b.cols.is_empty() { all_axes(b) } else { b.rows.clone() };
+        let once = if level[i] || b.cols.is_empty() { b.sizes() } else { b.rows.clone() };
         // A consumer that reads a part of the buffer would store that part only.
-        let points = once.iter().fold(Dim::int(1), |n, d| n * d);
+        let points = Dim::product(&once);
         times = times.max(hint(&points) / hint(&a.row_count()).max(1));
         let all = points == a.row_count();
         if all && is_bijective(index, &once, 0) {
@@ -86,7 +81,7 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
         let Some(e) = &embedding else { return Err(WhyNot::NotOnce) };
         let element = e.uses_axis(|id| id as usize >= b.rows.len());
         check_rows(b, element, limits)?;
-        if is_ordered(b) {
+        if b.is_ordered() {
             return Err(WhyNot::Ordered);
         }
         if b.body.iter().any(|s| matches!(&s.instr, Instr::Load { buffer, index, .. } if written.contains(buffer) && index != e)) {
@@ -94,13 +89,13 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
         }
     }
     let mut merger = Merger::new(b, a);
-    let map = merger.append(b, &host_axes(b), Some(a))?;
+    let to = merger.append(b, b.all_axes(), Some(a))?;
     if let Some(e) = embedding.filter(|_| kept) {
-        let map = merger.instance(a, &e, None);
-        merger.writes(a, &unflatten(&e, &a.rows), &map);
+        let stored = instance(&mut merger.body, a, &e, None);
+        merger.writes(a, &stored);
     }
-    merger.writes(b, &host_axes(b), &map);
-    merger.tag = remap_tag(b.tag, &map);
+    merger.writes(b, &to);
+    merger.body.tag = to.tag(b.tag);
     Ok(merger.finish())
 }
 
@@ -122,7 +117,7 @@ fn cost(nest: &Nest) -> u32 {
 /// Two pointwise nests over equally many elements that read the same data.
 fn fuse_siblings(a: &Nest, b: &Nest, _limits: &Limits) -> Result<Nest, WhyNot> {
     let shared = a.reads().iter().any(|r| b.reads().contains(r));
-    if !shared || !is_pointwise(b) {
+    if !shared || !b.is_pointwise() {
         return Err(WhyNot::Unrelated);
     }
     if a.row_count() != b.row_count() {
@@ -130,7 +125,6 @@ fn fuse_siblings(a: &Nest, b: &Nest, _limits: &Limits) -> Result<Nest, WhyNot> {
     }
     let axes = unflatten(&flatten(&a.row_axes(), &a.rows), &b.rows);
     // What is read in another order is not shared.
-    let moved = |e: &IndexExpr| e.substitute(&|x| axes[x.id as usize].clone(), &|v, size| IndexExpr::value(v, size));
     let loads = |n: &Nest| {
         n.body
             .iter()
@@ -138,20 +132,20 @@ fn fuse_siblings(a: &Nest, b: &Nest, _limits: &Limits) -> Result<Nest, WhyNot> {
             .collect::<Vec<_>>()
     };
     let own = loads(a);
-    if !loads(b).iter().any(|(buffer, index)| own.contains(&(*buffer, moved(index)))) {
+    if !loads(b).iter().any(|(buffer, index)| own.contains(&(*buffer, index.moved(&axes)))) {
         return Err(WhyNot::Unrelated);
     }
     let mut merger = Merger::new(a, b);
-    let first = merger.append(a, &host_axes(a), None)?;
-    let second = merger.append(b, &axes, None)?;
-    merger.writes(a, &host_axes(a), &first);
-    merger.writes(b, &axes, &second);
+    let first = merger.append(a, a.all_axes(), None)?;
+    let second = merger.append(b, axes, None)?;
+    merger.writes(a, &first);
+    merger.writes(b, &second);
     Ok(merger.finish())
 }
 
 /// A producer with column work hosts the consumer.
 fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
-    if is_ordered(a) || is_ordered(b) {
+    if a.is_ordered() || b.is_ordered() {
         return Err(WhyNot::Ordered);
     }
     let (rows, cols) = (a.row_count(), a.col_count());
@@ -171,21 +165,21 @@ fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
         }
         let mut axes = unflatten(&row_flat, &b.rows);
         axes.extend(unflatten(&col_flat, &b.cols));
-        if let (Some(x), Some(y)) = (reads_along_columns(a, &all_axes(a), &host_axes(a)), reads_along_columns(b, &all_axes(a), &axes))
+        if let (Some(x), Some(y)) = (reads_along_columns(a, &a.sizes(), &a.all_axes()), reads_along_columns(b, &a.sizes(), &axes))
             && x != y
         {
             return Err(WhyNot::Across);
         }
-        return try_embedding(a, b, &axes);
+        return try_embedding(a, b, axes);
     }
-    if !is_pointwise(b) {
+    if !b.is_pointwise() {
         return Err(WhyNot::Template("only pointwise consumers are embedded"));
     }
     let numel = b.row_count();
     if numel == rows {
-        return try_embedding(a, b, &unflatten(&row_flat, &b.rows)).or_else(|why| {
+        return try_embedding(a, b, unflatten(&row_flat, &b.rows)).or_else(|why| {
             let b = factor_domain(b.clone());
-            permuted_axes(a, &b, &row_flat).map_or(Err(why), |axes| try_embedding(a, &b, &axes))
+            permuted_axes(a, &b, &row_flat).map_or(Err(why), |axes| try_embedding(a, &b, axes))
         });
     }
     if numel != rows.clone() * &cols || template {
@@ -197,7 +191,7 @@ fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
     for (i, stmt) in a.body.iter().enumerate() {
         if let Instr::Load { index, .. } = &stmt.instr
             && level[i]
-            && is_bijective(index, &all_axes(a), 0)
+            && is_bijective(index, &a.sizes(), 0)
             && !candidates.contains(index)
         {
             candidates.push(index.clone());
@@ -205,7 +199,7 @@ fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
     }
     let mut refusal = WhyNot::Unrelated;
     for e in &candidates {
-        match try_embedding(a, b, &unflatten(e, &b.rows)) {
+        match try_embedding(a, b, unflatten(e, &b.rows)) {
             Ok(nest) => return Ok(nest),
             Err(why) => refusal = why,
         }
@@ -224,11 +218,11 @@ fn folds_into(a: &Nest, b: &Nest, limits: &Limits) -> Option<Result<Dim, WhyNot>
     // Nothing but writes uses the sums.
     let used = |stmt: &Stmt| stmt.instr.operands().iter().any(|v| matches!(b.stmt(*v).instr, Instr::Reduce(..)));
     let plain = b.tag == Tag::Loop && !b.body.iter().any(used) && b.writes.iter().all(|w| is_sum(w.value) && !b.is_element_write(w, &level));
-    let all_axes = flatten(&b.row_axes(), &b.rows);
-    if !plain || a.tag != Tag::Loop || b.writes.iter().any(|w| w.index != all_axes) {
+    let identity = flatten(&b.row_axes(), &b.rows);
+    if !plain || a.tag != Tag::Loop || b.writes.iter().any(|w| w.index != identity) {
         return None;
     }
-    let told_apart = a.chunk_axes().is_some_and(|n| a.rows[..n].iter().fold(Dim::int(1), |n, d| n * d) != Dim::int(chunks));
+    let told_apart = a.chunk_axes().is_some_and(|n| Dim::product(&a.rows[..n]) != Dim::int(chunks));
     let lazy = a.checks().next().is_some() || a.body.iter().any(|s| matches!(s.instr, Instr::Reduce(c, _) if c.results() > 1));
     Some(match () {
         _ if told_apart => Err(WhyNot::Chunks("of other sizes")),
@@ -243,14 +237,14 @@ fn folds_into(a: &Nest, b: &Nest, limits: &Limits) -> Option<Result<Dim, WhyNot>
 fn fold_rows(a: &Nest, b: &Nest, chunks: &Dim) -> Result<Nest, WhyNot> {
     let (length, cols) = (b.col_count(), a.col_count());
     let sizes: Vec<Dim> = [chunks.clone(), length.clone()].into_iter().chain(a.cols.iter().cloned()).collect();
-    let all = crate::loop_ir::axes(&sizes, 0);
+    let all = axes(&sizes, 0);
     let (row, col) = (all[0].times(&length).add(&all[1]), flatten(&all[2..], &a.cols));
     let mut merger = Merger::new(a, b);
-    merger.nest.rows = sizes[..2].to_vec();
+    merger.rows = sizes[..2].to_vec();
     let mut own = unflatten(&row, &a.rows);
     own.extend_from_slice(&all[2..]);
-    let first = merger.append(a, &own, None)?;
-    merger.writes(a, &own, &first);
+    let first = merger.append(a, own, None)?;
+    merger.writes(a, &first);
     let mut guest = unflatten(&all[0].times(&cols).add(&col), &b.rows);
     guest.extend(unflatten(&all[1], &b.cols));
     // Sums become what they sum.
@@ -261,8 +255,8 @@ fn fold_rows(a: &Nest, b: &Nest, chunks: &Dim) -> Result<Nest, WhyNot> {
         }
     }
     eliminate_dead(&mut terms);
-    let second = merger.append(&terms, &guest, None)?;
-    merger.writes(&terms, &guest, &second);
+    let second = merger.append(&terms, guest, None)?;
+    merger.writes(&terms, &second);
     Ok(merger.finish())
 }
 
@@ -287,13 +281,13 @@ fn permuted_axes(a: &Nest, b: &Nest, row_flat: &IndexExpr) -> Option<Vec<IndexEx
     Some(axes)
 }
 
-fn try_embedding(a: &Nest, b: &Nest, axes: &[IndexExpr]) -> Result<Nest, WhyNot> {
+fn try_embedding(a: &Nest, b: &Nest, axes: Vec<IndexExpr>) -> Result<Nest, WhyNot> {
     let mut merger = Merger::new(a, b);
-    let first = merger.append(a, &host_axes(a), None)?;
-    merger.writes(a, &host_axes(a), &first);
+    let first = merger.append(a, a.all_axes(), None)?;
+    merger.writes(a, &first);
     let second = merger.append(b, axes, None)?;
-    merger.writes(b, axes, &second);
-    merger.tag = remap_tag(a.tag, &first);
+    merger.writes(b, &second);
+    merger.body.tag = first.tag(a.tag);
     Ok(merger.finish())
 }
 
@@ -309,48 +303,25 @@ fn check_rows(nest: &Nest, element: bool, limits: &Limits) -> Result<(), WhyNot>
 /// A buffer may be read and overwritten by one kernel only at the same index, by the invocation that owns it.
 fn check_overwrites(nest: &Nest) -> Result<(), WhyNot> {
     let level = nest.element_level();
+    let is_operand = |i: usize| nest.tag != Tag::Loop && level[i];
     for w in &nest.writes {
-        for (i, stmt) in nest.body.iter().enumerate() {
-            let Instr::Load { buffer, index, .. } = &stmt.instr else { continue };
-            if *buffer != w.buffer {
-                continue;
-            }
-            let operand = nest.tag != Tag::Loop && level[i];
-            if *index != w.index || operand || is_ordered(nest) {
-                return Err(WhyNot::Overwrite(*buffer));
-            }
+        let mut loads = nest.body.iter().enumerate().filter(|(_, s)| matches!(s.instr, Instr::Load { buffer, .. } if buffer == w.buffer));
+        if !reads_at_its_place(nest, w) || loads.any(|(i, _)| is_operand(i) || nest.is_ordered()) {
+            return Err(WhyNot::Overwrite(w.buffer));
         }
     }
     Ok(())
 }
 
-fn all_axes(nest: &Nest) -> Vec<Dim> {
-    nest.rows.iter().chain(&nest.cols).cloned().collect()
-}
-
-fn host_axes(nest: &Nest) -> Vec<IndexExpr> {
-    let mut axes = nest.row_axes();
-    axes.extend(nest.col_axes());
-    axes
-}
-
-pub(super) fn remap_tag(tag: Tag, map: &[Val]) -> Tag {
-    let at = |v: Val| map[v.0 as usize];
-    match tag {
-        Tag::Loop => Tag::Loop,
-        Tag::Matmul { a, b, dot, batch } => Tag::Matmul { a: at(a), b: at(b), dot: at(dot), batch },
-        Tag::Segments { start, end } => Tag::Segments { start: at(start), end: at(end) },
-        Tag::ScatterSum { index, axis, source, sum } => Tag::ScatterSum { index: at(index), axis, source: at(source), sum: at(sum) },
-    }
-}
-
 /// A nest under construction in the host's domain.
 struct Merger {
-    nest: Nest,
-    known: FxHashMap<Stmt, Val>,
+    label: String,
+    rows: Vec<Dim>,
+    cols: Vec<Dim>,
+    provenance: Provenance,
+    body: BodyBuilder,
     /// Values of buffers written so far: buffer, index, value; sums over rows have none yet.
     forwards: Vec<(BufferId, IndexExpr, Option<Val>)>,
-    tag: Tag,
 }
 
 impl Merger {
@@ -358,138 +329,47 @@ impl Merger {
         let label = merge_labels(&host.label, &guest.label).unwrap_or_else(|| host.label.clone());
         let mut provenance = host.provenance.clone();
         provenance.merge(&guest.provenance);
-        let nest = Nest { label, rows: host.rows.clone(), cols: host.cols.clone(), body: vec![], writes: vec![], tag: Tag::Loop, provenance };
-        Merger {
-            nest,
-            known: FxHashMap::with_capacity_and_hasher(host.body.len() + guest.body.len(), Default::default()),
-            forwards: vec![],
-            tag: Tag::Loop,
-        }
+        let body = BodyBuilder::with_capacity(host.body.len() + guest.body.len());
+        Merger { label, rows: host.rows.clone(), cols: host.cols.clone(), provenance, body, forwards: vec![] }
     }
 
-    fn finish(mut self) -> Nest {
-        self.nest.tag = self.tag;
-        self.nest
-    }
-
-    fn push(&mut self, instr: Instr, dtype: DType) -> Val {
-        let stmt = Stmt { instr, dtype };
-        if let Some(&v) = self.known.get(&stmt) {
-            return v;
-        }
-        let v = Val(self.nest.body.len() as u32);
-        self.known.insert(stmt.clone(), v);
-        self.nest.body.push(stmt);
-        v
+    fn finish(self) -> Nest {
+        self.body.nest(self.label, self.rows, self.cols, self.provenance)
     }
 
     /// Copies a body with its axes replaced. Loads of what `inline` writes become instances of its body; loads of forwarded
     /// buffers become their values.
-    fn append(&mut self, nest: &Nest, axes: &[IndexExpr], inline: Option<&Nest>) -> Result<Vec<Val>, WhyNot> {
-        let mut map: Vec<Val> = Vec::with_capacity(nest.body.len());
-        for stmt in &nest.body {
-            let instr = rewrite(&stmt.instr, axes, &map);
-            if let Instr::Load { buffer, index, mask } = &instr {
-                if let Some(producer) = inline.filter(|p| p.writes.iter().any(|w| w.buffer == *buffer)) {
-                    let instance = self.instance(producer, index, *mask);
-                    let write = producer.writes.iter().find(|w| w.buffer == *buffer).expect("the filter found it");
-                    let v = self.masked(instance[write.value.0 as usize], *mask, stmt.dtype);
-                    map.push(v);
-                    continue;
+    fn append(&mut self, nest: &Nest, axes: Vec<IndexExpr>, inline: Option<&Nest>) -> Result<Rebase, WhyNot> {
+        let (mut to, forwards) = (Rebase::new(axes), &self.forwards);
+        to.inline(&mut self.body, nest, nest.values(), |body, instr, dtype| {
+            let Instr::Load { buffer, index, mask } = instr else { return Ok(None) };
+            let written = inline.and_then(|producer| Some((producer, producer.writes.iter().find(|w| w.buffer == *buffer)?)));
+            let value = match written {
+                Some((producer, write)) => instance(body, producer, index, *mask).value(write.value),
+                None if forwards.iter().any(|(b, ..)| b == buffer) => {
+                    let hit = forwards.iter().find(|(b, e, _)| b == buffer && e == index).and_then(|f| f.2);
+                    hit.ok_or(WhyNot::Index(*buffer))?
                 }
-                if self.forwards.iter().any(|(b, ..)| b == buffer) {
-                    let hit = self.forwards.iter().find(|(b, e, _)| b == buffer && e == index).and_then(|f| f.2);
-                    let Some(v) = hit else { return Err(WhyNot::Index(*buffer)) };
-                    let v = self.masked(v, *mask, stmt.dtype);
-                    map.push(v);
-                    continue;
-                }
-            }
-            let v = self.push(instr, stmt.dtype);
-            map.push(v);
-        }
-        Ok(map)
+                None => return Ok(None),
+            };
+            // A masked load gives zero where the mask does not hold.
+            Ok(Some(body.value_or(*mask, value, Number::new(dtype, 0.0))))
+        })?;
+        Ok(to)
     }
 
-    /// A pointwise body at one flat element; its loads and checks are guarded by `mask` as well.
-    fn instance(&mut self, nest: &Nest, flat: &IndexExpr, mask: Option<Val>) -> Vec<Val> {
-        let axes = unflatten(flat, &nest.rows);
-        let mut map: Vec<Val> = Vec::with_capacity(nest.body.len());
-        for stmt in &nest.body {
-            let mut instr = rewrite(&stmt.instr, &axes, &map);
-            if let (Instr::Load { mask: own, .. } | Instr::Bound { mask: own, .. }, Some(outer)) = (&mut instr, mask) {
-                *own = Some(match *own {
-                    Some(inner) => self.push(Instr::Call(ScalarFn::LogicalAnd, vec![inner, outer]), DType::Bool),
-                    None => outer,
-                });
-            }
-            let v = self.push(instr, stmt.dtype);
-            map.push(v);
-        }
-        map
-    }
-
-    /// What a masked load of a value gives: zero where the mask does not hold.
-    fn masked(&mut self, v: Val, mask: Option<Val>, dtype: DType) -> Val {
-        let Some(mask) = mask else { return v };
-        let zero = self.push(Instr::Const(Number::new(dtype, 0.0)), dtype);
-        self.push(Instr::Call(ScalarFn::Where, vec![mask, v, zero]), dtype)
-    }
-
-    fn writes(&mut self, nest: &Nest, axes: &[IndexExpr], map: &[Val]) {
+    fn writes(&mut self, nest: &Nest, to: &Rebase) {
         for w in &nest.writes {
-            let index = substitute(&w.index, axes, map);
-            let value = map[w.value.0 as usize];
-            self.forwards.push((w.buffer, index.clone(), (!w.fold).then_some(value)));
-            self.nest.writes.push(Write { index, value, ..w.clone() });
+            let w = to.write(w);
+            self.forwards.push((w.buffer, w.index.clone(), (!w.fold).then_some(w.value)));
+            self.body.writes.push(w);
         }
     }
 }
 
-fn substitute(e: &IndexExpr, axes: &[IndexExpr], map: &[Val]) -> IndexExpr {
-    e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size))
-}
-
-fn rewrite(instr: &Instr, axes: &[IndexExpr], map: &[Val]) -> Instr {
-    instr.map(&|v| map[v.0 as usize], &|e| substitute(e, axes, map))
-}
-
-/// Drops statements that no write, tag or check needs.
-pub fn eliminate_dead(nest: &mut Nest) {
-    let mut live = vec![false; nest.body.len()];
-    let mut mark = |v: Val| live[v.0 as usize] = true;
-    nest.writes.iter().for_each(|w| {
-        mark(w.value);
-        w.index.values().into_iter().for_each(|v| mark(Val(v)));
-    });
-    match nest.tag {
-        Tag::Loop => {}
-        Tag::Matmul { a, b, dot, .. } => [a, b, dot].into_iter().for_each(&mut mark),
-        Tag::ScatterSum { index, source, sum, .. } => [index, source, sum].into_iter().for_each(&mut mark),
-        Tag::Segments { start, end } => [start, end].into_iter().for_each(&mut mark),
-    }
-    for i in (0..nest.body.len()).rev() {
-        live[i] |= matches!(nest.body[i].instr, Instr::Bound { .. });
-        if live[i] {
-            nest.body[i].instr.operands().into_iter().for_each(|v| live[v.0 as usize] = true);
-        }
-    }
-    if live.iter().all(|l| *l) {
-        return;
-    }
-    let mut map = vec![Val(u32::MAX); live.len()];
-    let mut body = vec![];
-    let axes: Vec<IndexExpr> = host_axes(nest);
-    for (i, stmt) in nest.body.iter().enumerate() {
-        if live[i] {
-            map[i] = Val(body.len() as u32);
-            let instr = rewrite(&stmt.instr, &axes, &map);
-            body.push(Stmt { instr, dtype: stmt.dtype });
-        }
-    }
-    let writes =
-        nest.writes.iter().map(|w| Write { index: substitute(&w.index, &axes, &map), value: map[w.value.0 as usize], ..w.clone() }).collect();
-    nest.tag = remap_tag(nest.tag, &map);
-    nest.body = body;
-    nest.writes = writes;
+/// A pointwise body at one flat element; its loads and checks are guarded by `mask` as well.
+fn instance(body: &mut BodyBuilder, nest: &Nest, flat: &IndexExpr, mask: Option<Val>) -> Rebase {
+    let mut to = Rebase::new(unflatten(flat, &nest.rows)).under(mask);
+    to.copy_all(body, nest, nest.values());
+    to
 }

@@ -5,17 +5,15 @@
 //! * Invariants: fusing never changes a stored value; a value read only inside its kernel is not stored; hard limits of the
 //!   device are constraints, not advice.
 //! * Must not know: the order of candidates, graphs, WGSL.
-//! * Add here: a rule is a check in `rules.rs` that returns a [`WhyNot`].
+//! * Add here: a rule is a check in `merge.rs` that returns a [`WhyNot`]; what it asks about nests is in `loop_ir::facts`.
 
 mod constants;
 mod memo;
 mod merge;
-mod rules;
 
 pub use constants::{stored_number, substitute_numbers};
 pub use memo::{Kernel, Memo, Structure};
-pub use merge::{eliminate_dead, fuse};
-pub use rules::{is_bijective, is_pointwise, is_trivial};
+pub use merge::fuse;
 
 use crate::forms::HELD_COLUMNS;
 use crate::loop_ir::BufferId;

@@ -5,7 +5,7 @@ use super::{Graph, Input, InputRole, Node, NodeId, Output, OutputRole, Policy, R
 use crate::error::Error;
 use crate::ops::{InputOp, Op, OpDef, Pointwise};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, Provenance, Shape, Symbol, TensorType};
+use crate::types::{Cursor, DType, Dim, Provenance, Shape, Symbol, TensorType};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -79,7 +79,7 @@ struct Parser {
 
 impl Parser {
     fn statement(&mut self, code: &str) -> Result<(), String> {
-        let mut line = Cursor { rest: code };
+        let mut line = Cursor::new(code);
         if line.eat("%") {
             let bodies = &self.bodies;
             let block = self.current.as_mut().ok_or("a graph begins with `graph <name>`")?;
@@ -262,7 +262,7 @@ impl Block {
             return Err(format!("subgraphs have {} nodes in {} levels, more than {MAX_NODES} in {MAX_DEPTH}", self.held, self.depth));
         }
         let operands = self.operands(line)?;
-        let attributes = line.attributes()?;
+        let attributes = attributes(line)?;
         let mut op = build_op(name, attributes)?;
         if op.subgraphs().len() != held.len() {
             return Err(format!("{name} holds {} graphs, got {}", op.subgraphs().len(), held.len()));
@@ -404,96 +404,21 @@ fn list(types: &[TensorType], between: &str) -> String {
     types.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(between)
 }
 
-/// The rest of a line. Every method skips leading space.
-struct Cursor<'a> {
-    rest: &'a str,
-}
-
-impl<'a> Cursor<'a> {
-    fn skip(&mut self) {
-        self.rest = self.rest.trim_start();
+/// `{key=json, ...}`, or nothing.
+fn attributes(line: &mut Cursor<'_>) -> Result<serde_json::Map<String, serde_json::Value>, String> {
+    let mut attributes = serde_json::Map::new();
+    if !line.eat("{") || line.eat("}") {
+        return Ok(attributes);
     }
-
-    fn eat(&mut self, token: &str) -> bool {
-        self.skip();
-        match self.rest.strip_prefix(token) {
-            Some(rest) => {
-                self.rest = rest;
-                true
-            }
-            None => false,
+    loop {
+        let key = line.name()?;
+        line.expect("=")?;
+        if attributes.insert(key.clone(), line.json()?).is_some() {
+            return Err(format!("attribute {key} is given twice"));
         }
-    }
-
-    fn expect(&mut self, token: &str) -> Result<(), String> {
-        if self.eat(token) { Ok(()) } else { Err(format!("expected `{token}` at `{}`", self.rest)) }
-    }
-
-    fn end(&mut self) -> Result<(), String> {
-        self.skip();
-        if self.rest.is_empty() { Ok(()) } else { Err(format!("unexpected `{}`", self.rest)) }
-    }
-
-    fn take(&mut self, ok: impl Fn(char) -> bool) -> &'a str {
-        self.skip();
-        let end = self.rest.find(|c| !ok(c)).unwrap_or(self.rest.len());
-        let (taken, rest) = self.rest.split_at(end);
-        self.rest = rest;
-        taken
-    }
-
-    /// A word of letters, digits, `_` and `.` that does not begin with a dot; may be empty.
-    fn word(&mut self) -> &'a str {
-        self.skip();
-        if self.rest.starts_with('.') { "" } else { self.take(|c| c.is_alphanumeric() || c == '_' || c == '.') }
-    }
-
-    /// The label of a node or block.
-    fn label(&mut self) -> Result<String, String> {
-        let label = self.take(|c| c.is_alphanumeric() || c == '_');
-        if label.is_empty() { Err(format!("expected a label at `{}`", self.rest)) } else { Ok(label.into()) }
-    }
-
-    /// A word, or any name as a JSON string.
-    fn name(&mut self) -> Result<String, String> {
-        self.skip();
-        if self.rest.starts_with('"') {
-            let value = self.json()?;
-            return value.as_str().map(String::from).ok_or_else(|| format!("{value} is no name"));
-        }
-        let name = self.word();
-        if name.is_empty() { Err(format!("expected a name at `{}`", self.rest)) } else { Ok(name.into()) }
-    }
-
-    fn integer(&mut self) -> Result<i64, String> {
-        let sign = if self.eat("-") { "-" } else { "" };
-        let text = format!("{sign}{}", self.take(|c| c.is_ascii_digit()));
-        text.parse().map_err(|e| format!("`{text}`: {e}"))
-    }
-
-    fn json(&mut self) -> Result<serde_json::Value, String> {
-        let mut values = serde_json::Deserializer::from_str(self.rest).into_iter::<serde_json::Value>();
-        let value = values.next().ok_or("expected a JSON value")?.map_err(|e| e.to_string())?;
-        self.rest = &self.rest[values.byte_offset()..];
-        Ok(value)
-    }
-
-    /// `{key=json, ...}`, or nothing.
-    fn attributes(&mut self) -> Result<serde_json::Map<String, serde_json::Value>, String> {
-        let mut attributes = serde_json::Map::new();
-        if !self.eat("{") || self.eat("}") {
+        if !line.eat(",") {
+            line.expect("}")?;
             return Ok(attributes);
-        }
-        loop {
-            let key = self.name()?;
-            self.expect("=")?;
-            if attributes.insert(key.clone(), self.json()?).is_some() {
-                return Err(format!("attribute {key} is given twice"));
-            }
-            if !self.eat(",") {
-                self.expect("}")?;
-                return Ok(attributes);
-            }
         }
     }
 }

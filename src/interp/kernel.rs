@@ -7,6 +7,7 @@
 use super::access::{Access, Level};
 use super::lanes::Lane;
 use super::registers::allocate;
+use crate::loop_ir::facts::{depths, needed, stored};
 use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Val};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
@@ -249,7 +250,7 @@ impl<'a> Builder<'a> {
             row_sizes,
             col_sizes,
             levels: vec![Level::Uniform; n],
-            depth: vec![0; n],
+            depth: depths(nest),
             needed: vec![false; n],
             accesses: vec![None; n],
             store_access: vec![],
@@ -264,7 +265,8 @@ impl<'a> Builder<'a> {
 
     fn build(mut self) -> Kernel {
         self.analyze();
-        self.mark_needed();
+        // Values behind a store, and every check of an index.
+        self.needed = needed(self.nest, self.accumulate.into_iter().chain(self.nest.writes.iter().flat_map(stored)).chain(self.nest.checks()));
         self.choose_blocks();
         self.emit_uniform();
         let last = self.depth.iter().zip(&self.needed).filter(|(_, n)| **n).map(|(d, _)| *d).max().unwrap_or(0);
@@ -285,7 +287,6 @@ impl<'a> Builder<'a> {
         for (i, stmt) in self.nest.body.iter().enumerate() {
             let operands = stmt.instr.operands();
             let of_operands = operands.iter().map(|v| self.levels[v.0 as usize]).max().unwrap_or(Level::Uniform);
-            let depth = operands.iter().map(|v| self.depth[v.0 as usize]).max().unwrap_or(0);
             self.levels[i] = match &stmt.instr {
                 Instr::Index(e) | Instr::Load { index: e, .. } => {
                     let access = self.access(e);
@@ -298,29 +299,12 @@ impl<'a> Builder<'a> {
                 Instr::Scan(..) | Instr::Sort { .. } => Level::Elem,
                 _ => of_operands,
             };
-            self.depth[i] = depth + matches!(stmt.instr, Instr::Reduce(..)) as usize;
         }
         for w in &self.nest.writes {
             let access = self.access(&w.index);
             let level = access.level().max(self.levels[w.value.0 as usize]).max(Level::Row);
             self.store_level.push(if self.accumulate.is_some() { Level::Row } else { level });
             self.store_access.push(access);
-        }
-    }
-
-    /// Values behind a store, and every check of an index.
-    fn mark_needed(&mut self) {
-        let mut roots: Vec<Val> = self.accumulate.into_iter().collect();
-        for w in &self.nest.writes {
-            roots.push(w.value);
-            roots.extend(w.index.values().into_iter().map(Val));
-        }
-        roots.iter().for_each(|v| self.needed[v.0 as usize] = true);
-        for (i, stmt) in self.nest.body.iter().enumerate().rev() {
-            self.needed[i] |= matches!(stmt.instr, Instr::Bound { .. });
-            if self.needed[i] {
-                stmt.instr.operands().iter().for_each(|v| self.needed[v.0 as usize] = true);
-            }
         }
     }
 

@@ -9,7 +9,8 @@ use super::exec::{self, Context, PARALLEL};
 use super::kernel::Kernel;
 use super::lanes::{Lane, Reg};
 use super::raw::{Format, Line, Matrix, Memory, Scalar, lines, product};
-use crate::loop_ir::{BufferId, IndexExpr, Instr, Nest, Number, Stmt, Tag, Term, Val, Write, flatten};
+use crate::loop_ir::facts::{needed_before, stored};
+use crate::loop_ir::{BodyBuilder, BufferId, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Term, Val, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 use std::ops::Range;
@@ -277,13 +278,13 @@ impl Operand {
     /// Computes the operand into scratch: batch axes that it depends on, then whichever order reads memory in order.
     fn packed(nest: &Nest, v: Val, domain: &Domain, rows: &Range<usize>, cols: &Range<usize>, scratch: BufferId) -> Option<Operand> {
         let cone = cone(nest, &[v], None)?;
-        let uses = |i: usize| cone.iter().any(|&s| indices(&nest.body[s].instr).iter().any(|e| e.uses_axis(|a| a as usize == i)));
+        let uses = |i: usize| cone.iter().any(|&v| nest.stmt(v).instr.index().is_some_and(|e| e.uses_axis(|a| a as usize == i)));
         let foreign = |r: &Range<usize>| r != rows && r != cols && r.clone().any(uses);
         if [&domain.m, &domain.n, &domain.k].into_iter().any(foreign) {
             return None;
         }
         let contiguous = |r: &Range<usize>| {
-            let first = cone.iter().find_map(|&s| match &nest.body[s].instr {
+            let first = cone.iter().find_map(|&v| match &nest.stmt(v).instr {
                 Instr::Load { index, .. } => Some(index.linear_coefficient(r.end as u32 - 1)),
                 _ => None,
             });
@@ -300,8 +301,10 @@ impl Operand {
             strides[i] = elements;
             elements *= axis_size(nest, i);
         }
-        let (mut pack, map) = extract(nest, &axes, &cone);
-        pack.writes = vec![Write::new(scratch, flatten(&pack.row_axes(), &pack.rows), map(v))];
+        let mut part = Part::of(nest, &axes);
+        part.to.copy_all(&mut part.body, nest, cone);
+        part.body.write(scratch, part.place(), part.to.value(v));
+        let pack = part.nest(nest);
         let (row_stride, col_stride) = if swap { (1, stride) } else { (stride, 1) };
         Some(Operand {
             buffer: scratch.0 as usize,
@@ -332,81 +335,63 @@ fn direct_store(nest: &Nest, dot: Val, lane: Lane, domain: &Domain) -> Option<Op
         .flatten()
 }
 
-fn indices(instr: &Instr) -> Vec<&IndexExpr> {
-    match instr {
-        Instr::Index(e) | Instr::Load { index: e, .. } => vec![e],
-        _ => vec![],
-    }
-}
-
 /// Statements that `roots` need, in order, not looking behind `stop`; `None` when a reduction, scan or sort is among them.
-fn cone(nest: &Nest, roots: &[Val], stop: Option<Val>) -> Option<Vec<usize>> {
-    let mut needed = vec![false; nest.body.len()];
-    roots.iter().for_each(|v| needed[v.0 as usize] = true);
-    for i in (0..nest.body.len()).rev() {
-        if needed[i] && stop != Some(Val(i as u32)) {
-            let instr = &nest.body[i].instr;
-            if matches!(instr, Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. } | Instr::Proj(..)) {
-                return None;
-            }
-            instr.operands().iter().for_each(|v| needed[v.0 as usize] = true);
-        }
-    }
-    Some((0..nest.body.len()).filter(|&i| needed[i]).collect())
+fn cone(nest: &Nest, roots: &[Val], stop: Option<Val>) -> Option<Vec<Val>> {
+    let needed = needed_before(nest, roots.iter().copied(), stop);
+    let cone: Vec<Val> = nest.values().filter(|v| needed[v.0 as usize]).collect();
+    let works = |v: &Val| matches!(nest.stmt(*v).instr, Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. } | Instr::Proj(..));
+    (!cone.iter().any(|v| stop != Some(*v) && works(v))).then_some(cone)
 }
 
 /// Whether every check is among statements that run for each element, or the epilogue's: it runs those of rows.
-fn runs_all_checks(nest: &Nest, elements: &[Vec<usize>]) -> bool {
+fn runs_all_checks(nest: &Nest, elements: &[Vec<Val>]) -> bool {
     let level = nest.element_level();
-    nest.checks().all(|v| !level[v.0 as usize] || elements.iter().any(|cone| cone.contains(&(v.0 as usize))))
+    nest.checks().all(|v| !level[v.0 as usize] || elements.iter().any(|cone| cone.contains(&v)))
 }
 
-/// A nest over some axes of another, in that order, with some of its statements; and the new name of a value.
-fn extract(nest: &Nest, axes: &[usize], statements: &[usize]) -> (Nest, impl Fn(Val) -> Val + use<>) {
-    let mut names = vec![u32::MAX; nest.body.len()];
-    for (new, &old) in statements.iter().enumerate() {
-        names[old] = new as u32;
+/// A nest over some axes of another, in that order, under construction.
+struct Part {
+    rows: Vec<Dim>,
+    body: BodyBuilder,
+    to: Rebase,
+}
+
+impl Part {
+    /// Without statements; no statement that is copied may use another axis.
+    fn of(nest: &Nest, axes: &[usize]) -> Part {
+        let rows: Vec<Dim> = axes.iter().map(|&i| Dim::int(axis_size(nest, i))).collect();
+        let mut at = vec![IndexExpr::zero(); nest.rows.len() + nest.cols.len()];
+        axes.iter().enumerate().for_each(|(new, &old)| at[old] = IndexExpr::axis(new as u32, &rows[new]));
+        Part { rows, body: BodyBuilder::default(), to: Rebase::new(at) }
     }
-    let value = move |v: Val| Val(names[v.0 as usize]);
-    let sizes: Vec<Dim> = axes.iter().map(|&i| Dim::int(axis_size(nest, i))).collect();
-    let index = |e: &IndexExpr| rename(e, axes, &value);
-    let body = statements.iter().map(|&i| Stmt { instr: nest.body[i].instr.map(&value, &index), dtype: nest.body[i].dtype }).collect();
-    let out =
-        Nest { label: nest.label.clone(), rows: sizes, cols: vec![], body, writes: vec![], tag: Tag::Loop, provenance: nest.provenance.clone() };
-    (out, value)
-}
 
-fn rename(e: &IndexExpr, axes: &[usize], value: &dyn Fn(Val) -> Val) -> IndexExpr {
-    let axis = |a: &crate::loop_ir::Axis| {
-        let new = axes.iter().position(|&i| i == a.id as usize).expect("the cone uses only these axes");
-        IndexExpr::axis(new as u32, &a.size)
-    };
-    e.substitute(&axis, &|v, size| IndexExpr::value(value(Val(v)).0, size))
+    /// The number of a row.
+    fn place(&self) -> IndexExpr {
+        flatten(&crate::loop_ir::axes(&self.rows, 0), &self.rows)
+    }
+
+    fn nest(self, nest: &Nest) -> Nest {
+        self.body.nest(nest.label.clone(), self.rows, vec![], nest.provenance.clone())
+    }
 }
 
 /// Everything after `dot` as a pointwise nest over the rows, with `dot` loaded from `scratch` at the row's number.
 fn epilogue(nest: &Nest, dot: Val, scratch: BufferId) -> Option<Nest> {
     let levels = nest.element_level();
-    let mut roots: Vec<Val> = nest.writes.iter().flat_map(|w| w.index.values().into_iter().map(Val).chain([w.value])).collect();
+    let mut roots: Vec<Val> = nest.writes.iter().flat_map(stored).collect();
     roots.extend(nest.checks().filter(|v| !levels[v.0 as usize]));
     let statements = cone(nest, &roots, Some(dot))?;
     let first_col = nest.rows.len() as u32;
-    let over_columns = statements.iter().any(|&i| levels[i]) || nest.writes.iter().any(|w| w.index.uses_axis(|a| a >= first_col));
+    let over_columns = statements.iter().any(|v| levels[v.0 as usize]) || nest.writes.iter().any(|w| w.index.uses_axis(|a| a >= first_col));
     if over_columns {
         return None;
     }
-    let axes: Vec<usize> = (0..nest.rows.len()).collect();
-    let (mut out, map) = extract(nest, &axes, &statements.iter().copied().filter(|&i| i != dot.0 as usize).collect::<Vec<_>>());
-    // The load comes first, and the other statements move up by one.
-    let shift = |v: Val| if v == Val(u32::MAX) { Val(0) } else { Val(v.0 + 1) };
-    let index = |e: &IndexExpr| e.substitute(&|a| IndexExpr::axis(a.id, &a.size), &|v, size| IndexExpr::value(shift(Val(v)).0, size));
-    let mut body =
-        vec![Stmt { instr: Instr::Load { buffer: scratch, index: flatten(&out.row_axes(), &out.rows), mask: None }, dtype: nest.dtype(dot) }];
-    body.extend(out.body.iter().map(|s| Stmt { instr: s.instr.map(&shift, &index), dtype: s.dtype }));
-    out.body = body;
-    let writes = nest.writes.iter().map(|w| Write::new(w.buffer, index(&rename(&w.index, &axes, &map)), shift(map(w.value))));
-    out.writes = writes.collect();
-    Some(out)
+    let mut part = Part::of(nest, &(0..nest.rows.len()).collect::<Vec<_>>());
+    let index = part.place();
+    part.to.set(dot, part.body.load(Element { buffer: scratch, index, dtype: nest.dtype(dot) }));
+    part.to.copy_all(&mut part.body, nest, statements.into_iter().filter(|v| *v != dot));
+    part.body.writes = nest.writes.iter().map(|w| part.to.write(w)).collect();
+    Some(part.nest(nest))
 }
 
 /// `sum[.., index, ..] += source`, then the epilogue.
@@ -435,28 +420,29 @@ impl Scatter {
         }
         let place = bound.axes[axis as usize].clone();
         let uses_place = |e: &IndexExpr| e.uses_axis(|a| place.contains(&(a as usize)));
-        if statements.iter().any(|&i| indices(&nest.body[i].instr).into_iter().any(uses_place)) {
+        if statements.iter().any(|v| nest.stmt(*v).instr.index().is_some_and(uses_place)) {
             return None;
         }
         let rows = nest.rows.len();
         let others: Vec<usize> = (0..rows).filter(|i| !place.contains(i)).collect();
         let axes: Vec<usize> = (rows..rows + nest.cols.len()).chain(others).collect();
-        let (mut add, map) = extract(nest, &axes, &statements);
+        let mut add = Part::of(nest, &axes);
+        add.to.copy_all(&mut add.body, nest, statements);
         let target = flatten(&nest.row_axes(), &nest.rows);
         let (_, strides) = linear(&target, rows)?;
         let size: i64 = place.clone().map(|i| axis_size(nest, i)).product();
         let stride: i64 = (place.end..rows).map(|i| axis_size(nest, i)).product();
-        let mut at = IndexExpr::value(map(index).0, &Dim::int(size.max(1))).times(&Dim::int(stride));
+        let mut at = IndexExpr::value(add.to.value(index).0, &Dim::int(size.max(1))).times(&Dim::int(stride));
         for (new, &old) in axes.iter().enumerate().filter(|(_, old)| **old < rows) {
             at = at.add(&IndexExpr::axis(new as u32, &Dim::int(axis_size(nest, old))).times(&Dim::int(strides[old])));
         }
-        let inside = push_inside(&mut add, map(index), nest.dtype(index), size);
-        add.writes = vec![Write::new(scratch, at, map(source))];
+        let inside = inside(&mut add.body, add.to.value(index), size);
+        add.body.write(scratch, at, add.to.value(source));
         Some(Scatter {
             lane,
             elements: (0..rows).map(|i| axis_size(nest, i)).product(),
             buffers,
-            add: Kernel::accumulating(&add, inside),
+            add: Kernel::accumulating(&add.nest(nest), inside),
             epilogue: Kernel::new(&epilogue),
         })
     }
@@ -478,15 +464,10 @@ impl Scatter {
     }
 }
 
-/// Appends `0 <= index && index < size`.
-fn push_inside(nest: &mut Nest, index: Val, dtype: DType, size: i64) -> Val {
-    let mut push = |instr: Instr, dtype: DType| {
-        nest.body.push(Stmt { instr, dtype });
-        Val(nest.body.len() as u32 - 1)
-    };
-    let zero = push(Instr::Const(Number::Int(0)), dtype);
-    let end = push(Instr::Const(Number::Int(size)), dtype);
-    let above = push(Instr::Call(ScalarFn::Ge, vec![index, zero]), DType::Bool);
-    let below = push(Instr::Call(ScalarFn::Lt, vec![index, end]), DType::Bool);
-    push(Instr::Call(ScalarFn::LogicalAnd, vec![above, below]), DType::Bool)
+/// `0 <= index && index < size`.
+fn inside(b: &mut BodyBuilder, index: Val, size: i64) -> Val {
+    let dtype = b.dtype(index);
+    let (zero, end) = (b.number(dtype, Number::Int(0)), b.number(dtype, Number::Int(size)));
+    let (above, below) = (b.call(ScalarFn::Ge, &[index, zero]), b.call(ScalarFn::Lt, &[index, end]));
+    b.call(ScalarFn::LogicalAnd, &[above, below])
 }

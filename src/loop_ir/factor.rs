@@ -1,7 +1,7 @@
 //! The final shape of a kernel's domain: axes are split where indices divide them and merged where nothing tells them apart,
 //! so that most indices are affine in few axes.
 
-use super::{IndexExpr, Instr, Nest, Stmt, Tag, Term, Write, axes};
+use super::{IndexExpr, Nest, Rebase, Tag, Term, axes};
 use crate::types::Dim;
 
 /// Splits and merges axes of `nest` until nothing changes. Nests with a tag keep their rows.
@@ -21,10 +21,7 @@ pub fn factor_domain(mut nest: Nest) -> Nest {
 
 /// All index expressions of a nest.
 fn expressions(nest: &Nest) -> Vec<&IndexExpr> {
-    let body = nest.body.iter().filter_map(|s| match &s.instr {
-        Instr::Index(e) | Instr::Load { index: e, .. } => Some(e),
-        _ => None,
-    });
+    let body = nest.body.iter().filter_map(|s| s.instr.index());
     body.chain(nest.writes.iter().map(|w| &w.index)).collect()
 }
 
@@ -43,14 +40,10 @@ fn find_split(nest: &Nest) -> Option<(u32, Dim)> {
     best
 }
 
-fn sizes(nest: &Nest) -> Vec<Dim> {
-    nest.rows.iter().chain(&nest.cols).cloned().collect()
-}
-
 /// Replaces `axis` by `outer = axis / d` and `inner = axis % d`.
 fn split_axis(nest: &Nest, axis: u32, d: &Dim) -> Nest {
     let at = axis as usize;
-    let mut all = sizes(nest);
+    let mut all = nest.sizes();
     let outer = all[at].try_div(d).expect("the divisor divides");
     all[at] = outer;
     all.insert(at + 1, d.clone());
@@ -63,12 +56,12 @@ fn split_axis(nest: &Nest, axis: u32, d: &Dim) -> Nest {
             std::cmp::Ordering::Greater => new[i + 1].clone(),
         })
         .collect();
-    rebuild(nest, &all, rows, &map)
+    Rebase::new(map).nest(nest, &all[..rows], &all[rows..])
 }
 
 /// An axis whose successor of the same level is its continuation in every expression.
 fn find_merge(nest: &Nest) -> Option<u32> {
-    let all = sizes(nest);
+    let all = nest.sizes();
     (0..all.len().saturating_sub(1)).map(|i| i as u32).find(|&i| {
         let same_level = (i as usize + 1 < nest.rows.len()) || (i as usize >= nest.rows.len());
         same_level
@@ -82,7 +75,7 @@ fn find_merge(nest: &Nest) -> Option<u32> {
 /// Axis `axis` and its successor become one.
 fn merge_axes(nest: &Nest, axis: u32) -> Nest {
     let at = axis as usize;
-    let mut all = sizes(nest);
+    let mut all = nest.sizes();
     let inner = all.remove(at + 1);
     all[at] = all[at].clone() * &inner;
     let rows = nest.rows.len() - (at + 1 < nest.rows.len()) as usize;
@@ -96,35 +89,22 @@ fn merge_axes(nest: &Nest, axis: u32) -> Nest {
             i => new[i - 1].clone(),
         })
         .collect();
-    rebuild(nest, &all, rows, &map)
+    Rebase::new(map).nest(nest, &all[..rows], &all[rows..])
 }
 
 fn drop_unit_axes(nest: Nest) -> Nest {
-    let all = sizes(&nest);
+    let all = nest.sizes();
     if !all.iter().any(|d| d.is(1)) {
         return nest;
     }
     let kept: Vec<usize> = (0..all.len()).filter(|&i| !all[i].is(1)).collect();
-    let sizes: Vec<Dim> = kept.iter().map(|&i| all[i].clone()).collect();
+    let mut sizes: Vec<Dim> = kept.iter().map(|&i| all[i].clone()).collect();
     let rows = kept.iter().filter(|&&i| i < nest.rows.len()).count();
     let new = axes(&sizes, 0);
     let map: Vec<IndexExpr> = (0..all.len()).map(|i| kept.iter().position(|&k| k == i).map_or(IndexExpr::zero(), |p| new[p].clone())).collect();
     // A domain of unit columns keeps one, so that column work stays column work.
     if rows == sizes.len() && !nest.cols.is_empty() {
-        let mut sizes = sizes;
         sizes.push(Dim::int(1));
-        return rebuild(&nest, &sizes, rows, &map);
     }
-    rebuild(&nest, &sizes, rows, &map)
-}
-
-fn rebuild(nest: &Nest, all: &[Dim], rows: usize, map: &[IndexExpr]) -> Nest {
-    let index = |e: &IndexExpr| e.substitute(&|a| map[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size));
-    Nest {
-        rows: all[..rows].to_vec(),
-        cols: all[rows..].to_vec(),
-        body: nest.body.iter().map(|s| Stmt { instr: s.instr.map(&|v| v, &index), dtype: s.dtype }).collect(),
-        writes: nest.writes.iter().map(|w| Write { index: index(&w.index), ..w.clone() }).collect(),
-        ..nest.clone()
-    }
+    Rebase::new(map).nest(&nest, &sizes[..rows], &sizes[rows..])
 }

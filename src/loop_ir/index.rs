@@ -196,6 +196,11 @@ impl IndexExpr {
         out
     }
 
+    /// The same with its axes at these coordinates.
+    pub fn moved(&self, axes: &[IndexExpr]) -> IndexExpr {
+        self.substitute(&|a| axes[a.id as usize].clone(), &IndexExpr::value)
+    }
+
     /// The number at concrete axes and values.
     pub fn eval(&self, axes: &[i64], values: &dyn Fn(u32) -> i64, bindings: &Bindings) -> Result<i64, String> {
         let mut sum = self.offset.eval(bindings)?;
@@ -206,7 +211,7 @@ impl IndexExpr {
                 Term::Div(e, d) => e.eval(axes, values, bindings)?.div_euclid(d.eval(bindings)?),
                 Term::Mod(e, d) => e.eval(axes, values, bindings)?.rem_euclid(d.eval(bindings)?),
             };
-            sum += x * k.eval(bindings)?;
+            sum = sum.saturating_add(x.saturating_mul(k.eval(bindings)?));
         }
         Ok(sum)
     }
@@ -401,7 +406,7 @@ impl fmt::Display for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Term::Axis(a) => write!(f, "i{}", a.id),
-            Term::Value { value, .. } => write!(f, "%{value}"),
+            Term::Value { value, size } => write!(f, "%{value}{{{size}}}"),
             Term::Div(e, d) => write!(f, "({e})/{}", parens(d)),
             Term::Mod(e, d) => write!(f, "({e})%{}", parens(d)),
         }
@@ -423,7 +428,7 @@ impl fmt::Display for IndexExpr {
             if k.is(1) { write!(f, "{term}")? } else { write!(f, "{term}*{}", parens(k))? }
         }
         match (first, self.offset.is(0)) {
-            (true, _) => write!(f, "{}", self.offset),
+            (true, _) => f.write_str(&parens(&self.offset)),
             (false, true) => Ok(()),
             (false, false) => write!(f, " + {}", parens(&self.offset)),
         }

@@ -9,19 +9,31 @@
 //!   same point; a row-level write happens once per row, an element-level write once per element. An empty column domain
 //!   (no column axes) has one column.
 //! * Invariants ([`verify`]): SSA order; dtypes agree; axes are numbered rows first and carry their sizes; every element of
-//!   a written buffer is written exactly once by the nests that write it.
+//!   a written buffer is written exactly once by the nests that write it; operands of a tag are what executors take them for.
+//! * Text: what [`print`] and `Display` write, [`parse`] reads, so that tests and reproducers are files.
 //! * A [`Tag`] never changes meaning: it says that the body has a shape for which a faster execution exists.
+//! * Three doors: a body is made by [`BodyBuilder`] only, a body or a part of one is copied by [`Rebase`] only, and what can be read
+//!   off a nest is asked in [`facts`], once for all executors.
 //! * Must not know: graphs, ops, devices.
-//! * Add here: an instruction or combiner is a variant with its row in `verify`, `text`, `interp` and `codegen`.
+//! * Add here: an instruction or combiner is a variant with its row in `verify`, `text`, `interp` and `codegen`; a question about
+//!   nests that two rooms ask goes to `facts`.
 
+mod build;
 mod factor;
+pub mod facts;
 mod index;
 pub mod naive;
+mod parse;
+mod rebase;
 mod text;
 mod verify;
 
+pub use build::{BodyBuilder, Element};
 pub use factor::factor_domain;
 pub use index::{Axis, IndexExpr, Term, axes, flatten, unflatten};
+pub use parse::{ParseError, parse};
+pub use rebase::{Rebase, eliminate_dead};
+pub use text::print;
 pub use verify::verify;
 
 use crate::scalar::ScalarFn;
@@ -220,9 +232,10 @@ impl Write {
 }
 
 /// A known shape of the body, for which executors have something faster than running it as it stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Tag {
     /// Nothing special.
+    #[default]
     Loop,
     /// `dot = sum over the columns (k) of a * b`; rows are batch axes, then m, then n; `a` does not depend on n, `b` not on m.
     /// Statements after `dot` that depend on it are the epilogue.
@@ -283,23 +296,17 @@ impl Nest {
 
     /// The dtype of a value.
     pub fn dtype(&self, v: Val) -> DType {
-        match &self.stmt(v).instr {
-            Instr::Proj(t, k) => match &self.stmt(*t).instr {
-                Instr::Reduce(c, _) => c.result_dtype(*k as usize, self.stmt(*t).dtype),
-                _ => DType::I32,
-            },
-            _ => self.stmt(v).dtype,
-        }
+        result_dtype(&self.body, v)
     }
 
     /// Number of rows.
     pub fn row_count(&self) -> Dim {
-        self.rows.iter().fold(Dim::int(1), |n, d| n * d)
+        Dim::product(&self.rows)
     }
 
     /// Number of columns; one when there are no column axes.
     pub fn col_count(&self) -> Dim {
-        self.cols.iter().fold(Dim::int(1), |n, d| n * d)
+        Dim::product(&self.cols)
     }
 
     /// Row axes as coordinates.
@@ -312,31 +319,14 @@ impl Nest {
         axes(&self.cols, self.rows.len() as u32)
     }
 
-    /// For each value, whether it is element-level.
-    pub fn element_level(&self) -> Vec<bool> {
-        let first_col = self.rows.len() as u32;
-        let mut level = vec![false; self.body.len()];
-        for (i, stmt) in self.body.iter().enumerate() {
-            let index = |e: &IndexExpr| e.uses_axis(|a| a >= first_col) || e.values().iter().any(|&v| level[v as usize]);
-            level[i] = match &stmt.instr {
-                Instr::Const(_) => false,
-                Instr::Index(e) => index(e),
-                Instr::Load { index: e, mask, .. } => index(e) || mask.is_some_and(|m| level[m.0 as usize]),
-                Instr::Call(_, args) => args.iter().any(|v| level[v.0 as usize]),
-                Instr::Cast(v) => level[v.0 as usize],
-                Instr::Bound { index: v, mask, .. } => level[v.0 as usize] || mask.is_some_and(|m| level[m.0 as usize]),
-                Instr::Proj(v, _) => level[v.0 as usize],
-                Instr::Reduce(..) => false,
-                Instr::Scan(..) | Instr::Sort { .. } => true,
-            };
-        }
-        level
+    /// Sizes of all axes.
+    pub fn sizes(&self) -> Vec<Dim> {
+        self.rows.iter().chain(&self.cols).cloned().collect()
     }
 
-    /// Whether a write happens once per element.
-    pub fn is_element_write(&self, write: &Write, level: &[bool]) -> bool {
-        let first_col = self.rows.len() as u32;
-        level[write.value.0 as usize] || write.index.uses_axis(|a| a >= first_col) || write.index.values().iter().any(|&v| level[v as usize])
+    /// All axes as coordinates.
+    pub fn all_axes(&self) -> Vec<IndexExpr> {
+        axes(&self.sizes(), 0)
     }
 
     /// Buffers loaded, without repeats, in order of first use.
@@ -374,27 +364,49 @@ impl Nest {
         out.writes.iter_mut().for_each(|w| w.buffer = to(w.buffer));
         out
     }
+}
 
-    /// Number of row axes that tell chunks of rows apart, where values are summed over the rows of a chunk; the axes behind them
-    /// count the rows of a chunk. `None` where nothing is.
-    pub fn chunk_axes(&self) -> Option<usize> {
-        let rows = self.rows.len() as u32;
-        let used = |w: &Write| (0..rows).rev().find(|&i| w.index.uses_axis(|a| a == i)).map_or(0, |i| i as usize + 1);
-        self.writes.iter().filter(|w| w.fold).map(used).max()
+/// The dtype of a value of a body.
+fn result_dtype(body: &[Stmt], v: Val) -> DType {
+    let stmt = &body[v.0 as usize];
+    let Instr::Proj(of, k) = &stmt.instr else { return stmt.dtype };
+    match &body[of.0 as usize] {
+        Stmt { instr: Instr::Reduce(c, _), dtype } => c.result_dtype(*k as usize, *dtype),
+        _ => DType::I32,
+    }
+}
+
+impl Tag {
+    /// The values that it names.
+    pub fn values(&self) -> Vec<Val> {
+        match *self {
+            Tag::Loop => vec![],
+            Tag::Matmul { a, b, dot, .. } => vec![a, b, dot],
+            Tag::ScatterSum { index, source, sum, .. } => vec![index, source, sum],
+            Tag::Segments { start, end } => vec![start, end],
+        }
     }
 
-    /// Statements that set the status word.
-    pub fn checks(&self) -> impl Iterator<Item = Val> + '_ {
-        (0..self.body.len() as u32).map(Val).filter(|v| matches!(self.stmt(*v).instr, Instr::Bound { .. }))
-    }
-
-    /// Whether any statement is a reduction, scan or sort.
-    pub fn has_column_work(&self) -> bool {
-        self.body.iter().any(|s| matches!(s.instr, Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. }))
+    /// The same about other values.
+    pub fn map(self, at: impl Fn(Val) -> Val) -> Tag {
+        match self {
+            Tag::Loop => Tag::Loop,
+            Tag::Matmul { a, b, dot, batch } => Tag::Matmul { a: at(a), b: at(b), dot: at(dot), batch },
+            Tag::ScatterSum { index, axis, source, sum } => Tag::ScatterSum { index: at(index), axis, source: at(source), sum: at(sum) },
+            Tag::Segments { start, end } => Tag::Segments { start: at(start), end: at(end) },
+        }
     }
 }
 
 impl Instr {
+    /// The index expression that it evaluates.
+    pub fn index(&self) -> Option<&IndexExpr> {
+        match self {
+            Instr::Index(e) | Instr::Load { index: e, .. } => Some(e),
+            _ => None,
+        }
+    }
+
     /// SSA values it reads, index values included.
     pub fn operands(&self) -> Vec<Val> {
         let index = |e: &IndexExpr| e.values().into_iter().map(Val).collect::<Vec<_>>();

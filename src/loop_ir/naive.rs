@@ -63,7 +63,7 @@ pub fn run(nest: &Nest, buffers: &mut [Memory], bindings: &Bindings) -> Result<O
 }
 
 /// All coordinates of a domain in row-major order; one without axes.
-fn points(sizes: &[i64]) -> Vec<Vec<i64>> {
+pub(super) fn points(sizes: &[i64]) -> Vec<Vec<i64>> {
     let mut out = vec![vec![]];
     for &n in sizes {
         out = out.into_iter().flat_map(|at: Vec<i64>| (0..n).map(move |i| [at.clone(), vec![i]].concat())).collect();

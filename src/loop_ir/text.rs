@@ -1,41 +1,118 @@
-//! Printing of nests, for dumps and expectations.
+//! Printing of nests, for dumps, reproducers and tests. `parse.rs` reads the text back, all but where a nest came from.
+//!
+//! ```text
+//! buffer b0 f32[n{1..64}, 32] x
+//! buffer b1 f32[n{1..64}] sum.3
+//! nest exp sum rows[n] cols[32] symbols[n 1..64] {
+//!   %0: f32 = load b0[i0*32 + i1]
+//!   %1: f32 = exp %0
+//!   %2: f32 = reduce Sum %1
+//!   b1[i0] = %2
+//! }
+//! ```
+//!
+//! * A nest is named by its ops. A tag is written behind its sizes, as `matmul(a=%0 b=%1 dot=%3 batch=0)`.
+//! * An index is a sum of terms with their coefficients: axes `i0`, values `%4{10}` with the size that they are below, quotients
+//!   `(i0 + i1*4)/3` and remainders `(i0)%3`. Sizes of several words stand in parentheses.
+//! * Buffers are listed where the text is of a program: with their types, and their names to the end of the line.
 
-use super::{Instr, Nest, Number, Tag};
+use super::{Buffer, Instr, Nest, Number, Tag, Term, Write};
+use crate::types::{Dim, Symbol};
 use std::fmt;
+
+/// The text of nests over buffers.
+pub fn print(buffers: &[Buffer], nests: &[Nest]) -> String {
+    let buffer = |(k, b): (usize, &Buffer)| {
+        let sizes: Vec<String> = b.ty.shape.0.iter().map(Dim::text_with_ranges).collect();
+        format!("buffer b{k} {}[{}] {}\n", b.ty.dtype.name(), sizes.join(", "), b.name)
+    };
+    buffers.iter().enumerate().map(buffer).chain(nests.iter().map(|n| format!("{n}\n"))).collect()
+}
+
+/// Symbols that occur in a nest, by name.
+fn symbols(nest: &Nest) -> Vec<Symbol> {
+    let mut out = vec![];
+    nest.rows.iter().chain(&nest.cols).for_each(|d| d.collect_symbols(&mut out));
+    let indices = nest.body.iter().filter_map(|s| s.instr.index()).chain(nest.writes.iter().map(|w| &w.index));
+    for e in indices {
+        collect(e, &mut out);
+    }
+    for stmt in &nest.body {
+        if let Instr::Bound { size, .. } = &stmt.instr {
+            size.collect_symbols(&mut out);
+        }
+    }
+    nest.writes.iter().filter_map(|w| w.first.as_ref()).for_each(|d| d.collect_symbols(&mut out));
+    out.sort();
+    out.dedup();
+    out
+}
+
+fn collect(e: &super::IndexExpr, out: &mut Vec<Symbol>) {
+    e.offset.collect_symbols(out);
+    for (term, k) in &e.terms {
+        k.collect_symbols(out);
+        match term {
+            Term::Axis(a) => a.size.collect_symbols(out),
+            Term::Value { size, .. } => size.collect_symbols(out),
+            Term::Div(e, d) | Term::Mod(e, d) => {
+                d.collect_symbols(out);
+                collect(e, out);
+            }
+        }
+    }
+}
 
 impl fmt::Display for Nest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sizes = |dims: &[crate::types::Dim]| dims.iter().map(|d| d.to_string()).collect::<Vec<_>>().join(", ");
+        let sizes = |dims: &[Dim]| dims.iter().map(|d| d.to_string()).collect::<Vec<_>>().join(", ");
         write!(f, "nest {} rows[{}] cols[{}]", self.label, sizes(&self.rows), sizes(&self.cols))?;
-        match self.tag {
-            Tag::Loop => {}
-            Tag::Segments { start, end } => write!(f, " segments(start=%{} end=%{})", start.0, end.0)?,
-            Tag::Matmul { a, b, dot, batch } => write!(f, " matmul(a=%{} b=%{} dot=%{} batch={batch})", a.0, b.0, dot.0)?,
-            Tag::ScatterSum { index, axis, source, sum } => {
-                write!(f, " scatter_sum(index=%{} axis=i{axis} source=%{} sum=%{})", index.0, source.0, sum.0)?
-            }
+        let symbols: Vec<String> = symbols(self).iter().map(|s| format!("{} {}..{}", s.name, s.min, s.max)).collect();
+        if !symbols.is_empty() {
+            write!(f, " symbols[{}]", symbols.join(", "))?;
         }
-        writeln!(f, " {{")?;
-        for (i, stmt) in self.body.iter().enumerate() {
-            writeln!(f, "  %{i}: {} = {}", self.dtype(super::Val(i as u32)), stmt.instr)?;
+        writeln!(f, "{} {{", self.tag)?;
+        for v in self.values() {
+            writeln!(f, "  %{}: {} = {}", v.0, self.dtype(v), self.stmt(v).instr)?;
         }
         for w in &self.writes {
-            let sum = if w.fold { "sum over rows of " } else { "" };
-            let first = w.first.as_ref().map(|n| format!(" in the first {n} columns")).unwrap_or_default();
-            writeln!(f, "  b{}[{}] = {sum}%{}{first}", w.buffer.0, w.index, w.value.0)?;
+            writeln!(f, "  {w}")?;
         }
         write!(f, "}}")
+    }
+}
+
+impl fmt::Display for Tag {
+    /// With a space before it; nothing for a plain loop.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Tag::Loop => Ok(()),
+            Tag::Segments { start, end } => write!(f, " segments(start=%{} end=%{})", start.0, end.0),
+            Tag::Matmul { a, b, dot, batch } => write!(f, " matmul(a=%{} b=%{} dot=%{} batch={batch})", a.0, b.0, dot.0),
+            Tag::ScatterSum { index, axis, source, sum } => {
+                write!(f, " scatter_sum(index=%{} axis=i{axis} source=%{} sum=%{})", index.0, source.0, sum.0)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sum = if self.fold { "sum over rows of " } else { "" };
+        write!(f, "b{}[{}] = {sum}%{}", self.buffer.0, self.index, self.value.0)?;
+        self.first.as_ref().map_or(Ok(()), |n| write!(f, " in the first {n} columns"))
     }
 }
 
 impl fmt::Display for Instr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Instr::Const(Number::Float(bits)) => write!(f, "const {:?}", f64::from_bits(*bits)),
-            Instr::Const(Number::Int(n)) => write!(f, "const {n}"),
+            Instr::Const(n) => write!(f, "const {n}"),
             Instr::Index(e) => write!(f, "index {e}"),
-            Instr::Load { buffer, index, mask: None } => write!(f, "load b{}[{index}]", buffer.0),
-            Instr::Load { buffer, index, mask: Some(m) } => write!(f, "load b{}[{index}] if %{}", buffer.0, m.0),
+            Instr::Load { buffer, index, mask } => {
+                write!(f, "load b{}[{index}]", buffer.0)?;
+                mask.map_or(Ok(()), |m| write!(f, " if %{}", m.0))
+            }
             Instr::Call(g, args) => {
                 let args: Vec<String> = args.iter().map(|v| format!("%{}", v.0)).collect();
                 write!(f, "{} {}", g.name(), args.join(", "))
@@ -49,6 +126,17 @@ impl fmt::Display for Instr {
             Instr::Scan(c, v) => write!(f, "scan {c:?} %{}", v.0),
             Instr::Sort { key, descending } => write!(f, "sort {} %{}", if *descending { "descending" } else { "ascending" }, key.0),
             Instr::Proj(v, k) => write!(f, "result {k} of %{}", v.0),
+        }
+    }
+}
+
+impl fmt::Display for Number {
+    /// Floats have a point or an exponent; NaN of other bits than ours is written with them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Number::Int(n) => write!(f, "{n}"),
+            Number::Float(bits) if f64::from_bits(bits).is_nan() && bits != f64::NAN.to_bits() => write!(f, "NaN:{bits:x}"),
+            Number::Float(bits) => write!(f, "{:?}", f64::from_bits(bits)),
         }
     }
 }

@@ -1,7 +1,13 @@
 //! Collects every fault of a nest.
 
-use super::{IndexExpr, Instr, Nest, Tag, Term, Val, Write};
-use crate::types::DType;
+use super::facts::is_constant_along;
+use super::{Combiner, IndexExpr, Instr, Nest, Number, Tag, Term, Val, Write};
+use crate::scalar::ScalarFn;
+use crate::types::{Bindings, DType, Dim};
+use std::collections::HashSet;
+
+/// Points of a domain that are visited one by one to see whether an index repeats, where its strides do not tell.
+const VISITED: i64 = 4096;
 
 /// Every broken invariant of `nest`, in order; empty when it is sound.
 pub fn verify(nest: &Nest) -> Vec<String> {
@@ -13,6 +19,7 @@ pub fn verify(nest: &Nest) -> Vec<String> {
             continue;
         }
         match &stmt.instr {
+            Instr::Const(n) if stmt.dtype.is_float() != matches!(n, Number::Float(_)) => fault(format!("is no constant of {}", stmt.dtype)),
             Instr::Index(e) => check_axes(nest, e, &mut fault),
             Instr::Load { index, mask, .. } => {
                 check_axes(nest, index, &mut fault);
@@ -41,6 +48,8 @@ pub fn verify(nest: &Nest) -> Vec<String> {
                 };
                 if *k as usize >= results {
                     fault(format!("%{} has {results} results", t.0));
+                } else if stmt.dtype != nest.dtype(Val(i as u32)) {
+                    fault(format!("the result is of {}", nest.dtype(Val(i as u32))));
                 }
             }
             _ => {}
@@ -48,10 +57,12 @@ pub fn verify(nest: &Nest) -> Vec<String> {
     }
     for w in &nest.writes {
         let mut fault = |message: String| faults.push(format!("write to b{}: {message}", w.buffer.0));
-        if w.value.0 as usize >= nest.body.len() {
+        if super::facts::stored(w).any(|v| v.0 as usize >= nest.body.len()) {
             fault("stores a value that does not exist".into());
+            continue;
         }
         check_axes(nest, &w.index, &mut fault);
+        check_once(nest, w, &mut fault);
         if w.fold {
             check_fold(nest, w, &mut fault);
         }
@@ -98,14 +109,68 @@ fn check_fold(nest: &Nest, w: &Write, fault: &mut dyn FnMut(String)) {
     }
 }
 
+/// Every point that a write visits stores at a place of its own; places computed by the body are not looked at.
+fn check_once(nest: &Nest, w: &Write, fault: &mut dyn FnMut(String)) {
+    let level = nest.element_level();
+    let mut sizes = if nest.is_element_write(w, &level) { nest.sizes() } else { nest.rows.clone() };
+    match (&w.first, &nest.cols[..]) {
+        (None, _) => {}
+        (Some(first), [_]) => sizes[nest.rows.len()] = first.clone(),
+        _ => return,
+    }
+    if w.fold || !w.index.values().is_empty() || sizes.iter().any(|d| d.range().0 <= 0) {
+        return;
+    }
+    let told = |(i, d): (usize, &Dim)| d.is(1) || w.index.uses_axis(|a| a as usize == i);
+    match sizes.iter().enumerate().position(|axis| !told(axis)) {
+        Some(i) => fault(format!("every i{i} stores at the same place")),
+        None if repeats(&w.index, &sizes) => fault("two points store at the same place".into()),
+        None => {}
+    }
+}
+
+/// Whether an index takes a number twice, as far as can be seen: by its strides, or by visiting a small domain.
+fn repeats(e: &IndexExpr, sizes: &[Dim]) -> bool {
+    let Some(sizes) = sizes.iter().map(Dim::as_int).collect::<Option<Vec<i64>>>() else { return false };
+    let stride = |i: usize| e.linear_coefficient(i as u32)?.as_int()?.checked_abs();
+    let strides: Option<Vec<(i64, i64)>> = (0..sizes.len()).filter(|&i| sizes[i] > 1).map(|i| Some((stride(i)?, sizes[i]))).collect();
+    let mut reached = 0i64;
+    let apart = strides.is_some_and(|mut strides| {
+        strides.sort_unstable();
+        strides.into_iter().all(|(stride, size)| {
+            let wider = stride > reached;
+            reached = reached.saturating_add(stride.saturating_mul(size - 1));
+            wider
+        })
+    });
+    let points = sizes.iter().try_fold(1i64, |n, d| n.checked_mul(*d));
+    let small = points.is_some_and(|n| n <= VISITED);
+    let mut seen = HashSet::new();
+    let fresh = |at: Vec<i64>| e.eval(&at, &|_| 0, &Bindings::new()).is_ok_and(|i| seen.insert(i));
+    !apart && small && !super::naive::points(&sizes).into_iter().all(fresh)
+}
+
 fn check_tag(nest: &Nest, faults: &mut Vec<String>) {
-    let is_reduce = |v: Val| nest.body.get(v.0 as usize).is_some_and(|s| matches!(s.instr, Instr::Reduce(super::Combiner::Sum, _)));
+    if nest.tag.values().iter().any(|v| v.0 as usize >= nest.body.len()) {
+        faults.push("the tag names a value that does not exist".into());
+        return;
+    }
+    let summed = |v: Val| if let Instr::Reduce(Combiner::Sum, x) = nest.stmt(v).instr { Some(x) } else { None };
     match nest.tag {
-        Tag::Matmul { dot, batch, .. } if !is_reduce(dot) || nest.rows.len() != batch as usize + 2 => {
-            faults.push("the matmul tag does not fit the body".into());
+        Tag::Matmul { a, b, dot, batch } => {
+            let product = Instr::Call(ScalarFn::Mul, vec![a, b]);
+            if nest.rows.len() != batch as usize + 2 || summed(dot).is_none_or(|x| nest.stmt(x).instr != product) {
+                faults.push("the matmul tag does not fit the body".into());
+            } else if !is_constant_along(nest, a, batch + 1) || !is_constant_along(nest, b, batch) {
+                faults.push("the left operand of a product varies with its columns, or the right one with its rows".into());
+            }
         }
-        Tag::ScatterSum { sum, axis, .. } if !is_reduce(sum) || axis as usize >= nest.rows.len() => {
-            faults.push("the scatter tag does not fit the body".into());
+        Tag::ScatterSum { index, axis, source, sum } => {
+            if summed(sum).is_none() || axis as usize >= nest.rows.len() {
+                faults.push("the scatter tag does not fit the body".into());
+            } else if !is_constant_along(nest, index, axis) || !is_constant_along(nest, source, axis) {
+                faults.push("what is scattered varies with the place that it is scattered to".into());
+            }
         }
         Tag::Segments { start, end } => {
             let level = nest.element_level();

@@ -11,7 +11,7 @@
 use crate::config::Config;
 use crate::error::Error;
 use crate::graph::{Graph, InputRole, NodeId, OutputRole, Value};
-use crate::loop_ir::{Buffer, BufferId, Combiner, Instr, Nest, Phase, Stmt, Val, flatten};
+use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Instr, Nest, Phase, Rebase, flatten};
 use crate::ops::{NestBuilder, OpDef, OperandView};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, HostTensor, Provenance, TensorType};
@@ -218,7 +218,7 @@ impl Lowering {
         let results = vec![(target, view.ty.clone())];
         self.append(phase, commit, label, provenance, vec![view.clone()], results, |cx| {
             let x = cx.operand(0);
-            cx.pointwise(0, |b, at| Ok(b.load(&x, at)))
+            cx.pointwise(0, |b, at| Ok(b.load(x.at(at))))
         })
         .map_err(Error::compile)
     }
@@ -231,12 +231,12 @@ impl Lowering {
             let code = cx.check(format!("{name} is not finite"));
             let (x, target) = (cx.operand(0), cx.results[0].0);
             cx.nest(&[], &x.ty.shape.0, |b, _, col| {
-                let v = b.load(&x, col);
+                let v = b.load(x.at(col));
                 let (nan, inf) = (b.call(ScalarFn::IsNan, &[v]), b.call(ScalarFn::IsInf, &[v]));
                 let bad = b.call(ScalarFn::LogicalOr, &[nan, inf]);
                 let any = b.reduce(Combiner::Any, bad);
                 let number = b.cast(any, DType::I32);
-                b.bound(number, &Dim::int(1), code);
+                b.bound(number, &Dim::int(1), None, code);
                 b.write(target, flatten(&[], &[]), number);
                 Ok(())
             })
@@ -273,13 +273,17 @@ impl Lowering {
 
 /// Rounds what a nest writes in half precision, so that a nest that takes it over unstored sees the rounded value.
 fn round_halves(nest: &mut Nest) {
-    for k in 0..nest.writes.len() {
-        let value = nest.writes[k].value;
-        let dtype = nest.dtype(value);
-        let is_rounded = matches!(nest.stmt(value).instr, Instr::Load { .. } | Instr::Cast(_) | Instr::Const(_));
+    let mut b = BodyBuilder::with_capacity(nest.body.len());
+    let mut to = Rebase::in_place();
+    to.copy_all(&mut b, nest, nest.values());
+    for w in &nest.writes {
+        let (dtype, mut w, value) = (nest.dtype(w.value), to.write(w), &nest.stmt(w.value).instr);
+        let is_rounded = matches!(value, Instr::Load { .. } | Instr::Cast(_) | Instr::Const(_));
         if matches!(dtype, DType::F16 | DType::BF16) && !is_rounded {
-            nest.body.push(Stmt { instr: Instr::Cast(value), dtype });
-            nest.writes[k].value = Val(nest.body.len() as u32 - 1);
+            w.value = b.push(Instr::Cast(w.value), dtype);
         }
+        b.writes.push(w);
     }
+    b.tag = to.tag(nest.tag);
+    *nest = b.replace(nest);
 }

@@ -42,7 +42,7 @@ impl OpDef for Cast {
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let x = cx.operand(0);
         cx.pointwise(0, |b, at| {
-            let v = b.load(&x, at);
+            let v = b.load(x.at(at));
             Ok(b.cast(v, self.dtype))
         })
     }

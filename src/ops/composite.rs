@@ -40,7 +40,7 @@ pub(super) fn mean_kept(b: &mut Builder, x: Value, dims: &[usize]) -> Built {
 
 /// Number of elements along `dims`.
 pub(super) fn count(shape: &Shape, dims: &[usize]) -> Dim {
-    dims.iter().fold(Dim::int(1), |n, &d| n * &shape[d])
+    Dim::product(dims.iter().map(|&d| &shape[d]))
 }
 
 /// `x` with one dimension of size one added at the end.

@@ -85,7 +85,7 @@ impl OpDef for Concat {
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (operands, dim) = (cx.operands.clone(), self.dim as usize);
         if let [only] = &operands[..] {
-            return cx.pointwise(0, |b, at| Ok(b.load(only, at)));
+            return cx.pointwise(0, |b, at| Ok(b.load(only.at(at))));
         }
         cx.pointwise(0, |b, at| {
             let position = b.index(&at[dim], DType::I32);
@@ -99,7 +99,7 @@ impl OpDef for Concat {
                 let mut source = at.to_vec();
                 source[dim] =
                     if x.ty.shape[dim].is(1) { IndexExpr::zero() } else { within(at[dim].plus(&(Dim::int(0) - &start)), &start, &x.ty.shape[dim]) };
-                parts.push((here, b.load_if(x, &source, here)));
+                parts.push((here, b.load_if(x.at(&source), here)));
                 start = end;
             }
             let mut out = parts.pop().expect("two operands at least").1;

@@ -3,8 +3,8 @@
 
 use super::array::{coordinates, flat_index, sizes};
 use super::window::{Window, all_of, constants};
-use super::{Array, Body, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
-use crate::loop_ir::{Combiner, IndexExpr, Tag, Val, flatten, unflatten};
+use super::{Array, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
+use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Tag, Val, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
 use serde::{Deserialize, Serialize};
@@ -152,26 +152,23 @@ impl Problem {
     }
 
     /// The input element that output `o` sees at `k`, loaded where it exists.
-    fn load_input(&self, b: &mut Body, x: &OperandView, lead: [&IndexExpr; 2], o: &[IndexExpr], k: &[IndexExpr]) -> Val {
+    fn load_input(&self, b: &mut BodyBuilder, x: &OperandView, lead: [&IndexExpr; 2], o: &[IndexExpr], k: &[IndexExpr]) -> Val {
         let places = (0..o.len()).map(|i| self.window.input_at(b, i, (&o[i], &self.output[i]), (&k[i], self.kernel[i]), &self.input[i])).collect();
         let (at, mask) = all_of(b, places);
         load(b, x, lead, at, mask)
     }
 
     /// The output element that sees input `s` at `k`, loaded where it exists.
-    fn load_output(&self, b: &mut Body, dy: &OperandView, lead: [&IndexExpr; 2], s: &[IndexExpr], k: &[IndexExpr]) -> Val {
+    fn load_output(&self, b: &mut BodyBuilder, dy: &OperandView, lead: [&IndexExpr; 2], s: &[IndexExpr], k: &[IndexExpr]) -> Val {
         let places = (0..s.len()).map(|i| self.window.output_at(b, i, &s[i], (&k[i], self.kernel[i]), &self.output[i])).collect();
         let (at, mask) = all_of(b, places);
         load(b, dy, lead, at, mask)
     }
 }
 
-fn load(b: &mut Body, x: &OperandView, lead: [&IndexExpr; 2], at: Vec<IndexExpr>, mask: Option<Val>) -> Val {
+fn load(b: &mut BodyBuilder, x: &OperandView, lead: [&IndexExpr; 2], at: Vec<IndexExpr>, mask: Option<Val>) -> Val {
     let at: Vec<IndexExpr> = lead.into_iter().cloned().chain(at).collect();
-    match mask {
-        Some(mask) => b.load_if(x, &at, mask),
-        None => b.load(x, &at),
-    }
+    b.load_if(x.at(&at), mask)
 }
 
 /// `sum over columns of a * b`, stored at `at`. With a number of batch axes, it is a matrix product.
@@ -182,7 +179,7 @@ struct Dot {
 }
 
 impl Dot {
-    fn build(self, body: &mut Body, dtype: DType) -> Val {
+    fn build(self, body: &mut BodyBuilder, dtype: DType) -> Val {
         let accumulator = if dtype.is_float() { dtype.accumulator() } else { dtype };
         let (x, y) = (body.cast(self.a, accumulator), body.cast(self.b, accumulator));
         let product = body.call(ScalarFn::Mul, &[x, y]);
@@ -196,7 +193,7 @@ impl Dot {
 
 /// Rows of a nest: those before, then spatial ones, which a matrix product takes as one.
 fn rows(before: Vec<Dim>, spatial: &[Dim], one: bool) -> Vec<Dim> {
-    let flat = spatial.iter().fold(Dim::int(1), |n, d| n * d);
+    let flat = Dim::product(spatial);
     before.into_iter().chain(if one { vec![flat] } else { spatial.to_vec() }).collect()
 }
 

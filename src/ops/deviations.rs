@@ -72,7 +72,7 @@ impl OpDef for SquaredDeviations {
             let (mut row_axes, mut col_axes) = (row.iter(), col.iter());
             let mut axis = |d: usize| if self.is_reduced(d) { col_axes.next() } else { row_axes.next() }.cloned();
             let at: Vec<IndexExpr> = (0..x.ty.shape.rank()).filter_map(&mut axis).collect();
-            let v = b.load(&x, &at);
+            let v = b.load(x.at(&at));
             let mean = b.reduce(Combiner::Welford, v);
             let sum = b.proj(mean, 1);
             b.write(result, flatten(row, &kept), sum);

@@ -1,9 +1,9 @@
 //! Reads at computed indices.
 
 use super::array::{coordinates, flat_index, sizes};
-use super::{Array, Body, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
+use super::{Array, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
 use super::{IndexAdd, ScatterAdd};
-use crate::loop_ir::{IndexExpr, Val};
+use crate::loop_ir::{BodyBuilder, IndexExpr, Val};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType, paired_besides};
 use serde::{Deserialize, Serialize};
@@ -66,11 +66,8 @@ pub(super) fn checked_indices(op: &str, index: &Array, size: usize) -> Result<Ve
 }
 
 /// An index as an integer that devices have: i64 stays, everything else is an i32.
-pub(super) fn load_index(b: &mut Body, index: &OperandView, at: &[IndexExpr], mask: Option<Val>) -> Val {
-    let raw = match mask {
-        Some(m) => b.load_if(index, at, m),
-        None => b.load(index, at),
-    };
+pub(super) fn load_index(b: &mut BodyBuilder, index: &OperandView, at: &[IndexExpr], mask: Option<Val>) -> Val {
+    let raw = b.load_if(index.at(at), mask);
     if index.ty.dtype == DType::I64 { raw } else { b.cast(raw, DType::I32) }
 }
 
@@ -122,8 +119,8 @@ impl OpDef for Gather {
         cx.pointwise(0, |b, at| {
             let i = load_index(b, &index, at, None);
             let mut from = at.to_vec();
-            from[dim] = b.bound(i, &size, code);
-            Ok(b.load(&x, &from))
+            from[dim] = b.bound(i, &size, None, code);
+            Ok(b.load(x.at(&from)))
         })
     }
     fn samples(&self) -> Vec<Sample> {
@@ -181,9 +178,9 @@ impl OpDef for IndexSelect {
         cx.pointwise(0, |b, at| {
             let i = load_index(b, &index, &at[dim..dim + rank], None);
             let mut from = at[..dim].to_vec();
-            from.push(b.bound(i, &size, code));
+            from.push(b.bound(i, &size, None, code));
             from.extend_from_slice(&at[dim + rank..]);
-            Ok(b.load(&x, &from))
+            Ok(b.load(x.at(&from)))
         })
     }
     fn samples(&self) -> Vec<Sample> {
@@ -237,7 +234,7 @@ impl OpDef for CheckIndex {
                 let skip = b.call(ScalarFn::Eq, &[i, ignored]);
                 i = b.call(ScalarFn::Where, &[skip, zero, i]);
             }
-            let bound = b.bound(i, &self.size, code);
+            let bound = b.bound(i, &self.size, None, code);
             Ok(b.index(&bound, DType::I32))
         })
     }

@@ -1,10 +1,8 @@
-//! What an op's lowering sees: operand views, result buffers and a body builder.
+//! What an op's lowering sees: operand views and result buffers.
 
 use super::{Op, OpDef};
-use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten};
-use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, Provenance, Shape, TensorType};
-use rustc_hash::FxHashMap;
+use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Element, IndexExpr, Nest, Val, axes, flatten};
+use crate::types::{Dim, Provenance, Shape, TensorType};
 
 /// An operand: a buffer seen through a chain of views. Views never copy.
 #[derive(Clone, Debug)]
@@ -33,8 +31,13 @@ impl OperandView {
         out
     }
 
+    /// The element at `coords`.
+    pub fn at(&self, coords: &[IndexExpr]) -> Element {
+        Element { buffer: self.buffer, index: self.index(coords), dtype: self.ty.dtype }
+    }
+
     /// Flat index into the buffer of the element at `coords`.
-    pub fn index(&self, coords: &[IndexExpr]) -> IndexExpr {
+    fn index(&self, coords: &[IndexExpr]) -> IndexExpr {
         let mut at = coords.to_vec();
         for (op, operand, result) in self.steps.iter().rev() {
             at = op.view(operand, result, &at).expect("steps are views");
@@ -91,146 +94,21 @@ impl NestBuilder<'_> {
         &mut self,
         rows: &[Dim],
         cols: &[Dim],
-        build: impl FnOnce(&mut Body, &[IndexExpr], &[IndexExpr]) -> Result<(), String>,
+        build: impl FnOnce(&mut BodyBuilder, &[IndexExpr], &[IndexExpr]) -> Result<(), String>,
     ) -> Result<(), String> {
-        let mut body = Body { stmts: vec![], known: FxHashMap::default(), writes: vec![], tag: Tag::Loop };
+        let mut body = BodyBuilder::default();
         build(&mut body, &axes(rows, 0), &axes(cols, rows.len() as u32))?;
-        self.nests.push(Nest {
-            label: self.label.clone(),
-            rows: rows.to_vec(),
-            cols: cols.to_vec(),
-            body: body.stmts,
-            writes: body.writes,
-            tag: body.tag,
-            provenance: self.provenance.clone(),
-        });
+        self.nests.push(body.nest(self.label.clone(), rows.to_vec(), cols.to_vec(), self.provenance.clone()));
         Ok(())
     }
 
     /// Appends a nest over the elements of result `k`, which `value` computes from the coordinates.
-    pub fn pointwise(&mut self, k: usize, value: impl FnOnce(&mut Body, &[IndexExpr]) -> Result<Val, String>) -> Result<(), String> {
+    pub fn pointwise(&mut self, k: usize, value: impl FnOnce(&mut BodyBuilder, &[IndexExpr]) -> Result<Val, String>) -> Result<(), String> {
         let (buffer, ty) = self.results[k].clone();
         self.nest(&ty.shape.0, &[], |b, at, _| {
             let v = value(b, at)?;
             b.write(buffer, flatten(at, &ty.shape.0), v);
             Ok(())
         })
-    }
-}
-
-/// A body under construction. Equal statements are built once.
-pub struct Body {
-    stmts: Vec<Stmt>,
-    known: FxHashMap<Stmt, Val>,
-    writes: Vec<Write>,
-    /// Known shape; `Tag::Loop` unless set.
-    pub tag: Tag,
-}
-
-impl Body {
-    /// Dtype of a value.
-    pub fn dtype(&self, v: Val) -> DType {
-        match &self.stmts[v.0 as usize].instr {
-            Instr::Proj(t, k) => match &self.stmts[t.0 as usize].instr {
-                Instr::Reduce(c, _) => c.result_dtype(*k as usize, self.stmts[t.0 as usize].dtype),
-                _ => DType::I32,
-            },
-            _ => self.stmts[v.0 as usize].dtype,
-        }
-    }
-
-    /// A constant.
-    pub fn constant(&mut self, dtype: DType, x: f64) -> Val {
-        self.push(Instr::Const(Number::new(dtype, x)), dtype)
-    }
-
-    /// The value of an index expression.
-    pub fn index(&mut self, e: &IndexExpr, dtype: DType) -> Val {
-        self.push(Instr::Index(e.clone()), dtype)
-    }
-
-    /// The operand's element at `coords`.
-    pub fn load(&mut self, operand: &OperandView, coords: &[IndexExpr]) -> Val {
-        self.push(Instr::Load { buffer: operand.buffer, index: operand.index(coords), mask: None }, operand.ty.dtype)
-    }
-
-    /// The operand's element at `coords` where `mask` holds, else zero, without reading.
-    pub fn load_if(&mut self, operand: &OperandView, coords: &[IndexExpr], mask: Val) -> Val {
-        self.push(Instr::Load { buffer: operand.buffer, index: operand.index(coords), mask: Some(mask) }, operand.ty.dtype)
-    }
-
-    /// A scalar function.
-    pub fn call(&mut self, f: ScalarFn, args: &[Val]) -> Val {
-        let data = if f == ScalarFn::Where { args[1] } else { args[0] };
-        let dtype = f.result(self.dtype(data));
-        self.push(Instr::Call(f, args.to_vec()), dtype)
-    }
-
-    /// A conversion; nothing when the dtype is right already.
-    pub fn cast(&mut self, v: Val, dtype: DType) -> Val {
-        if self.dtype(v) == dtype { v } else { self.push(Instr::Cast(v), dtype) }
-    }
-
-    /// An integer clamped to `0..size` that sets the status word when it was outside; as an index coordinate.
-    pub fn bound(&mut self, index: Val, size: &Dim, code: u32) -> IndexExpr {
-        self.bound_if(index, size, None, code)
-    }
-
-    /// The same, but checked only where `mask` holds.
-    pub fn bound_if(&mut self, index: Val, size: &Dim, mask: Option<Val>, code: u32) -> IndexExpr {
-        let dtype = self.dtype(index);
-        let v = self.push(Instr::Bound { index, size: size.clone(), mask, code }, dtype);
-        IndexExpr::value(v.0, size)
-    }
-
-    /// A reduction over all columns; further results through [`Body::proj`].
-    pub fn reduce(&mut self, combiner: Combiner, v: Val) -> Val {
-        let dtype = self.dtype(v);
-        self.push(Instr::Reduce(combiner, v), dtype)
-    }
-
-    /// An inclusive scan along the columns.
-    pub fn scan(&mut self, combiner: Combiner, v: Val) -> Val {
-        let dtype = self.dtype(v);
-        self.push(Instr::Scan(combiner, v), dtype)
-    }
-
-    /// A stable sort along the columns: the value, then through [`Body::proj`] 1 its source column.
-    pub fn sort(&mut self, key: Val, descending: bool) -> Val {
-        let dtype = self.dtype(key);
-        self.push(Instr::Sort { key, descending }, dtype)
-    }
-
-    /// Result `k` of a statement with several.
-    pub fn proj(&mut self, v: Val, k: u32) -> Val {
-        if k == 0 {
-            return v;
-        }
-        let dtype = match &self.stmts[v.0 as usize].instr {
-            Instr::Reduce(c, _) => c.result_dtype(k as usize, self.dtype(v)),
-            _ => DType::I32,
-        };
-        self.push(Instr::Proj(v, k), dtype)
-    }
-
-    /// Stores a value.
-    pub fn write(&mut self, buffer: BufferId, index: IndexExpr, value: Val) {
-        self.writes.push(Write::new(buffer, index, value));
-    }
-
-    /// Stores the first columns of a sorted row.
-    pub fn write_first(&mut self, buffer: BufferId, index: IndexExpr, value: Val, columns: &Dim) {
-        self.writes.push(Write::new(buffer, index, value).of_first(columns));
-    }
-
-    fn push(&mut self, instr: Instr, dtype: DType) -> Val {
-        let stmt = Stmt { instr, dtype };
-        if let Some(&v) = self.known.get(&stmt) {
-            return v;
-        }
-        let v = Val(self.stmts.len() as u32);
-        self.known.insert(stmt.clone(), v);
-        self.stmts.push(stmt);
-        v
     }
 }

@@ -108,7 +108,7 @@ impl OpDef for Matmul {
                 at.extend(if swap { [y.clone(), x.clone()] } else { [x.clone(), y.clone()] });
                 at
             };
-            let (x, y) = (body.load(&a, &at(m, p, self.transpose_a)), body.load(&b, &at(p, n, self.transpose_b)));
+            let (x, y) = (body.load(a.at(&at(m, p, self.transpose_a))), body.load(b.at(&at(p, n, self.transpose_b))));
             let (x, y) = (body.cast(x, accumulator), body.cast(y, accumulator));
             let product = body.call(ScalarFn::Mul, &[x, y]);
             let dot = body.reduce(Combiner::Sum, product);

@@ -60,7 +60,7 @@ pub(crate) use dropout::drop_threshold;
 pub use gather::{CheckIndex, Gather, IndexSelect};
 pub use linear::Linear;
 pub use loss::{CrossEntropy, Mse, Reduction};
-pub use lowering::{Body, NestBuilder, OperandView};
+pub use lowering::{NestBuilder, OperandView};
 pub use matmul::Matmul;
 pub use moments::{Mean, Var};
 pub use norm::{LayerNorm, RmsNorm};

@@ -1,8 +1,8 @@
 //! Padding, cropping and dilation.
 
 use super::array::{coordinates, flat_index, sizes};
-use super::{Array, Body, Built, Class, Data, Grads, NestBuilder, OpDef, Precision, Real, Sample, VjpContext};
-use crate::loop_ir::{IndexExpr, Val};
+use super::{Array, Built, Class, Data, Grads, NestBuilder, OpDef, Precision, Real, Sample, VjpContext};
+use crate::loop_ir::{BodyBuilder, IndexExpr, Val};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,7 @@ impl Pad {
     }
 
     /// Along dimension `i`: the operand's coordinate and the conditions under which it exists.
-    fn source(&self, b: &mut Body, i: usize, n: &Dim, result: &Dim, at: &IndexExpr) -> (IndexExpr, Vec<Val>) {
+    fn source(&self, b: &mut BodyBuilder, i: usize, n: &Dim, result: &Dim, at: &IndexExpr) -> (IndexExpr, Vec<Val>) {
         let (low, dilated, step) = (&self.low[i], self.dilated(i, n), Dim::int(self.interior[i] as i64 + 1));
         let mut conditions = vec![];
         let position = b.index(at, DType::I32);
@@ -125,11 +125,11 @@ impl OpDef for Pad {
                 let (coordinate, conditions) = self.source(b, i, &x.ty.shape[i], &ty.shape[i], a);
                 from.push(within(coordinate, &self.low[i], &x.ty.shape[i]));
                 for c in conditions {
-                    mask = Some(mask.map_or(c, |m| b.call(ScalarFn::LogicalAnd, &[m, c])));
+                    mask = b.both(mask, Some(c));
                 }
             }
-            let Some(mask) = mask else { return Ok(b.load(&x, &from)) };
-            let loaded = b.load_if(&x, &from, mask);
+            let Some(mask) = mask else { return Ok(b.load(x.at(&from))) };
+            let loaded = b.load_if(x.at(&from), mask);
             if self.value.get() == 0.0 {
                 return Ok(loaded);
             }

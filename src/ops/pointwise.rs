@@ -105,7 +105,7 @@ impl OpDef for Pointwise {
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let operands = cx.operands.clone();
         cx.pointwise(0, |b, at| {
-            let args: Vec<_> = operands.iter().map(|o| b.load(o, at)).collect();
+            let args: Vec<_> = operands.iter().map(|o| b.load(o.at(at))).collect();
             Ok(b.call(self.f, &args))
         })
     }

@@ -2,8 +2,8 @@
 
 use super::array::{coordinates, flat_index, sizes};
 use super::window::{Window, all_of, constants};
-use super::{Array, Body, Built, Class, Data, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
-use crate::loop_ir::{Combiner, IndexExpr, Val, flatten};
+use super::{Array, Built, Class, Data, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
+use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Val, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
 use serde::{Deserialize, Serialize};
@@ -115,21 +115,18 @@ impl Pool {
     }
 
     /// The element that window `row` sees at kernel position `col`, loaded where it exists.
-    fn load(&self, b: &mut Body, x: &OperandView, row: &[IndexExpr], out: &Shape, col: &[IndexExpr], kernel: &[i64]) -> (Val, Option<Val>) {
+    fn load(&self, b: &mut BodyBuilder, x: &OperandView, row: &[IndexExpr], out: &Shape, col: &[IndexExpr], kernel: &[i64]) -> (Val, Option<Val>) {
         let lead = row.len() - kernel.len();
         let places = (0..kernel.len())
             .map(|i| self.window.input_at(b, i, (&row[lead + i], &out[lead + i]), (&col[i], kernel[i]), &x.ty.shape[lead + i]))
             .collect();
         let (at, mask) = all_of(b, places);
         let at: Vec<IndexExpr> = row[..lead].iter().cloned().chain(at).collect();
-        match mask {
-            Some(mask) => (b.load_if(x, &at, mask), Some(mask)),
-            None => (b.load(x, &at), None),
-        }
+        (b.load_if(x.at(&at), mask), mask)
     }
 
     /// Coordinates of the window that sees element `row` at kernel position `col`, and the condition under which it exists.
-    fn window_at(&self, b: &mut Body, row: &[IndexExpr], windows: &Shape, col: &[IndexExpr], kernel: &[i64]) -> (Vec<IndexExpr>, Option<Val>) {
+    fn window_at(&self, b: &mut BodyBuilder, row: &[IndexExpr], windows: &Shape, col: &[IndexExpr], kernel: &[i64]) -> (Vec<IndexExpr>, Option<Val>) {
         let lead = row.len() - kernel.len();
         let places = (0..kernel.len()).map(|i| self.window.output_at(b, i, &row[lead + i], (&col[i], kernel[i]), &windows[lead + i])).collect();
         let (at, mask) = all_of(b, places);
@@ -138,7 +135,7 @@ impl Pool {
 
     /// The index in the plane of the element at flat kernel position `k` of window `row`. A position before the input, which a
     /// tie may choose, stands for the first that is inside.
-    fn plane_index(&self, b: &mut Body, k: Val, row: &[IndexExpr], size: &[Dim], kernel: &[i64]) -> Val {
+    fn plane_index(&self, b: &mut BodyBuilder, k: Val, row: &[IndexExpr], size: &[Dim], kernel: &[i64]) -> Val {
         let lead = row.len() - kernel.len();
         let (mut rest, mut stride) = (k, Dim::int(1));
         let mut index = b.constant(DType::I32, 0.0);
@@ -283,7 +280,7 @@ impl OpDef for MaxPoolGrad {
         let b = &mut *cx.b;
         let flat = |shape: &Shape, rank: usize| {
             let (lead, plane) = shape.0.split_at(shape.rank() - rank);
-            Shape(lead.iter().cloned().chain([plane.iter().fold(Dim::int(1), |n, d| n * d)]).collect())
+            Shape(lead.iter().cloned().chain([Dim::product(plane)]).collect())
         };
         let (from, to) = (b.shape(g).clone(), b.shape(index).clone());
         let (x, at) = (b.reshape(g, flat(&from, self.size.len()))?, b.reshape(index, flat(&to, self.size.len()))?);
@@ -298,11 +295,11 @@ impl OpDef for MaxPoolGrad {
         cx.nest(&ty.shape.0, &self.pool.kernel, |b, row, col| {
             let (at, mask) = self.pool.window_at(b, row, &dy.ty.shape, col, &kernel);
             let mask = mask.ok_or("a window has conditions")?;
-            let chosen = b.load_if(&index, &at, mask);
+            let chosen = b.load_if(index.at(&at), mask);
             let own = b.index(&flatten(&row[lead..], &self.size), DType::I32);
             let hit = b.call(ScalarFn::Eq, &[chosen, own]);
             let hit = b.call(ScalarFn::LogicalAnd, &[hit, mask]);
-            let v = b.load_if(&dy, &at, hit);
+            let v = b.load_if(dy.at(&at), hit);
             let v = b.cast(v, accumulator(ty.dtype));
             let sum = b.reduce(Combiner::Sum, v);
             let sum = b.cast(sum, ty.dtype);
@@ -402,7 +399,7 @@ impl OpDef for WindowSpread {
         let kernel = self.pool.kernel()?;
         cx.nest(&ty.shape.0, &self.pool.kernel, |b, row, col| {
             let (at, mask) = self.pool.window_at(b, row, &dy.ty.shape, col, &kernel);
-            let v = b.load_if(&dy, &at, mask.ok_or("a window has conditions")?);
+            let v = b.load_if(dy.at(&at), mask.ok_or("a window has conditions")?);
             let v = b.cast(v, accumulator(ty.dtype));
             let sum = b.reduce(Combiner::Sum, v);
             let sum = b.cast(sum, ty.dtype);

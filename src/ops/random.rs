@@ -76,7 +76,7 @@ impl OpDef for RandomBits {
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (key, ty) = (cx.operand(0), cx.result(0));
         cx.pointwise(0, |b, at| {
-            let (k0, k1) = (b.load(&key, &[IndexExpr::zero()]), b.load(&key, &[IndexExpr::constant(1)]));
+            let (k0, k1) = (b.load(key.at(&[IndexExpr::zero()])), b.load(key.at(&[IndexExpr::constant(1)])));
             let index = b.index(&flatten(at, &ty.shape.0), DType::U32);
             Ok(b.call(ScalarFn::Philox, &[k0, k1, index]))
         })
@@ -122,7 +122,7 @@ impl OpDef for FoldIn {
         let operands = cx.operands.clone();
         cx.pointwise(0, |b, at| {
             let change = b.constant(DType::U32, FOLD as f64);
-            let (k0, k1) = (b.load(&operands[0], &[IndexExpr::zero()]), b.load(&operands[0], &[IndexExpr::constant(1)]));
+            let (k0, k1) = (b.load(operands[0].at(&[IndexExpr::zero()])), b.load(operands[0].at(&[IndexExpr::constant(1)])));
             let k0 = b.call(ScalarFn::BitwiseXor, &[k0, change]);
             let base = Dim::int(self.stream.wrapping_mul(2) as i64);
             let Some(counter) = operands.get(1) else {
@@ -133,7 +133,7 @@ impl OpDef for FoldIn {
             let second = b.call(ScalarFn::Add, &[first, second]);
             let (w0, w1) = (b.call(ScalarFn::Philox, &[k0, k1, first]), b.call(ScalarFn::Philox, &[k0, k1, second]));
             let w0 = b.call(ScalarFn::BitwiseXor, &[w0, change]);
-            let counter = b.load(counter, &[]);
+            let counter = b.load(counter.at(&[]));
             let counter = b.cast(counter, DType::U32);
             let twice = b.call(ScalarFn::Add, &[counter, counter]);
             let word = b.index(&at[0], DType::U32);

@@ -232,7 +232,7 @@ impl OpDef for Reduce {
         let accumulator = if x.ty.dtype.is_float() { x.ty.dtype.accumulator() } else { x.ty.dtype };
         cx.nest(&rows, &cols, |b, row, col| {
             let at: Vec<IndexExpr> = self.operand_at(rank, row, col);
-            let v = b.load(&x, &at);
+            let v = b.load(x.at(&at));
             let v = b.cast(v, accumulator);
             let r = b.reduce(self.kind.combiner(), v);
             let r = if self.kind.is_arg() { b.proj(r, 1) } else { b.cast(r, ty.dtype) };
@@ -271,6 +271,6 @@ fn kept_then_reduced(rank: usize, dims: &[usize]) -> Vec<usize> {
 
 fn flatten_reduced(shape: &Shape, dims: &[usize]) -> Shape {
     let mut out: Vec<Dim> = (0..shape.rank()).filter(|i| !dims.contains(i)).map(|i| shape[i].clone()).collect();
-    out.push(dims.iter().fold(Dim::int(1), |n, &d| n * &shape[d]));
+    out.push(Dim::product(dims.iter().map(|&d| &shape[d])));
     Shape(out)
 }

@@ -90,7 +90,7 @@ fn lower_scan(cx: &mut NestBuilder<'_>, dim: usize, combiner: Combiner) -> Resul
     cx.nest(&rows, &cols, |b, row, col| {
         let mut at = row.to_vec();
         at.insert(dim, col[0].clone());
-        let v = b.load(&x, &at);
+        let v = b.load(x.at(&at));
         let v = b.cast(v, accumulator);
         let y = b.scan(combiner, v);
         let y = b.cast(y, ty.dtype);
@@ -249,7 +249,7 @@ impl OpDef for Cumextremum {
         cx.nest(&rows, &cols, |b, row, col| {
             let mut at = row.to_vec();
             at.insert(dim, col[0].clone());
-            let (v, m) = (b.load(&x, &at), b.load(&best, &at));
+            let (v, m) = (b.load(x.at(&at)), b.load(best.at(&at)));
             let mut hit = b.call(ScalarFn::Eq, &[v, m]);
             if ty.dtype.is_float() {
                 let nan = b.call(ScalarFn::IsNan, &[v]);

@@ -2,8 +2,8 @@
 
 use super::array::{coordinates, flat_index};
 use super::gather::{check_index, checked_indices, load_index};
-use super::{Array, Body, Built, Class, Gather, Grads, IndexSelect, NestBuilder, OpDef, Precision, Sample, VjpContext};
-use crate::loop_ir::{Combiner, IndexExpr, Tag, Val, flatten, unflatten};
+use super::{Array, Built, Class, Gather, Grads, IndexSelect, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Tag, Val, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType, paired, paired_besides};
 use serde::{Deserialize, Serialize};
@@ -87,7 +87,7 @@ struct Accumulation {
 }
 
 impl Accumulation {
-    fn build(self, b: &mut Body, row: &IndexExpr) -> Val {
+    fn build(self, b: &mut BodyBuilder, row: &IndexExpr) -> Val {
         let accumulator = if self.dtype.is_float() { self.dtype.accumulator() } else { self.dtype };
         let position = b.index(row, b.dtype(self.index));
         let hit = b.call(ScalarFn::Eq, &[self.index, position]);
@@ -103,7 +103,7 @@ impl Accumulation {
 }
 
 /// Whether an index of a shape that may be smaller than the result's, besides `dim`, has an element for this row.
-pub(super) fn reached(b: &mut Body, index: &Shape, result: &Shape, row: &[IndexExpr], dim: usize) -> Option<Val> {
+pub(super) fn reached(b: &mut BodyBuilder, index: &Shape, result: &Shape, row: &[IndexExpr], dim: usize) -> Option<Val> {
     let mut mask = None;
     for (i, r) in row.iter().enumerate() {
         if i != dim && index[i] != result[i] {
@@ -117,10 +117,10 @@ pub(super) fn reached(b: &mut Body, index: &Shape, result: &Shape, row: &[IndexE
 }
 
 /// An index clamped to `0..size`, setting the status word, when there is a code for it.
-fn bounded(b: &mut Body, index: Val, size: &Dim, code: Option<u32>) -> Val {
+fn bounded(b: &mut BodyBuilder, index: Val, size: &Dim, code: Option<u32>) -> Val {
     match code {
         Some(code) => {
-            let bound = b.bound(index, size, code);
+            let bound = b.bound(index, size, None, code);
             b.index(&bound, DType::I32)
         }
         None => b.cast(index, DType::I32),
@@ -174,11 +174,8 @@ impl OpDef for ScatterAdd {
             let mask = reached(b, &index.ty.shape, &ty.shape, row, dim);
             let i = load_index(b, &index, &at, mask);
             let i = bounded(b, i, &size, code);
-            let source = match mask {
-                Some(m) => b.load_if(&src, &at, m),
-                None => b.load(&src, &at),
-            };
-            let base = b.load(&base, row);
+            let source = b.load_if(src.at(&at), mask);
+            let base = b.load(base.at(row));
             let out = Accumulation { index: i, source, base, axis: self.dim, dtype: ty.dtype }.build(b, &row[dim]);
             b.write(buffer, flatten(row, &ty.shape.0), out);
             Ok(())
@@ -253,7 +250,7 @@ impl OpDef for IndexAdd {
             let i = load_index(b, &index, &at, None);
             let i = bounded(b, i, &size, code);
             let from: Vec<IndexExpr> = row[..dim].iter().chain(&at).chain(&row[dim + 1..]).cloned().collect();
-            let (source, base) = (b.load(&src, &from), b.load(&base, row));
+            let (source, base) = (b.load(src.at(&from)), b.load(base.at(row)));
             let out = Accumulation { index: i, source, base, axis: self.dim, dtype: ty.dtype }.build(b, &row[dim]);
             b.write(buffer, flatten(row, &ty.shape.0), out);
             Ok(())

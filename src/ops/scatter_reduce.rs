@@ -54,19 +54,19 @@ impl ScatterReduce {
         cx.pointwise(1, |b, at| {
             let i = load_index(b, &index, at, None);
             let mut to = at.to_vec();
-            to[dim] = b.bound(i, &ty.shape[dim], code);
-            let (x, y) = (b.load(&src, at), b.load(&out, &to));
+            to[dim] = b.bound(i, &ty.shape[dim], None, code);
+            let (x, y) = (b.load(src.at(at)), b.load(out.at(&to)));
             Ok(same(b, x, y))
         })?;
         cx.pointwise(2, |b, at| {
-            let (x, y) = (b.load(&base, at), b.load(&out, at));
+            let (x, y) = (b.load(base.at(at)), b.load(out.at(at)));
             Ok(same(b, x, y))
         })
     }
 }
 
 /// Equal, or both NaN where `y` is.
-fn same(b: &mut super::Body, x: crate::loop_ir::Val, y: crate::loop_ir::Val) -> crate::loop_ir::Val {
+fn same(b: &mut crate::loop_ir::BodyBuilder, x: crate::loop_ir::Val, y: crate::loop_ir::Val) -> crate::loop_ir::Val {
     let equal = b.call(ScalarFn::Eq, &[x, y]);
     if !b.dtype(x).is_float() {
         return equal;
@@ -160,17 +160,17 @@ impl OpDef for ScatterReduce {
             at[dim] = col[0].clone();
             let mask = reached(b, &index.ty.shape, &ty.shape, row, dim);
             let i = load_index(b, &index, &at, mask);
-            let i = b.bound_if(i, &size, mask, code);
+            let i = b.bound(i, &size, mask, code);
             let (i, own) = (b.index(&i, DType::I32), b.index(&row[dim], DType::I32));
             let mut hit = b.call(ScalarFn::Eq, &[i, own]);
             if let Some(mask) = mask {
                 hit = b.call(ScalarFn::LogicalAnd, &[hit, mask]);
             }
-            let x = b.load_if(&src, &at, hit);
+            let x = b.load_if(src.at(&at), hit);
             let (x, none) = (b.cast(x, accumulator), b.constant(accumulator, self.identity(ty.dtype)));
             let term = b.call(ScalarFn::Where, &[hit, x, none]);
             let combined = b.reduce(self.kind.combiner(), term);
-            let start = b.load(&base, row);
+            let start = b.load(base.at(row));
             let start = b.cast(start, accumulator);
             let out = b.call(f, &[start, combined]);
             let out = b.cast(out, ty.dtype);

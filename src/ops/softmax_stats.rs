@@ -63,7 +63,7 @@ impl OpDef for OnlineSoftmaxStats {
         cx.nest(&rows, &columns, |b, row, col| {
             let mut at: Vec<IndexExpr> = row.to_vec();
             at.insert(dim, col[0].clone());
-            let v = b.load(&x, &at);
+            let v = b.load(x.at(&at));
             let largest = b.reduce(Combiner::OnlineSoftmax, v);
             let total = b.proj(largest, 1);
             b.write(max, flatten(row, &rows), largest);

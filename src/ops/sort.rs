@@ -83,7 +83,7 @@ fn lower_sort(cx: &mut NestBuilder<'_>, dim: usize, descending: bool, k: Option<
     cx.nest(&rows, &cols, |b, row, col| {
         let mut at = row.to_vec();
         at.insert(dim, col[0].clone());
-        let key = b.load(&x, &at);
+        let key = b.load(x.at(&at));
         let sorted = b.sort(key, descending);
         let source = b.proj(sorted, 1);
         for (buffer, value) in [(values, sorted), (indices, source)] {

@@ -121,7 +121,7 @@ fn lowered(graph: &Graph) -> (Vec<Buffer>, Vec<Nest>, HashMap<BufferId, Array>, 
         let (label, provenance, results) = ("copy".to_string(), Provenance::default(), vec![(buffer, ty.clone())]);
         let mut cx = NestBuilder { operands: vec![], results, label, provenance, buffers: &mut buffers, nests: &mut nests, checks: &mut checks };
         cx.nest(&ty.shape.0, &[], |b, at, _| {
-            let v = b.load(&view, at);
+            let v = b.load(view.at(at));
             b.write(buffer, flatten(at, &ty.shape.0), v);
             Ok(())
         })

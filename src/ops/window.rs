@@ -1,7 +1,6 @@
 //! The geometry that convolution and pooling share: which elements of the input an element of the output sees.
 
-use super::Body;
-use crate::loop_ir::{IndexExpr, Val};
+use crate::loop_ir::{BodyBuilder, IndexExpr, Val};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 use serde::{Deserialize, Serialize};
@@ -86,7 +85,7 @@ impl Window {
     }
 
     /// The input element along dimension `i` that output `o` of `out` sees at `k` of `kernel`.
-    pub(super) fn input_at(&self, b: &mut Body, i: usize, (o, out): (&IndexExpr, &Dim), (k, kernel): (&IndexExpr, i64), n: &Dim) -> Place {
+    pub(super) fn input_at(&self, b: &mut BodyBuilder, i: usize, (o, out): (&IndexExpr, &Dim), (k, kernel): (&IndexExpr, i64), n: &Dim) -> Place {
         let [s, p, d] = self.numbers(i);
         let at = o.times(&Dim::int(s)).add(&k.times(&Dim::int(d))).plus(&Dim::int(-p));
         let last = (out.clone() - &Dim::int(1)) * &Dim::int(s) + Dim::int(d * (kernel - 1) - p);
@@ -101,7 +100,7 @@ impl Window {
     }
 
     /// The output along dimension `i`, of `out`, that sees input `x` at `k` of `kernel`.
-    pub(super) fn output_at(&self, b: &mut Body, i: usize, x: &IndexExpr, (k, kernel): (&IndexExpr, i64), out: &Dim) -> Place {
+    pub(super) fn output_at(&self, b: &mut BodyBuilder, i: usize, x: &IndexExpr, (k, kernel): (&IndexExpr, i64), out: &Dim) -> Place {
         let [s, p, d] = self.numbers(i);
         // Steps are added so that nothing below zero is divided.
         let steps = (d * (kernel - 1) - p).max(0).div_euclid(s) + 1;
@@ -115,18 +114,18 @@ impl Window {
     }
 }
 
-fn compare(b: &mut Body, f: ScalarFn, at: &IndexExpr, with: &Dim) -> Val {
+fn compare(b: &mut BodyBuilder, f: ScalarFn, at: &IndexExpr, with: &Dim) -> Val {
     let (at, with) = (b.index(at, DType::I32), b.index(&IndexExpr::constant(with.clone()), DType::I32));
     b.call(f, &[at, with])
 }
 
 /// Coordinates of several dimensions, and the one condition under which they all exist.
-pub(super) fn all_of(b: &mut Body, places: Vec<Place>) -> (Vec<IndexExpr>, Option<Val>) {
+pub(super) fn all_of(b: &mut BodyBuilder, places: Vec<Place>) -> (Vec<IndexExpr>, Option<Val>) {
     let (mut at, mut mask) = (vec![], None);
     for (coordinate, conditions) in places {
         at.push(coordinate);
         for c in conditions {
-            mask = Some(mask.map_or(c, |m| b.call(ScalarFn::LogicalAnd, &[m, c])));
+            mask = b.both(mask, Some(c));
         }
     }
     (at, mask)

@@ -5,8 +5,9 @@
 
 use crate::error::{Error, Result};
 use crate::graph::InputRole;
+use crate::loop_ir::facts::cone;
 use crate::loop_ir::naive::{self, Memory};
-use crate::loop_ir::{BufferId, IndexExpr, Instr, Nest, Stmt, Tag, Term, Val};
+use crate::loop_ir::{BodyBuilder, BufferId, Element, IndexExpr, Instr, Nest, Rebase, Term, Val};
 use crate::schedule::Program;
 use crate::types::{Bindings, DType, Dim, HostTensor};
 use std::collections::HashMap;
@@ -52,30 +53,20 @@ pub(super) fn index_checks(program: &Program) -> Vec<IndexCheck> {
 
 /// The load behind a checked index, and the computation as a nest of one row over a buffer of one element.
 fn function_of_one_load(nest: &Nest, bound: Val) -> Option<(Val, Nest)> {
-    let mut wanted = vec![false; bound.0 as usize + 1];
-    wanted[bound.0 as usize] = true;
-    for i in (0..wanted.len()).rev() {
-        if wanted[i] {
-            nest.body[i].instr.operands().iter().for_each(|o| wanted[o.0 as usize] = true);
+    let (mut b, mut to, mut found) = (BodyBuilder::default(), Rebase::in_place(), None);
+    for v in cone(nest, bound) {
+        let stmt = nest.stmt(v);
+        match &stmt.instr {
+            Instr::Load { index, mask: None, .. } if index.values().is_empty() && found.is_none() => {
+                found = Some(v);
+                to.set(v, b.load(Element { buffer: BufferId(0), index: IndexExpr::zero(), dtype: stmt.dtype }));
+            }
+            Instr::Const(_) | Instr::Call(..) | Instr::Cast(_) => drop(to.copy(&mut b, nest, v)),
+            Instr::Bound { .. } if v == bound => drop(to.copy(&mut b, nest, v)),
+            _ => return None,
         }
     }
-    let (mut body, mut map, mut found): (Vec<Stmt>, Vec<Val>, Option<Val>) = (vec![], vec![Val(u32::MAX); wanted.len()], None);
-    for i in (0..wanted.len()).filter(|&i| wanted[i]) {
-        let stmt = &nest.body[i];
-        let instr = match &stmt.instr {
-            Instr::Load { index, mask: None, .. } if index.values().is_empty() && found.is_none() => {
-                found = Some(Val(i as u32));
-                Instr::Load { buffer: BufferId(0), index: IndexExpr::zero(), mask: None }
-            }
-            Instr::Const(_) | Instr::Call(..) | Instr::Cast(_) => stmt.instr.map(&|v| map[v.0 as usize], &IndexExpr::clone),
-            Instr::Bound { .. } if i == bound.0 as usize => stmt.instr.map(&|v| map[v.0 as usize], &IndexExpr::clone),
-            _ => return None,
-        };
-        map[i] = Val(body.len() as u32);
-        body.push(Stmt { instr, dtype: stmt.dtype });
-    }
-    let nest = Nest { rows: vec![], cols: vec![], body, writes: vec![], tag: Tag::Loop, label: String::new(), provenance: Default::default() };
-    Some((found?, nest))
+    Some((found?, b.nest("", vec![], vec![], Default::default())))
 }
 
 /// Whether a place runs over every element: axes in row-major order of the buffer's own size.

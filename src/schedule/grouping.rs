@@ -7,7 +7,7 @@
 
 use super::group::Group;
 use super::order::{Merge, Order};
-use crate::fusion::{Kernel, Limits, Memo, Structure, WhyNot, hint, is_trivial};
+use crate::fusion::{Kernel, Limits, Memo, Structure, WhyNot, hint};
 use crate::loop_ir::{BufferId, Instr, Tag};
 use crate::lower::Lowered;
 use crate::types::Decision;
@@ -185,7 +185,7 @@ impl Grouping<'_> {
             return true;
         }
         let feeds_template = self.consumers(id).into_iter().any(|c| matches!(self.get(c).kernel.structure.nest.tag, Tag::Matmul { .. }));
-        loads <= 1 && cost <= 12 && (!feeds_template || is_trivial(nest))
+        loads <= 1 && cost <= 12 && (!feeds_template || nest.is_trivial())
     }
 
     fn inline_everywhere(&mut self, id: usize) {

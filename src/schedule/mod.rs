@@ -4,10 +4,11 @@
 //! * Goes out: [`Program`]: distinct kernels with their forms, dispatches, slots, border, decisions.
 //! * Invariants: execution order respects every dependency, state is overwritten after its last other reader and after the
 //!   last kernel that can set the status word; buffers of one dispatch share a slot only where they are the same buffer;
-//!   the same input gives the same bytes.
+//!   the same input gives the same bytes. `check.rs` looks at every program of a debug build, without trust in what made it.
 //! * Must not know: graphs, WGSL, wgpu; what forms there are and what they cost (`forms/`).
 //! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `grouping.rs`; what shares a launch to `join.rs`.
 
+mod check;
 mod choose;
 mod group;
 mod grouping;
@@ -15,12 +16,13 @@ mod join;
 mod order;
 mod place;
 mod program;
+mod search;
 mod sort_rows;
 mod sort_scatter;
 mod split;
 mod split_scan;
-mod statements;
 
+pub use check::check_memory;
 pub use choose::choose_forms;
 pub use place::buffer_bytes;
 pub use program::*;
@@ -83,6 +85,8 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
         let label = if lines.is_empty() { label.to_string() } else { format!("{label} ({})", lines.join(", ")) };
         program.commands.push(Dispatch { kernel: id, buffers, phase: group.phase, guarded: group.commit && checked, label });
     }
+    let faults = if cfg!(debug_assertions) { check_memory(&program) } else { vec![] };
+    assert!(faults.is_empty(), "schedule made an unsound program of {name}:\n{}", faults.join("\n"));
     choose_forms(&mut program, target);
     Ok(program)
 }

@@ -6,9 +6,9 @@
 use super::group::Group;
 use super::program::{PlacedBuffer, Slot, SlotId, SlotKind};
 use crate::config::{Config, Target};
-use crate::fusion::Kernel;
 use crate::graph::InputRole;
-use crate::loop_ir::{BufferId, Tag, factor_domain, flatten};
+use crate::loop_ir::BufferId;
+use crate::loop_ir::facts::owns_words;
 use crate::lower::Lowered;
 use crate::types::{DType, DeviceCaps, Dim, Storage, TensorType};
 use std::collections::{BTreeMap, VecDeque};
@@ -148,7 +148,10 @@ fn storages(lowered: &Lowered, groups: &[Group], caps: &DeviceCaps) -> Result<Ve
     let (mut used, mut writers) = (vec![false; lowered.buffers.len()], vec![vec![]; lowered.buffers.len()]);
     for group in groups {
         group.kernel.buffers.iter().for_each(|b| used[b.0 as usize] = true);
-        group.kernel.writes().for_each(|b| writers[b.0 as usize].push(&group.kernel));
+        let structure = &group.kernel.structure;
+        for (own, b) in structure.writes.iter().zip(group.kernel.writes()) {
+            writers[b.0 as usize].push((&structure.nest, BufferId(*own)));
+        }
     }
     let mut out = vec![];
     for (i, buffer) in lowered.buffers.iter().enumerate() {
@@ -163,18 +166,10 @@ fn storages(lowered: &Lowered, groups: &[Group], caps: &DeviceCaps) -> Result<Ve
             DType::I64 if caps.i64 => Storage::Native,
             DType::I64 => Storage::Narrow,
             DType::F16 if caps.f16 => Storage::Native,
-            _ if writers[i].iter().all(|kernel| owns_words(kernel, BufferId(i as u32))) => Storage::Packed,
+            _ if writers[i].iter().all(|(nest, own)| owns_words(nest, *own)) => Storage::Packed,
             _ => Storage::Word,
         };
         out.push(storage);
     }
     Ok(out)
-}
-
-/// Whether a kernel that writes `buffer` packed may own whole words: a pointwise kernel that writes it at the identity.
-fn owns_words(kernel: &Kernel, buffer: BufferId) -> bool {
-    let nest = factor_domain(kernel.structure.nest.clone());
-    let identity = flatten(&nest.row_axes(), &nest.rows);
-    let plain = nest.tag == Tag::Loop && nest.cols.is_empty() && !nest.has_column_work();
-    plain && nest.writes.iter().all(|w| w.index == identity) && !kernel.reads().contains(&buffer)
 }

@@ -17,11 +17,13 @@
 //! element. Every row that no workgroup holds is worth it: even of a single one, counting takes longer than the launches.
 //! Source: merging by ranks, as in Satish, Harris and Garland, "Designing efficient sorting algorithms for manycore GPUs" (2009).
 
-use super::statements::{Statements, needed};
+use super::search::count_before;
 use crate::config::Target;
 use crate::forms::{SORTED_HEAD, sorted_elements};
-use crate::fusion::eliminate_dead;
-use crate::loop_ir::{Axis, Buffer, BufferId, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
+use crate::loop_ir::facts::cone;
+use crate::loop_ir::{
+    BodyBuilder, Buffer, BufferId, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, Write, axes, eliminate_dead, flatten, unflatten,
+};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceCaps, Dim, Shape, TensorType};
 
@@ -144,12 +146,12 @@ fn heads(nest: &Nest, sort: &Sort, parts: &Blocks, caps: &DeviceCaps, buffers: &
     let column = IndexExpr::axis(axis, &total);
     let row = flatten(&nest.row_axes(), &nest.rows).times(&total);
     let [keys, columns] = [0, 1].map(|k| BufferId(buffers.len() as u32 + k));
-    let mut b = Statements::default();
-    let key = b.push(Instr::Load { buffer: keys, index: row.add(&column), mask: None }, dtype);
-    let sorted = b.push(Instr::Sort { key, descending: sort.descending }, dtype);
-    let position = b.push(Instr::Proj(sorted, 1), DType::I32);
-    let from = b.push(Instr::Load { buffer: columns, index: row.add(&IndexExpr::value(position.0, &total)), mask: None }, DType::I32);
-    let mut writes = vec![];
+    let at = Rebase::new([nest.row_axes(), vec![column.clone()]].concat());
+    let mut b = BodyBuilder::default();
+    let key = b.load(Element { buffer: keys, index: row.add(&column), dtype });
+    let sorted = b.sort(key, sort.descending);
+    let position = b.proj(sorted, 1);
+    let from = b.load(Element { buffer: columns, index: row.add(&IndexExpr::value(position.0, &total)), dtype: DType::I32 });
     for w in &nest.writes {
         let value = match nest.stmt(w.value).instr {
             Instr::Cast(x) => x,
@@ -162,25 +164,22 @@ fn heads(nest: &Nest, sort: &Sort, parts: &Blocks, caps: &DeviceCaps, buffers: &
         if value != w.value {
             out = b.push(Instr::Cast(out), nest.dtype(w.value));
         }
-        let axes = nest.row_axes();
-        let at = |a: &Axis| if a.id == axis { column.clone() } else { axes[a.id as usize].clone() };
-        let index = w.index.substitute(&at, &|v, size| IndexExpr::value(v, size));
-        writes.push(Write::new(w.buffer, index, out).of_first(&parts.kept));
+        b.write_first(w.buffer, at.index(&w.index), out, &parts.kept);
     }
     for (name, dtype) in [("keys", dtype), ("columns", DType::I32)] {
         let shape = Shape(vec![nest.row_count(), total.clone()]);
         buffers.push(Buffer { name: format!("{}.{name}", nest.label), ty: TensorType { dtype, shape } });
     }
     let blocks = blocks(nest, sort, parts, Pair { keys, columns }, caps);
-    Some(vec![blocks, part(nest, "heads", nest.rows.clone(), vec![total], b, writes)])
+    Some(vec![blocks, part(nest, "heads", nest.rows.clone(), vec![total], b)])
 }
 
-fn part(nest: &Nest, name: &str, rows: Vec<Dim>, cols: Vec<Dim>, body: Statements, writes: Vec<Write>) -> Nest {
-    Nest { label: format!("{}.{name}", nest.label), rows, cols, body: body.0, writes, tag: Tag::Loop, provenance: nest.provenance.clone() }
+fn part(nest: &Nest, name: &str, rows: Vec<Dim>, cols: Vec<Dim>, body: BodyBuilder) -> Nest {
+    body.nest(format!("{}.{name}", nest.label), rows, cols, nest.provenance.clone())
 }
 
 /// Sorts each block of a row, and keeps all of it or the first elements.
-fn blocks(nest: &Nest, sort: &Sort, parts: &Blocks, to: Pair, caps: &DeviceCaps) -> Nest {
+fn blocks(nest: &Nest, sort: &Sort, parts: &Blocks, Pair { keys, columns }: Pair, caps: &DeviceCaps) -> Nest {
     let (count, dtype, runs) = (nest.col_count(), nest.dtype(sort.key), Dim::int(parts.runs));
     let (length, kept) = (&parts.length, &parts.kept);
     let total = length.clone() * &runs;
@@ -190,41 +189,25 @@ fn blocks(nest: &Nest, sort: &Sort, parts: &Blocks, to: Pair, caps: &DeviceCaps)
     let flat = first.add(&own);
     let mut at = axes(&nest.rows, 0);
     at.extend(unflatten(&flat, &nest.cols));
-    let mut b = Statements::default();
+    let mut b = BodyBuilder::default();
     let inside = (total != count).then(|| {
-        let column = b.push(Instr::Index(flat.clone()), DType::I32);
-        let end = b.push(Instr::Const(Number::Int(count.as_int().expect("only rows of a known length are sorted in runs"))), DType::I32);
-        b.call(ScalarFn::Lt, &[column, end], DType::Bool)
+        let column = b.index(&flat, DType::I32);
+        let end = b.number(DType::I32, Number::Int(count.as_int().expect("only rows of a known length are sorted in runs")));
+        b.call(ScalarFn::Lt, &[column, end])
     });
-    let mut map = vec![Val(u32::MAX); nest.body.len()];
-    for v in needed(nest, sort.key) {
-        let stmt = nest.stmt(v);
-        let mut instr = stmt
-            .instr
-            .map(&|v| map[v.0 as usize], &|e| e.substitute(&|a| at[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size)));
-        if let (Instr::Load { mask, .. }, Some(inside)) = (&mut instr, inside) {
-            *mask = Some(match *mask {
-                Some(own) => b.call(ScalarFn::LogicalAnd, &[own, inside], DType::Bool),
-                None => inside,
-            });
-        }
-        map[v.0 as usize] = b.push(instr, stmt.dtype);
-    }
-    let mut key = map[sort.key.0 as usize];
-    if let Some(inside) = inside {
-        let last = b.push(Instr::Const(last_key(dtype, sort.descending, caps)), dtype);
-        key = b.call(ScalarFn::Where, &[inside, key, last], dtype);
-    }
-    let sorted = b.push(Instr::Sort { key, descending: sort.descending }, dtype);
-    let position = b.push(Instr::Proj(sorted, 1), DType::I32);
-    let start = b.push(Instr::Index(first), DType::I32);
-    let column = b.call(ScalarFn::Add, &[position, start], DType::I32);
+    let mut to = Rebase::new(at).under(inside);
+    to.copy_all(&mut b, nest, cone(nest, sort.key));
+    let key = b.value_or(inside, to.value(sort.key), last_key(dtype, sort.descending, caps));
+    let sorted = b.sort(key, sort.descending);
+    let position = b.proj(sorted, 1);
+    let start = b.index(&first, DType::I32);
+    let column = b.call(ScalarFn::Add, &[position, start]);
     let place = flatten(&axes(&nest.rows, 0), &nest.rows).times(&runs).add(&run).times(kept).add(&own);
-    let mut writes = vec![Write::new(to.keys, place.clone(), sorted), Write::new(to.columns, place, column)];
-    if kept != length {
-        writes = writes.into_iter().map(|w| w.of_first(kept)).collect();
+    for (buffer, value) in [(keys, sorted), (columns, column)] {
+        let w = Write::new(buffer, place.clone(), value);
+        b.writes.push(if kept == length { w } else { w.of_first(kept) });
     }
-    part(nest, "blocks", rows, vec![length.clone()], b, writes)
+    part(nest, "blocks", rows, vec![length.clone()], b)
 }
 
 /// A key that nothing goes behind, but for equal ones at later columns.
@@ -247,52 +230,59 @@ fn merge(nest: &Nest, sort: &Sort, [length, pairs]: [i64; 2], from: Pair, to: Pa
     let pair = at[0].times(&Dim::int(pairs)).add(&at[1]).times(&Dim::int(2 * length));
     let own = pair.add(&at[2].times(&size)).add(&at[3]);
     let other = pair.add(&at[2].subtract_from(&Dim::int(1)).times(&size));
-    let mut b = Statements::default();
-    let key = b.push(Instr::Load { buffer: from.keys, index: own.clone(), mask: None }, dtype);
-    let column = b.push(Instr::Load { buffer: from.columns, index: own, mask: None }, DType::I32);
-    let half = b.push(Instr::Index(at[2].clone()), DType::I32);
-    let later = b.push(Instr::Cast(half), DType::Bool);
+    let mut b = BodyBuilder::default();
+    let (keys, columns) = (|index| Element { buffer: from.keys, index, dtype }, |index| Element { buffer: from.columns, index, dtype: DType::I32 });
+    let (key, column) = (b.load(keys(own.clone())), b.load(columns(own)));
+    let half = b.index(&at[2], DType::I32);
+    let later = b.cast(half, DType::Bool);
     // How many elements of the other run go before this one: of equal keys the earlier run's goes first.
-    let before = b.count_before(length, &mut |b, place| {
-        let theirs = b.push(Instr::Load { buffer: from.keys, index: other.add(&place), mask: None }, dtype);
-        let first = b.call(ScalarFn::Where, &[later, key, theirs], dtype);
-        let second = b.call(ScalarFn::Where, &[later, theirs, key], dtype);
-        let less = goes_before(b, first, second, dtype, sort.descending);
-        b.call(ScalarFn::LogicalXor, &[less, later], DType::Bool)
+    let before = count_before(&mut b, length, &mut |b, place| {
+        let theirs = b.load(keys(other.add(&place)));
+        let first = b.call(ScalarFn::Where, &[later, key, theirs]);
+        let second = b.call(ScalarFn::Where, &[later, theirs, key]);
+        let less = goes_before(b, first, second, sort.descending);
+        b.call(ScalarFn::LogicalXor, &[less, later])
     });
     let place = pair.add(&at[3]).add(&IndexExpr::value(before.0, &Dim::int(length + 1)));
-    let writes = vec![Write::new(to.keys, place.clone(), key), Write::new(to.columns, place, column)];
-    part(nest, "merge", rows, vec![], b, writes)
+    b.write(to.keys, place.clone(), key);
+    b.write(to.columns, place, column);
+    part(nest, "merge", rows, vec![], b)
 }
 
 /// Whether one key sorts before another that is not equal to it: NaN is larger than everything.
-fn goes_before(b: &mut Statements, x: Val, y: Val, dtype: DType, descending: bool) -> Val {
+fn goes_before(b: &mut BodyBuilder, x: Val, y: Val, descending: bool) -> Val {
     let (x, y) = if descending { (y, x) } else { (x, y) };
-    let less = b.call(ScalarFn::Lt, &[x, y], DType::Bool);
-    if !dtype.is_float() {
+    let less = b.call(ScalarFn::Lt, &[x, y]);
+    if !b.dtype(x).is_float() {
         return less;
     }
-    let (x, y) = (b.call(ScalarFn::IsNan, &[x], DType::Bool), b.call(ScalarFn::IsNan, &[y], DType::Bool));
-    let number = b.call(ScalarFn::LogicalNot, &[x], DType::Bool);
-    let last = b.call(ScalarFn::LogicalAnd, &[number, y], DType::Bool);
-    b.call(ScalarFn::LogicalOr, &[less, last], DType::Bool)
+    let (x, y) = (b.call(ScalarFn::IsNan, &[x]), b.call(ScalarFn::IsNan, &[y]));
+    let number = b.call(ScalarFn::LogicalNot, &[x]);
+    let last = b.call(ScalarFn::LogicalAnd, &[number, y]);
+    b.call(ScalarFn::LogicalOr, &[less, last])
 }
 
 /// The original body over sorted keys and columns.
 fn finish(nest: &Nest, sort: &Sort, total: &Dim, sorted: Pair) -> Nest {
-    let mut out = nest.clone();
-    if let Some(first) = sort.first {
-        out = of_first(out, &Dim::int(first));
+    let nest = match sort.first {
+        Some(first) => of_first(nest, &Dim::int(first)),
+        None => nest.clone(),
+    };
+    let place = flatten(&nest.row_axes(), &nest.rows).times(total).add(&flatten(&nest.col_axes(), &nest.cols));
+    let mut b = BodyBuilder::with_capacity(nest.body.len());
+    let mut to = Rebase::in_place();
+    for v in nest.values() {
+        let (buffer, dtype) = match nest.stmt(v).instr {
+            Instr::Sort { .. } => (sorted.keys, nest.dtype(v)),
+            Instr::Proj(of, 1) if of == sort.at => (sorted.columns, DType::I32),
+            _ => {
+                to.copy(&mut b, &nest, v);
+                continue;
+            }
+        };
+        to.set(v, b.load(Element { buffer, index: place.clone(), dtype }));
     }
-    let column = flatten(&out.col_axes(), &out.cols);
-    let place = flatten(&out.row_axes(), &out.rows).times(total).add(&column);
-    out.body[sort.at.0 as usize].instr = Instr::Load { buffer: sorted.keys, index: place.clone(), mask: None };
-    for stmt in &mut out.body {
-        if stmt.instr == Instr::Proj(sort.at, 1) {
-            stmt.instr = Instr::Load { buffer: sorted.columns, index: place.clone(), mask: None };
-            stmt.dtype = DType::I32;
-        }
-    }
+    let mut out = to.finish(b, &nest);
     // Axes keep their numbers.
     out.rows.append(&mut out.cols);
     eliminate_dead(&mut out);
@@ -300,12 +290,11 @@ fn finish(nest: &Nest, sort: &Sort, total: &Dim, sorted: Pair) -> Nest {
 }
 
 /// The nest over its first columns alone.
-fn of_first(nest: Nest, columns: &Dim) -> Nest {
-    let all = [nest.row_axes(), axes(std::slice::from_ref(columns), nest.rows.len() as u32)].concat();
-    let index = |e: &IndexExpr| e.substitute(&|a| all[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size));
-    let body = nest.body.iter().map(|s| Stmt { instr: s.instr.map(&|v| v, &index), dtype: s.dtype }).collect();
-    let writes = nest.writes.iter().map(|w| Write { index: index(&w.index), first: None, ..w.clone() }).collect();
-    Nest { cols: vec![columns.clone()], body, writes, ..nest }
+fn of_first(nest: &Nest, columns: &Dim) -> Nest {
+    let cols = std::slice::from_ref(columns);
+    let mut out = Rebase::new([nest.row_axes(), axes(cols, nest.rows.len() as u32)].concat()).nest(nest, &nest.rows, cols);
+    out.writes.iter_mut().for_each(|w| w.first = None);
+    out
 }
 
 #[cfg(test)]

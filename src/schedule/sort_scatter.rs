@@ -9,8 +9,9 @@
 //! Deterministic, without atomics. Sorting costs a few launches, and one invocation sums the whole of a segment: it pays where many
 //! pairs are compared and segments are short, or the rows beside them many.
 
-use super::statements::{Statements, needed};
-use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Tag, Val, Write, axes};
+use super::search::count_before;
+use crate::loop_ir::facts::{cone, needed};
+use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
 
@@ -59,102 +60,66 @@ struct Sorted {
 /// Whether the index is a function of the column alone.
 fn index_of_column(nest: &Nest, index: Val) -> bool {
     let column = nest.rows.len() as u32;
-    needed(nest, index).into_iter().all(|v| match &nest.stmt(v).instr {
+    cone(nest, index).into_iter().all(|v| match &nest.stmt(v).instr {
         Instr::Const(_) | Instr::Call(..) | Instr::Cast(_) => true,
         Instr::Index(e) | Instr::Load { index: e, mask: None, .. } => !e.uses_axis(|a| a != column),
         _ => false,
     })
 }
 
-impl Statements {
-    /// The statements that `v` needs, with the column at `at`, as i32.
-    fn index_at(&mut self, nest: &Nest, v: Val, at: &IndexExpr) -> Val {
-        let mut map = vec![Val(u32::MAX); v.0 as usize + 1];
-        for n in needed(nest, v) {
-            let instr = nest
-                .stmt(n)
-                .instr
-                .map(&|v| map[v.0 as usize], &|e| e.substitute(&|_| at.clone(), &|v, size| IndexExpr::value(map[v as usize].0, size)));
-            map[n.0 as usize] = self.push(instr, nest.stmt(n).dtype);
-        }
-        self.push(Instr::Cast(map[v.0 as usize]), DType::I32)
-    }
-}
-
-fn helper(nest: &Nest, name: &str, rows: Vec<Dim>, cols: Vec<Dim>, body: Statements, writes: Vec<Write>) -> Nest {
-    let label = format!("{}.{name}", nest.label);
-    Nest { label, rows, cols, body: body.0, writes, tag: Tag::Loop, provenance: nest.provenance.clone() }
+fn helper(nest: &Nest, name: &str, rows: Vec<Dim>, cols: Vec<Dim>, body: BodyBuilder) -> Nest {
+    body.nest(format!("{}.{name}", nest.label), rows, cols, nest.provenance.clone())
 }
 
 fn order_nest(nest: &Nest, index: Val, order: BufferId, sorted: BufferId) -> Nest {
     let n = &nest.cols[0];
     let column = IndexExpr::axis(0, n);
-    let mut b = Statements::default();
-    let key = b.index_at(nest, index, &column);
-    let in_order = b.push(Instr::Sort { key, descending: false }, DType::I32);
-    let position = b.push(Instr::Proj(in_order, 1), DType::I32);
-    let writes = vec![Write::new(order, column.clone(), position), Write::new(sorted, column, in_order)];
-    helper(nest, "order", vec![], vec![n.clone()], b, writes)
+    let mut b = BodyBuilder::default();
+    // The index depends on the column alone.
+    let mut to = Rebase::new([vec![IndexExpr::zero(); nest.rows.len()], vec![column.clone()]].concat());
+    to.copy_all(&mut b, nest, cone(nest, index));
+    let key = b.push(Instr::Cast(to.value(index)), DType::I32);
+    let in_order = b.sort(key, false);
+    let position = b.proj(in_order, 1);
+    b.write(order, column.clone(), position);
+    b.write(sorted, column, in_order);
+    helper(nest, "order", vec![], vec![n.clone()], b)
 }
 
 fn starts_nest(nest: &Nest, sorted: BufferId, starts: BufferId, rows: i64) -> Nest {
     let (rows, n) = (Dim::int(rows), &nest.cols[0]);
     let r = IndexExpr::axis(0, &rows);
-    let mut b = Statements::default();
-    let own = b.push(Instr::Index(r.clone()), DType::I32);
-    let start = b.count_before(n.as_int().expect("only sums of a known length are sorted"), &mut |b, at| {
-        let index = b.push(Instr::Load { buffer: sorted, index: at, mask: None }, DType::I32);
-        b.call(ScalarFn::Lt, &[index, own], DType::Bool)
+    let mut b = BodyBuilder::default();
+    let own = b.index(&r, DType::I32);
+    let start = count_before(&mut b, n.as_int().expect("only sums of a known length are sorted"), &mut |b, at| {
+        let index = b.load(Element { buffer: sorted, index: at, dtype: DType::I32 });
+        b.call(ScalarFn::Lt, &[index, own])
     });
-    helper(nest, "starts", vec![rows], vec![], b, vec![Write::new(starts, r, start)])
+    b.write(starts, r, start);
+    helper(nest, "starts", vec![rows], vec![], b)
 }
 
 /// The original body, with sorted positions for columns.
 fn segments_nest(nest: &Nest, sorted: &Sorted) -> Option<Nest> {
-    let (column, n) = (nest.rows.len() as u32, &nest.cols[0]);
+    let (column, n) = (IndexExpr::axis(nest.rows.len() as u32, &nest.cols[0]), &nest.cols[0]);
     let row = IndexExpr::axis(sorted.axis, &nest.rows[sorted.axis as usize]);
-    let mut b = Statements::default();
-    let start = b.push(Instr::Load { buffer: sorted.starts, index: row.clone(), mask: None }, DType::I32);
-    let end = b.push(Instr::Load { buffer: sorted.starts, index: row.plus(&Dim::int(1)), mask: None }, DType::I32);
-    let k = b.push(Instr::Index(IndexExpr::axis(column, n)), DType::I32);
-    let from = b.call(ScalarFn::Ge, &[k, start], DType::Bool);
-    let until = b.call(ScalarFn::Lt, &[k, end], DType::Bool);
-    let inside = b.call(ScalarFn::LogicalAnd, &[from, until], DType::Bool);
-    let position = b.push(Instr::Load { buffer: sorted.order, index: IndexExpr::axis(column, n), mask: None }, DType::I32);
-    let position = IndexExpr::value(position.0, n);
-    let own_axes = axes(&nest.rows, 0);
-    let mut map = vec![Val(u32::MAX); nest.body.len()];
-    let mut wanted: Vec<Val> = needed(nest, sorted.source);
-    let rest = sorted.sum.0 as usize + 1;
-    for (i, stmt) in nest.body.iter().enumerate() {
-        let v = Val(i as u32);
-        let dtype = stmt.dtype;
-        if v == sorted.sum {
-            let zero = b.push(Instr::Const(Number::new(dtype, 0.0)), dtype);
-            let term = b.call(ScalarFn::Where, &[inside, map[sorted.source.0 as usize], zero], dtype);
-            map[i] = b.push(Instr::Reduce(Combiner::Sum, term), dtype);
-            wanted = follows(nest, sorted.sum)?;
-            continue;
-        }
-        if i < rest && !wanted.contains(&v) && !row_level(nest, v) {
-            continue;
-        }
-        let instr = stmt.instr.map(&|v| map[v.0 as usize], &|e| {
-            let at = |a: &crate::loop_ir::Axis| if a.id == column { position.clone() } else { own_axes[a.id as usize].clone() };
-            e.substitute(&at, &|v, size| IndexExpr::value(map[v as usize].0, size))
-        });
-        map[i] = b.push(instr, dtype);
-    }
-    let writes = nest.writes.iter().map(|w| {
-        let index = w.index.substitute(&|a| own_axes[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size));
-        Write::new(w.buffer, index, map[w.value.0 as usize])
-    });
-    let writes = writes.collect();
-    Some(Nest { body: b.0, writes, tag: Tag::Segments { start, end }, ..nest.clone() })
-}
-
-fn row_level(nest: &Nest, v: Val) -> bool {
-    !nest.element_level()[v.0 as usize]
+    let mut b = BodyBuilder::default();
+    let of = |buffer: BufferId, index: IndexExpr| Element { buffer, index, dtype: DType::I32 };
+    let start = b.load(of(sorted.starts, row.clone()));
+    let end = b.load(of(sorted.starts, row.plus(&Dim::int(1))));
+    let k = b.index(&column, DType::I32);
+    let from = b.call(ScalarFn::Ge, &[k, start]);
+    let until = b.call(ScalarFn::Lt, &[k, end]);
+    let inside = b.call(ScalarFn::LogicalAnd, &[from, until]);
+    let position = b.load(of(sorted.order, column));
+    let mut to = Rebase::new([nest.row_axes(), vec![IndexExpr::value(position.0, n)]].concat());
+    let (wanted, level) = (needed(nest, [sorted.source]), nest.element_level());
+    to.copy_all(&mut b, nest, nest.values().take(sorted.sum.0 as usize).filter(|v| wanted[v.0 as usize] || !level[v.0 as usize]));
+    let term = b.value_or(Some(inside), to.value(sorted.source), Number::new(nest.dtype(sorted.sum), 0.0));
+    to.set(sorted.sum, b.reduce(Combiner::Sum, term));
+    to.copy_all(&mut b, nest, follows(nest, sorted.sum)?);
+    let out = to.finish(b, &Nest { tag: Tag::Loop, ..nest.clone() });
+    Some(Nest { tag: Tag::Segments { start, end }, ..out })
 }
 
 /// What stands after the sum, when none of it works on columns again.

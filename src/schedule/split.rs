@@ -7,10 +7,11 @@ use super::sort_rows::sort_rows;
 use super::sort_scatter::sort_scatter;
 use super::split_scan::split_scan;
 use crate::config::Target;
-use crate::forms::parts::{is_column_reduction, is_worth};
+use crate::forms::parts::is_worth;
 use crate::forms::product::{self as form, Sizes};
 use crate::fusion::hint;
-use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
+use crate::loop_ir::facts::is_column_reduction;
+use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
 use std::collections::HashSet;
@@ -131,67 +132,45 @@ fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffe
     map_axes.remove(if stage_first { 0 } else { nest.rows.len() });
     map_axes.extend(unflatten(&flat, &nest.cols));
 
-    let mut body: Vec<Stmt> = vec![];
-    let mut push = |instr: Instr, dtype: DType| {
-        body.push(Stmt { instr, dtype });
-        Val(body.len() as u32 - 1)
-    };
+    let mut body = BodyBuilder::default();
     let inside = (!exact).then(|| {
-        let position = push(Instr::Index(flat.clone()), DType::I32);
-        let end = push(Instr::Const(Number::Int(total.as_int().expect("only sums of a known length are split"))), DType::I32);
-        push(Instr::Call(ScalarFn::Lt, vec![position, end]), DType::Bool)
+        let position = body.index(&flat, DType::I32);
+        let end = body.number(DType::I32, Number::Int(total.as_int().expect("only sums of a known length are split")));
+        body.call(ScalarFn::Lt, &[position, end])
     });
-    let mut map: Vec<Val> = vec![];
-    for stmt in &nest.body[..at] {
-        let mut instr = stmt.instr.map(&|v| map[v.0 as usize], &|e| {
-            e.substitute(&|a| map_axes[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size))
-        });
-        if let (Instr::Load { mask, .. }, Some(inside)) = (&mut instr, inside) {
-            *mask = Some(match *mask {
-                Some(own) => push(Instr::Call(ScalarFn::LogicalAnd, vec![own, inside]), DType::Bool),
-                None => inside,
-            });
-        }
-        map.push(push(instr, stmt.dtype));
-    }
-    let guarded = |v: Val, push: &mut dyn FnMut(Instr, DType) -> Val| match inside {
-        Some(inside) => {
-            let identity = push(Instr::Const(identity(combiner, dtype)), dtype);
-            push(Instr::Call(ScalarFn::Where, vec![inside, v, identity]), dtype)
-        }
-        None => v,
-    };
+    let mut to = Rebase::new(map_axes).under(inside);
+    to.copy_all(&mut body, nest, nest.values().take(at));
+    let mut guarded = |v: Val| body.value_or(inside, to.value(v), identity(combiner, dtype));
     // Outside, both factors of a product are zero, so that it stays one.
     let factors = match nest.tag {
-        Tag::Matmul { a, b, .. } => Some([a, b].map(|v| guarded(map[v.0 as usize], &mut push))),
+        Tag::Matmul { a, b, .. } => Some([a, b].map(&mut guarded)),
         _ => None,
     };
     let operand = match factors {
-        Some([a, b]) if !exact => push(Instr::Call(ScalarFn::Mul, vec![a, b]), dtype),
-        Some(_) => map[value.0 as usize],
-        None => guarded(map[value.0 as usize], &mut push),
+        Some(factors) if !exact => body.call(ScalarFn::Mul, &factors),
+        Some(_) => to.value(value),
+        None => guarded(value),
     };
-    let partial = push(Instr::Reduce(combiner, operand), dtype);
+    let partial = body.reduce(combiner, operand);
     let mut scratch = || {
         buffers.push(Buffer { name: format!("{}.partial", nest.label), ty: TensorType { dtype, shape: Shape(rows.clone()) } });
         BufferId(buffers.len() as u32 - 1)
     };
-    let tag = match (nest.tag, factors) {
-        (Tag::Matmul { batch, .. }, Some([a, b])) => Tag::Matmul { a, b, dot: partial, batch: batch + 1 },
-        _ => Tag::Loop,
-    };
+    if let (Tag::Matmul { batch, .. }, Some([a, b])) = (nest.tag, factors) {
+        body.tag = Tag::Matmul { a, b, dot: partial, batch: batch + 1 };
+    }
     let place = flatten(&axes(&rows, 0), &rows);
-    let mut writes = vec![Write::new(scratch(), place.clone(), partial)];
+    let sums = scratch();
+    body.write(sums, place.clone(), partial);
     let parts = Parts { stage, stage_first };
     let second = if combiner == Combiner::Welford {
-        body.push(Stmt { instr: Instr::Proj(partial, 1), dtype });
-        writes.push(Write::new(scratch(), place, Val(body.len() as u32 - 1)));
-        combine_deviations(nest, dtype, [writes[0].buffer, writes[1].buffer], &parts, &chunk)
+        let (squares, deviations) = (scratch(), body.proj(partial, 1));
+        body.write(squares, place, deviations);
+        combine_deviations(nest, dtype, [sums, squares], &parts, &chunk)
     } else {
-        combine(nest, at, combiner, writes[0].buffer, &parts)
+        combine(nest, at, combiner, sums, &parts)
     };
-    let first = Nest { label: nest.label.clone(), rows: rows.clone(), cols: vec![chunk], body, writes, tag, provenance: nest.provenance.clone() };
-    [first, second]
+    [body.nest(nest.label.clone(), rows, vec![chunk], nest.provenance.clone()), second]
 }
 
 /// Where partial results lie: an axis of stages before or behind the rows.
@@ -201,7 +180,11 @@ struct Parts {
 }
 
 impl Parts {
-    /// The place of a partial result; stages are the columns.
+    /// A partial result of that buffer; stages are the columns.
+    fn of(&self, nest: &Nest, buffer: BufferId, dtype: DType) -> Element {
+        Element { buffer, index: self.index(nest), dtype }
+    }
+
     fn index(&self, nest: &Nest) -> IndexExpr {
         let row_flat = flatten(&nest.row_axes(), &nest.rows);
         let stage_axis = IndexExpr::axis(nest.rows.len() as u32, &self.stage);
@@ -212,58 +195,41 @@ impl Parts {
 /// The second stage of squared deviations: those of each part, and those of the parts' means, each of which stands for `chunk`
 /// elements (Chan, Golub and LeVeque, for parts of equal sizes).
 fn combine_deviations(nest: &Nest, dtype: DType, [means, sums]: [BufferId; 2], parts: &Parts, chunk: &Dim) -> Nest {
-    let mut body: Vec<Stmt> = vec![];
-    let mut push = |instr: Instr| {
-        body.push(Stmt { instr, dtype });
-        Val(body.len() as u32 - 1)
-    };
-    let number = |n: &Dim| Instr::Const(Number::new(dtype, n.as_int().expect("only sums of a known length are split") as f64));
-    let own = push(Instr::Load { buffer: means, index: parts.index(nest), mask: None });
-    let total = push(Instr::Reduce(Combiner::Sum, own));
-    let count = push(number(&parts.stage));
-    let mean = push(Instr::Call(ScalarFn::Div, vec![total, count]));
-    let distance = push(Instr::Call(ScalarFn::Sub, vec![own, mean]));
-    let square = push(Instr::Call(ScalarFn::Mul, vec![distance, distance]));
-    let weight = push(number(chunk));
-    let between = push(Instr::Call(ScalarFn::Mul, vec![square, weight]));
-    let within = push(Instr::Load { buffer: sums, index: parts.index(nest), mask: None });
-    let both = push(Instr::Call(ScalarFn::Add, vec![within, between]));
-    let sum = push(Instr::Reduce(Combiner::Sum, both));
-    let writes = vec![Write::new(nest.writes[0].buffer, nest.writes[0].index.clone(), sum)];
-    second_stage(nest, &parts.stage, body, writes)
+    let mut b = BodyBuilder::default();
+    let number = |n: &Dim| n.as_int().expect("only sums of a known length are split") as f64;
+    let own = b.load(parts.of(nest, means, dtype));
+    let total = b.reduce(Combiner::Sum, own);
+    let count = b.constant(dtype, number(&parts.stage));
+    let mean = b.call(ScalarFn::Div, &[total, count]);
+    let distance = b.call(ScalarFn::Sub, &[own, mean]);
+    let square = b.call(ScalarFn::Mul, &[distance, distance]);
+    let weight = b.constant(dtype, number(chunk));
+    let between = b.call(ScalarFn::Mul, &[square, weight]);
+    let within = b.load(parts.of(nest, sums, dtype));
+    let both = b.call(ScalarFn::Add, &[within, between]);
+    let sum = b.reduce(Combiner::Sum, both);
+    b.write(nest.writes[0].buffer, nest.writes[0].index.clone(), sum);
+    second_stage(nest, &parts.stage, b)
 }
 
-fn second_stage(nest: &Nest, stage: &Dim, body: Vec<Stmt>, writes: Vec<Write>) -> Nest {
-    Nest {
-        label: format!("{}.combine", nest.label),
-        rows: nest.rows.clone(),
-        cols: vec![stage.clone()],
-        body,
-        writes,
-        tag: Tag::Loop,
-        provenance: nest.provenance.clone(),
-    }
+fn second_stage(nest: &Nest, stage: &Dim, body: BodyBuilder) -> Nest {
+    body.nest(format!("{}.combine", nest.label), nest.rows.clone(), vec![stage.clone()], nest.provenance.clone())
 }
 
 /// The second stage: combines the partial results and does what followed the reduction.
 fn combine(nest: &Nest, at: usize, combiner: Combiner, scratch: BufferId, parts: &Parts) -> Nest {
-    let dtype = nest.body[at].dtype;
-    let index = parts.index(nest);
-    let mut body =
-        vec![Stmt { instr: Instr::Load { buffer: scratch, index, mask: None }, dtype }, Stmt { instr: Instr::Reduce(combiner, Val(0)), dtype }];
-    let mut map = vec![Val(u32::MAX); nest.body.len()];
-    map[at] = Val(1);
-    for (i, stmt) in nest.body.iter().enumerate().skip(at + 1) {
-        let Instr::Cast(v) = stmt.instr else { continue };
-        if map[v.0 as usize].0 == u32::MAX {
-            continue;
+    let mut b = BodyBuilder::default();
+    let partial = b.load(parts.of(nest, scratch, nest.body[at].dtype));
+    let mut to = Rebase::in_place();
+    to.set(Val(at as u32), b.reduce(combiner, partial));
+    for v in nest.values().skip(at + 1) {
+        if matches!(nest.stmt(v).instr, Instr::Cast(x) if to.copied(x).is_some()) {
+            to.copy(&mut b, nest, v);
         }
-        map[i] = Val(body.len() as u32);
-        body.push(Stmt { instr: Instr::Cast(map[v.0 as usize]), dtype: stmt.dtype });
     }
     let write = &nest.writes[0];
-    let writes = vec![Write::new(write.buffer, write.index.clone(), map[write.value.0 as usize])];
-    second_stage(nest, &parts.stage, body, writes)
+    b.write(write.buffer, write.index.clone(), to.value(write.value));
+    second_stage(nest, &parts.stage, b)
 }
 
 /// What combines with anything to that.

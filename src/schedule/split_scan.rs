@@ -10,9 +10,9 @@
 //! Blelloch, "Prefix sums and their applications" (reduce, then scan).
 
 use super::split::identity;
-use super::statements::Statements;
-use crate::forms::parts::{is_column_reduction, is_worth};
-use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Tag, Val, Write, axes, flatten, unflatten};
+use crate::forms::parts::is_worth;
+use crate::loop_ir::facts::is_column_reduction;
+use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
 
@@ -86,9 +86,8 @@ impl Chunks<'_> {
         (rows, chunk, own)
     }
 
-    fn part(&self, name: &str, rows: Vec<Dim>, cols: Dim, body: Statements, writes: Vec<Write>) -> Nest {
-        let label = format!("{}{name}", self.nest.label);
-        Nest { label, rows, cols: vec![cols], body: body.0, writes, tag: Tag::Loop, provenance: self.nest.provenance.clone() }
+    fn part(&self, name: &str, rows: Vec<Dim>, cols: Dim, body: BodyBuilder) -> Nest {
+        body.nest(format!("{}{name}", self.nest.label), rows, vec![cols], self.nest.provenance.clone())
     }
 }
 
@@ -108,63 +107,51 @@ fn split(nest: &Nest, scan: &Scan, count: i64, first: bool, buffers: &mut Vec<Bu
 
     let column = IndexExpr::axis(sizes.len() as u32, &chunks.length);
     let at = |column: &IndexExpr| [own.clone(), unflatten(&chunk.times(&chunks.length).add(column), &nest.cols)].concat();
-    let mut body = Statements::default();
-    let map = copy(nest, 0..scan.at, &at(&column), &mut body, vec![]);
-    let total = body.push(Instr::Reduce(scan.combiner, map[scan.argument.0 as usize]), dtype);
-    let writes = vec![Write::new(totals, chunks.place(&chunk, &own), total)];
-    let mut out = vec![chunks.part(".totals", sizes.clone(), chunks.length.clone(), body, writes)];
+    let mut body = BodyBuilder::default();
+    let mut to = Rebase::new(at(&column));
+    to.copy_all(&mut body, nest, nest.values().take(scan.at));
+    let total = body.reduce(scan.combiner, to.value(scan.argument));
+    body.write(totals, chunks.place(&chunk, &own), total);
+    let mut out = vec![chunks.part(".totals", sizes.clone(), chunks.length.clone(), body)];
 
-    let mut body = Statements::default();
+    let mut body = BodyBuilder::default();
     let place = chunks.place(&IndexExpr::axis(nest.rows.len() as u32, &chunks.count), &nest.row_axes());
-    let own_total = body.push(Instr::Load { buffer: totals, index: place.clone(), mask: None }, dtype);
-    let prefix = body.push(Instr::Scan(scan.combiner, own_total), dtype);
-    out.push(chunks.part(".prefixes", nest.rows.clone(), chunks.count.clone(), body, vec![Write::new(prefixes, place, prefix)]));
+    let own_total = body.load(Element { buffer: totals, index: place.clone(), dtype });
+    let prefix = body.scan(scan.combiner, own_total);
+    body.write(prefixes, place, prefix);
+    out.push(chunks.part(".prefixes", nest.rows.clone(), chunks.count.clone(), body));
 
-    let mut body = Statements::default();
-    let number = body.push(Instr::Index(chunk.clone()), DType::I32);
-    let zero = body.push(Instr::Const(crate::loop_ir::Number::Int(0)), DType::I32);
-    let later = body.push(Instr::Call(ScalarFn::Gt, vec![number, zero]), DType::Bool);
-    let before = chunks.place(&chunk.plus(&Dim::int(-1)), &own);
-    let before = body.push(Instr::Load { buffer: prefixes, index: before, mask: Some(later) }, dtype);
-    let nothing = body.push(Instr::Const(identity(scan.combiner, dtype)), dtype);
-    let before = body.push(Instr::Call(ScalarFn::Where, vec![later, before, nothing]), dtype);
-    let writes = apply(nest, scan, &at(&column), before, &mut body);
-    out.push(chunks.part("", sizes.clone(), chunks.length.clone(), body, writes));
+    let mut body = BodyBuilder::default();
+    let number = body.index(&chunk, DType::I32);
+    let zero = body.number(DType::I32, Number::Int(0));
+    let later = body.call(ScalarFn::Gt, &[number, zero]);
+    let before = Element { buffer: prefixes, index: chunks.place(&chunk.plus(&Dim::int(-1)), &own), dtype };
+    let before = body.load_if(before, later);
+    let before = body.value_or(Some(later), before, identity(scan.combiner, dtype));
+    apply(nest, scan, at(&column), before, &mut body);
+    out.push(chunks.part("", sizes.clone(), chunks.length.clone(), body));
 
     let rest = Dim::int(cols - count * length);
     if !rest.is(0) {
         let column = IndexExpr::axis(nest.rows.len() as u32, &rest).plus(&Dim::int(count * length));
-        let mut body = Statements::default();
+        let mut body = BodyBuilder::default();
         let last = chunks.place(&IndexExpr::constant(Dim::int(count - 1)), &nest.row_axes());
-        let before = body.push(Instr::Load { buffer: prefixes, index: last, mask: None }, dtype);
+        let before = body.load(Element { buffer: prefixes, index: last, dtype });
         let at = [nest.row_axes(), unflatten(&column, &nest.cols)].concat();
-        let writes = apply(nest, scan, &at, before, &mut body);
-        out.push(chunks.part(".rest", nest.rows.clone(), rest, body, writes));
+        apply(nest, scan, at, before, &mut body);
+        out.push(chunks.part(".rest", nest.rows.clone(), rest, body));
     }
     out
 }
 
 /// The whole body with axes at `at`, and `before` combined with the scan.
-fn apply(nest: &Nest, scan: &Scan, at: &[IndexExpr], before: Val, body: &mut Statements) -> Vec<Write> {
-    let dtype = nest.body[scan.at].dtype;
-    let mut map = copy(nest, 0..scan.at + 1, at, body, vec![]);
-    map[scan.at] = body.push(Instr::Call(function(scan.combiner), vec![before, map[scan.at]]), dtype);
-    let map = copy(nest, scan.at + 1..nest.body.len(), at, body, map);
-    let write = |w: &Write| Write::new(w.buffer, moved(&w.index, at, &map), map[w.value.0 as usize]);
-    nest.writes.iter().map(write).collect()
-}
-
-/// Appends these statements with axes at `at`; `map` says where earlier ones are.
-fn copy(nest: &Nest, range: std::ops::Range<usize>, at: &[IndexExpr], body: &mut Statements, mut map: Vec<Val>) -> Vec<Val> {
-    for stmt in &nest.body[range] {
-        let instr = stmt.instr.map(&|v| map[v.0 as usize], &|e| moved(e, at, &map));
-        map.push(body.push(instr, stmt.dtype));
-    }
-    map
-}
-
-fn moved(e: &IndexExpr, at: &[IndexExpr], map: &[Val]) -> IndexExpr {
-    e.substitute(&|a| at[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size))
+fn apply(nest: &Nest, scan: &Scan, at: Vec<IndexExpr>, before: Val, body: &mut BodyBuilder) {
+    let mut to = Rebase::new(at);
+    to.copy_all(body, nest, nest.values().take(scan.at + 1));
+    let at = Val(scan.at as u32);
+    to.set(at, body.call(function(scan.combiner), &[before, to.value(at)]));
+    to.copy_all(body, nest, nest.values().skip(scan.at + 1));
+    body.writes.extend(nest.writes.iter().map(|w| to.write(w)));
 }
 
 #[cfg(test)]

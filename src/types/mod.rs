@@ -9,6 +9,7 @@
 
 mod bind;
 mod caps;
+mod cursor;
 mod decision;
 mod dim;
 mod dtype;
@@ -20,6 +21,7 @@ mod tensor;
 
 pub use bind::{bind_named_symbols, bind_symbols};
 pub use caps::{DeviceCaps, DeviceModel};
+pub use cursor::Cursor;
 pub use decision::Decision;
 pub use dim::{Bindings, Dim, Symbol, is_size_function, solve_for_symbols};
 pub use dtype::DType;

@@ -22,7 +22,7 @@ impl Shape {
 
     /// Number of elements.
     pub fn numel(&self) -> Dim {
-        self.0.iter().fold(Dim::int(1), |n, d| n * d)
+        Dim::product(&self.0)
     }
 
     /// All sizes as integers, when none is symbolic.

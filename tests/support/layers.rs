@@ -176,18 +176,20 @@ fn nests(graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
     for nest in &lowered.nests {
         naive::run(nest, &mut memory, &Bindings::new())?;
     }
-    let read = |b: usize| {
-        let m = &memory[b];
-        if m.dtype.is_float() {
-            HostTensor::from_f64(m.dtype, &shapes[b], &m.to_f64())
-        } else {
-            HostTensor::from_i64(m.dtype, &shapes[b], &m.elements.iter().map(|n: &Number| n.as_i64()).collect::<Vec<_>>())
-        }
-    };
+    let read = |b: usize| to_tensor(&memory[b], &shapes[b]);
     Ok(lowered.outputs.iter().map(|o| (o.name.clone(), read(o.buffer.0 as usize))).collect())
 }
 
-fn to_memory(t: &HostTensor) -> Memory {
+/// The elements of a buffer as a tensor.
+pub fn to_tensor(m: &Memory, shape: &[usize]) -> HostTensor {
+    match m.dtype.is_float() {
+        true => HostTensor::from_f64(m.dtype, shape, &m.to_f64()),
+        false => HostTensor::from_i64(m.dtype, shape, &m.elements.iter().map(|n: &Number| n.as_i64()).collect::<Vec<_>>()),
+    }
+}
+
+/// A tensor as the elements of a buffer.
+pub fn to_memory(t: &HostTensor) -> Memory {
     if t.dtype().is_float() { Memory::from_f64(t.dtype(), &t.to_f64()) } else { Memory::from_i64(t.dtype(), &t.to_i64()) }
 }
 

@@ -1,2 +1,4 @@
 //! Shared by the test binaries.
+pub mod cases;
 pub mod layers;
+pub mod nests;

@@ -47,7 +47,7 @@ fn deviations(graph: &Graph, id: NodeId) -> Option<(Value, Vec<u32>)> {
     let [x, spread] = scalar_call(graph, a, ScalarFn::Sub)?;
     let ty = graph.ty(x);
     let last = ty.shape.rank().checked_sub(1)? as u32;
-    let count = dims.iter().fold(Dim::int(1), |n, d| n * &ty.shape[*d as usize]);
+    let count = Dim::product(dims.iter().map(|d| &ty.shape[*d as usize]));
     let pays = !dims.contains(&last) || count.range().0 > LONG_ROW;
     let fits = a == b && ty.dtype == DType::F32 && count.range().0 > 0 && pays;
     let same_region = graph.node(id).region == graph.def(a).region;

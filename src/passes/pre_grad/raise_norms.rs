@@ -43,7 +43,7 @@ fn mean(graph: &Graph, v: Value) -> Option<Statistic> {
         Op::Reduce(op) if op.kind == ReduceKind::Sum => Some(Statistic { dims: op.dims.clone(), of: graph.def(spread_core(graph, v)).operands[0] }),
         _ => None,
     };
-    let count = |s: &Statistic| s.dims.iter().fold(Dim::int(1), |n, &d| n * &graph.ty(s.of).shape[d as usize]).as_int().map(|n| n as f64);
+    let count = |s: &Statistic| Dim::product(s.dims.iter().map(|&d| &graph.ty(s.of).shape[d as usize])).as_int().map(|n| n as f64);
     let dtype = graph.ty(v).dtype;
     if let Some([x, n]) = scalar_call(graph, v, ScalarFn::Div) {
         return sum(x).filter(|s| count(s).is_some() && uniform(graph, n) == count(s));

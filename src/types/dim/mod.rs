@@ -85,6 +85,11 @@ impl Dim {
         Dim(Repr::Int(n))
     }
 
+    /// The product of sizes, one when there are none.
+    pub fn product<'a>(sizes: impl IntoIterator<Item = &'a Dim>) -> Dim {
+        sizes.into_iter().fold(Dim::int(1), |n, d| n * d)
+    }
+
     /// A symbol with its inclusive range.
     pub fn symbol(name: &str, min: i64, max: i64) -> Dim {
         Dim::atom(Atom::Symbol(Symbol { name: name.into(), min, max }))

@@ -93,7 +93,8 @@ impl Dim {
         }
     }
 
-    fn text_with_ranges(&self) -> String {
+    /// The expression with each symbol's range written beside it: `t{1..64}*3 - 2`.
+    pub fn text_with_ranges(&self) -> String {
         let mut symbols = Vec::new();
         self.collect_symbols(&mut symbols);
         let named = self.substitute(&|s| Some(Dim::symbol(&format!("{}{{{}..{}}}", s.name, s.min, s.max), s.min, s.max)));
