@@ -3,7 +3,7 @@
 use super::alias::{StorageId, Storages, Tensor, detached, straight_through, view_strides};
 use super::args::{Arg, Args, Cx, Scalar};
 use super::aten::{self, Effect};
-use super::recurrent::{self, Misdeclared};
+use super::lstm_states::{self, Misdeclared};
 use super::regions::{self, Region};
 use super::schema::{Argument, ExportedGraph, ExportedNode, OptionalTensor, Range, SymArgument, SymInt, TensorMeta};
 use super::{expr, symbols, weights};
@@ -180,6 +180,8 @@ impl<'a> Converter<'a> {
             return Err("strides of a tensor that is itself a view are not supported".into());
         }
         self.cx.writes.clear();
+        let first = node.outputs.first().map(Argument::tensors).unwrap_or_default().into_iter().next();
+        self.cx.declared = first.and_then(|name| graph.tensor_values.get(name)).and_then(|meta| self.shape(meta).ok());
         let mut results = (row.build)(&mut self.cx, &args)?;
         // `to` gives a view where it changes nothing, unless it is asked for a copy.
         let copies = args.bool_or("copy", false)?;
@@ -273,7 +275,7 @@ impl<'a> Converter<'a> {
                 }
                 let mut tensor = results.next().ok_or("it gives fewer results than the program declares")?;
                 let mut value = self.storages.read(&mut self.cx.b, &mut tensor)?;
-                if let Some(shape) = recurrent::states_shape(node, self.cx.b.shape(value)) {
+                if let Some(shape) = lstm_states::states_shape(node, self.cx.b.shape(value)) {
                     value = self.cx.b.reshape(value, shape)?;
                     tensor = self.storages.fresh(value);
                 }
