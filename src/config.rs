@@ -197,7 +197,7 @@ pub fn leave_windows_alone() {
     {
         use std::os::unix::process::CommandExt;
         let is_set = |name: &str| std::env::var_os(name).is_some();
-        if ["DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", SELECTION].into_iter().any(is_set) {
+        if ["XDG_RUNTIME_DIR", SELECTION].into_iter().any(is_set) {
             return;
         }
         let mut arguments = std::env::args_os();

@@ -128,7 +128,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     inductor::config::leave_windows_alone();
     let filter = tracing_subscriber::EnvFilter::try_from_env("INDUCTOR_LOG").unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colors = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colors).init();
     match run(Options::parse().command) {
         Ok(code) => code,
         Err(error) => {

@@ -114,6 +114,40 @@ fn verification_names_a_wrong_fusion() {
     assert!(replayed.difference.as_ref().is_some_and(|d| d.starts_with(command)), "{replayed:?}");
 }
 
+/// A device without 64-bit integers computes what fits 32 bits, and refuses what does not: nothing wraps.
+#[test]
+fn what_leaves_32_bits_is_refused_where_there_are_no_more() {
+    let program = |name: &str, f: &dyn Fn(&inductor::Tensor) -> inductor::Tensor| trace(name, |t| Ok(f(&t.input("x", DType::I32, 5)))).unwrap();
+    let wide = |x: &inductor::Tensor| x.cast(DType::I64);
+    let programs = [
+        program("product", &|x| wide(x) * 1_000_000_007.0),
+        program("sum", &|x| wide(x).sum(&[0])),
+        program("running sum", &|x| wide(x).cumsum(0)),
+        program("difference", &|x| wide(x) - 2_000_000_000.0),
+        program("square", &|x| wide(x) * wide(x)),
+    ];
+    for device in devices() {
+        let mut target = device.target();
+        target.caps.i64 = false;
+        for traced in &programs {
+            let examples: Vec<TensorType> = traced.graph.inputs.iter().map(|i| traced.graph.ty(i.value).clone()).collect();
+            let (plan, report) = inductor_with_report(&traced.graph, &examples, &target, &Config::default()).unwrap();
+            let step = Step::new(plan, report, traced, &device, &Config::default()).unwrap();
+            let run = |data: [i64; 5]| {
+                let x = HostTensor::from_i64(DType::I32, &[5], &data);
+                step.run(&mut step.init(0).unwrap(), [&x]).and_then(|result| result.outputs())
+            };
+            let whole = compile(traced, &Device::cpu(), &Config::default()).unwrap();
+            let small = HostTensor::from_i64(DType::I32, &[5], &[1, -2, 0, 2, -1]);
+            let expected = whole.run(&mut whole.init(0).unwrap(), [&small]).unwrap().outputs().unwrap();
+            let name = &traced.graph.name;
+            assert_eq!(run([1, -2, 0, 2, -1]).unwrap(), expected, "{name} {device:?}");
+            let error = run([i32::MIN as i64, i32::MIN as i64, 3, 4, 5]).expect_err(name).to_string();
+            assert!(error.contains("leaves 32 bits") && error.contains("devices.rs"), "{name} {device:?}: {error}");
+        }
+    }
+}
+
 #[test]
 fn resuming_continues_exactly() {
     let folder = tempfile::tempdir().unwrap();

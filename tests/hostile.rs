@@ -142,6 +142,13 @@ fn what_is_used_before_it_is_defined_is_refused() {
 }
 
 #[test]
+fn what_pytorch_decomposed_for_a_wrong_shape_is_refused() {
+    let view = "/graph_module/graph/nodes/106/metadata/torch_fn";
+    let bytes = edited(files("programs/lstm_last/dec"), view, json!("flatten_1;method_descriptor.flatten"));
+    refused(bytes, "PyTorch decomposed flatten for [1, 2, 4], a shape that its decomposition of lstm gets wrong: it is [2, 4]");
+}
+
+#[test]
 fn wrong_types_are_refused() {
     let meta = "/graph_module/graph/tensor_values";
     refused(edited(addmm(), &format!("{meta}/ts_0/dtype"), json!(99)), "dtype number 99 is not supported");

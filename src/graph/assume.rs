@@ -8,8 +8,10 @@ use crate::types::{Dim, Guard, Place, Relation, Symbol, solve_for_symbols};
 pub(super) struct Unified {
     /// What each symbol is, over symbols that stay. A symbol with a narrower range is listed, too.
     values: Vec<(Symbol, Dim)>,
-    /// Symbols made so far.
-    made: usize,
+    /// Symbols made so far: each with what it stands for, over symbols that inputs had.
+    made: Vec<(Symbol, Dim)>,
+    /// Where the symbols of inputs were that made symbols have replaced.
+    left: Vec<Found>,
 }
 
 impl Unified {
@@ -22,6 +24,15 @@ impl Unified {
             return size.clone();
         }
         size.substitute(&|s| self.values.iter().find(|(symbol, _)| symbol == s).map(|(_, value)| value.clone()))
+    }
+
+    fn is_made(&self, symbol: &Symbol) -> bool {
+        self.made.iter().any(|(made, _)| made == symbol)
+    }
+
+    /// The size in symbols that inputs have or had.
+    fn in_inputs(&self, size: &Dim) -> Dim {
+        size.substitute(&|s| self.made.iter().find(|(made, _)| made == s).map(|(_, value)| value.clone()))
     }
 
     fn insert(&mut self, symbol: Symbol, value: Dim) {
@@ -57,7 +68,9 @@ impl Builder {
             return;
         }
         let places = self.places();
-        let position = |s: &Symbol| places.iter().find(|p| p.symbol == *s).map(|p| p.position);
+        // A made symbol gives way before all others: it is what a size has more than another one.
+        let made = |s: &Symbol| self.unified.is_made(s).then_some((usize::MAX, 0));
+        let position = |s: &Symbol| places.iter().find(|p| p.symbol == *s).map(|p| p.position).or_else(|| made(s));
         for (symbol, value) in solve_for_symbols(&(a - &b), &position).unwrap_or_default() {
             let left = Dim::symbol(&symbol.name, symbol.min, symbol.max);
             let (symbol_range, value_range) = ((symbol.min, symbol.max), value.range());
@@ -86,7 +99,8 @@ impl Builder {
         let bound = |s: &Symbol| gap.solved_for(s).map(|(bound, rises)| (s.clone(), bound, rises));
         let mut bounds: Vec<(Symbol, Dim, bool)> = symbols.iter().filter_map(bound).collect();
         bounds.retain(|(_, bound, rises)| *rises || bound.as_int().is_some());
-        bounds.sort_by_key(|(_, _, rises)| !rises);
+        // What a size has more than another one grows first: what it is more than stays as it is.
+        bounds.sort_by_key(|(symbol, _, rises)| (!rises, !self.unified.is_made(symbol)));
         let Some((symbol, bound, rises)) = bounds.into_iter().next() else { return };
         let (low, high) = bound.range();
         let is_empty = if rises { low > symbol.max } else { high < symbol.min };
@@ -98,8 +112,13 @@ impl Builder {
             Some(n) if rises => Dim::symbol(&symbol.name, symbol.min.max(n), symbol.max),
             Some(n) => Dim::symbol(&symbol.name, symbol.min, symbol.max.min(n)),
             None => {
-                self.unified.made += 1;
-                bound + Dim::symbol(&format!("{}.{}", symbol.name, self.unified.made), 0, symbol.max)
+                let rest = Symbol { name: format!("{}.{}", symbol.name, self.unified.made.len() + 1).into(), min: 0, max: symbol.max };
+                let own = Dim::symbol(&symbol.name, symbol.min, symbol.max);
+                let bound = bound.max_with(&Dim::int(symbol.min));
+                let meaning = self.unified.in_inputs(&(own - &bound));
+                self.unified.made.push((rest.clone(), meaning));
+                self.unified.left.extend(places.into_iter().filter(|p| p.symbol == symbol));
+                bound + Dim::symbol(&rest.name, rest.min, rest.max)
             }
         };
         self.replace(symbol, value);
@@ -107,10 +126,12 @@ impl Builder {
 
     /// Records a guard, unless some symbol in it does not follow from an input.
     fn guard(&mut self, left: Dim, relation: Relation, right: Dim, places: &[Found], needed_by: &str) -> bool {
+        let (left, right) = (self.unified.in_inputs(&left), self.unified.in_inputs(&right));
         let mut symbols = vec![];
         left.collect_symbols(&mut symbols);
         right.collect_symbols(&mut symbols);
-        let found: Option<Vec<&Found>> = symbols.iter().map(|s| places.iter().find(|p| p.symbol == *s)).collect();
+        let place = |s: &Symbol| places.iter().chain(&self.unified.left).find(|p| p.symbol == *s);
+        let found: Option<Vec<&Found>> = symbols.iter().map(place).collect();
         let Some(mut found) = found else { return false };
         found.sort_by_key(|p| p.position);
         let location = self.provenance.line().map(|at| format!(" at {at}")).unwrap_or_default();
@@ -161,6 +182,7 @@ impl Builder {
 }
 
 /// A symbol and where it is read off.
+#[derive(Clone, Debug)]
 struct Found {
     symbol: Symbol,
     position: (usize, usize),
@@ -261,13 +283,60 @@ mod tests {
     fn a_size_that_is_at_most_another_leaves_a_rest() {
         let (n, m) = (symbol("n"), symbol("m"));
         let (mut b, x, y) = with_inputs([n.clone()], [m.clone()]);
-        assert!(b.slice(x, 0, Dim::int(0), m.clone(), 1).is_err());
         b.assume_at_most(&m, &n, "assertion");
         let x = b.slice(x, 0, Dim::int(0), b.resolve(&m), 1).unwrap();
         let result = b.add(x, y).unwrap();
         let g = finish(b, result);
         assert!(error(&g, &[4], &[5]).contains("the program needs m <= n, which is 5 <= 4 (assertion)"));
         assert!(evaluate(&g, &[HostTensor::zeros(DType::F32, &[5]), HostTensor::zeros(DType::F32, &[4])], Precision::Working).is_ok());
+    }
+
+    #[test]
+    fn a_size_may_be_more_than_two_others() {
+        let (n, m, k) = (symbol("n"), symbol("m"), symbol("k"));
+        let (mut b, x, y) = with_inputs([n], [m.clone()]);
+        let z = b.input("z", InputRole::Input, TensorType::new(DType::F32, [k.clone()])).unwrap();
+        let mut total = b.constant(DType::F32, 0.0).unwrap();
+        for (part, size) in [(y, m), (z, k)] {
+            let head = b.slice(x, 0, Dim::int(0), size, 1).unwrap();
+            let product = b.mul(head, part).unwrap();
+            let sum = b.reduce(ReduceKind::Sum, product, &[0], false).unwrap();
+            total = b.add(total, sum).unwrap();
+        }
+        let g = finish(b, total);
+        assert_eq!(claims(&g).len(), 2);
+        let run = |sizes: [usize; 3]| evaluate(&g, &sizes.map(|n| HostTensor::zeros(DType::F32, &[n])), Precision::Working);
+        assert!(run([9, 8, 2]).is_ok() && run([9, 2, 8]).is_ok() && run([9, 9, 9]).is_ok());
+        assert!(run([7, 8, 2]).is_err() && run([7, 2, 8]).is_err());
+    }
+
+    #[test]
+    fn a_slice_ends_inside() {
+        let (n, m) = (symbol("n"), symbol("m"));
+        let (mut b, x, y) = with_inputs([n], [m.clone()]);
+        let x = b.slice(x, 0, Dim::int(0), m, 1).unwrap();
+        let result = b.add(x, y).unwrap();
+        let g = finish(b, result);
+        assert_eq!(claims(&g), ["m <= n, where x[0] is n and y[0] is m (slice)"]);
+        assert!(error(&g, &[4], &[5]).contains("the program needs m <= n, which is 5 <= 4 (slice)"));
+    }
+
+    #[test]
+    fn an_index_may_be_smaller_than_what_it_indexes() {
+        let (n, m) = (symbol("n"), symbol("m"));
+        let (mut b, x, y) = with_inputs([n.clone(), Dim::int(3)], [m, Dim::int(3)]);
+        let index = b.cast(y, DType::I32).unwrap();
+        let gathered = b.op(ops::Gather { dim: 1 }, &[x, index]).unwrap();
+        let g = finish(b.clone(), gathered);
+        assert_eq!(claims(&g), ["m <= n, where x[0] is n and y[0] is m (gather)"]);
+        assert!(evaluate(&g, &[HostTensor::zeros(DType::F32, &[5, 3]), HostTensor::zeros(DType::F32, &[4, 3])], Precision::Working).is_ok());
+        assert!(error(&g, &[4, 3], &[5, 3]).contains("the program needs m <= n, which is 5 <= 4 (gather)"));
+        // What needs more finds the rest to be nothing.
+        let sum = b.add(gathered, x).unwrap();
+        let g = finish(b, sum);
+        assert_eq!(g.ty(g.inputs[0].value).shape[0], g.ty(g.inputs[1].value).shape[0]);
+        assert_eq!(claims(&g)[1], "-m + n == 0, where x[0] is n and y[0] is m (add)");
+        assert!(error(&g, &[5, 3], &[4, 3]).contains("the program needs -m + n == 0, which is 1 == 0 (add)"));
     }
 
     #[test]
@@ -283,5 +352,6 @@ mod tests {
         let x = plain.input("x", InputRole::Input, TensorType::new(DType::F32, [symbol("n")])).unwrap();
         let y = plain.input("y", InputRole::Input, TensorType::new(DType::F32, [symbol("m")])).unwrap();
         assert!(plain.add(x, y).is_err(), "only front ends assume");
+        assert!(plain.slice(x, 0, Dim::int(0), symbol("m"), 1).is_err());
     }
 }

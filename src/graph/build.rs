@@ -80,7 +80,7 @@ impl Builder {
 
     /// Adds `op` applied to `operands`, or finds it; all results.
     pub fn node(&mut self, op: impl Into<Op>, operands: &[Value]) -> Built<Vec<Value>> {
-        let op = self.with_equal_sizes(op.into(), operands);
+        let op = self.with_needed_sizes(op.into(), operands);
         let hash = hash(&op, operands, self.region);
         if let Some(node) = self.find(hash, &op, operands, self.region) {
             self.graph.provenance[node.0 as usize].merge(&self.provenance);
@@ -146,8 +146,8 @@ impl Builder {
         self.results(node)
     }
 
-    /// The op in the symbols that the graph has now, after the sizes that it needs equal have become so.
-    fn with_equal_sizes(&mut self, mut op: Op, operands: &[Value]) -> Op {
+    /// The op in the symbols that the graph has now, after its sizes have become what it needs.
+    fn with_needed_sizes(&mut self, mut op: Op, operands: &[Value]) -> Op {
         if !self.assumes {
             return op;
         }
@@ -155,6 +155,17 @@ impl Builder {
         let types: Vec<TensorType> = operands.iter().map(|&v| self.ty(v).clone()).collect();
         for (a, b) in op.equal_sizes(&types) {
             self.assume_equal(&a, &b, op.name());
+        }
+        for (a, b) in op.bounded_sizes(&types) {
+            let mut symbols = vec![];
+            (b.clone() - &a).collect_symbols(&mut symbols);
+            // What one size alone must be is for its declaration to say.
+            if symbols.len() > 1 {
+                self.assume_at_most(&a, &b, op.name());
+            }
+            if !self.resolve(&a).known_le(&self.resolve(&b)) {
+                self.assume_equal(&a, &b, op.name());
+            }
         }
         op.map_dims(&|d| self.resolve(d));
         op

@@ -88,11 +88,9 @@ impl OpDef for Gather {
         }
         Ok(vec![TensorType { dtype: x.dtype, shape: index.shape.clone() }])
     }
-    fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+    fn bounded_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
         let [x, index] = operands else { return vec![] };
-        let mut pairs = paired_besides(&index.shape, &x.shape, self.dim);
-        pairs.retain(|(index, size)| !index.known_le(size));
-        pairs
+        paired_besides(&index.shape, &x.shape, self.dim)
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
         let (x, shape, dim) = (&operands[0], sizes(&types[0]), self.dim as usize);

@@ -198,6 +198,11 @@ pub trait OpDef {
         vec![]
     }
 
+    /// Pairs of sizes of which [`OpDef::infer`] needs the first at most the second, assumed likewise.
+    fn bounded_sizes(&self, _operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        vec![]
+    }
+
     /// The definition, on host arrays: obvious, never optimized. `types` are the result types with constant sizes.
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String>;
 

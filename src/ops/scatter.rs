@@ -136,17 +136,16 @@ impl OpDef for ScatterAdd {
     }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let [base, index, src] = operands else { return Err("takes a base, an index and a source".into()) };
-        check_index(index, self.dim, &base.shape)?;
-        check_dtypes(base, src)?;
-        let rank = base.shape.rank();
-        let fits = index.shape.rank() == rank && (0..rank).all(|i| i == self.dim as usize || index.shape[i].known_le(&base.shape[i]));
-        if !fits || !src.shape.known_eq(&index.shape) {
-            return Err(format!("source and index differ, or are larger than the base besides dimension {}", self.dim));
-        }
+        check_scatter(base, index, src, self.dim)?;
         Ok(vec![base.clone()])
     }
     fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
-        equal_sizes(operands, self.dim)
+        let [_, index, src] = operands else { return vec![] };
+        paired(&index.shape.0, &src.shape.0)
+    }
+    fn bounded_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let [base, index, _] = operands else { return vec![] };
+        bounded_sizes(base, index, self.dim)
     }
     fn eval(&self, operands: &[Array], _types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (base, index, dim) = (&operands[0], &operands[1], self.dim as usize);
@@ -273,12 +272,18 @@ impl OpDef for IndexAdd {
     }
 }
 
-/// Sizes that a scatter along `dim` needs equal: those of source and index, and those of index and base besides `dim` where the
-/// index is not known to be smaller.
-pub(super) fn equal_sizes(operands: &[TensorType], dim: u32) -> Vec<(Dim, Dim)> {
-    let [base, index, src] = operands else { return vec![] };
-    let mut pairs = paired_besides(&index.shape, &base.shape, dim);
-    pairs.retain(|(index, size)| !index.known_le(size));
-    pairs.extend(paired(&index.shape.0, &src.shape.0));
-    pairs
+/// Checks what scatters along `dim` have in common: dtypes, ranks and sizes.
+pub(super) fn check_scatter(base: &TensorType, index: &TensorType, src: &TensorType, dim: u32) -> Result<(), String> {
+    check_index(index, dim, &base.shape)?;
+    check_dtypes(base, src)?;
+    let fits = index.shape.rank() == base.shape.rank() && bounded_sizes(base, index, dim).iter().all(|(index, size)| index.known_le(size));
+    if !fits || !src.shape.known_eq(&index.shape) {
+        return Err(format!("source and index differ, or are larger than the base besides dimension {dim}"));
+    }
+    Ok(())
+}
+
+/// Sizes of index and base besides `dim`: the index may be smaller.
+pub(super) fn bounded_sizes(base: &TensorType, index: &TensorType, dim: u32) -> Vec<(Dim, Dim)> {
+    paired_besides(&index.shape, &base.shape, dim)
 }

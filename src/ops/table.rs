@@ -179,6 +179,9 @@ impl OpDef for Op {
     fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
         self.def().equal_sizes(operands)
     }
+    fn bounded_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        self.def().bounded_sizes(operands)
+    }
     fn samples(&self) -> Vec<Sample> {
         self.def().samples()
     }

@@ -195,6 +195,11 @@ impl OpDef for Slice {
         shape.0[self.dim as usize] = (self.end.clone() - &self.start).ceil_div(&Dim::int(self.step));
         Ok(vec![TensorType { dtype: x.dtype, shape }])
     }
+    fn bounded_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let size = operands.first().and_then(|x| x.shape.0.get(self.dim as usize));
+        let Some(size) = size else { return vec![] };
+        vec![(Dim::int(0), self.start.clone()), (self.start.clone(), self.end.clone()), (self.end.clone(), size.clone())]
+    }
     fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
         let (x, shape) = (&operands[0], sizes(&types[0]));
         let start = self.start.as_int().ok_or("symbolic start")? as usize;

@@ -8,11 +8,13 @@
 //! * Must not know: tensors, graphs, kernels.
 //! * Add here: a pointwise function is one row of `table.rs`.
 
+mod arithmetic;
 mod expr;
 mod table;
 
+pub use arithmetic::philox;
 pub use expr::Expr;
-pub use table::{Domain, Grad, Row, ScalarFn, TABLE, Wgsl, philox, row};
+pub use table::{Domain, Grad, Row, ScalarFn, TABLE, Wgsl, row};
 
 #[cfg(test)]
 mod tests;

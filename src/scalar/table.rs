@@ -1,6 +1,7 @@
 //! One row per scalar function.
 
 use super::Expr;
+use super::arithmetic::{b, floor_div, maximum, minimum, philox, pow_i64, remainder};
 use crate::types::DType;
 use serde::{Deserialize, Serialize};
 
@@ -210,9 +211,6 @@ pub fn row(f: ScalarFn) -> &'static Row {
 const TIGHT: f64 = 1e-6;
 const LN2: f64 = std::f64::consts::LN_2;
 
-fn b(x: bool) -> f64 {
-    x as u8 as f64
-}
 fn bi(x: bool) -> i64 {
     x as i64
 }
@@ -264,50 +262,6 @@ fn two(x: Expr, y: Expr) -> Vec<Option<Expr>> {
     vec![Some(x), Some(y)]
 }
 
-/// The quotient rounded down, by way of the exact remainder: it never rounds up to the next integer, and an infinite divisor
-/// gives -1 for the other sign.
-fn floor_div(x: f64, y: f64) -> f64 {
-    if y == 0.0 {
-        return x / y;
-    }
-    let rest = x % y;
-    let below = rest != 0.0 && (rest < 0.0) != (y < 0.0);
-    let quotient = (x - rest) / y - b(below);
-    // The division above may have rounded to just below the integer that it is.
-    if quotient == 0.0 { 0f64.copysign(x / y) } else { quotient.floor() + b(quotient - quotient.floor() > 0.5) }
-}
-
-/// Sign of the divisor, as Python and `torch.remainder`.
-fn remainder(x: f64, y: f64) -> f64 {
-    let r = x % y;
-    if r != 0.0 && (r < 0.0) != (y < 0.0) { r + y } else { r }
-}
-
-/// Of equal operands the first, so that a clamped zero keeps its sign.
-fn maximum(x: f64, y: f64) -> f64 {
-    if x.is_nan() || y.is_nan() {
-        return f64::NAN;
-    }
-    if x < y { y } else { x }
-}
-fn minimum(x: f64, y: f64) -> f64 {
-    if x.is_nan() || y.is_nan() {
-        return f64::NAN;
-    }
-    if x > y { y } else { x }
-}
-
-fn pow_i64(x: i64, y: i64) -> i64 {
-    match y {
-        0.. => (0..63).rev().fold(1i64, |p, bit| p.wrapping_mul(p).wrapping_mul(if y >> bit & 1 == 1 { x } else { 1 })),
-        _ => match x {
-            1 => 1,
-            -1 => 1 - 2 * (y & 1),
-            _ => 0,
-        },
-    }
-}
-
 /// Ties of `maximum` and `minimum` share the cotangent; beside a NaN nothing loses, and both have all of it, as in PyTorch.
 fn extremum_grad(args: &[Expr], loses: ScalarFn) -> Vec<Option<Expr>> {
     let (x, y) = (c(args, 0), c(args, 1));
@@ -315,21 +269,6 @@ fn extremum_grad(args: &[Expr], loses: ScalarFn) -> Vec<Option<Expr>> {
     let left = Expr::Const(0.5).if_(tie.clone(), Expr::Const(0.0).if_(x.clone().binary(loses, y.clone()), 1.0));
     let right = Expr::Const(0.5).if_(tie, Expr::Const(0.0).if_(y.binary(loses, x), 1.0));
     two(left, right)
-}
-
-/// Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), key (k0, k1), counter
-/// (index / 4, 0, 0, 0); gives word `index % 4`.
-pub fn philox(k0: u32, k1: u32, index: u32) -> u32 {
-    let (mut key0, mut key1) = (k0, k1);
-    let mut ctr = [index >> 2, 0u32, 0u32, 0u32];
-    for _ in 0..10 {
-        let p0 = 0xD251_1F53u64 * ctr[0] as u64;
-        let p1 = 0xCD9E_8D57u64 * ctr[2] as u64;
-        ctr = [(p1 >> 32) as u32 ^ ctr[1] ^ key0, p1 as u32, (p0 >> 32) as u32 ^ ctr[3] ^ key1, p0 as u32];
-        key0 = key0.wrapping_add(0x9E37_79B9);
-        key1 = key1.wrapping_add(0xBB67_AE85);
-    }
-    ctr[(index & 3) as usize]
 }
 
 use Grad::{NotDifferentiable, Partials, Zero};

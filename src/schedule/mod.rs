@@ -13,6 +13,7 @@ mod choose;
 mod group;
 mod grouping;
 mod join;
+mod narrow;
 mod order;
 mod place;
 mod program;
@@ -42,6 +43,9 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     let mut nests = std::mem::take(&mut lowered.nests);
     if config.fuse {
         substitute_numbers_everywhere(&mut nests, &lowered);
+    }
+    if !target.caps.i64 {
+        narrow::check_narrowed(&mut nests, &mut lowered);
     }
     let nests = split::split_nests(nests, &mut lowered.buffers, target);
     let mut memo = Memo::default();

@@ -135,7 +135,10 @@ fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffe
     let mut body = BodyBuilder::default();
     let inside = (!exact).then(|| {
         let position = body.index(&flat, DType::I32);
-        let end = body.number(DType::I32, Number::Int(total.as_int().expect("only sums of a known length are split")));
+        let end = match total.as_int() {
+            Some(total) => body.number(DType::I32, Number::Int(total)),
+            None => body.index(&IndexExpr::constant(&total), DType::I32),
+        };
         body.call(ScalarFn::Lt, &[position, end])
     });
     let mut to = Rebase::new(map_axes).under(inside);

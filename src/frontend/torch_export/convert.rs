@@ -3,6 +3,7 @@
 use super::alias::{StorageId, Storages, Tensor, detached, straight_through, view_strides};
 use super::args::{Arg, Args, Cx, Scalar};
 use super::aten::{self, Effect};
+use super::lstm_states::{self, Misdeclared};
 use super::regions::{self, Region};
 use super::schema::{Argument, ExportedGraph, ExportedNode, OptionalTensor, Range, SymArgument, SymInt, TensorMeta};
 use super::{expr, symbols, weights};
@@ -40,8 +41,7 @@ pub struct Converter<'a> {
     pub(super) names: HashMap<String, Item>,
     /// Names that something in the graph at hand reads.
     read: HashSet<String>,
-    /// Names whose declared shape is not what their operator gives, and what was computed from them.
-    misdeclared: HashSet<String>,
+    misdeclared: Misdeclared,
     /// What holds in the subgraph at hand.
     pub(super) region: Region,
     /// The graph may have so many nodes.
@@ -68,7 +68,7 @@ impl<'a> Converter<'a> {
             ranges,
             names: HashMap::new(),
             read: HashSet::new(),
-            misdeclared: HashSet::new(),
+            misdeclared: Misdeclared::default(),
             region: Region::default(),
             max_nodes,
             constants,
@@ -175,10 +175,13 @@ impl<'a> Converter<'a> {
         let (row, in_place) = aten::find(&node.target).ok_or("it is not supported")?;
         let mut args = self.args(node)?;
         self.region.cast_arguments(&mut self.cx, &node.target, &mut args)?;
+        self.misdeclared.follow(node, &mut args)?;
         if row.effect == Effect::Snapshot && node.target.contains("as_strided") && !fills_its_memory(node, graph) {
             return Err("strides of a tensor that is itself a view are not supported".into());
         }
         self.cx.writes.clear();
+        let first = node.outputs.first().map(Argument::tensors).unwrap_or_default().into_iter().next();
+        self.cx.declared = first.and_then(|name| graph.tensor_values.get(name)).and_then(|meta| self.shape(meta).ok());
         let mut results = (row.build)(&mut self.cx, &args)?;
         // `to` gives a view where it changes nothing, unless it is asked for a copy.
         let copies = args.bool_or("copy", false)?;
@@ -272,8 +275,8 @@ impl<'a> Converter<'a> {
                 }
                 let mut tensor = results.next().ok_or("it gives fewer results than the program declares")?;
                 let mut value = self.storages.read(&mut self.cx.b, &mut tensor)?;
-                if let Some(rank) = recurrent_state(node, self.cx.b.shape(value)) {
-                    value = self.cx.b.reshape(value, rank)?;
+                if let Some(shape) = lstm_states::states_shape(node, self.cx.b.shape(value)) {
+                    value = self.cx.b.reshape(value, shape)?;
                     tensor = self.storages.fresh(value);
                 }
                 if let Some(meta) = graph.tensor_values.get(name) {
@@ -285,14 +288,13 @@ impl<'a> Converter<'a> {
         Ok(())
     }
 
-    /// A result has the declared type, or comes from an LSTM: what PyTorch declares for its last states has one dimension more
-    /// than they have, and so has what was computed from them.
+    /// A result has the declared type, or comes from the last states of an LSTM, which PyTorch declares wrongly.
     fn check_result(&mut self, node: &ExportedNode, name: &str, value: Value, meta: &TensorMeta) -> Result<(), String> {
-        let from_lstm = is_lstm(node) || arguments_of(node).iter().any(|n| self.misdeclared.contains(*n));
-        if !from_lstm || *self.cx.b.shape(value) == self.shape(meta)? {
+        let (found, declared) = (self.cx.b.shape(value).clone(), self.shape(meta)?);
+        if found == declared || !self.misdeclared.may_differ(node) {
             return self.check_type(name, value, meta);
         }
-        self.misdeclared.insert(name.to_string());
+        self.misdeclared.insert(node, name, found, declared);
         Ok(())
     }
 
@@ -383,35 +385,7 @@ impl<'a> Converter<'a> {
 /// Names of tensors that a call takes or that the graph gives back.
 fn names_read(graph: &ExportedGraph) -> HashSet<String> {
     let given = graph.nodes.iter().flat_map(|n| n.inputs.iter().map(|i| &i.arg)).chain(&graph.outputs);
-    given.flat_map(names_in).map(str::to_string).collect()
-}
-
-/// Names of tensors that a call takes.
-fn arguments_of(node: &ExportedNode) -> Vec<&str> {
-    node.inputs.iter().flat_map(|i| names_in(&i.arg)).collect()
-}
-
-fn names_in(argument: &Argument) -> Vec<&str> {
-    match argument {
-        Argument::Tensor(name) => vec![name],
-        Argument::Tensors(names) => names.iter().map(|n| n.name.as_str()).collect(),
-        Argument::OptionalTensors(names) => {
-            names.iter().filter_map(|n| if let OptionalTensor::AsTensor(n) = n { Some(n.name.as_str()) } else { None }).collect()
-        }
-        _ => vec![],
-    }
-}
-
-/// Whether a call is an LSTM or a part of what one was decomposed into.
-fn is_lstm(node: &ExportedNode) -> bool {
-    node.target == "torch.ops.aten.lstm.input" || node.metadata.torch_fn.ends_with(".lstm")
-}
-
-/// The shape that the last states of a decomposed LSTM have, where the call gives them with one dimension more: PyTorch's
-/// decomposition squeezes another dimension than that of time. Nothing else in it has four dimensions.
-fn recurrent_state(node: &ExportedNode, shape: &Shape) -> Option<Shape> {
-    let is_state = is_lstm(node) && node.target == "torch.ops.aten.view.default" && shape.rank() == 4 && shape[1].is(1);
-    is_state.then(|| Shape(vec![shape[0].clone(), shape[2].clone(), shape[3].clone()]))
+    given.flat_map(Argument::tensors).map(str::to_string).collect()
 }
 
 /// The tensor that a call has for an argument.

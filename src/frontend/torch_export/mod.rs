@@ -17,6 +17,7 @@ mod args;
 mod aten;
 mod convert;
 mod expr;
+mod lstm_states;
 mod regions;
 mod schema;
 mod symbols;

@@ -77,6 +77,13 @@ pub struct ExportedNode {
     pub metadata: Metadata,
 }
 
+impl ExportedNode {
+    /// Names of tensors that the call takes.
+    pub fn reads(&self) -> Vec<&str> {
+        self.inputs.iter().flat_map(|i| i.arg.tensors()).collect()
+    }
+}
+
 /// What the importer reads of a node's metadata.
 #[derive(Debug, Default, Deserialize)]
 pub struct Metadata {
@@ -201,6 +208,20 @@ pub enum Argument {
     Graph(Box<GraphArgument>),
     /// Devices, layouts and memory formats, which mean nothing here, and kinds that the importer does not know.
     Other,
+}
+
+impl Argument {
+    /// Names of its tensors.
+    pub fn tensors(&self) -> Vec<&str> {
+        match self {
+            Argument::Tensor(name) => vec![name],
+            Argument::Tensors(names) => names.iter().map(|n| n.name.as_str()).collect(),
+            Argument::OptionalTensors(names) => {
+                names.iter().filter_map(|n| if let OptionalTensor::AsTensor(n) = n { Some(n.name.as_str()) } else { None }).collect()
+            }
+            _ => vec![],
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Argument {

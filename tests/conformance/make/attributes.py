@@ -468,6 +468,16 @@ def modules(x):
         def forward(self, a):
             return self.out(self.lstm(a)[1][0][-1])
 
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.out = nn.LSTM(3, 4, bidirectional=True), nn.Linear(8, 2)
+
+        def forward(self, a):
+            y, (h, c) = self.lstm(a)
+            joined, other = torch.cat([h[-2], h[-1]], dim=-1), torch.cat([h[-2], h[-1]], dim=1)
+            return self.out(joined), other, h.mean(1), (y * c.reshape(2, 8)).sum(0), h.unbind(0)[1]
+
     def frozen():
         module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
         module[0].weight.requires_grad_(False)
@@ -477,7 +487,8 @@ def modules(x):
     return [
         ("autocast", Casts(), (x(2, 4), x(2, 3)), False),
         ("lstm_states", States(), (x(5, 2, 3),), True),
-        ("lstm_last", Last(), (x(2, 5, 3),), False),
+        ("lstm_last", Last(), (x(2, 5, 3),), True),
+        ("lstm_both", Both(), (x(2, 2, 3),), True),
         ("weight_norm", nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)), (x(2, 3),), True),
         ("weight_norm_dim", nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 2, 2), dim=1), (x(1, 3, 4),), True),
         ("batch_norm_bf16", nn.BatchNorm1d(3).bfloat16(), (x(4, 3).bfloat16(),), True),

@@ -44,6 +44,13 @@ def prepare_for_many_exports():
     programs._override_composite_implicit_decomp = lambda table: override({op: f for op, f in table.items() if f is kept})
 
 
+def initialize():
+    """Prepares a process that makes cases."""
+    torch.set_num_threads(1)
+    prepare_for_many_exports()
+    warnings.simplefilter("ignore")
+
+
 class Call(torch.nn.Module):
     """A call of `function` whose tensors are the inputs of the program and whose other arguments are constants."""
 

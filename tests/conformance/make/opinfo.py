@@ -6,12 +6,11 @@ Writes `OUT/ops/<operator>/<dtype>_<k>/` and `OUT/skipped.txt`, which says why s
 import argparse
 import multiprocessing
 import pathlib
-import warnings
 
 import torch
 from torch.testing._internal.common_methods_invocations import op_db
 
-from cases import DTYPES, clean, prepare_for_many_exports, tensors_of, write_case
+from cases import DTYPES, clean, initialize, tensors_of, write_case
 
 # Where samples are larger than this, others are taken.
 MOST_ELEMENTS = 6_000
@@ -84,12 +83,6 @@ def write_operator(job):
         else:
             skipped.append(f"{name} {dtype_name}: {why}")
     return written, skipped
-
-
-def initialize():
-    torch.set_num_threads(1)
-    prepare_for_many_exports()
-    warnings.simplefilter("ignore")
 
 
 def main():

@@ -7,12 +7,11 @@ Writes `OUT/special/<name>/<dtype>/`.
 import argparse
 import multiprocessing
 import pathlib
-import warnings
 
 import torch
 import torch.nn.functional as F
 
-from cases import DTYPES, prepare_for_many_exports, write_case
+from cases import DTYPES, initialize, write_case
 
 NAN, INF = float("nan"), float("inf")
 FLOATS = [0.0, -0.0, 1.0, -1.0, NAN, INF, -INF, 0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 2.0, -3.0, 0.1]
@@ -203,6 +202,7 @@ def row_cases():
     yield "nn.cross_entropy", lambda x: F.cross_entropy(x, torch.arange(x.shape[0]) % 4, reduction="none"), FLOATING
     yield "nn.nll_loss", lambda x: F.nll_loss(x, torch.arange(x.shape[0]) % 4, reduction="none"), FLOATING
     yield "nn.cosine_similarity", lambda x: F.cosine_similarity(x, x.flip(0), dim=1), FLOATING
+    yield "nn.cosine_similarity.small", lambda x: F.cosine_similarity(x[:2] * 1e-10, x[9:11], dim=1), FLOATING
     yield "nn.pairwise_distance", lambda x: F.pairwise_distance(x, x.clone(), eps=0.0), FLOATING
     index = torch.tensor([[0, 0, 1, 2]])
     for reduce in ("sum", "prod", "amax", "amin", "mean"):
@@ -254,12 +254,6 @@ def write(job):
     facts = {"op": name, "dtype": dtype, "scope": "core"}
     why = write_case(out / "special" / name / dtype, function, inputs(DTYPES[dtype]), {}, facts, decompose=decompose)
     return why and f"{name} {dtype}: {why}"
-
-
-def initialize():
-    torch.set_num_threads(1)
-    prepare_for_many_exports()
-    warnings.simplefilter("ignore")
 
 
 def main():

@@ -60,8 +60,7 @@ pub const ROWS: &[Row] = &[
         // A NaN is not inside, and has no gradient.
         let (size, bound) = (cx.b.scalar(F::Abs, &[x])?, cx.b.constant(cx.b.dtype(x), lambda)?);
         let outside = cx.b.scalar(F::Gt, &[size, bound])?;
-        let partial = opmath::flag(cx, outside, cx.b.dtype(x))?;
-        Ok(vec![with_partials(cx, y, &[(x, partial)])?])
+        Ok(vec![opmath::with_choices(cx, y, &[(x, outside)])?])
     }),
     pure(&["softshrink.default"], |cx, a| {
         let (x, lambda) = (a.tensor("self")?, a.float_or("lambd", 0.5)?);

@@ -115,7 +115,9 @@ pub const ROWS: &[Row] = &[
         let mut units = vec![];
         for x in [x, y] {
             let size = norm(cx, x, 2.0, &[dim], true)?;
-            let size = cx.b.scalar(F::Maximum, &[size, eps])?;
+            // As in PyTorch, the bound has no part in the derivative.
+            let bounded = cx.b.scalar(F::Maximum, &[size, eps])?;
+            let size = cx.b.scalar(F::StraightThrough, &[bounded, size])?;
             units.push(cx.b.div(x, size)?);
         }
         let product = cx.b.mul(units[0], units[1])?;

@@ -25,7 +25,7 @@
 //! `bessel_y1` and `airy_ai` are off by up to 1e-5 of their size between 2 and 8.
 //!
 //! The last states of an LSTM have the shape that eager execution gives. What PyTorch declares, and what its decomposition computes,
-//! has one dimension more; where a decomposed program goes on from there with sizes written out, its results keep that dimension.
+//! has one dimension more; what a decomposed program goes on with follows, or is refused (`lstm_states.rs`).
 //!
 //! Where elements written at indices meet in one place (`index_put`, `scatter`, `max_unpool2d`), the last one stays and each gets the
 //! cotangent of that place, as in PyTorch.
@@ -63,6 +63,7 @@ mod scan;
 mod scatter;
 mod sort;
 mod special;
+mod stack;
 mod strided;
 mod views;
 
@@ -124,6 +125,7 @@ const FAMILIES: &[&[Row]] = &[
     batch_norm::ROWS,
     bessel::ROWS,
     compose::ROWS,
+    stack::ROWS,
     einsum::ROWS,
     gamma::ROWS,
     conv::ROWS,

@@ -27,7 +27,16 @@ pub fn with_partials(cx: &mut Cx, y: Value, partials: &[(Value, Value)]) -> Resu
     cx.b.scalar(F::StraightThrough, &[y, linear])
 }
 
-/// The same for a reduction over `dims`, kept with size one.
+/// `y` whose derivative with respect to each operand is one where the condition with it holds, and zero elsewhere: a cotangent that
+/// is infinite meets no factor.
+pub fn with_choices(cx: &mut Cx, y: Value, choices: &[(Value, Value)]) -> Result<Value, String> {
+    let zero = cx.b.constant(cx.b.dtype(y), 0.0)?;
+    let terms = choices.iter().map(|&(x, condition)| cx.b.where_(condition, x, zero)).collect::<Result<Vec<_>, _>>()?;
+    let linear = sum(cx, terms)?;
+    cx.b.scalar(F::StraightThrough, &[y, linear])
+}
+
+/// [`with_partials`] of a reduction over `dims`, kept with size one.
 pub fn with_partials_over(cx: &mut Cx, y: Value, dims: &[usize], x: Value, partial: Value) -> Result<Value, String> {
     let linear = linear(cx, &[(x, partial)])?;
     let sum = cx.b.reduce(ReduceKind::Sum, linear, dims, true)?;
@@ -36,16 +45,17 @@ pub fn with_partials_over(cx: &mut Cx, y: Value, dims: &[usize], x: Value, parti
 
 /// The sum of operands times factors that are constants to derivatives.
 fn linear(cx: &mut Cx, partials: &[(Value, Value)]) -> Result<Value, String> {
-    let mut sum = None;
+    let mut terms = vec![];
     for &(x, partial) in partials {
         let fixed = cx.b.op(Detach {}, &[partial])?;
-        let term = cx.b.mul(x, fixed)?;
-        sum = Some(match sum {
-            Some(sum) => cx.b.add(sum, term)?,
-            None => term,
-        });
+        terms.push(cx.b.mul(x, fixed)?);
     }
-    sum.ok_or_else(|| "there is no operand".into())
+    sum(cx, terms)
+}
+
+fn sum(cx: &mut Cx, terms: Vec<Value>) -> Result<Value, String> {
+    let total = terms.into_iter().map(Ok).reduce(|x, y| cx.b.add(x?, y?));
+    total.ok_or("there is no operand")?
 }
 
 /// One where the condition holds, else zero.

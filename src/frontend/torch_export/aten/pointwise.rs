@@ -50,6 +50,8 @@ pub const ROWS: &[Row] = &[
     pure(&["positive.default"], |_, a| Ok(vec![a.tensor("self")?])),
     pure(&["square.default"], |cx, a| {
         let x = a.tensor("self")?;
+        // As the power of a bool and an integer.
+        let x = if cx.b.dtype(x) == DType::Bool { cx.b.cast(x, DType::I64)? } else { x };
         Ok(vec![cx.b.mul(x, x)?])
     }),
     pure(&["isnan.default"], |cx, a| number_flag(cx, a, F::IsNan)),
@@ -299,6 +301,13 @@ fn simple_power(cx: &mut Cx, base: Value, exponent: f64) -> Result<Option<Value>
             let partial = cx.b.scale(slope, exponent)?;
             opmath::with_partials(cx, root, &[(base, partial)])?
         }
+        // Its slope has PyTorch's root, which is NaN where the power of minus infinity is not.
+        1.5 if is_float => {
+            let exponent = cx.b.constant(cx.b.dtype(base), exponent)?;
+            let (power, root) = (cx.b.scalar(F::Pow, &[base, exponent])?, cx.b.scalar(F::Sqrt, &[base])?);
+            let partial = cx.b.scale(root, 1.5)?;
+            opmath::with_partials(cx, power, &[(base, partial)])?
+        }
         -1.0 if is_float => cx.b.scalar(F::Reciprocal, &[base])?,
         _ => return Ok(None),
     }))
@@ -507,8 +516,7 @@ fn lower_bound(cx: &mut Cx, x: Value, bound: Value, outside: F) -> Result<Value,
         let y = cx.b.scalar(F::Clamp, &[x, low, high])?;
         let within = cx.b.scalar(if is_lower { F::Ge } else { F::Le }, &[x, bound])?;
         let crossed = cx.b.scalar(outside, &[x, bound])?;
-        let shares = [(x, opmath::flag(cx, within, dtype)?), (bound, opmath::flag(cx, crossed, dtype)?)];
-        return opmath::with_partials(cx, y, &shares);
+        return opmath::with_choices(cx, y, &[(x, within), (bound, crossed)]);
     }
     let crossed = cx.b.scalar(outside, &[x, bound])?;
     cx.b.where_(crossed, bound, x)
@@ -531,8 +539,7 @@ fn bounded(cx: &mut Cx, x: Value, low: f64, high: f64) -> Result<Value, String> 
     }
     let (above, below) = (cx.b.scalar(F::Gt, &[x, low])?, cx.b.scalar(F::Lt, &[x, high])?);
     let inside = cx.b.scalar(F::LogicalAnd, &[above, below])?;
-    let partial = opmath::flag(cx, inside, dtype)?;
-    opmath::with_partials(cx, y, &[(x, partial)])
+    opmath::with_choices(cx, y, &[(x, inside)])
 }
 
 fn hardtanh(cx: &mut Cx, a: &Args) -> Built {

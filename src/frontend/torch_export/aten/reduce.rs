@@ -160,6 +160,22 @@ fn shared_extremum(cx: &mut Cx, x: Value, kind: ReduceKind, dims: &[usize], keep
     kept_or_not(cx, value, dims, keep)
 }
 
+/// The largest magnitude along a dimension. Each element of that magnitude has all of the cotangent, as in PyTorch's distances.
+fn largest_magnitude(cx: &mut Cx, x: Value, dim: usize) -> Result<Value, String> {
+    let (magnitude, zero) = (cx.b.scalar(F::Abs, &[x])?, cx.b.constant(cx.b.dtype(x), 0.0)?);
+    let largest = cx.b.reduce(ReduceKind::Max, magnitude, &[dim], true)?;
+    let (hit, sign) = (cx.b.scalar(F::Eq, &[magnitude, largest])?, cx.b.scalar(F::Sign, &[x])?);
+    let partial = cx.b.where_(hit, sign, zero)?;
+    let largest = with_partials_over(cx, largest, &[dim], x, partial)?;
+    kept_or_not(cx, largest, &[dim], false)
+}
+
+/// The norm along the last dimension, of differences between all rows.
+pub fn distance(cx: &mut Cx, difference: Value, p: f64) -> Result<Value, String> {
+    let last = cx.b.shape(difference).rank() - 1;
+    if p == f64::INFINITY { largest_magnitude(cx, difference, last) } else { norm(cx, difference, p, &[last], false) }
+}
+
 /// A value with reduced dimensions of size one, which stay or go.
 fn kept_or_not(cx: &mut Cx, value: Value, dims: &[usize], keep: bool) -> Result<Value, String> {
     if keep {
