@@ -111,7 +111,7 @@ fn checks(nest: &Nest, level: &[bool], a: Val, b: Val) -> Option<[Vec<Val>; 3]> 
 struct Limit {
     mask: Val,
     start: IndexExpr,
-    total: i64,
+    total: Dim,
 }
 
 impl Product<'_> {
@@ -147,10 +147,15 @@ impl Product<'_> {
         let (col, batch) = (self.nest.rows.len() as u32, self.batch as u32);
         (0..self.nest.body.len() as u32).find_map(|v| {
             let Instr::Call(ScalarFn::Lt, args) = &self.nest.body[v as usize].instr else { return None };
-            let [Instr::Index(at), Instr::Const(end)] = [&self.nest.stmt(args[0]).instr, &self.nest.stmt(args[1]).instr] else { return None };
+            let Instr::Index(at) = &self.nest.stmt(args[0]).instr else { return None };
+            let total = match &self.nest.stmt(args[1]).instr {
+                Instr::Const(end) => Dim::int(end.as_i64()),
+                Instr::Index(end) => end.as_constant()?.clone(),
+                _ => return None,
+            };
             let start = at.substitute(&|a| if a.id == col { IndexExpr::zero() } else { IndexExpr::axis(a.id, &a.size) }, &IndexExpr::value);
             let plain = at.linear_coefficient(col).is_some_and(|k| k.is(1)) && start.values().is_empty() && !start.uses_axis(|a| a >= batch);
-            plain.then(|| Limit { mask: Val(v), start, total: end.as_i64() })
+            plain.then_some(Limit { mask: Val(v), start, total })
         })
     }
 }
@@ -205,7 +210,7 @@ enum Role {
 /// Spells the kernel with a given tile.
 fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<Variant, String> {
     let along_k = [prefers(p, p.a, M), prefers(p, p.b, N)];
-    let ragged = !divides(&p.k, 4) || limit.is_some_and(|l| l.total % 4 != 0);
+    let ragged = !divides(&p.k, 4) || limit.is_some_and(|l| !divides(&l.total, 4));
     let kernel = Kernel { p, limit, tile, along_k, ragged, kind: p.kind(unit)? };
     let roles = kernel.roles();
     let mut hooks: Vec<Emitter> = roles.iter().map(|&role| kernel.hook(unit, role)).collect();
@@ -253,7 +258,7 @@ impl Kernel<'_> {
     /// The functions that the template calls: whole steps where there may be any, the last where steps do not come out even.
     fn roles(&self) -> Vec<Role> {
         let steps = self.p.k.as_int().is_none_or(|k| k >= self.tile.bk as i64);
-        let last = !divides(&self.p.k, self.tile.bk) || self.limit.is_some_and(|l| l.total % self.tile.bk as i64 != 0);
+        let last = !divides(&self.p.k, self.tile.bk) || self.limit.is_some_and(|l| !divides(&l.total, self.tile.bk));
         let mut roles = vec![];
         for row in [M, N] {
             roles.extend(steps.then_some(Role::Load { row, last: false }));
@@ -289,7 +294,9 @@ impl Kernel<'_> {
         em.axes.insert(BATCH, Ex::global("z"));
         let start = em.in_lane(&limit.start, 0);
         let start = em.index(&start, 0)?;
-        Ok(format!("min({k}, {}u - {})", limit.total, start.text))
+        // A part may start behind the end where sizes are not known ahead.
+        let total = em.size(&limit.total);
+        Ok(format!("min({k}, max({}, {}) - {})", total.text, start.text, start.text))
     }
 
     fn hook<'a>(&self, unit: &'a Unit<'a>, role: Role) -> Emitter<'a> {

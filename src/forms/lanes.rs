@@ -84,7 +84,7 @@ fn is_uniform(nest: &Nest, lanes: &[&Lane], across: u32, v: Val) -> bool {
 
 /// Whether a buffer may be declared as an array of vectors of four: plain 32-bit elements, in numbers that divide by four.
 pub fn fits_vectors(operand: &Operand) -> bool {
-    operand.is_word() && operand.numel.as_int().is_some_and(|n| n >= 4 && n % 4 == 0)
+    operand.is_word() && operand.numel.range().0 >= 4 && operand.numel.try_div(&Dim::int(4)).is_some()
 }
 
 /// Clears buffers that these statements and writes access otherwise than by aligned vectors of four, in the given groups of lanes.

@@ -27,7 +27,7 @@ pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Fo
     let packed = nest.writes.iter().map(|w| operands[w.buffer.0 as usize].per_word()).max().unwrap_or(1);
     let numel = nest.row_count() * nest.col_count();
     let widths = match packed {
-        1 if nest.body.len() <= STATEMENTS && numel.as_int().is_some_and(|n| n > 0 && n % 4 == 0) => vec![4, 1],
+        1 if nest.body.len() <= STATEMENTS && numel.range().0 > 0 && numel.try_div(&Dim::int(4)).is_some() => vec![4, 1],
         width => vec![width],
     };
     let threads = THREADS.min(target.caps.max_invocations);

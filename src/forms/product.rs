@@ -116,22 +116,22 @@ pub fn fastest(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel
     legal.map(|c| (unroll(c.tile), c.time(sizes, model))).min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
-/// Parts that the terms of a product are divided into, so that few tiles fill the device: as many as save more than storing and adding
-/// up their results costs. Parts but the last have `.1` terms, a whole number of steps.
-pub fn parts(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel) -> Option<(i64, i64)> {
-    const STEP: f64 = 16.0;
+/// Terms of a step of every tile.
+pub const STEP: i64 = 16;
+
+/// Parts that the terms of a product are divided into, so that few tiles fill the device, where that saves clearly more than storing and
+/// adding up their results costs.
+pub fn parts(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel) -> Option<i64> {
     const SHORTEST: f64 = 512.0;
     let flops_per_ns = model.gflops as f64 * 0.75;
     let outputs = sizes.batch * sizes.m * sizes.n;
-    let price = |parts: f64| {
-        let chunk = (sizes.k / parts / STEP).ceil() * STEP;
-        let s = Sizes { batch: sizes.batch * (sizes.k / chunk).ceil(), k: chunk, ..*sizes };
+    let price = |parts: i64| {
+        let s = Sizes { batch: sizes.batch * parts as f64, k: sizes.k / parts as f64, ..*sizes };
         let (_, units) = fastest(&s, bytes, caps, model)?;
-        let traffic = if parts > 1.0 { (2.0 * parts + 1.0) * outputs * bytes as f64 / model.bandwidth_gbps as f64 + model.launch_ns as f64 } else { 0.0 };
-        Some((2.0 * units * processors(model) / flops_per_ns + traffic, chunk))
+        let traffic = (2.0 * parts as f64 + 1.0) * outputs * bytes as f64 / model.bandwidth_gbps as f64 + model.launch_ns as f64;
+        Some(2.0 * units * processors(model) / flops_per_ns + if parts > 1 { traffic } else { 0.0 })
     };
-    let whole = price(1.0)?.0;
-    let divided = (2..=16).filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| price(p as f64));
-    let (time, chunk) = divided.min_by(|a, b| a.0.total_cmp(&b.0))?;
-    (time < 0.8 * whole).then_some(((sizes.k / chunk).ceil() as i64, chunk as i64))
+    let divided = (2..=16).filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| Some((p, price(p)?)));
+    let (parts, time) = divided.min_by(|a, b| a.1.total_cmp(&b.1))?;
+    (time < 0.8 * price(1)?).then_some(parts)
 }

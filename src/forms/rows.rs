@@ -256,7 +256,8 @@ impl<'a> Asked<'a> {
 
     /// Whether four neighboring rows are aligned vectors of something that is read or written.
     fn four_rows_are_vectors(&self) -> bool {
-        let divides = chunks(self.nest).0.as_int().is_some_and(|n| n > 0 && n % 4 == 0);
+        let rows = chunks(self.nest).0;
+        let divides = rows.range().0 > 0 && rows.try_div(&Dim::int(4)).is_some();
         if !divides || self.operands.iter().any(|b| b.per_word() > 1) {
             return false;
         }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use inductor::graph::InputRole;
 use inductor::report::{Row, compile_text, memory_text, rows_text};
-use inductor::{Config, DType, Device, HostTensor, Initializer, State, Step, Traced, compile, compile_train, optim, trace_eval};
+use inductor::{Config, DType, Device, Dim, HostTensor, Initializer, State, Step, Traced, compile, compile_train, optim, trace_eval};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -26,6 +26,9 @@ pub struct BenchOptions {
     /// Models of the train suite: mlp, small, nanogpt, gpt2, or files of torch.export (`.pt2`) whose first output is the loss.
     #[arg(long, value_delimiter = ',', default_value = "mlp,nanogpt")]
     model: Vec<String>,
+    /// Compile models of the train suite once for batches and sequences of any size, and run them at the size they have otherwise.
+    #[arg(long)]
+    symbolic: bool,
     /// Sizes of the matmul suite (512, 1024, 2048 and 4096 unless given); rows of the memory suite (65,536 on a GPU, else 256);
     /// blocks of the compile suite (6, 32 and 320).
     #[arg(long, value_delimiter = ',')]
@@ -119,8 +122,14 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
 }
 
 fn train(options: &BenchOptions, device: &Device, model: &str, profiles: &mut Profiles) -> Result<Row> {
-    let models::Model { traced, tensors } = models::load(model)?;
-    let inputs = random_inputs(&traced)?;
+    let (models::Model { traced, tensors }, sizes) = match options.symbolic {
+        true => {
+            let (traced, sizes) = models::symbolic(model)?;
+            (models::Model { traced, tensors: vec![] }, sizes)
+        }
+        false => (models::load(model)?, vec![]),
+    };
+    let inputs = random_inputs(&traced, &sizes)?;
     let started = Instant::now();
     let step = compile_train(&traced, device, optim::AdamW::new(1e-4), &Config::default())?;
     let mut state = step.init(1)?;
@@ -279,12 +288,14 @@ fn profile(options: &BenchOptions, step: &Step, profiles: &mut Profiles) -> Resu
 }
 
 /// Inputs that fit the signature: uniform floats, and integers that are valid labels and tokens of every measured model.
-fn random_inputs(traced: &Traced) -> Result<Vec<HostTensor>> {
+fn random_inputs(traced: &Traced, sizes: &[(Dim, i64)]) -> Result<Vec<HostTensor>> {
     let graph = &traced.graph;
     let mut out = vec![];
     for input in graph.inputs.iter().filter(|i| i.role == InputRole::Input) {
         let ty = graph.ty(input.value);
-        let shape = ty.shape.as_ints().with_context(|| format!("{}: {ty} has no fixed size", input.name))?;
+        let size = |d: &Dim| d.as_int().or_else(|| sizes.iter().find(|(symbol, _)| symbol == d).map(|(_, n)| *n));
+        let shape: Option<Vec<usize>> = ty.shape.0.iter().map(|d| size(d).map(|n| n as usize)).collect();
+        let shape = shape.with_context(|| format!("{}: {ty} has no fixed size", input.name))?;
         let uniform = Initializer::Uniform { low: 0.0, high: if ty.dtype.is_float() { 1.0 } else { 10.0 } };
         out.push(uniform.sample(ty.dtype, &shape, 7, &input.name));
     }

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use inductor::graph::{Builder, Graph, ValueMap, verify};
-use inductor::models::{GptConfig, gpt, mnist_mlp};
-use inductor::{HostTensor, Traced};
+use inductor::models::{GptConfig, gpt, gpt_sized, mnist_mlp};
+use inductor::{Dim, HostTensor, Traced};
 use std::path::Path;
 
 /// A program with the tensors that its file holds.
@@ -56,13 +56,29 @@ fn graph_of(text: &str) -> Result<Graph> {
     Ok(graph)
 }
 
+/// The configuration of a measured GPT.
+fn gpt_config(name: &str) -> Option<GptConfig> {
+    match name {
+        "small" => Some(GptConfig::small(65)),
+        "nanogpt" => Some(GptConfig::nanogpt()),
+        "gpt2" => Some(GptConfig::gpt2()),
+        _ => None,
+    }
+}
+
 /// The training graph of a measured model.
 pub fn named(name: &str) -> Result<Option<Traced>> {
-    Ok(Some(match name {
-        "mlp" => mnist_mlp()?,
-        "small" => gpt(&GptConfig::small(65))?,
-        "nanogpt" => gpt(&GptConfig::nanogpt())?,
-        "gpt2" => gpt(&GptConfig::gpt2())?,
-        _ => return Ok(None),
-    }))
+    Ok(match gpt_config(name) {
+        Some(config) => Some(gpt(&config)?),
+        None if name == "mlp" => Some(mnist_mlp()?),
+        None => None,
+    })
+}
+
+/// The training graph of a measured GPT for batches and sequences of any size up to its own, and these sizes.
+pub fn symbolic(name: &str) -> Result<(Traced, Vec<(Dim, i64)>)> {
+    let config = gpt_config(name).with_context(|| format!("{name} has no symbolic sizes: give one of small, nanogpt, gpt2"))?;
+    let sizes = [("batch", config.batch), ("time", config.context)].map(|(name, most)| (Dim::symbol(name, 1, most as i64), most as i64));
+    let traced = gpt_sized(&config, sizes[0].0.clone(), sizes[1].0.clone())?;
+    Ok((traced, sizes.to_vec()))
 }

@@ -69,7 +69,7 @@ fn stages(nest: &Nest, mixed: bool, target: &Target) -> Option<(Chunks, bool)> {
     if matches!(nest.tag, Tag::ScatterSum { .. } | Tag::Segments { .. }) || model.parallel_lanes < 4096 {
         return None;
     }
-    let (rows, cols) = (nest.row_count().as_int()?, nest.col_count().as_int()?);
+    let (rows, cols) = (hint(&nest.row_count()), hint(&nest.col_count()));
     if let Tag::Matmul { batch, .. } = nest.tag {
         return Some((product_chunks(nest, batch as usize, target)?, false));
     }
@@ -89,7 +89,8 @@ fn stages(nest: &Nest, mixed: bool, target: &Target) -> Option<(Chunks, bool)> {
     if wanted < 2 || !is_worth(model, bytes, room, wanted, 1) {
         return None;
     }
-    let divisor = (wanted / 2..=wanted * 2).filter(|s| *s >= 2 && cols % s == 0).min_by_key(|s| (s - wanted).abs());
+    let divides = |s: &i64| *s >= 2 && nest.col_count().as_int().is_some_and(|cols| cols % s == 0);
+    let divisor = (wanted / 2..=wanted * 2).filter(divides).min_by_key(|s| (s - wanted).abs());
     // Parts of unequal sizes would want weights.
     let inexact = (!deviations).then_some(wanted);
     Some((Chunks::even(divisor.or(inexact)?, &nest.col_count()), is_column_reduction(nest)))
@@ -112,8 +113,13 @@ fn product_chunks(nest: &Nest, batch: usize, target: &Target) -> Option<Chunks> 
     let [m, n] = nest.rows.get(batch..)? else { return None };
     let sizes = Sizes { batch: size(&nest.rows[..batch]), m: hint(m) as f64, n: hint(n) as f64, k: size(&nest.cols) };
     let bytes = nest.writes.first().map(|w| nest.dtype(w.value).size() as u32)?;
-    let (count, size) = form::parts(&sizes, bytes.max(4), &target.caps, &target.model)?;
-    Some(Chunks { count, size: Dim::int(size) })
+    let count = form::parts(&sizes, bytes.max(4), &target.caps, &target.model)?;
+    // Whole steps, so that only the last part ends within one.
+    let step = Dim::int(form::STEP);
+    let size = nest.col_count().ceil_div(&(Dim::int(count) * &step)) * &step;
+    // Parts that would start behind the end are left out, where that is known.
+    let count = nest.col_count().as_int().map_or(count, |k| k.div_ceil(size.as_int().unwrap_or(1)));
+    Some(Chunks { count, size })
 }
 
 fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffer>) -> [Nest; 2] {
