@@ -8,7 +8,7 @@
 use super::group::Group;
 use super::order::{Merge, Order};
 use crate::fusion::{Kernel, Limits, Memo, Structure, WhyNot, hint, is_trivial};
-use crate::loop_ir::{BufferId, Instr, Phase, Tag};
+use crate::loop_ir::{BufferId, Instr, Tag};
 use crate::lower::Lowered;
 use crate::types::Decision;
 use rustc_hash::{FxHashSet, FxHasher};

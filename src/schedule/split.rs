@@ -156,7 +156,7 @@ fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffe
     }
     let guarded = |v: Val, push: &mut dyn FnMut(Instr, DType) -> Val| match inside {
         Some(inside) => {
-            let identity = push(Instr::Const(identity(combiner, dtype)), dtype);
+            let identity = push(Instr::Const(combiner.identity(dtype)), dtype);
             push(Instr::Call(ScalarFn::Where, vec![inside, v, identity]), dtype)
         }
         None => v,
@@ -264,17 +264,6 @@ fn combine(nest: &Nest, at: usize, combiner: Combiner, scratch: BufferId, parts:
     let write = &nest.writes[0];
     let writes = vec![Write::new(write.buffer, write.index.clone(), map[write.value.0 as usize])];
     second_stage(nest, &parts.stage, body, writes)
-}
-
-/// What combines with anything to that.
-pub fn identity(combiner: Combiner, dtype: DType) -> Number {
-    let (lo, hi) = dtype.int_range().map_or((f64::NEG_INFINITY, f64::INFINITY), |(lo, hi)| (lo as f64, hi as f64));
-    match combiner {
-        Combiner::Prod | Combiner::All => Number::new(dtype, 1.0),
-        Combiner::Max => Number::new(dtype, lo),
-        Combiner::Min => Number::new(dtype, hi),
-        _ => Number::new(dtype, 0.0),
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@
 //!
 //! Blelloch, "Prefix sums and their applications" (reduce, then scan).
 
-use super::split::identity;
 use super::statements::Statements;
 use crate::forms::parts::{is_column_reduction, is_worth};
 use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Tag, Val, Write, axes, flatten, unflatten};
@@ -31,6 +30,7 @@ pub fn split_scan(nest: &Nest, buffers: &mut Vec<Buffer>, model: &DeviceModel) -
 struct Scan {
     at: usize,
     combiner: Combiner,
+    function: ScalarFn,
     argument: Val,
 }
 
@@ -41,23 +41,12 @@ fn scan(nest: &Nest) -> Option<Scan> {
         match stmt.instr {
             // Parts of a product of floats may leave the range of the type where the whole does not.
             Instr::Scan(Combiner::Prod, _) if stmt.dtype.is_float() => return None,
-            Instr::Scan(combiner, argument) if found.is_none() => found = Some(Scan { at, combiner, argument }),
+            Instr::Scan(combiner, argument) if found.is_none() => found = Some(Scan { at, combiner, function: combiner.function()?, argument }),
             Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. } | Instr::Bound { .. } => return None,
             _ => {}
         }
     }
     found.filter(|_| nest.tag == Tag::Loop && nest.writes.iter().all(|w| !w.fold))
-}
-
-fn function(combiner: Combiner) -> ScalarFn {
-    match combiner {
-        Combiner::Prod => ScalarFn::Mul,
-        Combiner::Max => ScalarFn::Maximum,
-        Combiner::Min => ScalarFn::Minimum,
-        Combiner::Any => ScalarFn::LogicalOr,
-        Combiner::All => ScalarFn::LogicalAnd,
-        _ => ScalarFn::Add,
-    }
 }
 
 /// Where chunks and their totals lie.
@@ -126,7 +115,7 @@ fn split(nest: &Nest, scan: &Scan, count: i64, first: bool, buffers: &mut Vec<Bu
     let later = body.push(Instr::Call(ScalarFn::Gt, vec![number, zero]), DType::Bool);
     let before = chunks.place(&chunk.plus(&Dim::int(-1)), &own);
     let before = body.push(Instr::Load { buffer: prefixes, index: before, mask: Some(later) }, dtype);
-    let nothing = body.push(Instr::Const(identity(scan.combiner, dtype)), dtype);
+    let nothing = body.push(Instr::Const(scan.combiner.identity(dtype)), dtype);
     let before = body.push(Instr::Call(ScalarFn::Where, vec![later, before, nothing]), dtype);
     let writes = apply(nest, scan, &at(&column), before, &mut body);
     out.push(chunks.part("", sizes.clone(), chunks.length.clone(), body, writes));
@@ -148,7 +137,7 @@ fn split(nest: &Nest, scan: &Scan, count: i64, first: bool, buffers: &mut Vec<Bu
 fn apply(nest: &Nest, scan: &Scan, at: &[IndexExpr], before: Val, body: &mut Statements) -> Vec<Write> {
     let dtype = nest.body[scan.at].dtype;
     let mut map = copy(nest, 0..scan.at + 1, at, body, vec![]);
-    map[scan.at] = body.push(Instr::Call(function(scan.combiner), vec![before, map[scan.at]]), dtype);
+    map[scan.at] = body.push(Instr::Call(scan.function, vec![before, map[scan.at]]), dtype);
     let map = copy(nest, scan.at + 1..nest.body.len(), at, body, map);
     let write = |w: &Write| Write::new(w.buffer, moved(&w.index, at, &map), map[w.value.0 as usize]);
     nest.writes.iter().map(write).collect()
