@@ -13,7 +13,7 @@ const ORDER: &[&[&str]] = &[
     &["fusion"],
     &["graph", "ops"],
     &["eval"],
-    &["rewrite", "frontend", "passes", "autograd"],
+    &["rewrite", "frontend", "passes", "autograd", "update"],
     &["lower"],
     &["partition"],
     &["schedule"],
