@@ -34,7 +34,6 @@ pub fn generate(program: Program, target: &Target) -> Result<Plan, Error> {
     if target.caps.is_cpu() {
         return Ok(Plan { program, target: target.clone(), code: vec![], launches: vec![] });
     }
-    limits::check_program(&program, &target.caps)?;
     let mut shaders = Shaders::new(&program, target);
     let mut launches = vec![];
     for run in program.runs() {
