@@ -11,6 +11,7 @@
 mod choose;
 mod group;
 mod grouping;
+mod input_checks;
 mod join;
 mod order;
 mod place;
@@ -83,6 +84,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
         let label = if lines.is_empty() { label.to_string() } else { format!("{label} ({})", lines.join(", ")) };
         program.commands.push(Dispatch { kernel: id, buffers, phase: group.phase, guarded: group.commit && checked, label });
     }
+    program.input_checks = input_checks::input_checks(&program);
     choose_forms(&mut program, target);
     Ok(program)
 }
