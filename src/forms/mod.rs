@@ -121,3 +121,93 @@ fn is_in_place(nest: &Nest) -> bool {
     let reads = nest.reads();
     nest.writes.iter().any(|w| reads.contains(&w.buffer))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loop_ir::naive::{self, Memory};
+    use crate::loop_ir::{BufferId, Combiner, IndexExpr, Stmt, Tag, Val, Write, flatten, verify};
+    use crate::types::Bindings;
+
+    /// One load over rows x columns, `rest` behind it, and one write of the last value: of each row, or of each element.
+    fn nest(rows: &[i64], cols: &[i64], load: impl Fn(&[IndexExpr]) -> IndexExpr, rest: Vec<Instr>, of_rows: bool) -> Nest {
+        let dims = |sizes: &[i64]| sizes.iter().map(|&n| Dim::int(n)).collect::<Vec<_>>();
+        let mut nest = Nest {
+            label: "test".into(),
+            rows: dims(rows),
+            cols: dims(cols),
+            body: vec![],
+            writes: vec![],
+            tag: Tag::Loop,
+            provenance: Default::default(),
+        };
+        let axes = [nest.row_axes(), nest.col_axes()].concat();
+        let first = Instr::Load { buffer: BufferId(0), index: load(&axes), mask: None };
+        nest.body = [first].into_iter().chain(rest).map(|instr| Stmt { instr, dtype: DType::F32 }).collect();
+        let (axes, sizes) = match of_rows {
+            true => (nest.row_axes(), nest.rows.clone()),
+            false => (axes, [nest.rows.clone(), nest.cols.clone()].concat()),
+        };
+        let last = Val(nest.body.len() as u32 - 1);
+        nest.writes = vec![Write::new(BufferId(1), flatten(&axes, &sizes), last)];
+        assert_eq!(verify(&nest), Vec::<String>::new());
+        nest
+    }
+
+    fn floats(sizes: &[i64]) -> Vec<Operand> {
+        sizes.iter().map(|&n| Operand { dtype: DType::F32, storage: Storage::Native, numel: Dim::int(n) }).collect()
+    }
+
+    fn along(rows: i64, cols: i64, rest: Vec<Instr>, of_rows: bool) -> Nest {
+        nest(&[rows], &[cols], |a| a[0].times(&Dim::int(cols)).add(&a[1]), rest, of_rows)
+    }
+
+    #[test]
+    fn a_transposed_copy_passes_through_tiles() {
+        let n = 4096;
+        let copy = nest(&[n, n], &[], |a| a[1].times(&Dim::int(n)).add(&a[0]), vec![], true);
+        let found = candidates(&copy, &floats(&[n * n, n * n]), &Target::h100());
+        let Form::Transpose(form) = &found[0].0 else { panic!("{found:?}") };
+        assert_eq!((form.across, form.along, &form.staged[..]), (0, 1, &[0][..]));
+        // Each of its elements moves a sector by itself otherwise.
+        assert!(matches!(found[1].0, Form::Map(_)) && found[1].1.ns > 4.0 * found[0].1.ns, "{found:?}");
+        let in_place = copy.map_buffers(&|_| BufferId(0));
+        assert!(candidates(&in_place, &floats(&[n * n]), &Target::h100()).iter().all(|(form, _)| !form.needs_distinct_slots(&in_place)));
+    }
+
+    #[test]
+    fn a_row_for_each_invocation_is_the_last_resort_of_long_rows() {
+        let sum = along(512, 8192, vec![Instr::Reduce(Combiner::Sum, Val(0))], true);
+        for target in [Target::h100(), Target::webgpu_default()] {
+            let found = candidates(&sum, &floats(&[512 * 8192, 512]), &target);
+            let [(Form::Rows(team), near), (Form::Rows(alone), far)] = &found[..] else { panic!("{found:?}") };
+            assert!(team.threads >= 64 && alone.threads == 1 && far.ns > 2.0 * near.ns, "{found:?}");
+            assert_eq!(team.subgroup.is_some(), target.caps.subgroups.is_some());
+        }
+    }
+
+    #[test]
+    fn rows_are_sorted_by_counting_where_no_workgroup_holds_them() {
+        let sort = || vec![Instr::Sort { key: Val(0), descending: false }];
+        let held = along(64, 1000, sort(), false);
+        let found = candidates(&held, &floats(&[64_000, 64_000]), &Target::webgpu_default());
+        assert!(matches!(found[0].0, Form::Network(n) if n.each * n.threads == 1024) && found[1].0 == Form::Rank, "{found:?}");
+        let long = along(1, 1 << 20, sort(), false);
+        assert_eq!(candidates(&long, &floats(&[1 << 20, 1 << 20]), &Target::webgpu_default()).len(), 1);
+    }
+
+    #[test]
+    fn an_expanded_online_softmax_gives_the_same_statistics() {
+        let online = along(3, 7, vec![Instr::Reduce(Combiner::OnlineSoftmax, Val(0)), Instr::Proj(Val(1), 1)], true);
+        let (expanded, sums) = expand_online(&online).unwrap();
+        assert_eq!((verify(&expanded), sums.len()), (vec![], 1));
+        let data: Vec<f64> = (0..21).map(|k| if k >= 14 { f64::NEG_INFINITY } else { (k * 5 % 9) as f64 - 3.0 }).collect();
+        let run = |nest: &Nest| {
+            let mut memory = [Memory::from_f64(DType::F32, &data), Memory::zeros(DType::F32, 3)];
+            naive::run(nest, &mut memory, &Bindings::new()).unwrap();
+            memory[1].to_f64()
+        };
+        let (a, b) = (run(&online), run(&expanded));
+        assert!(a[..2].iter().zip(&b[..2]).all(|(a, b)| (a - b).abs() < 1e-6 * a) && a[2].is_nan() && b[2].is_nan(), "{a:?} {b:?}");
+    }
+}
