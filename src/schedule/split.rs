@@ -275,7 +275,7 @@ mod tests {
     use crate::loop_ir::{Phase, verify};
     use crate::lower::lower;
     use crate::ops::SquaredDeviations;
-    use crate::types::Bindings;
+    use crate::types::{Bindings, DeviceModel};
 
     /// Parts of columns and of rows, far from zero, against the sum as it was.
     #[test]

@@ -133,6 +133,12 @@ impl<'a> Unit<'a> {
         Ok(units)
     }
 
+    /// The same buffers under another spelling of the nest.
+    pub fn of<'b>(&'b self, nest: &'b Nest) -> Unit<'b> {
+        let (buffers, bindings, level) = (self.buffers.clone(), self.bindings.clone(), nest.element_level());
+        Unit { nest, buffers, bindings, level, ..*self }
+    }
+
     /// The buffer behind a nest's buffer id.
     pub fn buffer(&self, id: BufferId) -> Result<&BufferUse, String> {
         self.buffers.get(id.0 as usize).ok_or_else(|| format!("the dispatch lacks buffer {}", id.0))
