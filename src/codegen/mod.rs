@@ -15,7 +15,6 @@
 mod dump;
 mod forms;
 mod limits;
-mod matmul;
 mod plan;
 mod shaders;
 mod text;

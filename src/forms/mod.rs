@@ -10,6 +10,7 @@
 //! * Add here: a form is a file with its parameters and candidates, a variant of [`Form`], an arm of [`candidates`], and its
 //!   spelling in `codegen/forms/`.
 
+pub mod contraction;
 mod cost;
 mod lanes;
 mod map;
@@ -24,6 +25,7 @@ pub use cost::{Cost, Work};
 pub use lanes::{Lane, fits_vectors, flat_lanes, owns_words, restrict_to_vectors};
 pub use map::Map;
 pub use online::{ExpSum, expand_online, keeping};
+pub use product::Tile;
 pub use rows::{
     COLUMN, HELD_COLUMNS, Pick, ROW, STEP, Team, chunks, depths, lane, lazy_source, picked, row_axes, scans, subgroup, write_depth,
 };
@@ -44,6 +46,8 @@ pub enum Form {
     Transpose(Transpose),
     /// A team of invocations for each row, with reductions or scans.
     Rows(Team),
+    /// Tiles of a matrix product, whose operands pass through workgroup memory.
+    Product(Tile),
     /// Rows sorted by a workgroup that holds them, or the part of them that is written.
     Network(Network),
     /// Rows sorted by counting, an invocation for each element.
@@ -79,16 +83,22 @@ impl Operand {
 
 /// Forms that can run a nest, with their predicted times, best first. Never empty.
 pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Form, Cost)> {
+    // Loops over the terms take longer than any tile where tiles serve.
+    let tiles = contraction::candidates(nest, operands, target);
+    tiles.into_iter().chain(ranked(of_any_nest(nest, operands, target))).collect()
+}
+
+/// Forms of a nest whatever it computes, in the order of the tables.
+fn of_any_nest(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Form, Cost)> {
     let has = |test: fn(&Instr) -> bool| nest.body.iter().any(|s| test(&s.instr));
-    let found = if has(|i| matches!(i, Instr::Sort { .. })) {
+    if has(|i| matches!(i, Instr::Sort { .. })) {
         sort::candidates(nest, operands, target)
     } else if has(|i| matches!(i, Instr::Reduce(..) | Instr::Scan(..))) {
         rows::candidates(nest, operands, target)
     } else {
         let transposed = transpose::candidate(nest, operands, target);
         transposed.into_iter().chain(map::candidates(nest, operands, target)).collect()
-    };
-    ranked(found)
+    }
 }
 
 /// How many times as long as the shortest a predicted time may be and still tell nothing: a model of a few figures is no better.
@@ -109,7 +119,7 @@ impl Form {
     /// Whether no buffer that is written may share its slot with another that is read.
     pub fn needs_distinct_slots(&self, nest: &Nest) -> bool {
         match self {
-            Form::Map(_) => false,
+            Form::Map(_) | Form::Product(_) => false,
             Form::Rows(_) => (0..nest.body.len() as u32).any(|i| picked(nest, i).is_some()),
             Form::Transpose(_) | Form::Network(_) | Form::Rank => true,
         }
