@@ -7,18 +7,13 @@ use super::sort_rows::sort_rows;
 use super::sort_scatter::sort_scatter;
 use super::split_scan::split_scan;
 use crate::config::Target;
-use crate::forms::parts::{is_column_reduction, is_worth};
+use crate::forms::parts::{self, Along, is_column_reduction};
 use crate::forms::product::{self as form, Sizes};
 use crate::fusion::hint;
 use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
 use std::collections::HashSet;
-
-/// Bytes of a matrix that no cache holds: what is reduced along rows and along columns is worth reading once.
-const LARGE: i64 = 64 << 20;
-/// Columns that an invocation of a kernel along rows takes, about.
-const COLUMNS: i64 = 8;
 
 /// Splits what is worth splitting; gives the nests in order, with their position in the input.
 pub fn split_nests(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, target: &Target) -> Vec<(usize, Nest)> {
@@ -62,36 +57,20 @@ fn reduction(nest: &Nest) -> Option<(usize, Combiner, Val)> {
 /// reduction takes the rows of the same matrix, whose kernel may take over this one's first stage: then there are as many stages
 /// as there are workgroups to fill the device.
 fn stages(nest: &Nest, mixed: bool, target: &Target) -> Option<(Chunks, bool)> {
-    let model = &target.model;
     let (at, combiner, _) = reduction(nest)?;
-    let deviations = combiner == Combiner::Welford;
-    if matches!(nest.tag, Tag::ScatterSum { .. } | Tag::Segments { .. }) || model.parallel_lanes < 4096 {
-        return None;
-    }
     let (rows, cols) = (nest.row_count().as_int()?, nest.col_count().as_int()?);
-    if let Tag::Matmul { batch, .. } = nest.tag {
-        return Some((product_chunks(nest, batch as usize, target)?, false));
-    }
-    let lanes = model.parallel_lanes as i64;
-    // How many times as many invocations there is room for, and how short parts may be.
-    let (room, shortest) = match nest.tag {
-        Tag::Loop if mixed && combiner == Combiner::Sum && is_column_reduction(nest) && rows.saturating_mul(cols) * 4 >= LARGE => {
-            // Not more parts than the second stage combines in no time.
-            ((lanes * COLUMNS / rows.max(1)).min(2 * cols.isqrt()), 16)
+    let rows_first = is_column_reduction(nest);
+    match nest.tag {
+        Tag::Matmul { batch, .. } => Some((product_chunks(nest, batch as usize, target)?, false)),
+        Tag::ScatterSum { .. } | Tag::Segments { .. } => None,
+        Tag::Loop => {
+            let along = Along { rows, cols, bytes: nest.body[at].dtype.size() as i64, rows_first };
+            // Parts of unequal sizes would want weights.
+            let even = combiner == Combiner::Welford;
+            let count = parts::of_reduction(along, mixed && combiner == Combiner::Sum, even, &target.model)?;
+            Some((Chunks::even(count, &nest.col_count()), rows_first))
         }
-        Tag::Loop if is_column_reduction(nest) => (lanes / 4 / rows.max(1), 16),
-        Tag::Loop => (lanes / 512 / rows.max(1), 1024),
-        Tag::Matmul { .. } | Tag::ScatterSum { .. } | Tag::Segments { .. } => return None,
-    };
-    let wanted = room.min(cols / shortest);
-    let bytes = rows.saturating_mul(cols) * nest.body[at].dtype.size() as i64;
-    if wanted < 2 || !is_worth(model, bytes, room, wanted, 1) {
-        return None;
     }
-    let divisor = (wanted / 2..=wanted * 2).filter(|s| *s >= 2 && cols % s == 0).min_by_key(|s| (s - wanted).abs());
-    // Parts of unequal sizes would want weights.
-    let inexact = (!deviations).then_some(wanted);
-    Some((Chunks::even(divisor.or(inexact)?, &nest.col_count()), is_column_reduction(nest)))
 }
 
 /// Parts of the columns: so many, of so many columns each; the last may have fewer.

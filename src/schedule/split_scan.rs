@@ -10,7 +10,7 @@
 //! Blelloch, "Prefix sums and their applications" (reduce, then scan).
 
 use super::statements::Statements;
-use crate::forms::parts::{is_column_reduction, is_worth};
+use crate::forms::parts::{self, Along, is_column_reduction};
 use crate::loop_ir::{Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Tag, Val, Write, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
@@ -19,12 +19,9 @@ use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
 pub fn split_scan(nest: &Nest, buffers: &mut Vec<Buffer>, model: &DeviceModel) -> Option<Vec<Nest>> {
     let scan = scan(nest)?;
     let (rows, cols) = (nest.row_count().as_int()?, nest.col_count().as_int()?);
-    let (lanes, alone) = (model.parallel_lanes as i64, is_column_reduction(nest));
-    let (room, shortest) = if alone { (lanes / 4 / rows.max(1), 64) } else { (lanes / 512 / rows.max(1), 4096) };
-    let wanted = room.min(cols / shortest);
-    let bytes = rows.saturating_mul(cols) * nest.body[scan.at].dtype.size() as i64;
-    let worth = lanes >= 4096 && wanted >= 2 && is_worth(model, 2 * bytes, room, wanted, 3);
-    worth.then(|| split(nest, &scan, wanted, alone, buffers))
+    let along = Along { rows, cols, bytes: nest.body[scan.at].dtype.size() as i64, rows_first: is_column_reduction(nest) };
+    let count = parts::of_scan(along, model)?;
+    Some(split(nest, &scan, count, along.rows_first, buffers))
 }
 
 struct Scan {
