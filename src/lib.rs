@@ -82,6 +82,7 @@ pub mod schedule;
 mod threads;
 pub mod train;
 pub mod types;
+pub mod update;
 
 pub use config::{Config, Verify};
 pub use error::{Error, Result};

@@ -1,6 +1,7 @@
 //! The rules of the house that a machine can check: direction of dependencies, file length, room docs, what code must not
 //! contain.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Rooms from the bottom up; a room uses rooms of its own line and of the lines above it in this list.
@@ -12,7 +13,7 @@ const ORDER: &[&[&str]] = &[
     &["fusion"],
     &["graph", "ops"],
     &["eval"],
-    &["rewrite", "frontend", "passes", "autograd"],
+    &["rewrite", "frontend", "passes", "autograd", "update"],
     &["lower"],
     &["partition"],
     &["schedule"],
@@ -137,6 +138,97 @@ fn dependencies_point_one_way() {
     report(faults);
 }
 
+/// Rooms whose files must not import one another in circles.
+const LAYERED: [&str; 5] = ["loop_ir", "forms", "fusion", "schedule", "codegen"];
+
+/// The module of a file, as a path from the crate's root.
+fn module(path: &str) -> Vec<String> {
+    let inside = path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
+    inside.split('/').map(String::from).collect()
+}
+
+/// What a path with braces names: `a::{b, c::d}` is `a::b` and `a::c::d`.
+fn named(text: &str) -> Vec<Vec<String>> {
+    let word: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    let Some(rest) = text[word.len()..].strip_prefix("::") else { return vec![vec![word]] };
+    let mut tails = vec![];
+    match rest.strip_prefix('{') {
+        None => tails = named(rest),
+        Some(list) => {
+            let (mut depth, mut start) = (0, 0);
+            for (i, c) in list.char_indices() {
+                depth += (c == '{') as i32 - (c == '}') as i32;
+                if (c == ',' && depth == 0) || depth < 0 {
+                    tails.extend(named(list[start..i].trim()));
+                    start = i + 1;
+                }
+                if depth < 0 {
+                    break;
+                }
+            }
+        }
+    }
+    tails.into_iter().map(|tail| [vec![word.clone()], tail].concat()).collect()
+}
+
+/// Files of its own room that a file imports from. A folder's `mod.rs` only lists the others, and counts for none.
+fn imports(s: &Source, modules: &BTreeMap<Vec<String>, String>) -> BTreeSet<String> {
+    let text: String = s.code.iter().map(|(_, l)| format!("{l}\n")).collect();
+    let own = module(&s.path);
+    let mut out = BTreeSet::new();
+    let mut add = |path: Vec<String>| {
+        let known = (1..=path.len()).rev().find_map(|n| modules.get(&path[..n]));
+        out.extend(known.filter(|p| **p != s.path && !p.ends_with("/mod.rs")).cloned());
+    };
+    for (at, _) in text.match_indices("super::").filter(|(at, _)| !text[..*at].ends_with("super::")) {
+        let ups = text[at..].split("super::").take_while(|part| part.is_empty()).count();
+        let above = own[..own.len().saturating_sub(ups)].to_vec();
+        named(&text[at + "super::".len() * ups..]).into_iter().for_each(|tail| add([above.clone(), tail].concat()));
+    }
+    for (at, found) in text.match_indices("crate::") {
+        named(&text[at + found.len()..]).into_iter().for_each(&mut add);
+    }
+    for (at, found) in text.match_indices("\nuse ") {
+        named(&text[at + found.len()..]).into_iter().for_each(|tail| add([own.clone(), tail].concat()));
+    }
+    out
+}
+
+#[test]
+fn files_of_a_room_import_one_way() {
+    let all = sources();
+    let mut faults = vec![];
+    for room in LAYERED {
+        let files: Vec<&Source> = all.iter().filter(|s| s.room == room).collect();
+        let modules: BTreeMap<Vec<String>, String> = files.iter().map(|s| (module(&s.path), s.path.clone())).collect();
+        let mut left: BTreeMap<String, BTreeSet<String>> = files.iter().map(|s| (s.path.clone(), imports(s, &modules))).collect();
+        // What imports nothing that is left is in no circle.
+        while let Some(free) = left.iter().find(|(_, uses)| uses.is_empty()).map(|(path, _)| path.clone()) {
+            left.remove(&free);
+            left.values_mut().for_each(|uses| {
+                uses.remove(&free);
+            });
+        }
+        faults.extend(left.into_iter().map(|(path, uses)| format!("{path}: in a circle or behind one, by {uses:?}")));
+    }
+    report(faults);
+}
+
+#[test]
+fn imports_are_found_in_every_spelling() {
+    let paths = ["src/codegen/mod.rs", "src/codegen/a.rs", "src/codegen/text/mod.rs", "src/codegen/text/b.rs", "src/codegen/text/b/c.rs"];
+    let modules: BTreeMap<Vec<String>, String> = paths.iter().map(|p| (module(p), p.to_string())).collect();
+    let of = |path: &str, line: &str| {
+        let code = vec![(1, String::new()), (2, line.to_string())];
+        let s = Source { path: path.into(), room: "codegen".into(), text: String::new(), code };
+        imports(&s, &modules).into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(of("src/codegen/a.rs", "use super::text::{self, b::{X, c::Y}};"), ["src/codegen/text/b.rs", "src/codegen/text/b/c.rs"]);
+    assert_eq!(of("src/codegen/text/b/c.rs", "let x = super::super::super::a::f();"), ["src/codegen/a.rs"]);
+    assert_eq!(of("src/codegen/text/b.rs", "use c::Z;"), ["src/codegen/text/b/c.rs"]);
+    assert_eq!(of("src/codegen/text/b.rs", "use crate::codegen::{a, plan::Plan};"), ["src/codegen/a.rs"]);
+}
+
 #[test]
 fn only_the_runtime_names_wgpu() {
     let named = |s: &Source| s.code.iter().filter(|(_, l)| l.contains("wgpu::")).map(|(n, _)| format!("{}:{n}", s.path)).collect::<Vec<_>>();
@@ -192,6 +284,9 @@ fn code_does_not_contain_what_it_must_not() {
                 "unsafe is for the runtime, the interpreter's raw slots and the file mapping of types",
             );
             forbid(has(&["todo!(", "dbg!(", "unimplemented!("]), "unfinished code");
+            forbid(s.path != "src/codegen/text/emit.rs" && has(&["workgroupBarrier(", "storageBarrier("]), "barriers are written by `Emitter::barrier`");
+            let hides_error = l.contains(".ok()") && !l.contains("parse");
+            forbid(s.room == "codegen" && (l.contains("fn choose") || hides_error), "schedule chooses, and no error becomes another kernel");
             forbid(s.room != "lib" && l.trim_start().starts_with("pub use crate::"), "re-exports are for lib.rs");
         }
     }

@@ -4,25 +4,7 @@ use super::text::unit::Unit;
 use crate::error::Error;
 use crate::loop_ir::{Instr, Nest};
 use crate::schedule::Program;
-use crate::types::{Bindings, DType, DeviceCaps, Dim};
-
-/// Sizes of slots. An error names the tensor and the limit.
-pub fn check_program(program: &Program, caps: &DeviceCaps) -> Result<(), Error> {
-    for b in &program.buffers {
-        let Some(slot) = program.slots.get(b.slot.0 as usize) else {
-            return Err(Error::compile(format!("{}: its slot {} does not exist", b.name, b.slot.0)));
-        };
-        let Some(bytes) = slot.bytes.as_int() else { continue };
-        let limit = caps.max_binding_bytes.min(caps.max_buffer_bytes);
-        if bytes as u64 > limit {
-            return Err(Error::compile(format!(
-                "{}: {} needs {bytes} bytes, more than the {limit} bytes that {} can bind at once",
-                b.name, b.ty, caps.name
-            )));
-        }
-    }
-    Ok(())
-}
+use crate::types::{Bindings, DType, Dim};
 
 /// Points of a domain that 32 bits count, with room for the last steps of loops and for workgroups beyond the end.
 const POINTS: i64 = (1 << 32) - (1 << 20);

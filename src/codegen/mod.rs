@@ -15,7 +15,6 @@
 mod dump;
 mod forms;
 mod limits;
-mod matmul;
 mod plan;
 mod shaders;
 mod text;
@@ -34,7 +33,6 @@ pub fn generate(program: Program, target: &Target) -> Result<Plan, Error> {
     if target.caps.is_cpu() {
         return Ok(Plan { program, target: target.clone(), code: vec![], launches: vec![] });
     }
-    limits::check_program(&program, &target.caps)?;
     let mut shaders = Shaders::new(&program, target);
     let mut launches = vec![];
     for run in program.runs() {

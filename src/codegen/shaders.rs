@@ -3,7 +3,7 @@
 use super::plan::{KernelCode, Launch, Variant};
 use super::text::module::{self, Shader};
 use super::text::unit::{Signature, Unit};
-use super::{forms, limits, matmul};
+use super::{forms, limits};
 use crate::config::Target;
 use crate::error::{Error, Result};
 use crate::loop_ir::Nest;
@@ -104,11 +104,7 @@ impl<'a> Shaders<'a> {
         let nest = &self.program.kernels[dispatch.kernel as usize];
         let unit = Unit::new(self.program, dispatch, self.target).map_err(|e| at_line(nest, e))?;
         limits::check_unit(&unit).map_err(|e| at_line(nest, e))?;
-        let tiled = matmul::generate(&unit).map_err(|e| at_line(nest, e))?;
-        let variant = match tiled {
-            Some(variant) => variant,
-            None => forms::spell(&unit).map_err(|e| at_line(nest, e))?.variant(&unit),
-        };
+        let variant = forms::module(&unit).map_err(|e| at_line(nest, e))?;
         Ok(self.add(signature, variant))
     }
 

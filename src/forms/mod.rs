@@ -10,6 +10,7 @@
 //! * Add here: a form is a file with its parameters and candidates, a variant of [`Form`], an arm of [`candidates`], and its
 //!   spelling in `codegen/forms/`.
 
+pub mod contraction;
 mod cost;
 mod lanes;
 mod map;
@@ -24,6 +25,7 @@ pub use cost::{Cost, Work};
 pub use lanes::{Lane, fits_vectors, flat_lanes, owns_words, restrict_to_vectors};
 pub use map::Map;
 pub use online::{ExpSum, expand_online, keeping};
+pub use product::Tile;
 pub use rows::{
     COLUMN, HELD_COLUMNS, Pick, ROW, STEP, Team, chunks, depths, lane, lazy_source, picked, row_axes, scans, subgroup, write_depth,
 };
@@ -44,6 +46,8 @@ pub enum Form {
     Transpose(Transpose),
     /// A team of invocations for each row, with reductions or scans.
     Rows(Team),
+    /// Tiles of a matrix product, whose operands pass through workgroup memory.
+    Product(Tile),
     /// Rows sorted by a workgroup that holds them, or the part of them that is written.
     Network(Network),
     /// Rows sorted by counting, an invocation for each element.
@@ -79,16 +83,22 @@ impl Operand {
 
 /// Forms that can run a nest, with their predicted times, best first. Never empty.
 pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Form, Cost)> {
+    // Loops over the terms take longer than any tile where tiles serve.
+    let tiles = contraction::candidates(nest, operands, target);
+    tiles.into_iter().chain(ranked(of_any_nest(nest, operands, target))).collect()
+}
+
+/// Forms of a nest whatever it computes, in the order of the tables.
+fn of_any_nest(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Form, Cost)> {
     let has = |test: fn(&Instr) -> bool| nest.body.iter().any(|s| test(&s.instr));
-    let found = if has(|i| matches!(i, Instr::Sort { .. })) {
+    if has(|i| matches!(i, Instr::Sort { .. })) {
         sort::candidates(nest, operands, target)
     } else if has(|i| matches!(i, Instr::Reduce(..) | Instr::Scan(..))) {
         rows::candidates(nest, operands, target)
     } else {
         let transposed = transpose::candidate(nest, operands, target);
         transposed.into_iter().chain(map::candidates(nest, operands, target)).collect()
-    };
-    ranked(found)
+    }
 }
 
 /// How many times as long as the shortest a predicted time may be and still tell nothing: a model of a few figures is no better.
@@ -109,7 +119,7 @@ impl Form {
     /// Whether no buffer that is written may share its slot with another that is read.
     pub fn needs_distinct_slots(&self, nest: &Nest) -> bool {
         match self {
-            Form::Map(_) => false,
+            Form::Map(_) | Form::Product(_) => false,
             Form::Rows(_) => (0..nest.body.len() as u32).any(|i| picked(nest, i).is_some()),
             Form::Transpose(_) | Form::Network(_) | Form::Rank => true,
         }
@@ -120,4 +130,94 @@ impl Form {
 fn is_in_place(nest: &Nest) -> bool {
     let reads = nest.reads();
     nest.writes.iter().any(|w| reads.contains(&w.buffer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loop_ir::naive::{self, Memory};
+    use crate::loop_ir::{BufferId, Combiner, IndexExpr, Stmt, Tag, Val, Write, flatten, verify};
+    use crate::types::Bindings;
+
+    /// One load over rows x columns, `rest` behind it, and one write of the last value: of each row, or of each element.
+    fn nest(rows: &[i64], cols: &[i64], load: impl Fn(&[IndexExpr]) -> IndexExpr, rest: Vec<Instr>, of_rows: bool) -> Nest {
+        let dims = |sizes: &[i64]| sizes.iter().map(|&n| Dim::int(n)).collect::<Vec<_>>();
+        let mut nest = Nest {
+            label: "test".into(),
+            rows: dims(rows),
+            cols: dims(cols),
+            body: vec![],
+            writes: vec![],
+            tag: Tag::Loop,
+            provenance: Default::default(),
+        };
+        let axes = [nest.row_axes(), nest.col_axes()].concat();
+        let first = Instr::Load { buffer: BufferId(0), index: load(&axes), mask: None };
+        nest.body = [first].into_iter().chain(rest).map(|instr| Stmt { instr, dtype: DType::F32 }).collect();
+        let (axes, sizes) = match of_rows {
+            true => (nest.row_axes(), nest.rows.clone()),
+            false => (axes, [nest.rows.clone(), nest.cols.clone()].concat()),
+        };
+        let last = Val(nest.body.len() as u32 - 1);
+        nest.writes = vec![Write::new(BufferId(1), flatten(&axes, &sizes), last)];
+        assert_eq!(verify(&nest), Vec::<String>::new());
+        nest
+    }
+
+    fn floats(sizes: &[i64]) -> Vec<Operand> {
+        sizes.iter().map(|&n| Operand { dtype: DType::F32, storage: Storage::Native, numel: Dim::int(n) }).collect()
+    }
+
+    fn along(rows: i64, cols: i64, rest: Vec<Instr>, of_rows: bool) -> Nest {
+        nest(&[rows], &[cols], |a| a[0].times(&Dim::int(cols)).add(&a[1]), rest, of_rows)
+    }
+
+    #[test]
+    fn a_transposed_copy_passes_through_tiles() {
+        let n = 4096;
+        let copy = nest(&[n, n], &[], |a| a[1].times(&Dim::int(n)).add(&a[0]), vec![], true);
+        let found = candidates(&copy, &floats(&[n * n, n * n]), &Target::h100());
+        let Form::Transpose(form) = &found[0].0 else { panic!("{found:?}") };
+        assert_eq!((form.across, form.along, &form.staged[..]), (0, 1, &[0][..]));
+        // Each of its elements moves a sector by itself otherwise.
+        assert!(matches!(found[1].0, Form::Map(_)) && found[1].1.ns > 4.0 * found[0].1.ns, "{found:?}");
+        let in_place = copy.map_buffers(&|_| BufferId(0));
+        assert!(candidates(&in_place, &floats(&[n * n]), &Target::h100()).iter().all(|(form, _)| !form.needs_distinct_slots(&in_place)));
+    }
+
+    #[test]
+    fn a_row_for_each_invocation_is_the_last_resort_of_long_rows() {
+        let sum = along(512, 8192, vec![Instr::Reduce(Combiner::Sum, Val(0))], true);
+        for target in [Target::h100(), Target::webgpu_default()] {
+            let found = candidates(&sum, &floats(&[512 * 8192, 512]), &target);
+            let [(Form::Rows(team), near), (Form::Rows(alone), far)] = &found[..] else { panic!("{found:?}") };
+            assert!(team.threads >= 64 && alone.threads == 1 && far.ns > 2.0 * near.ns, "{found:?}");
+            assert_eq!(team.subgroup.is_some(), target.caps.subgroups.is_some());
+        }
+    }
+
+    #[test]
+    fn rows_are_sorted_by_counting_where_no_workgroup_holds_them() {
+        let sort = || vec![Instr::Sort { key: Val(0), descending: false }];
+        let held = along(64, 1000, sort(), false);
+        let found = candidates(&held, &floats(&[64_000, 64_000]), &Target::webgpu_default());
+        assert!(matches!(found[0].0, Form::Network(n) if n.each * n.threads == 1024) && found[1].0 == Form::Rank, "{found:?}");
+        let long = along(1, 1 << 20, sort(), false);
+        assert_eq!(candidates(&long, &floats(&[1 << 20, 1 << 20]), &Target::webgpu_default()).len(), 1);
+    }
+
+    #[test]
+    fn an_expanded_online_softmax_gives_the_same_statistics() {
+        let online = along(3, 7, vec![Instr::Reduce(Combiner::OnlineSoftmax, Val(0)), Instr::Proj(Val(1), 1)], true);
+        let (expanded, sums) = expand_online(&online).unwrap();
+        assert_eq!((verify(&expanded), sums.len()), (vec![], 1));
+        let data: Vec<f64> = (0..21).map(|k| if k >= 14 { f64::NEG_INFINITY } else { (k * 5 % 9) as f64 - 3.0 }).collect();
+        let run = |nest: &Nest| {
+            let mut memory = [Memory::from_f64(DType::F32, &data), Memory::zeros(DType::F32, 3)];
+            naive::run(nest, &mut memory, &Bindings::new()).unwrap();
+            memory[1].to_f64()
+        };
+        let (a, b) = (run(&online), run(&expanded));
+        assert!(a[..2].iter().zip(&b[..2]).all(|(a, b)| (a - b).abs() < 1e-6 * a) && a[2].is_nan() && b[2].is_nan(), "{a:?} {b:?}");
+    }
 }

@@ -1,12 +1,14 @@
 //! Tiles of matrix products: what a workgroup computes, and which of them promises the shortest time.
 
+use super::Cost;
 use crate::types::{DeviceCaps, DeviceModel};
+use serde::{Deserialize, Serialize};
 
 /// Invocations that share a block of a tile; a unit of the work's layout, whatever the device's subgroups are.
 pub const TEAM: u32 = 32;
 
 /// Sizes of a tile.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tile {
     /// Rows of the output tile, a multiple of 32.
     pub bm: u32,
@@ -103,17 +105,30 @@ fn processors(model: &DeviceModel) -> f64 {
 }
 
 /// Fewer invocations at a time than any GPU runs.
-const FEW_LANES: u32 = 4096;
+pub const FEW_LANES: u32 = 4096;
 
 /// Terms that starting and ending a tile costs as much as.
 const START: f64 = 64.0;
 
-/// The tile that promises the shortest time, and that time in multiply-adds of a multiprocessor; `None` where the device can run none.
-pub fn fastest(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel) -> Option<(Tile, f64)> {
+/// Tiles that the device can run, shortest time first, and that time in multiply-adds of a multiprocessor.
+pub fn by_time(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel) -> Vec<(Tile, f64)> {
     // A compiler for a processor takes seconds for what a GPU's takes milliseconds.
     let unroll = |tile: Tile| if model.parallel_lanes < FEW_LANES { Tile { halves: 1, unroll: 4, ..tile } } else { tile };
     let legal = CANDIDATES.iter().filter(|c| c.is_legal(bytes, caps));
-    legal.map(|c| (unroll(c.tile), c.time(sizes, model))).min_by(|a, b| a.1.total_cmp(&b.1))
+    let mut timed: Vec<(Tile, f64)> = legal.map(|c| (unroll(c.tile), c.time(sizes, model))).collect();
+    timed.sort_by(|a, b| a.1.total_cmp(&b.1));
+    timed
+}
+
+/// The time of a launch that takes so many multiply-adds of a multiprocessor.
+pub fn price(units: f64, model: &DeviceModel) -> Cost {
+    Cost { ns: arithmetic_ns(units, model) + model.launch_ns as f64 }
+}
+
+fn arithmetic_ns(units: f64, model: &DeviceModel) -> f64 {
+    // What the fastest tile reaches of the device's arithmetic.
+    const REACHED: f64 = 0.75;
+    2.0 * units * processors(model) / (model.gflops as f64 * REACHED)
 }
 
 /// Terms of a step of every tile.
@@ -123,13 +138,15 @@ pub const STEP: i64 = 16;
 /// adding up their results costs.
 pub fn parts(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel) -> Option<i64> {
     const SHORTEST: f64 = 512.0;
-    let flops_per_ns = model.gflops as f64 * 0.75;
+    if model.parallel_lanes < FEW_LANES {
+        return None;
+    }
     let outputs = sizes.batch * sizes.m * sizes.n;
     let price = |parts: i64| {
         let s = Sizes { batch: sizes.batch * parts as f64, k: sizes.k / parts as f64, ..*sizes };
-        let (_, units) = fastest(&s, bytes, caps, model)?;
+        let (_, units) = *by_time(&s, bytes, caps, model).first()?;
         let traffic = (2.0 * parts as f64 + 1.0) * outputs * bytes as f64 / model.bandwidth_gbps as f64 + model.launch_ns as f64;
-        Some(2.0 * units * processors(model) / flops_per_ns + if parts > 1 { traffic } else { 0.0 })
+        Some(arithmetic_ns(units, model) + if parts > 1 { traffic } else { 0.0 })
     };
     let divided = (2..=16).filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| Some((p, price(p)?)));
     let (parts, time) = divided.min_by(|a, b| a.1.total_cmp(&b.1))?;

@@ -1,11 +1,11 @@
 //! The front end: tracing Rust closures into graphs, and what models are made of.
 //!
 //! * Comes in: closures over `Trace` and `Tensor` handles; optimizer settings.
-//! * Goes out: [`Traced`], a graph with roles at its border and the initial values of its state; update graphs.
+//! * Goes out: [`Traced`], a graph with roles at its border and the initial values of its state; settings of optimizers.
 //! * Invariants: building never panics, a mistake poisons the value and all of them come back at once with the user's
 //!   lines; parameters are named by path, as in safetensors files; nothing here optimizes.
 //! * Must not know: passes, partition, kernels, devices.
-//! * Add here: a method of `Tensor` for a new op in `ops.rs`; a layer as one file of `nn/`; an optimizer in `optim.rs`.
+//! * Add here: a method of `Tensor` for a new op in `ops.rs`; a layer as one file of `nn/`; the settings of an optimizer in `optim.rs`.
 
 mod composites;
 mod init;

@@ -7,9 +7,11 @@ use super::access::Block;
 use super::lanes::{Lane, Reg, Src, Value};
 use super::math;
 use super::raw::vectorized;
-use crate::loop_ir::Combiner;
+use crate::loop_ir::{Combiner, Merge, Part};
+use crate::scalar::ScalarFn;
 use crate::types::DType;
 use bytemuck::Pod;
+use std::cmp::Ordering;
 
 /// Independent partial results of a row.
 const WIDE: usize = 16;
@@ -30,20 +32,14 @@ pub struct Accumulator {
 impl Accumulator {
     /// The identity for `rows` rows.
     pub fn start(&mut self, combiner: Combiner, dtype: DType, rows: usize) {
-        let range = dtype.int_range().unwrap_or((0, 0));
-        let (float, int) = match combiner {
-            Combiner::Sum | Combiner::Any | Combiner::Welford => (0.0, 0),
-            Combiner::Prod | Combiner::All => (1.0, 1),
-            Combiner::Max | Combiner::ArgMax | Combiner::OnlineSoftmax => (f64::NEG_INFINITY, range.0),
-            Combiner::Min | Combiner::ArgMin => (f64::INFINITY, range.1),
-        };
+        let identity = combiner.identity(dtype);
         let set = |v: &mut Vec<f64>, x: f64| {
             v.clear();
             v.resize(rows, x);
         };
-        set(&mut self.float, float);
+        set(&mut self.float, identity.as_f64());
         set(&mut self.second, 0.0);
-        for (v, x) in [(&mut self.int, int), (&mut self.place, 0)] {
+        for (v, x) in [(&mut self.int, identity.as_i64()), (&mut self.place, 0)] {
             v.clear();
             v.resize(rows, x);
         }
@@ -70,13 +66,18 @@ impl Accumulator {
     fn add_reals<T: Real>(&mut self, combiner: Combiner, x: &[T], block: &Block) {
         let first = self.count == 0;
         let a = &mut self.float;
-        match combiner {
-            Combiner::Sum => fold(x, block, GROUP, T::of(0.0), T::add, |r, s| a[r] += s.real()),
-            Combiner::Prod => fold(x, block, GROUP, T::of(1.0), T::mul, |r, s| a[r] *= s.real()),
-            Combiner::Max => fold(x, block, usize::MAX, T::of(f64::NEG_INFINITY), T::max, |r, s| a[r] = f64::max_nan(a[r], s.real())),
-            Combiner::Min => fold(x, block, usize::MAX, T::of(f64::INFINITY), T::min, |r, s| a[r] = f64::min_nan(a[r], s.real())),
-            Combiner::ArgMax | Combiner::ArgMin => {
-                let largest = combiner == Combiner::ArgMax;
+        match combiner.row().merge {
+            Merge::Function(ScalarFn::Add) => fold(x, block, GROUP, T::of(0.0), T::add, |r, s| a[r] += s.real()),
+            Merge::Function(ScalarFn::Mul) => fold(x, block, GROUP, T::of(1.0), T::mul, |r, s| a[r] *= s.real()),
+            Merge::Function(ScalarFn::Maximum) => {
+                fold(x, block, usize::MAX, T::of(f64::NEG_INFINITY), T::max, |r, s| a[r] = f64::max_nan(a[r], s.real()))
+            }
+            Merge::Function(ScalarFn::Minimum) => {
+                fold(x, block, usize::MAX, T::of(f64::INFINITY), T::min, |r, s| a[r] = f64::min_nan(a[r], s.real()))
+            }
+            Merge::Function(f) => each(x, block, |r, _, x| a[r] = (f.row().eval_f64)(&[a[r], x.real()])),
+            Merge::Winner { order, .. } => {
+                let largest = order == Ordering::Greater;
                 let place = &mut self.place;
                 let better = |x: f64, best: f64| !best.is_nan() && (x.is_nan() || if largest { x > best } else { x < best });
                 each(x, block, |r, c, x| {
@@ -86,9 +87,8 @@ impl Accumulator {
                     }
                 });
             }
-            Combiner::Welford => self.add_moments(x, block),
-            Combiner::OnlineSoftmax => self.add_exponentials(x, block),
-            Combiner::Any | Combiner::All => unreachable!("any and all combine bools"),
+            Merge::State { .. } if combiner == Combiner::Welford => self.add_moments(x, block),
+            Merge::State { .. } => self.add_exponentials(x, block),
         }
     }
 
@@ -141,13 +141,18 @@ impl Accumulator {
         let first = self.count == 0;
         let a = &mut self.int;
         let put = |a: &mut Vec<i64>, f: fn(i64, i64) -> i64, r: usize, s: T| a[r] = f(a[r], s.into());
-        match combiner {
-            Combiner::Sum => fold(x, block, usize::MAX, T::ZERO, T::add, |r, s| put(a, i64::wrapping_add, r, s)),
-            Combiner::Prod => fold(x, block, usize::MAX, T::ONE, T::mul, |r, s| put(a, i64::wrapping_mul, r, s)),
-            Combiner::Max | Combiner::Any => fold(x, block, usize::MAX, T::LEAST, T::max, |r, s| put(a, i64::max, r, s)),
-            Combiner::Min | Combiner::All => fold(x, block, usize::MAX, T::MOST, T::min, |r, s| put(a, i64::min, r, s)),
-            Combiner::ArgMax | Combiner::ArgMin => {
-                let largest = combiner == Combiner::ArgMax;
+        match combiner.row().merge {
+            Merge::Function(ScalarFn::Add) => fold(x, block, usize::MAX, T::ZERO, T::add, |r, s| put(a, i64::wrapping_add, r, s)),
+            Merge::Function(ScalarFn::Mul) => fold(x, block, usize::MAX, T::ONE, T::mul, |r, s| put(a, i64::wrapping_mul, r, s)),
+            Merge::Function(ScalarFn::Maximum | ScalarFn::LogicalOr) => {
+                fold(x, block, usize::MAX, T::LEAST, T::max, |r, s| put(a, i64::max, r, s))
+            }
+            Merge::Function(ScalarFn::Minimum | ScalarFn::LogicalAnd) => {
+                fold(x, block, usize::MAX, T::MOST, T::min, |r, s| put(a, i64::min, r, s))
+            }
+            Merge::Function(f) => each(x, block, |r, _, x| a[r] = int_step(f, a[r], x.into())),
+            Merge::Winner { order, .. } => {
+                let largest = order == Ordering::Greater;
                 let place = &mut self.place;
                 each(x, block, |r, c, x| {
                     let x: i64 = x.into();
@@ -156,7 +161,7 @@ impl Accumulator {
                     }
                 });
             }
-            Combiner::Welford | Combiner::OnlineSoftmax => unreachable!("moments are of floats"),
+            Merge::State { .. } => unreachable!("moments are of floats"),
         }
     }
 
@@ -169,7 +174,7 @@ impl Accumulator {
             (_, 0) => self.float[r],
             _ => self.second[r],
         };
-        let is_place = matches!(combiner, Combiner::ArgMax | Combiner::ArgMin) && k == 1;
+        let is_place = k > 0 && combiner.row().parts[k - 1] == Part::Column;
         match Lane::of(dtype) {
             Lane::F32 => super::calls::fill(dst, n, |r| real(r) as f32),
             Lane::F64 => super::calls::fill(dst, n, real),
@@ -183,38 +188,39 @@ impl Accumulator {
     /// Inclusive prefix combination of a block whose lanes are neighboring columns; carries on from the block before.
     pub fn scan(&mut self, combiner: Combiner, dtype: DType, x: Value<'_>, block: &Block, dst: &mut Reg) {
         let n = block.rows * block.cols;
+        let f = combiner.function().unwrap_or_else(|| unreachable!("scans have one result"));
         match x {
-            Value::F32(Src::All(x)) => prefix(x, dst.lanes_mut(n), block, &mut self.float, |a, x| real_step(combiner, a, x as f64), |a| a as f32),
-            Value::F64(Src::All(x)) => prefix(x, dst.lanes_mut(n), block, &mut self.float, |a, x| real_step(combiner, a, x), |a| a),
-            Value::I32(Src::All(x)) => prefix(x, dst.lanes_mut(n), block, &mut self.int, |a, x| int_step(combiner, a, x as i64), |a| a as i32),
-            Value::I64(Src::All(x)) => prefix(x, dst.lanes_mut(n), block, &mut self.int, |a, x| dtype.wrap(int_step(combiner, a, x)), |a| a),
+            Value::F32(Src::All(x)) => prefix(x, dst.lanes_mut(n), block, &mut self.float, |a, x| real_step(f, a, x as f64), |a| a as f32),
+            Value::F64(Src::All(x)) => prefix(x, dst.lanes_mut(n), block, &mut self.float, |a, x| real_step(f, a, x), |a| a),
+            Value::I32(Src::All(x)) => prefix(x, dst.lanes_mut(n), block, &mut self.int, |a, x| int_step(f, a, x as i64), |a| a as i32),
+            Value::I64(Src::All(x)) => prefix(x, dst.lanes_mut(n), block, &mut self.int, |a, x| dtype.wrap(int_step(f, a, x)), |a| a),
             Value::Bool(Src::All(x)) => {
-                prefix(x, dst.lanes_mut(n), block, &mut self.int, |a, x| (int_step(combiner, a, x as i64) != 0) as i64, |a| a as u8)
+                prefix(x, dst.lanes_mut(n), block, &mut self.int, |a, x| (int_step(f, a, x as i64) != 0) as i64, |a| a as u8)
             }
             _ => unreachable!("scanned values have a lane for each element"),
         }
     }
 }
 
-fn real_step(combiner: Combiner, a: f64, x: f64) -> f64 {
-    match combiner {
-        Combiner::Sum => a + x,
-        Combiner::Prod => a * x,
-        Combiner::Max => f64::max_nan(a, x),
-        Combiner::Min => f64::min_nan(a, x),
-        _ => unreachable!("scans have one result"),
+fn real_step(f: ScalarFn, a: f64, x: f64) -> f64 {
+    match f {
+        ScalarFn::Add => a + x,
+        ScalarFn::Mul => a * x,
+        ScalarFn::Maximum => f64::max_nan(a, x),
+        ScalarFn::Minimum => f64::min_nan(a, x),
+        f => (f.row().eval_f64)(&[a, x]),
     }
 }
 
-fn int_step(combiner: Combiner, a: i64, x: i64) -> i64 {
-    match combiner {
-        Combiner::Sum => a.wrapping_add(x),
-        Combiner::Prod => a.wrapping_mul(x),
-        Combiner::Max => a.max(x),
-        Combiner::Min => a.min(x),
-        Combiner::Any => a | x,
-        Combiner::All => a & x,
-        _ => unreachable!("scans have one result"),
+fn int_step(f: ScalarFn, a: i64, x: i64) -> i64 {
+    match f {
+        ScalarFn::Add => a.wrapping_add(x),
+        ScalarFn::Mul => a.wrapping_mul(x),
+        ScalarFn::Maximum => a.max(x),
+        ScalarFn::Minimum => a.min(x),
+        ScalarFn::LogicalOr => a | x,
+        ScalarFn::LogicalAnd => a & x,
+        f => f.eval_int(DType::I64, &[a, x]).unwrap_or_else(|| unreachable!("combiners take every dtype they are used with")),
     }
 }
 

@@ -15,10 +15,12 @@
 //! * Three doors: a body is made by [`BodyBuilder`] only, a body or a part of one is copied by [`Rebase`] only, and what can be read
 //!   off a nest is asked in [`facts`], once for all executors.
 //! * Must not know: graphs, ops, devices.
-//! * Add here: an instruction or combiner is a variant with its row in `verify`, `text`, `interp` and `codegen`; a question about
-//!   nests that two rooms ask goes to `facts`.
+//! * Add here: an instruction is a variant with its row in `verify`, `text`, `interp` and `codegen`; a combiner is a variant with
+//!   its row in `combiner.rs`, and a helper in `shaders/helpers.wgsl` where its state is more than one number; a question about nests
+//!   that two rooms ask goes to `facts`.
 
 mod build;
+mod combiner;
 mod factor;
 pub mod facts;
 mod index;
@@ -29,6 +31,7 @@ mod text;
 mod verify;
 
 pub use build::{BodyBuilder, Element};
+pub use combiner::{Combiner, CombinerRow, Identity, Merge, Part};
 pub use factor::factor_domain;
 pub use index::{Axis, IndexExpr, Term, axes, flatten, unflatten};
 pub use parse::{ParseError, parse};
@@ -97,51 +100,6 @@ impl Number {
         match self {
             Number::Float(bits) => f64::from_bits(bits) as i64,
             Number::Int(n) => n,
-        }
-    }
-}
-
-/// How a reduction or scan combines. Every combiner is associative with an identity; results for no column are the identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Combiner {
-    /// Sum; identity 0.
-    Sum,
-    /// Product; identity 1.
-    Prod,
-    /// Largest; NaN wins; identity -infinity or the smallest integer.
-    Max,
-    /// Smallest; NaN wins; identity infinity or the largest integer.
-    Min,
-    /// Logical or; identity false.
-    Any,
-    /// Logical and; identity true.
-    All,
-    /// Two results: largest value and its flat column index, lowest index among ties, NaN first.
-    ArgMax,
-    /// Two results: smallest value and its flat column index, lowest index among ties, NaN first.
-    ArgMin,
-    /// Three results: mean, sum of squared deviations, count (Welford; Chan's parallel combination).
-    Welford,
-    /// Two results: row maximum m and sum of exp(x - m) (Milakov and Gimelshein, "Online normalizer calculation").
-    OnlineSoftmax,
-}
-
-impl Combiner {
-    /// Number of results.
-    pub fn results(self) -> usize {
-        match self {
-            Combiner::ArgMax | Combiner::ArgMin | Combiner::OnlineSoftmax => 2,
-            Combiner::Welford => 3,
-            _ => 1,
-        }
-    }
-
-    /// Dtype of result `k` for an argument of `dtype`.
-    pub fn result_dtype(self, k: usize, dtype: DType) -> DType {
-        match (self, k) {
-            (Combiner::ArgMax | Combiner::ArgMin, 1) => DType::I32,
-            _ => dtype,
         }
     }
 }

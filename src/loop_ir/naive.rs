@@ -3,7 +3,7 @@
 //! Floats are f64 rounded after every operation to the dtype they are computed in (f32 for the half floats), and to their
 //! own dtype where they are stored or cast.
 
-use super::{Combiner, IndexExpr, Instr, Nest, Number, Val, Write};
+use super::{Combiner, IndexExpr, Instr, Merge, Nest, Number, Part, Val, Write};
 use crate::scalar::ScalarFn;
 use crate::types::{Bindings, DType, Dim};
 use std::cmp::Ordering;
@@ -93,11 +93,11 @@ impl Frame<'_> {
             Instr::Proj(t, k) => Ok(vec![self.values[t.0 as usize][*k as usize].clone()]),
             Instr::Reduce(c, x) => {
                 let column = self.column(*x);
-                let states = column.iter().enumerate().map(|(i, &x)| c.lift(x, i, stmt.dtype));
+                let states = column.iter().enumerate().map(|(i, &x)| lift(*c, x, i, stmt.dtype));
                 Ok(states
-                    .reduce(|a, b| c.combine(&a, &b, stmt.dtype))
-                    .map(|state| c.finish(state))
-                    .unwrap_or_else(|| c.identity(stmt.dtype))
+                    .reduce(|a, b| combine(*c, &a, &b, stmt.dtype))
+                    .map(|state| finish(*c, state))
+                    .unwrap_or_else(|| nothing(*c, stmt.dtype))
                     .into_iter()
                     .map(|x| vec![x])
                     .collect())
@@ -106,8 +106,8 @@ impl Frame<'_> {
                 let mut state: Option<Vec<Number>> = None;
                 let mut out = vec![];
                 for (i, x) in self.column(*x).into_iter().enumerate() {
-                    let next = c.lift(x, i, stmt.dtype);
-                    let combined = state.map_or(next.clone(), |s| c.combine(&s, &next, stmt.dtype));
+                    let next = lift(*c, x, i, stmt.dtype);
+                    let combined = state.map_or(next.clone(), |s| combine(*c, &s, &next, stmt.dtype));
                     out.push(combined[0]);
                     state = Some(combined);
                 }
@@ -190,7 +190,7 @@ impl Frame<'_> {
             let len = memory.elements.len();
             let place = usize::try_from(at).ok().and_then(|i| memory.elements.get_mut(i));
             let place = place.ok_or_else(|| format!("element {at} of {len} is written"))?;
-            *place = if adds { Combiner::Sum.combine(&[*place], &[value], memory.dtype)[0] } else { value };
+            *place = if adds { combine(Combiner::Sum, &[*place], &[value], memory.dtype)[0] } else { value };
         }
         Ok(())
     }
@@ -247,75 +247,42 @@ fn compare(a: Number, b: Number) -> Ordering {
     }
 }
 
-impl Combiner {
-    /// The state of one column.
-    fn lift(self, x: Number, column: usize, dtype: DType) -> Vec<Number> {
-        match self {
-            Combiner::ArgMax | Combiner::ArgMin => vec![x, Number::Int(column as i64)],
-            Combiner::Welford => vec![x, float(dtype, 0.0), float(dtype, 1.0)],
-            Combiner::OnlineSoftmax => vec![x, float(dtype, 1.0)],
-            _ => vec![x],
-        }
-    }
+/// The state of one column.
+fn lift(c: Combiner, x: Number, column: usize, dtype: DType) -> Vec<Number> {
+    let part = |p: &Part| match p {
+        Part::Column => Number::Int(column as i64),
+        Part::Zero => float(dtype, 0.0),
+        Part::One => float(dtype, 1.0),
+    };
+    [x].into_iter().chain(c.row().parts.iter().map(part)).collect()
+}
 
-    /// The state of no column.
-    fn identity(self, dtype: DType) -> Vec<Number> {
-        let (lo, hi) =
-            dtype.int_range().map_or((float(dtype, f64::NEG_INFINITY), float(dtype, f64::INFINITY)), |(lo, hi)| (Number::Int(lo), Number::Int(hi)));
-        let (zero, one) = (integer(dtype, 0), integer(dtype, 1));
-        match self {
-            Combiner::Sum | Combiner::Any => vec![zero],
-            Combiner::Prod | Combiner::All => vec![one],
-            Combiner::Max => vec![lo],
-            Combiner::Min => vec![hi],
-            Combiner::ArgMax => vec![lo, Number::Int(0)],
-            Combiner::ArgMin => vec![hi, Number::Int(0)],
-            Combiner::Welford => vec![zero; 3],
-            Combiner::OnlineSoftmax => vec![lo, zero],
-        }
-    }
+/// The state of no column.
+fn nothing(c: Combiner, dtype: DType) -> Vec<Number> {
+    let part = |p: &Part| if *p == Part::Column { Number::Int(0) } else { float(dtype, 0.0) };
+    [c.identity(dtype)].into_iter().chain(c.row().parts.iter().map(part)).collect()
+}
 
-    /// The results, from the state of all columns.
-    fn finish(self, mut state: Vec<Number>) -> Vec<Number> {
-        if self == Combiner::OnlineSoftmax && !state[0].as_f64().is_finite() {
-            state[1] = Number::Float(f64::NAN.to_bits());
+/// Both states together; `a` is of earlier columns.
+fn combine(c: Combiner, a: &[Number], b: &[Number], dtype: DType) -> Vec<Number> {
+    match c.row().merge {
+        Merge::Function(f) => vec![call(f, dtype, dtype, &[a[0], b[0]]).expect("combiners take every dtype they are used with")],
+        Merge::Winner { order, .. } => {
+            let (x, y) = (a[0].as_f64(), b[0].as_f64());
+            (if !x.is_nan() && (y.is_nan() || compare(b[0], a[0]) == order) { b } else { a }).to_vec()
         }
-        state
-    }
-
-    /// Both states together; `a` is of earlier columns.
-    fn combine(self, a: &[Number], b: &[Number], dtype: DType) -> Vec<Number> {
-        let both = |f: ScalarFn| vec![call(f, dtype, dtype, &[a[0], b[0]]).expect("combiners take every dtype they are used with")];
-        let (x, y) = (a[0].as_f64(), b[0].as_f64());
-        match self {
-            Combiner::Sum => both(ScalarFn::Add),
-            Combiner::Prod => both(ScalarFn::Mul),
-            Combiner::Max => both(ScalarFn::Maximum),
-            Combiner::Min => both(ScalarFn::Minimum),
-            Combiner::Any => both(ScalarFn::LogicalOr),
-            Combiner::All => both(ScalarFn::LogicalAnd),
-            Combiner::ArgMax => (if !x.is_nan() && (y.is_nan() || compare(b[0], a[0]).is_gt()) { b } else { a }).to_vec(),
-            Combiner::ArgMin => (if !x.is_nan() && (y.is_nan() || compare(b[0], a[0]).is_lt()) { b } else { a }).to_vec(),
-            Combiner::Welford => {
-                let (na, nb) = (a[2].as_f64(), b[2].as_f64());
-                if na + nb == 0.0 {
-                    return a.to_vec();
-                }
-                let delta = y - x;
-                let (mean, squares) = (x + delta * nb / (na + nb), a[1].as_f64() + b[1].as_f64() + delta * delta * na * nb / (na + nb));
-                vec![float(dtype, mean), float(dtype, squares), float(dtype, na + nb)]
-            }
-            Combiner::OnlineSoftmax => {
-                let max = both(ScalarFn::Maximum)[0];
-                let m = max.as_f64();
-                // Parts below the same maximum add up, also where that is not finite.
-                let part = |x: f64, s: f64| match s {
-                    0.0 => 0.0,
-                    s if x == m => s,
-                    s => s * (x - m).exp(),
-                };
-                vec![max, float(dtype, part(x, a[1].as_f64()) + part(y, b[1].as_f64()))]
-            }
+        Merge::State { both, .. } => {
+            let floats = |state: &[Number]| state.iter().map(|n| n.as_f64()).collect::<Vec<_>>();
+            both(&floats(a), &floats(b)).into_iter().map(|x| float(dtype, x)).collect()
         }
     }
 }
+
+/// The results, from the state of all columns.
+fn finish(c: Combiner, state: Vec<Number>) -> Vec<Number> {
+    let Merge::State { finish, .. } = c.row().merge else { return state };
+    let mut floats: Vec<f64> = state.iter().map(|n| n.as_f64()).collect();
+    finish(&mut floats);
+    floats.into_iter().map(|x| Number::Float(x.to_bits())).collect()
+}
+

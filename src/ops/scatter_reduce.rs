@@ -1,22 +1,23 @@
 //! Products and extrema at computed indices, written as reductions so that they need no atomics and are deterministic.
 
 use super::array::{coordinates, flat_index, sizes};
-use super::gather::{check_index, checked_indices, load_index};
-use super::scatter::reached;
+use super::gather::{checked_indices, load_index};
+use super::scatter::{bounded_sizes, check_scatter, reached};
 use super::{Array, Built, Class, Data, Gather, Grads, NestBuilder, OpDef, OperandView, Precision, ReduceKind, Sample, ScatterAdd, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::loop_ir::flatten;
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, TensorType};
+use crate::types::{DType, Dim, TensorType, paired};
 use serde::{Deserialize, Serialize};
 
 /// `out = base`, then `out[i, index[i, j, ...], ...] = combine(out[...], src[i, j, ...])` with the index in place of coordinate
 /// `dim`, where `combine` multiplies or takes the larger or the smaller. For extrema two more results, bool: which elements of
-/// `src`, and which of `base`, are equal to the extremum in their place (NaN is equal to NaN).
+/// `src`, and which of `base`, are equal to the extremum in their place (nothing is equal to NaN).
 ///
 /// * Operands `base` and `src` of one float or integer dtype, and `index` of an integer dtype, all of one rank; `src` has the
 ///   index's shape, which besides `dim` is not larger than `base`. An index outside `0..size` is an error.
-/// * Gradient of extrema: elements that tie share the cotangent, through the two masks, so that no float is compared again.
+/// * Gradient of extrema: elements that tie share the cotangent, through the two masks, so that no float is compared again. All that
+///   meet in a place whose extremum is NaN have the gradient NaN, as in PyTorch.
 ///   Of products: `g * out / x`, and where a factor is zero the product of the others.
 /// * PyTorch: `scatter_reduce` with `include_self`; its other forms are built from this one and [`ScatterAdd`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -56,24 +57,13 @@ impl ScatterReduce {
             let mut to = at.to_vec();
             to[dim] = b.bound(i, &ty.shape[dim], None, code);
             let (x, y) = (b.load(src.at(at)), b.load(out.at(&to)));
-            Ok(same(b, x, y))
+            Ok(b.call(ScalarFn::Eq, &[x, y]))
         })?;
         cx.pointwise(2, |b, at| {
             let (x, y) = (b.load(base.at(at)), b.load(out.at(at)));
-            Ok(same(b, x, y))
+            Ok(b.call(ScalarFn::Eq, &[x, y]))
         })
     }
-}
-
-/// Equal, or both NaN where `y` is.
-fn same(b: &mut crate::loop_ir::BodyBuilder, x: crate::loop_ir::Val, y: crate::loop_ir::Val) -> crate::loop_ir::Val {
-    let equal = b.call(ScalarFn::Eq, &[x, y]);
-    if !b.dtype(x).is_float() {
-        return equal;
-    }
-    let (p, q) = (b.call(ScalarFn::IsNan, &[x]), b.call(ScalarFn::IsNan, &[y]));
-    let both = b.call(ScalarFn::LogicalAnd, &[p, q]);
-    b.call(ScalarFn::LogicalOr, &[equal, both])
 }
 
 impl OpDef for ScatterReduce {
@@ -86,20 +76,17 @@ impl OpDef for ScatterReduce {
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let [base, index, src] = operands else { return Err("takes a base, an index and a source".into()) };
         self.function()?;
-        check_index(index, self.dim, &base.shape)?;
-        if base.dtype != src.dtype || base.dtype == DType::Bool {
-            return Err("base and source differ in dtype or are bool".into());
-        }
-        let rank = base.shape.rank();
-        let fits = index.shape.rank() == rank && (0..rank).all(|i| i == self.dim as usize || index.shape[i].known_le(&base.shape[i]));
-        if !fits || !src.shape.known_eq(&index.shape) {
-            return Err(format!("source and index differ, or are larger than the base besides dimension {}", self.dim));
-        }
+        check_scatter(base, index, src, self.dim)?;
         let flags = |shape: &TensorType| TensorType { dtype: DType::Bool, shape: shape.shape.clone() };
         Ok(if self.kind == ReduceKind::Prod { vec![base.clone()] } else { vec![base.clone(), flags(src), flags(base)] })
     }
     fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
-        super::scatter::equal_sizes(operands, self.dim)
+        let [_, index, src] = operands else { return vec![] };
+        paired(&index.shape.0, &src.shape.0)
+    }
+    fn bounded_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
+        let [base, index, _] = operands else { return vec![] };
+        bounded_sizes(base, index, self.dim)
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (base, index, src, dim) = (&operands[0], &operands[1], &operands[2], self.dim as usize);
@@ -130,7 +117,7 @@ impl OpDef for ScatterReduce {
         if self.kind == ReduceKind::Prod {
             return Ok(vec![out]);
         }
-        let equal = |a: f64, b: f64| (a == b || (a.is_nan() && b.is_nan())) as i64;
+        let equal = |a: f64, b: f64| (a == b) as i64;
         let result = out.floats();
         let from_src = src.floats().into_iter().zip(&places).map(|(x, &to)| equal(x, result[to])).collect();
         let from_base = base.floats().into_iter().zip(&result).map(|(x, &y)| equal(x, y)).collect();
@@ -201,12 +188,10 @@ impl ScatterReduce {
         let dtype = b.dtype(g);
         let (from_src, from_base) = (b.cast(results[1], dtype)?, b.cast(results[2], dtype)?);
         let count = b.op(ScatterAdd { dim: self.dim, checked: false }, &[from_base, operands[1], from_src])?;
-        let one = b.constant(dtype, 1.0)?;
-        let count = b.scalar(ScalarFn::Maximum, &[count, one])?;
+        // Nothing is equal to NaN: its share is infinite or NaN there, and so no part of it is a number.
         let share = b.div(g, count)?;
-        let zero = b.constant(dtype, 0.0)?;
         let there = b.op(Gather { dim: self.dim }, &[share, operands[1]])?;
-        Ok((b.where_(results[2], share, zero)?, b.where_(results[1], there, zero)?))
+        Ok((b.mul(from_base, share)?, b.mul(from_src, there)?))
     }
 
     /// With zeros among the factors, only the single zero of a place has a gradient: the product of all others.

@@ -3,7 +3,7 @@
 use super::ledger::Counts;
 use super::tensor_file::load_tensors;
 use crate::error::{Error, Result};
-use crate::frontend::optim::moments_of;
+use crate::update::moments_of;
 use crate::types::HostTensor;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

@@ -182,7 +182,7 @@ fn memory(program: &Program, smallest: &Bindings) -> MemoryReport {
     };
     let mut buffers: Vec<BufferReport> = span.iter().map(report).collect();
     buffers.sort_by_key(|b| (b.first, b.last));
-    MemoryReport { predicted_peak_bytes: program.slots.iter().map(size).sum(), buffers }
+    MemoryReport { predicted_peak_bytes: program.peak_bytes().eval(smallest).unwrap_or(0).max(0) as u64, buffers }
 }
 
 fn partition(report: &Report, smallest: &Bindings) -> PartitionReport {

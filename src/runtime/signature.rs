@@ -1,11 +1,11 @@
 //! Arguments of a step: given by position or by name, checked in full before anything changes.
 
-use super::uploads::{IndexCheck, index_checks};
 use crate::codegen::Plan;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
 use crate::graph::InputRole;
 use crate::loop_ir::BufferId;
+use crate::schedule::InputCheck;
 use crate::types::{Bindings, DType, Guard, HostTensor, TensorType, bind_named_symbols, check_guards};
 
 /// Inputs of one step, by position (the order of the trace) or by name.
@@ -83,7 +83,7 @@ pub(super) struct Signature {
     arguments: Vec<Argument>,
     refuse_empty: bool,
     refuse_non_finite: bool,
-    indices: Vec<IndexCheck>,
+    indices: Vec<InputCheck>,
     guards: Vec<Guard>,
 }
 
@@ -111,7 +111,7 @@ impl Signature {
         arguments.sort_by_key(|a| a.cotangent);
         let training = matches!(config.mode, Mode::Train(_));
         let (refuse_empty, refuse_non_finite) = (training && !config.allow_empty, training && !config.allow_non_finite);
-        Signature { arguments, refuse_empty, refuse_non_finite, indices: index_checks(program), guards: program.guards.clone() }
+        Signature { arguments, refuse_empty, refuse_non_finite, indices: program.input_checks.clone(), guards: program.guards.clone() }
     }
 
     pub fn describe(&self) -> String {

@@ -10,7 +10,7 @@ use super::signature::describe_type;
 use super::step::Shared;
 use super::tensor_file::{TensorFile, save_tensors};
 use crate::error::{Error, Result};
-use crate::frontend::optim::is_optimizer_state;
+use crate::update::is_optimizer_state;
 use crate::graph::InputRole;
 use crate::types::{DType, HostTensor};
 use std::collections::{BTreeMap, HashMap};

@@ -13,7 +13,7 @@ use crate::codegen::Plan;
 use crate::compile::Report;
 use crate::config::{Config, Mode, Verify};
 use crate::error::{Error, Result};
-use crate::frontend::optim::{counted_moments, moments_of};
+use crate::update::{counted_moments, moments_of};
 use crate::frontend::{Initializer, Traced};
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::BufferId;

@@ -12,6 +12,7 @@ mod check;
 mod choose;
 mod group;
 mod grouping;
+mod input_checks;
 mod join;
 mod narrow;
 mod order;
@@ -91,6 +92,7 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     }
     let faults = if cfg!(debug_assertions) { check_memory(&program) } else { vec![] };
     assert!(faults.is_empty(), "schedule made an unsound program of {name}:\n{}", faults.join("\n"));
+    program.input_checks = input_checks::input_checks(&program);
     choose_forms(&mut program, target);
     Ok(program)
 }

@@ -84,6 +84,23 @@ pub struct ProgramOutput {
     pub buffer: BufferId,
 }
 
+/// A range that elements of an input must lie in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InputCheck {
+    /// The input's buffer.
+    pub input: BufferId,
+    /// The input's name.
+    pub name: String,
+    /// One row: loads the element, computes the index, checks it.
+    pub body: Nest,
+    /// The index is below this.
+    pub size: Dim,
+    /// Whether the element is the index itself.
+    pub direct: bool,
+    /// What is said of an element outside.
+    pub message: String,
+}
+
 /// A scheduled program. Everything in it is data: it prints, serializes, compares and replays.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Program {
@@ -114,6 +131,9 @@ pub struct Program {
     /// What it assumes about the sizes of its inputs: checked before anything runs.
     #[serde(default)]
     pub guards: Vec<Guard>,
+    /// What it assumes about the elements of its inputs: checked before they reach the device.
+    #[serde(default)]
+    pub input_checks: Vec<InputCheck>,
     /// Messages of the status word: code `k` means `checks[k - 1]`.
     pub checks: Vec<String>,
     /// What was decided, and why.
@@ -121,6 +141,11 @@ pub struct Program {
 }
 
 impl Program {
+    /// Bytes of all slots, which live as long as the program does.
+    pub fn peak_bytes(&self) -> Dim {
+        self.slots.iter().fold(Dim::int(0), |sum, slot| sum + &slot.bytes)
+    }
+
     /// Ranges of commands that one launch may take.
     pub fn runs(&self) -> Vec<std::ops::Range<usize>> {
         if self.together.is_empty() {

@@ -19,6 +19,7 @@
 
 use super::search::count_before;
 use crate::config::Target;
+use crate::forms::parts::of_head;
 use crate::forms::{SORTED_HEAD, sorted_elements};
 use crate::loop_ir::facts::cone;
 use crate::loop_ir::{
@@ -26,9 +27,6 @@ use crate::loop_ir::{
 };
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceCaps, Dim, Shape, TensorType};
-
-/// Columns of a block at least, where only the first elements of a row are written.
-const BLOCK: i64 = 8192;
 
 /// The nests that replace a sort of rows that no workgroup holds.
 pub fn sort_rows(nest: &Nest, buffers: &mut Vec<Buffer>, target: &Target) -> Option<Vec<Nest>> {
@@ -128,9 +126,7 @@ fn replace(nest: &Nest, sort: &Sort, runs: i64, caps: &DeviceCaps, buffers: &mut
 fn head_blocks(nest: &Nest, first: Option<i64>, most: i64, target: &Target) -> Option<Blocks> {
     let (first, count) = (first?, nest.col_count().as_int()?);
     let runs = if first <= SORTED_HEAD {
-        // As many workgroups as fill the device, where rows alone do not.
-        let rows = nest.row_count().as_int().unwrap_or(i64::MAX).max(1);
-        (target.model.parallel_lanes as i64 / 256 / rows).min(count / BLOCK)
+        of_head(nest.row_count().as_int().unwrap_or(i64::MAX), count, &target.model)
     } else if first <= most / 4 {
         (count + most - 1) / most
     } else {

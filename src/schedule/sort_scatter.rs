@@ -10,26 +10,17 @@
 //! pairs are compared and segments are short, or the rows beside them many.
 
 use super::search::count_before;
+use crate::forms::parts::is_worth_sorting;
 use crate::loop_ir::facts::{cone, needed};
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
 
-/// Sums that compare fewer pairs than this stay as they are.
-const WORTH: i64 = 1 << 26;
-/// Indices of a segment on average that one invocation may sum, whatever works beside it.
-const SEGMENT: i64 = 64;
-
 /// The nests that replace a sum at computed indices, where that is worth it.
 pub fn sort_scatter(nest: &Nest, buffers: &mut Vec<Buffer>, model: &DeviceModel) -> Option<Vec<Nest>> {
     let Tag::ScatterSum { axis, .. } = nest.tag else { return None };
     let (rows, classes, count) = (nest.row_count().as_int()?, nest.rows[axis as usize].as_int()?, nest.col_count().as_int()?);
-    let pairs = rows.checked_mul(count)?;
-    let short = count <= SEGMENT * classes || count <= rows / 4;
-    if model.parallel_lanes < 4096 || pairs < WORTH || !short {
-        return None;
-    }
-    replace(nest, buffers)
+    if is_worth_sorting(rows, classes, count, model) { replace(nest, buffers) } else { None }
 }
 
 fn replace(nest: &Nest, buffers: &mut Vec<Buffer>) -> Option<Vec<Nest>> {

@@ -7,7 +7,7 @@ use super::sort_rows::sort_rows;
 use super::sort_scatter::sort_scatter;
 use super::split_scan::split_scan;
 use crate::config::Target;
-use crate::forms::parts::is_worth;
+use crate::forms::parts::{self, Along};
 use crate::forms::product::{self as form, Sizes};
 use crate::fusion::hint;
 use crate::loop_ir::facts::is_column_reduction;
@@ -15,11 +15,6 @@ use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
 use std::collections::HashSet;
-
-/// Bytes of a matrix that no cache holds: what is reduced along rows and along columns is worth reading once.
-const LARGE: i64 = 64 << 20;
-/// Columns that an invocation of a kernel along rows takes, about.
-const COLUMNS: i64 = 8;
 
 /// Splits what is worth splitting; gives the nests in order, with their position in the input.
 pub fn split_nests(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, target: &Target) -> Vec<(usize, Nest)> {
@@ -63,37 +58,24 @@ fn reduction(nest: &Nest) -> Option<(usize, Combiner, Val)> {
 /// reduction takes the rows of the same matrix, whose kernel may take over this one's first stage: then there are as many stages
 /// as there are workgroups to fill the device.
 fn stages(nest: &Nest, mixed: bool, target: &Target) -> Option<(Chunks, bool)> {
-    let model = &target.model;
     let (at, combiner, _) = reduction(nest)?;
-    let deviations = combiner == Combiner::Welford;
-    if matches!(nest.tag, Tag::ScatterSum { .. } | Tag::Segments { .. }) || model.parallel_lanes < 4096 {
-        return None;
-    }
     let (rows, cols) = (hint(&nest.row_count()), hint(&nest.col_count()));
-    if let Tag::Matmul { batch, .. } = nest.tag {
-        return Some((product_chunks(nest, batch as usize, target)?, false));
-    }
-    let lanes = model.parallel_lanes as i64;
-    // How many times as many invocations there is room for, and how short parts may be.
-    let (room, shortest) = match nest.tag {
-        Tag::Loop if mixed && combiner == Combiner::Sum && is_column_reduction(nest) && rows.saturating_mul(cols) * 4 >= LARGE => {
-            // Not more parts than the second stage combines in no time.
-            ((lanes * COLUMNS / rows.max(1)).min(2 * cols.isqrt()), 16)
+    let rows_first = is_column_reduction(nest);
+    match nest.tag {
+        Tag::Matmul { batch, .. } => Some((product_chunks(nest, batch as usize, target)?, false)),
+        Tag::ScatterSum { .. } | Tag::Segments { .. } => None,
+        Tag::Loop => {
+            let along = Along { rows, cols, bytes: nest.body[at].dtype.size() as i64, rows_first };
+            let is_fixed = nest.col_count().as_int().is_some();
+            // Parts of unequal sizes would want weights.
+            let even = combiner == Combiner::Welford;
+            if even && !is_fixed {
+                return None;
+            }
+            let count = parts::of_reduction(along, mixed && combiner == Combiner::Sum, even, &target.model)?;
+            Some((Chunks::even(count, &nest.col_count()), rows_first))
         }
-        Tag::Loop if is_column_reduction(nest) => (lanes / 4 / rows.max(1), 16),
-        Tag::Loop => (lanes / 512 / rows.max(1), 1024),
-        Tag::Matmul { .. } | Tag::ScatterSum { .. } | Tag::Segments { .. } => return None,
-    };
-    let wanted = room.min(cols / shortest);
-    let bytes = rows.saturating_mul(cols) * nest.body[at].dtype.size() as i64;
-    if wanted < 2 || !is_worth(model, bytes, room, wanted, 1) {
-        return None;
     }
-    let divides = |s: &i64| *s >= 2 && nest.col_count().as_int().is_some_and(|cols| cols % s == 0);
-    let divisor = (wanted / 2..=wanted * 2).filter(divides).min_by_key(|s| (s - wanted).abs());
-    // Parts of unequal sizes would want weights.
-    let inexact = (!deviations).then_some(wanted);
-    Some((Chunks::even(divisor.or(inexact)?, &nest.col_count()), is_column_reduction(nest)))
 }
 
 /// Parts of the columns: so many, of so many columns each; the last may have fewer.
@@ -118,7 +100,7 @@ fn product_chunks(nest: &Nest, batch: usize, target: &Target) -> Option<Chunks> 
     let step = Dim::int(form::STEP);
     let size = nest.col_count().ceil_div(&(Dim::int(count) * &step)) * &step;
     // Parts that would start behind the end are left out, where that is known.
-    let count = nest.col_count().as_int().map_or(count, |k| k.div_ceil(size.as_int().unwrap_or(1)));
+    let count = nest.col_count().as_int().map_or(count, |k| (k as u64).div_ceil(size.as_int().map_or(1, |s| s.max(1)) as u64) as i64);
     Some(Chunks { count, size })
 }
 
@@ -149,7 +131,7 @@ fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffe
     });
     let mut to = Rebase::new(map_axes).under(inside);
     to.copy_all(&mut body, nest, nest.values().take(at));
-    let mut guarded = |v: Val| body.value_or(inside, to.value(v), identity(combiner, dtype));
+    let mut guarded = |v: Val| body.value_or(inside, to.value(v), combiner.identity(dtype));
     // Outside, both factors of a product are zero, so that it stays one.
     let factors = match nest.tag {
         Tag::Matmul { a, b, .. } => Some([a, b].map(&mut guarded)),
@@ -241,17 +223,6 @@ fn combine(nest: &Nest, at: usize, combiner: Combiner, scratch: BufferId, parts:
     second_stage(nest, &parts.stage, b)
 }
 
-/// What combines with anything to that.
-pub fn identity(combiner: Combiner, dtype: DType) -> Number {
-    let (lo, hi) = dtype.int_range().map_or((f64::NEG_INFINITY, f64::INFINITY), |(lo, hi)| (lo as f64, hi as f64));
-    match combiner {
-        Combiner::Prod | Combiner::All => Number::new(dtype, 1.0),
-        Combiner::Max => Number::new(dtype, lo),
-        Combiner::Min => Number::new(dtype, hi),
-        _ => Number::new(dtype, 0.0),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,7 +232,7 @@ mod tests {
     use crate::loop_ir::{Phase, verify};
     use crate::lower::lower;
     use crate::ops::SquaredDeviations;
-    use crate::types::Bindings;
+    use crate::types::{Bindings, DeviceModel};
 
     /// Parts of columns and of rows, far from zero, against the sum as it was.
     #[test]

@@ -9,8 +9,7 @@
 //!
 //! Blelloch, "Prefix sums and their applications" (reduce, then scan).
 
-use super::split::identity;
-use crate::forms::parts::is_worth;
+use crate::forms::parts::{self, Along};
 use crate::loop_ir::facts::is_column_reduction;
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
@@ -20,17 +19,15 @@ use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
 pub fn split_scan(nest: &Nest, buffers: &mut Vec<Buffer>, model: &DeviceModel) -> Option<Vec<Nest>> {
     let scan = scan(nest)?;
     let (rows, cols) = (nest.row_count().as_int()?, nest.col_count().as_int()?);
-    let (lanes, alone) = (model.parallel_lanes as i64, is_column_reduction(nest));
-    let (room, shortest) = if alone { (lanes / 4 / rows.max(1), 64) } else { (lanes / 512 / rows.max(1), 4096) };
-    let wanted = room.min(cols / shortest);
-    let bytes = rows.saturating_mul(cols) * nest.body[scan.at].dtype.size() as i64;
-    let worth = lanes >= 4096 && wanted >= 2 && is_worth(model, 2 * bytes, room, wanted, 3);
-    worth.then(|| split(nest, &scan, wanted, alone, buffers))
+    let along = Along { rows, cols, bytes: nest.body[scan.at].dtype.size() as i64, rows_first: is_column_reduction(nest) };
+    let count = parts::of_scan(along, model)?;
+    Some(split(nest, &scan, count, along.rows_first, buffers))
 }
 
 struct Scan {
     at: usize,
     combiner: Combiner,
+    function: ScalarFn,
     argument: Val,
 }
 
@@ -41,23 +38,12 @@ fn scan(nest: &Nest) -> Option<Scan> {
         match stmt.instr {
             // Parts of a product of floats may leave the range of the type where the whole does not.
             Instr::Scan(Combiner::Prod, _) if stmt.dtype.is_float() => return None,
-            Instr::Scan(combiner, argument) if found.is_none() => found = Some(Scan { at, combiner, argument }),
+            Instr::Scan(combiner, argument) if found.is_none() => found = Some(Scan { at, combiner, function: combiner.function()?, argument }),
             Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. } | Instr::Bound { .. } => return None,
             _ => {}
         }
     }
     found.filter(|_| nest.tag == Tag::Loop && nest.writes.iter().all(|w| !w.fold))
-}
-
-fn function(combiner: Combiner) -> ScalarFn {
-    match combiner {
-        Combiner::Prod => ScalarFn::Mul,
-        Combiner::Max => ScalarFn::Maximum,
-        Combiner::Min => ScalarFn::Minimum,
-        Combiner::Any => ScalarFn::LogicalOr,
-        Combiner::All => ScalarFn::LogicalAnd,
-        _ => ScalarFn::Add,
-    }
 }
 
 /// Where chunks and their totals lie.
@@ -127,7 +113,7 @@ fn split(nest: &Nest, scan: &Scan, count: i64, first: bool, buffers: &mut Vec<Bu
     let later = body.call(ScalarFn::Gt, &[number, zero]);
     let before = Element { buffer: prefixes, index: chunks.place(&chunk.plus(&Dim::int(-1)), &own), dtype };
     let before = body.load_if(before, later);
-    let before = body.value_or(Some(later), before, identity(scan.combiner, dtype));
+    let before = body.value_or(Some(later), before, scan.combiner.identity(dtype));
     apply(nest, scan, at(&column), before, &mut body);
     out.push(chunks.part("", sizes.clone(), chunks.length.clone(), body));
 
@@ -149,7 +135,7 @@ fn apply(nest: &Nest, scan: &Scan, at: Vec<IndexExpr>, before: Val, body: &mut B
     let mut to = Rebase::new(at);
     to.copy_all(body, nest, nest.values().take(scan.at + 1));
     let at = Val(scan.at as u32);
-    to.set(at, body.call(function(scan.combiner), &[before, to.value(at)]));
+    to.set(at, body.call(scan.function, &[before, to.value(at)]));
     to.copy_all(body, nest, nest.values().skip(scan.at + 1));
     body.writes.extend(nest.writes.iter().map(|w| to.write(w)));
 }

@@ -1,5 +1,6 @@
 //! What a device can do, and how fast it is. Written by hand in tests, read from an adapter by `runtime`.
 
+use super::DType;
 use serde::{Deserialize, Serialize};
 
 /// Capabilities and limits that decide which kernels are legal. Each optional capability names what it unlocks and what
@@ -48,6 +49,19 @@ pub struct DeviceCaps {
 }
 
 impl DeviceCaps {
+    /// The dtype whose arithmetic serves values of `dtype`: halves are computed as f32, small integers as 32 bits, and so is i64 where
+    /// the device lacks it. `None` where there is none.
+    pub fn computes_in(&self, dtype: DType) -> Option<DType> {
+        match dtype {
+            DType::F32 | DType::F16 | DType::BF16 => Some(DType::F32),
+            DType::F64 => self.f64.then_some(DType::F64),
+            DType::I64 if self.i64 => Some(DType::I64),
+            DType::I64 | DType::I32 | DType::I16 | DType::I8 => Some(DType::I32),
+            DType::U32 | DType::U8 => Some(DType::U32),
+            DType::Bool => Some(DType::Bool),
+        }
+    }
+
     /// The CPU interpreter: every dtype, no limits that matter.
     pub fn cpu() -> DeviceCaps {
         DeviceCaps {

@@ -2,15 +2,25 @@
 
 mod map;
 mod network;
+mod product;
 mod rank;
 mod rows;
 mod transpose;
 
+use super::plan::Variant;
 use super::text::module::Shader;
 use super::text::unit::Unit;
 use crate::forms::Form;
 
-/// The kernel in its form.
+/// The module of a kernel that has a launch for itself.
+pub fn module(unit: &Unit) -> Result<Variant, String> {
+    match unit.form {
+        Form::Product(tile) => product::spell_product(unit, *tile),
+        _ => Ok(spell(unit)?.variant(unit)),
+    }
+}
+
+/// The function body of a kernel, which may share its launch with others.
 pub fn spell(unit: &Unit) -> Result<Shader, String> {
     if unit.form.needs_distinct_slots(unit.nest) && unit.is_in_place() {
         return Err("this form of kernel cannot overwrite what it reads; its buffers need slots of their own".into());
@@ -18,6 +28,7 @@ pub fn spell(unit: &Unit) -> Result<Shader, String> {
     match unit.form {
         Form::Map(map) => map::spell(unit, map),
         Form::Transpose(transpose) => transpose::spell(unit, transpose),
+        Form::Product(_) => Err("a product has a launch of its own".into()),
         Form::Rows(team) => rows::spell(unit, team),
         Form::Network(network) => network::spell(unit, network),
         Form::Rank => rank::spell(unit),

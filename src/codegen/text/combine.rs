@@ -3,7 +3,8 @@
 use super::emit::Emitter;
 use super::spell;
 use super::storage::Kind;
-use crate::loop_ir::{Combiner, Number};
+use crate::loop_ir::{Combiner, Merge, Number, Part};
+use crate::scalar::{ScalarFn, Wgsl};
 use crate::types::DType;
 
 /// The variables of one reduction.
@@ -32,31 +33,16 @@ impl Accumulator {
         for k in 0..combiner.results() {
             kinds.push(em.unit.kind(combiner.result_dtype(k, dtype))?);
         }
-        let float = matches!(kind, Kind::F32 | Kind::F64);
-        let needs_float = matches!(combiner, Combiner::Welford | Combiner::OnlineSoftmax);
-        if needs_float && kind != Kind::F32 {
+        if matches!(combiner.row().merge, Merge::State { .. }) && kind != Kind::F32 {
             return Err(format!("{combiner:?} of {dtype} is not available on GPUs"));
         }
-        let number = |em: &mut Emitter, x: f64, lowest: bool| {
-            let n = match dtype.int_range() {
-                Some((lo, hi)) if !x.is_finite() => Number::Int(saturate(if lowest { lo } else { hi }, kind)),
-                _ if float => Number::Float(x.to_bits()),
-                _ => Number::Int(x as i64),
-            };
-            spell::constant(em, kind, n)
+        let identity = match combiner.identity(dtype) {
+            Number::Int(n) => Number::Int(saturate(n, kind)),
+            float => float,
         };
-        let start = match combiner {
-            Combiner::Sum => vec![number(em, 0.0, false)?],
-            Combiner::Prod => vec![number(em, 1.0, false)?],
-            Combiner::Max => vec![number(em, f64::NEG_INFINITY, true)?],
-            Combiner::Min => vec![number(em, f64::INFINITY, false)?],
-            Combiner::Any => vec!["false".into()],
-            Combiner::All => vec!["true".into()],
-            Combiner::ArgMax => vec![number(em, f64::NEG_INFINITY, true)?, "2147483647i".into()],
-            Combiner::ArgMin => vec![number(em, f64::INFINITY, false)?, "2147483647i".into()],
-            Combiner::Welford => vec!["0.0f".into(), "0.0f".into(), "0.0f".into()],
-            Combiner::OnlineSoftmax => vec![number(em, f64::NEG_INFINITY, true)?, "0.0f".into()],
-        };
+        let mut start = vec![spell::constant(em, kind, identity)?];
+        // A column behind all others, which tells that there was none.
+        start.extend(combiner.row().parts.iter().map(|p| if *p == Part::Column { "2147483647i".to_string() } else { "0.0f".into() }));
         let names = (0..combiner.results()).map(|_| em.fresh("a")).collect();
         Ok(Accumulator { combiner, names, kinds, start, dtype, nan: None })
     }
@@ -92,14 +78,21 @@ impl Accumulator {
     /// Statements that add the element `x` of a column.
     pub fn add(&self, em: &mut Emitter, x: &str, column: &str) -> Vec<String> {
         match self.combiner {
-            Combiner::ArgMax | Combiner::ArgMin => self.merge(em, &[x.to_string(), format!("i32({column})")]),
             Combiner::Welford | Combiner::OnlineSoftmax => self.add_all(em, &[x.to_string()]),
             Combiner::Max | Combiner::Min if self.nan.is_some() => {
                 let (a, nan) = (&self.names[0], self.nan.as_deref().unwrap_or_default());
                 let better = if self.combiner == Combiner::Max { "max" } else { "min" };
                 vec![format!("{a} = {better}({a}, {x});"), format!("{nan} = max({nan}, bitcast<u32>({x}) & 0x7fffffffu);")]
             }
-            _ => self.merge(em, &[x.to_string()]),
+            _ => {
+                let part = |p: &Part| match p {
+                    Part::Column => format!("i32({column})"),
+                    Part::Zero => "0.0f".into(),
+                    Part::One => "1.0f".into(),
+                };
+                let state: Vec<String> = [x.to_string()].into_iter().chain(self.combiner.row().parts.iter().map(part)).collect();
+                self.merge(em, &state)
+            }
         }
     }
 
@@ -144,54 +137,46 @@ impl Accumulator {
     /// Statements that combine with another partial result, whose columns come after.
     pub fn merge(&self, em: &mut Emitter, other: &[String]) -> Vec<String> {
         let (a, b) = (&self.names[0], &other[0]);
-        let suffix = self.kinds[0].suffix();
-        match self.combiner {
-            Combiner::Sum => vec![format!("{a} = {a} + {b};")],
-            Combiner::Prod => vec![format!("{a} = {a} * {b};")],
-            Combiner::Max | Combiner::Min if self.kinds[0] == Kind::Bool => {
-                vec![format!("{a} = {a} {} {b};", if self.combiner == Combiner::Max { "||" } else { "&&" })]
-            }
-            Combiner::Max => vec![format!("{a} = {}({a}, {b});", em.helper(&format!("maximum_{suffix}")))],
-            Combiner::Min => vec![format!("{a} = {}({a}, {b});", em.helper(&format!("minimum_{suffix}")))],
-            Combiner::Any => vec![format!("{a} = {a} || {b};")],
-            Combiner::All => vec![format!("{a} = {a} && {b};")],
-            Combiner::ArgMax | Combiner::ArgMin => {
-                let name = if self.combiner == Combiner::ArgMax { "arg_max_wins_" } else { "arg_min_wins_" };
-                let f = em.helper(&format!("{name}{suffix}"));
+        match self.combiner.row().merge {
+            Merge::Function(f) => vec![format!("{a} = {};", self.both(em, f, a, b))],
+            Merge::Winner { helper, .. } => {
+                let f = em.helper(&format!("{helper}{}", self.kinds[0].suffix()));
                 let (i, j) = (&self.names[1], &other[1]);
                 vec![format!("if ({f}({b}, {j}, {a}, {i})) {{ {a} = {b}; {i} = {j}; }}")]
             }
-            Combiner::Welford => {
-                let f = em.helper("welford_");
-                let w = em.fresh("w");
+            Merge::State { helper, .. } => {
+                let (f, w, n) = (em.helper(helper), em.fresh("w"), self.names.len());
+                let assigned: Vec<String> = self.names.iter().zip(["x", "y", "z", "w"]).map(|(name, c)| format!("{name} = {w}.{c};")).collect();
                 vec![
-                    format!("let {w} = {f}(vec3<f32>({}), vec3<f32>({}));", self.names.join(", "), other.join(", ")),
-                    format!("{} = {w}.x; {} = {w}.y; {} = {w}.z;", self.names[0], self.names[1], self.names[2]),
-                ]
-            }
-            Combiner::OnlineSoftmax => {
-                let f = em.helper("online_softmax_");
-                let w = em.fresh("w");
-                vec![
-                    format!("let {w} = {f}(vec2<f32>({}), vec2<f32>({}));", self.names.join(", "), other.join(", ")),
-                    format!("{} = {w}.x; {} = {w}.y;", self.names[0], self.names[1]),
+                    format!("let {w} = {f}(vec{n}<f32>({}), vec{n}<f32>({}));", self.names.join(", "), other.join(", ")),
+                    assigned.join(" "),
                 ]
             }
         }
     }
 
+    /// A scalar function of two numbers, as partial results have it: NaN and zeros come out as the definition says, and integers
+    /// are wrapped in the end.
+    fn both(&self, em: &mut Emitter, f: ScalarFn, a: &str, b: &str) -> String {
+        let (kind, maximum) = (self.kinds[0], f == ScalarFn::Maximum);
+        match (f, f.row().wgsl) {
+            (ScalarFn::Maximum | ScalarFn::Minimum, _) if kind == Kind::Bool => format!("{a} {} {b}", if maximum { "||" } else { "&&" }),
+            (_, Wgsl::Infix(op)) => format!("{a} {op} {b}"),
+            (_, Wgsl::Helper(name)) => format!("{}({a}, {b})", em.helper(&format!("{name}{}", kind.suffix()))),
+            (_, Wgsl::Call(name)) => format!("{name}({a}, {b})"),
+            (_, Wgsl::Template(template)) => template.replace("{0}", a).replace("{1}", b),
+        }
+    }
+
     /// The results, out of the final values of the variables.
     pub fn results(&self, em: &mut Emitter, finals: &[String]) -> Vec<String> {
-        match self.combiner {
-            Combiner::OnlineSoftmax => {
-                let (top, sum) = (em.helper("online_softmax_max_"), em.helper("online_softmax_sum_"));
-                let (m, s) = (&finals[0], &finals[1]);
-                vec![format!("{top}({m}, {s})"), format!("{sum}({m}, {s})")]
+        match self.combiner.row().merge {
+            Merge::State { results, .. } if !results.is_empty() => {
+                let finals = finals.join(", ");
+                results.iter().map(|helper| format!("{}({finals})", em.helper(helper))).collect()
             }
-            Combiner::ArgMax | Combiner::ArgMin => {
-                vec![finals[0].clone(), format!("select({0}, 0i, {0} == 2147483647i)", finals[1])]
-            }
-            Combiner::Sum | Combiner::Prod => vec![spell::wrap(self.dtype, finals[0].clone())],
+            Merge::Winner { .. } => vec![finals[0].clone(), format!("select({0}, 0i, {0} == 2147483647i)", finals[1])],
+            Merge::Function(ScalarFn::Add | ScalarFn::Mul) => vec![spell::wrap(self.dtype, finals[0].clone())],
             _ => finals.to_vec(),
         }
     }

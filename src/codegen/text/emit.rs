@@ -399,3 +399,55 @@ fn lift(e: &IndexExpr, d: &Dim) -> Option<Dim> {
     let steps = lo.min(0).checked_neg()?.checked_add(d - 1)? / d;
     (steps.checked_mul(d)?.checked_add(hi)? <= u32::MAX as i64).then(|| Dim::int(steps))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Target;
+    use crate::forms::{Form, Map};
+    use crate::loop_ir::{Nest, Tag};
+
+    /// What `write` makes of an empty body.
+    fn waits(write: impl FnOnce(&mut Emitter)) -> Barrier {
+        let (rows, cols, body, writes) = (vec![], vec![], vec![], vec![]);
+        let nest = Nest { label: String::new(), rows, cols, body, writes, tag: Tag::Loop, provenance: Default::default() };
+        let (form, target) = (Form::Map(Map { lanes: 1, threads: 64 }), Target::h100());
+        let (buffers, bindings, level) = (vec![], vec![], vec![]);
+        let unit = Unit { nest: &nest, form: &form, target: &target, symbols: &[], buffers, bindings, guarded: false, sets_status: false, level };
+        let mut em = Emitter::new(&unit);
+        write(&mut em);
+        em.waits()
+    }
+
+    #[test]
+    fn invocations_wait_where_all_of_them_come() {
+        assert_eq!(waits(|em| em.line("let x = 1u;")), Barrier::None);
+        let in_a_loop = waits(|em| {
+            em.open(Block::Divergent);
+            em.close("if (lid == 0u)");
+            em.open(Block::Uniform);
+            em.barrier();
+            em.close("for (var c = 0u; c < 8u; c++)");
+        });
+        assert_eq!(in_a_loop, Barrier::Uniform);
+    }
+
+    #[test]
+    #[should_panic(expected = "do not reach")]
+    fn nobody_waits_in_a_block_that_some_skip() {
+        waits(|em| {
+            em.open(Block::Divergent);
+            em.open(Block::Uniform);
+            em.barrier();
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "do not reach")]
+    fn nobody_waits_for_those_that_ended() {
+        waits(|em| {
+            em.leave_if("lid > 7u");
+            em.storage_barrier();
+        });
+    }
+}

@@ -39,7 +39,7 @@ pub struct Shader {
 pub fn assemble(mut em: Emitter, launch: Geometry) -> Result<Shader, String> {
     check(&em.unit.target.caps, launch.threads, launch.shared_bytes)?;
     all_checked(&em.unchecked().collect::<Vec<_>>())?;
-    all_wait(em.waits(), em.unit)?;
+    all_wait(em.waits(), em.unit.guarded && em.unit.sets_status)?;
     let entry = entry(&mut em, &launch.groups);
     let (vector, subgroup) = (em.vector.clone(), em.subgroup);
     let (lines, helpers, globals, uses_symbols) = em.finish();
@@ -51,12 +51,12 @@ pub fn all_checked(missing: &[Val]) -> Result<(), String> {
     missing.first().map_or(Ok(()), |v| Err(format!("%{}: the shader does not check it", v.0)))
 }
 
-/// Barriers are reached by all invocations of a workgroup or by none.
-fn all_wait(barrier: Barrier, unit: &Unit) -> Result<(), String> {
+/// Barriers are reached by all invocations of a workgroup or by none. `skipped` tells of a kernel that looks at a status word which it
+/// may set: invocations may read it before and after another workgroup does.
+fn all_wait(barrier: Barrier, skipped: bool) -> Result<(), String> {
     match barrier {
         Barrier::Divergent => Err("some invocations of the workgroup do not reach a barrier".into()),
-        // Invocations may read the status word before and after another workgroup sets it.
-        Barrier::Uniform if unit.guarded && unit.sets_status => Err("a kernel with barriers may not be skipped by a status word that it sets".into()),
+        Barrier::Uniform if skipped => Err("a kernel with barriers may not be skipped by a status word that it sets".into()),
         _ => Ok(()),
     }
 }
@@ -205,4 +205,16 @@ pub fn header(unit: &Unit, vector: &[bool], uses_symbols: bool, used: &BTreeSet<
         out.push('\n');
     }
     (bindings, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn barriers_that_some_miss_make_no_shader() {
+        assert!(all_wait(Barrier::Divergent, false).unwrap_err().contains("do not reach a barrier"));
+        assert!(all_wait(Barrier::Uniform, true).unwrap_err().contains("status word"));
+        assert_eq!((all_wait(Barrier::Uniform, false), all_wait(Barrier::None, true)), (Ok(()), Ok(())));
+    }
 }

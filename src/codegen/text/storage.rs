@@ -22,15 +22,14 @@ pub enum Kind {
 impl Kind {
     /// The kind values of `dtype` are computed in.
     pub fn of(dtype: DType, caps: &DeviceCaps) -> Result<Kind, String> {
-        Ok(match dtype {
-            DType::F32 | DType::F16 | DType::BF16 => Kind::F32,
-            DType::F64 if caps.f64 => Kind::F64,
-            DType::F64 => return Err("f64 arithmetic needs the capability f64 (SHADER_F64), which this device lacks".into()),
-            DType::I32 | DType::I16 | DType::I8 => Kind::I32,
-            DType::I64 if caps.i64 => Kind::I64,
-            DType::I64 => Kind::I32,
-            DType::U32 | DType::U8 => Kind::U32,
-            DType::Bool => Kind::Bool,
+        Ok(match caps.computes_in(dtype) {
+            Some(DType::F32) => Kind::F32,
+            Some(DType::F64) => Kind::F64,
+            Some(DType::I32) => Kind::I32,
+            Some(DType::I64) => Kind::I64,
+            Some(DType::U32) => Kind::U32,
+            Some(DType::Bool) => Kind::Bool,
+            _ => return Err("f64 arithmetic needs the capability f64 (SHADER_F64), which this device lacks".into()),
         })
     }
 

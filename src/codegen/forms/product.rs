@@ -5,185 +5,32 @@
 //! columns at once. Rows and columns beyond the end read the last ones and are not stored; only the step that goes beyond the terms reads
 //! under a guard, so that sizes that divide by nothing run the same inner loop as the others.
 
-use super::plan::Variant;
-use super::text::emit::{Emitter, Ex};
-use super::text::module::{self, header};
-use super::text::storage::Kind;
-use super::text::unit::Unit;
-use super::text::{helpers, spell, vector};
-use crate::forms::Lane;
-use crate::forms::product::{self as form, Sizes, Tile};
-use crate::fusion::hint;
-use crate::loop_ir::{IndexExpr, Instr, Nest, Tag, Val, Write, unflatten};
-use crate::scalar::ScalarFn;
+use crate::codegen::plan::Variant;
+use crate::codegen::text::emit::{Emitter, Ex};
+use crate::codegen::text::module::{self, header};
+use crate::codegen::text::storage::Kind;
+use crate::codegen::text::unit::Unit;
+use crate::codegen::text::{helpers, spell, vector};
+use crate::forms::Tile;
+use crate::forms::contraction::{BATCH, CLAMPED, K, Limit, M, N, Product, divides, in_range, lanes, prefers, product, reachable};
+use crate::loop_ir::{Val, Write};
 use crate::types::Dim;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-/// Kernel axes of the hooks.
-const BATCH: u32 = 0;
-const M: u32 = 1;
-const N: u32 = 2;
-const K: u32 = 3;
-/// First of the clamped axes of lanes behind an end that does not divide by four.
-const CLAMPED: u32 = 4;
-
 static TEMPLATES: LazyLock<minijinja::Environment<'static>> = LazyLock::new(|| {
     let mut env = minijinja::Environment::new();
-    env.add_template("matmul", include_str!("../../shaders/matmul.wgsl.j2")).expect("the matmul template is sound");
+    env.add_template("matmul", include_str!("../../../shaders/matmul.wgsl.j2")).expect("the matmul template is sound");
     env
 });
 
-/// The parts of a matmul nest.
-struct Product<'a> {
-    nest: &'a Nest,
-    a: Val,
-    b: Val,
-    dot: Val,
-    batch: usize,
-    m: Dim,
-    n: Dim,
-    k: Dim,
-    /// Checks that each operand's hook makes, and the epilogue.
-    checks: [Vec<Val>; 3],
-}
-
-/// The tiled kernel of a matmul nest; `None` where the generic form serves.
-pub fn generate(unit: &Unit) -> Result<Option<Variant>, String> {
-    let Some(p) = product(unit.nest).filter(|p| p.fits(unit)) else { return Ok(None) };
-    let Some((tile, _)) = form::fastest(&p.sizes(), p.kind(unit)?.bytes(), &unit.target.caps, &unit.target.model) else { return Ok(None) };
-    match p.limit() {
-        None => build(unit, &p, None, tile).map(Some),
-        Some(limit) => {
-            let nest = in_range(unit.nest, &limit);
-            let p = product(&nest).expect("masks are no part of a product's shape");
-            build(&unit.of(&nest), &p, Some(&limit), tile).map(Some)
-        }
-    }
-}
-
-/// The parts of a nest that is a product in shape: no other reduction, and operands that do not vary along each other's axis.
-fn product(nest: &Nest) -> Option<Product<'_>> {
-    let Tag::Matmul { a, b, dot, batch } = nest.tag else { return None };
-    let batch = batch as usize;
-    let only = nest.body.iter().enumerate().all(|(i, s)| !matches!(s.instr, Instr::Reduce(..)) || i == dot.0 as usize);
-    let Instr::Reduce(_, arg) = nest.stmt(dot).instr else { return None };
-    let multiplies = match &nest.stmt(arg).instr {
-        Instr::Call(ScalarFn::Mul, args) => args[..] == [a, b] || args[..] == [b, a],
-        _ => false,
-    };
-    let level = nest.element_level();
-    let rows_only = nest.writes.iter().all(|w| !nest.is_element_write(w, &level));
-    if !only || !multiplies || !rows_only || nest.rows.len() != batch + 2 {
-        return None;
-    }
-    let free = |v: Val, axis: usize| reachable(nest, v, None).iter().all(|&s| !uses_axis(&nest.body[s as usize].instr, axis as u32));
-    if !free(a, batch + 1) || !free(b, batch) {
-        return None;
-    }
-    let checks = checks(nest, &level, a, b)?;
-    Some(Product { nest, a, b, dot, batch, m: nest.rows[batch].clone(), n: nest.rows[batch + 1].clone(), k: nest.col_count(), checks })
-}
-
-fn uses_axis(instr: &Instr, axis: u32) -> bool {
-    match instr {
-        Instr::Index(e) | Instr::Load { index: e, .. } => e.uses_axis(|a| a == axis),
-        _ => false,
-    }
-}
-
-/// The checks by the hook that makes them; `None` where one varies along the columns and belongs to no operand.
-fn checks(nest: &Nest, level: &[bool], a: Val, b: Val) -> Option<[Vec<Val>; 3]> {
-    let operands = [a, b].map(|v| reachable(nest, v, None));
-    let mut out = [vec![], vec![], vec![]];
-    for v in nest.checks() {
-        let at = operands.iter().position(|set| set.contains(&v.0)).unwrap_or(2);
-        if at == 2 && level[v.0 as usize] {
-            return None;
-        }
-        out[at].push(v);
-    }
-    Some(out)
-}
-
-/// Where terms of a product end before its columns do: `mask` says that a column counts, and is true exactly below
-/// `total - start` where `start` varies along batch axes only. So the parts of a sum look that was divided unevenly.
-struct Limit {
-    mask: Val,
-    start: IndexExpr,
-    total: Dim,
-}
-
-impl Product<'_> {
-    fn batch_count(&self) -> Dim {
-        self.nest.rows[..self.batch].iter().fold(Dim::int(1), |n, d| n * d)
-    }
-
-    fn sizes(&self) -> Sizes {
-        let size = |d: &Dim| hint(d).max(1) as f64;
-        Sizes { batch: size(&self.batch_count()), m: size(&self.m), n: size(&self.n), k: size(&self.k) }
-    }
-
-    fn size(&self, row: u32) -> &Dim {
-        if row == M { &self.m } else { &self.n }
-    }
-
-    fn kind(&self, unit: &Unit) -> Result<Kind, String> {
-        unit.kind(self.nest.dtype(self.dot))
-    }
-
-    /// Whether tiles serve: operands of one kind, more than a few outputs and terms, and packed results whose words no two
-    /// invocations share.
-    fn fits(&self, unit: &Unit) -> bool {
-        let kinds = [self.a, self.b, self.dot].map(|v| unit.kind(self.nest.dtype(v)).ok());
-        let Sizes { m, n, k, .. } = self.sizes();
-        let owned = |w: &Write| unit.buffer(w.buffer).is_ok_and(|b| b.format.per_word == 1) || output(unit, self).owns_words(&w.index, &[0, 1, 2, 3], 4);
-        let numbers = kinds[0] != Some(Kind::Bool) && kinds[0].is_some() && kinds.iter().all(|k| *k == kinds[0]);
-        numbers && m.min(n) > 4.0 && m * n >= 256.0 && k >= 4.0 && self.nest.writes.iter().all(owned)
-    }
-
-    fn limit(&self) -> Option<Limit> {
-        let [_] = self.nest.cols[..] else { return None };
-        let (col, batch) = (self.nest.rows.len() as u32, self.batch as u32);
-        (0..self.nest.body.len() as u32).find_map(|v| {
-            let Instr::Call(ScalarFn::Lt, args) = &self.nest.body[v as usize].instr else { return None };
-            let Instr::Index(at) = &self.nest.stmt(args[0]).instr else { return None };
-            let total = match &self.nest.stmt(args[1]).instr {
-                Instr::Const(end) => Dim::int(end.as_i64()),
-                Instr::Index(end) => end.as_constant()?.clone(),
-                _ => return None,
-            };
-            let start = at.substitute(&|a| if a.id == col { IndexExpr::zero() } else { IndexExpr::axis(a.id, &a.size) }, &IndexExpr::value);
-            let plain = at.linear_coefficient(col).is_some_and(|k| k.is(1)) && start.values().is_empty() && !start.uses_axis(|a| a >= batch);
-            plain.then_some(Limit { mask: Val(v), start, total })
-        })
-    }
-}
-
-/// The nest where all of its columns count.
-fn in_range(nest: &Nest, limit: &Limit) -> Nest {
-    let mut out = nest.clone();
-    let mut same: Vec<Val> = (0..nest.body.len() as u32).map(Val).collect();
-    for at in 0..nest.body.len() {
-        let stmt = nest.body[at].instr.map(&|v| same[v.0 as usize], &|e| e.substitute(&|a| IndexExpr::axis(a.id, &a.size), &|v, size| IndexExpr::value(same[v as usize].0, size)));
-        out.body[at].instr = match stmt {
-            Instr::Load { buffer, index, mask } => Instr::Load { buffer, index, mask: mask.filter(|m| *m != limit.mask) },
-            Instr::Call(f, args) => {
-                match (f, &args[..]) {
-                    (ScalarFn::Where, [m, x, _]) if *m == limit.mask => same[at] = *x,
-                    (ScalarFn::LogicalAnd, [x, m]) if *m == limit.mask => same[at] = *x,
-                    _ => {}
-                }
-                Instr::Call(f, args)
-            }
-            other => other,
-        };
-    }
-    let to = |v: Val| same[v.0 as usize];
-    if let Tag::Matmul { a, b, dot, batch } = nest.tag {
-        out.tag = Tag::Matmul { a: to(a), b: to(b), dot, batch };
-    }
-    out
+/// The kernel of a product in tiles.
+pub fn spell_product(unit: &Unit, tile: Tile) -> Result<Variant, String> {
+    let p = product(unit.nest).ok_or("the nest is no product in shape")?;
+    let Some(limit) = p.limit() else { return build(unit, &p, None, tile) };
+    let nest = in_range(unit.nest, &limit);
+    let p = product(&nest).ok_or("masks are no part of a product's shape")?;
+    build(&unit.of(&nest), &p, Some(&limit), tile)
 }
 
 /// A product as it is to be spelled.
@@ -211,7 +58,7 @@ enum Role {
 fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<Variant, String> {
     let along_k = [prefers(p, p.a, M), prefers(p, p.b, N)];
     let ragged = !divides(&p.k, 4) || limit.is_some_and(|l| !divides(&l.total, 4));
-    let kernel = Kernel { p, limit, tile, along_k, ragged, kind: p.kind(unit)? };
+    let kernel = Kernel { p, limit, tile, along_k, ragged, kind: unit.kind(p.nest.dtype(p.dot))? };
     let roles = kernel.roles();
     let mut hooks: Vec<Emitter> = roles.iter().map(|&role| kernel.hook(unit, role)).collect();
     let vector = vectors(unit, p, &roles, &hooks);
@@ -248,10 +95,6 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let body = template.render(context).map_err(|e| format!("matmul template: {e:#}"))?;
     let name = format!("tile-{}x{}x{}-{}x{}", tile.bm, tile.bn, tile.bk, tile.wm, tile.wn);
     Ok(Variant { name, wgsl: format!("{head}\n{body}\n"), workgroup: [tile.threads(), 1, 1], groups, bindings })
-}
-
-fn divides(d: &Dim, by: u32) -> bool {
-    d.try_div(&Dim::int(by as i64)).is_some()
 }
 
 impl Kernel<'_> {
@@ -424,71 +267,6 @@ fn name_lanes(em: &mut Emitter, quad: &str, count: &str) -> [Option<String>; 4] 
         em.axes.insert(CLAMPED + l, at);
         Some(format!("{quad} * 4u + {l}u < {count}"))
     })
-}
-
-/// Whether an operand's loads run along memory with the column axis rather than with its row axis.
-fn prefers(p: &Product, v: Val, row: u32) -> bool {
-    let nest = p.nest;
-    let row = (p.batch + (row == N) as usize) as u32;
-    let last = (0..nest.cols.len()).rev().find(|&i| !nest.cols[i].is(1)).unwrap_or(0) + nest.rows.len();
-    let (mut by_row, mut by_col) = (0, 0);
-    for &s in &reachable(nest, v, None) {
-        if let Instr::Load { index, .. } = &nest.body[s as usize].instr {
-            let one = |axis: u32| {
-                let steps = index.terms.iter().any(|(t, k)| {
-                    let inside = match t {
-                        crate::loop_ir::Term::Axis(a) => a.id == axis,
-                        crate::loop_ir::Term::Mod(e, _) => e.linear_coefficient(axis).is_some_and(|c| c.is(1)),
-                        _ => false,
-                    };
-                    inside && k.is(1)
-                });
-                steps as u32
-            };
-            by_row += one(row);
-            by_col += one(last as u32);
-        }
-    }
-    by_col > by_row
-}
-
-/// Statements that a value needs, not going past `stop`.
-fn reachable(nest: &Nest, v: Val, stop: Option<Val>) -> BTreeSet<u32> {
-    let (mut seen, mut open) = (BTreeSet::new(), vec![v]);
-    while let Some(v) = open.pop() {
-        if Some(v) != stop && seen.insert(v.0) {
-            open.extend(nest.stmt(v).instr.operands());
-        }
-    }
-    seen
-}
-
-/// The coordinates of the nest's axes for four lanes along kernel axis `along`, the other axes by themselves. `clamped` lanes have
-/// an axis each.
-fn lanes(p: &Product, along: u32, clamped: bool) -> Vec<Lane> {
-    let sizes = |id: u32| match id {
-        M => p.m.clone(),
-        N => p.n.clone(),
-        _ => p.k.clone(),
-    };
-    let four = Dim::int(4);
-    let lane = |l: u32| {
-        let at = |id: u32| -> IndexExpr {
-            let size = sizes(id);
-            if id != along {
-                IndexExpr::axis(id, &size)
-            } else if clamped {
-                IndexExpr::axis(CLAMPED + l, &size)
-            } else {
-                IndexExpr::axis(id, &size.ceil_div(&four)).times(&four).plus(&Dim::int(l as i64))
-            }
-        };
-        let mut axes = unflatten(&IndexExpr::axis(BATCH, &p.batch_count()), &p.nest.rows[..p.batch]);
-        axes.extend([at(M), at(N)]);
-        axes.extend(unflatten(&at(K), &p.nest.cols));
-        Lane::at(axes)
-    };
-    (0..4).map(lane).collect()
 }
 
 fn output<'a>(unit: &'a Unit<'a>, p: &Product) -> Emitter<'a> {

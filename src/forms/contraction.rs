@@ -1,0 +1,251 @@
+//! The parts of a nest that is a matrix product, and the coordinates of its elements over the kernel's axes.
+
+use super::product::{Sizes, by_time, price};
+use super::{Cost, Form, Lane, Operand, owns_words};
+use crate::config::Target;
+use crate::loop_ir::{IndexExpr, Instr, Nest, Tag, Term, Val, Write, unflatten};
+use crate::scalar::ScalarFn;
+use crate::types::{DType, DeviceCaps, Dim};
+use std::collections::BTreeSet;
+
+/// Kernel axis of matrices.
+pub const BATCH: u32 = 0;
+/// Kernel axis of rows.
+pub const M: u32 = 1;
+/// Kernel axis of columns.
+pub const N: u32 = 2;
+/// Kernel axis of terms.
+pub const K: u32 = 3;
+/// First of the clamped axes of lanes behind an end that does not divide by four.
+pub const CLAMPED: u32 = 4;
+
+/// The parts of a matmul nest.
+#[derive(Clone, Debug)]
+pub struct Product<'a> {
+    /// The nest.
+    pub nest: &'a Nest,
+    /// Left operand.
+    pub a: Val,
+    /// Right operand.
+    pub b: Val,
+    /// The reduction.
+    pub dot: Val,
+    /// Number of batch axes.
+    pub batch: usize,
+    /// Rows.
+    pub m: Dim,
+    /// Columns.
+    pub n: Dim,
+    /// Terms.
+    pub k: Dim,
+    /// Checks that each operand's hook makes, and the epilogue.
+    pub checks: [Vec<Val>; 3],
+}
+
+/// Tiles that can run a product, shortest time first. Empty where a nest is none, or so small that loops over its terms serve.
+pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Form, Cost)> {
+    let Some(p) = product(nest).filter(|p| p.fits(operands, &target.caps)) else { return vec![] };
+    let bytes = target.caps.computes_in(nest.dtype(p.dot)).map_or(4, |kind| kind.size().max(4) as u32);
+    let tiles = by_time(&p.sizes(), bytes, &target.caps, &target.model);
+    tiles.into_iter().map(|(tile, units)| (Form::Product(tile), price(units, &target.model))).collect()
+}
+
+/// The parts of a nest that is a product in shape: no other reduction, and operands that do not vary along each other's axis.
+pub fn product(nest: &Nest) -> Option<Product<'_>> {
+    let Tag::Matmul { a, b, dot, batch } = nest.tag else { return None };
+    let batch = batch as usize;
+    let only = nest.body.iter().enumerate().all(|(i, s)| !matches!(s.instr, Instr::Reduce(..)) || i == dot.0 as usize);
+    let Instr::Reduce(_, arg) = nest.stmt(dot).instr else { return None };
+    let multiplies = match &nest.stmt(arg).instr {
+        Instr::Call(ScalarFn::Mul, args) => args[..] == [a, b] || args[..] == [b, a],
+        _ => false,
+    };
+    let level = nest.element_level();
+    let rows_only = nest.writes.iter().all(|w| !nest.is_element_write(w, &level));
+    if !only || !multiplies || !rows_only || nest.rows.len() != batch + 2 {
+        return None;
+    }
+    let free = |v: Val, axis: usize| reachable(nest, v, None).iter().all(|&s| !uses_axis(&nest.body[s as usize].instr, axis as u32));
+    if !free(a, batch + 1) || !free(b, batch) {
+        return None;
+    }
+    let checks = checks(nest, &level, a, b)?;
+    Some(Product { nest, a, b, dot, batch, m: nest.rows[batch].clone(), n: nest.rows[batch + 1].clone(), k: nest.col_count(), checks })
+}
+
+fn uses_axis(instr: &Instr, axis: u32) -> bool {
+    match instr {
+        Instr::Index(e) | Instr::Load { index: e, .. } => e.uses_axis(|a| a == axis),
+        _ => false,
+    }
+}
+
+/// The checks by the hook that makes them; `None` where one varies along the columns and belongs to no operand.
+fn checks(nest: &Nest, level: &[bool], a: Val, b: Val) -> Option<[Vec<Val>; 3]> {
+    let operands = [a, b].map(|v| reachable(nest, v, None));
+    let mut out = [vec![], vec![], vec![]];
+    for v in nest.checks() {
+        let at = operands.iter().position(|set| set.contains(&v.0)).unwrap_or(2);
+        if at == 2 && level[v.0 as usize] {
+            return None;
+        }
+        out[at].push(v);
+    }
+    Some(out)
+}
+
+/// Where terms of a product end before its columns do: `mask` says that a column counts, and is true exactly below
+/// `total - start` where `start` varies along batch axes only. So the parts of a sum look that was divided unevenly.
+#[derive(Clone, Debug)]
+pub struct Limit {
+    /// The condition that a column counts.
+    pub mask: Val,
+    /// The first of the terms, among all of the sum.
+    pub start: IndexExpr,
+    /// Terms of the whole sum.
+    pub total: Dim,
+}
+
+impl Product<'_> {
+    /// Number of matrices.
+    pub fn batch_count(&self) -> Dim {
+        self.nest.rows[..self.batch].iter().fold(Dim::int(1), |n, d| n * d)
+    }
+
+    /// Numbers to reckon with.
+    pub fn sizes(&self) -> Sizes {
+        let size = |d: &Dim| d.hint().max(1) as f64;
+        Sizes { batch: size(&self.batch_count()), m: size(&self.m), n: size(&self.n), k: size(&self.k) }
+    }
+
+    /// The size of an operand's own axis.
+    pub fn size(&self, row: u32) -> &Dim {
+        if row == M { &self.m } else { &self.n }
+    }
+
+    /// Whether tiles serve: operands of one kind, more than a few outputs and terms, and packed results whose words no two
+    /// invocations share.
+    fn fits(&self, operands: &[Operand], caps: &DeviceCaps) -> bool {
+        let [a, b, dot] = [self.a, self.b, self.dot].map(|v| caps.computes_in(self.nest.dtype(v)));
+        let Sizes { m, n, k, .. } = self.sizes();
+        let four = lanes(self, N, !divides(&self.n, 4));
+        let four: Vec<&Lane> = four.iter().collect();
+        let owned = |w: &Write| operands[w.buffer.0 as usize].per_word() == 1 || owns_words(self.nest, &four, 1, &w.index, 4);
+        let numbers = a.is_some_and(|kind| kind != DType::Bool) && a == b && a == dot;
+        numbers && m.min(n) > 4.0 && m * n >= 256.0 && k >= 4.0 && self.nest.writes.iter().all(owned)
+    }
+
+    /// Where terms end before columns do.
+    pub fn limit(&self) -> Option<Limit> {
+        let [_] = self.nest.cols[..] else { return None };
+        let (col, batch) = (self.nest.rows.len() as u32, self.batch as u32);
+        (0..self.nest.body.len() as u32).find_map(|v| {
+            let Instr::Call(ScalarFn::Lt, args) = &self.nest.body[v as usize].instr else { return None };
+            let Instr::Index(at) = &self.nest.stmt(args[0]).instr else { return None };
+            let total = match &self.nest.stmt(args[1]).instr {
+                Instr::Const(end) => Dim::int(end.as_i64()),
+                Instr::Index(end) => end.as_constant()?.clone(),
+                _ => return None,
+            };
+            let start = at.substitute(&|a| if a.id == col { IndexExpr::zero() } else { IndexExpr::axis(a.id, &a.size) }, &IndexExpr::value);
+            let plain = at.linear_coefficient(col).is_some_and(|k| k.is(1)) && start.values().is_empty() && !start.uses_axis(|a| a >= batch);
+            plain.then_some(Limit { mask: Val(v), start, total })
+        })
+    }
+}
+
+/// The nest where all of its columns count.
+pub fn in_range(nest: &Nest, limit: &Limit) -> Nest {
+    let mut out = nest.clone();
+    let mut same: Vec<Val> = (0..nest.body.len() as u32).map(Val).collect();
+    for at in 0..nest.body.len() {
+        let stmt = nest.body[at].instr.map(&|v| same[v.0 as usize], &|e| e.substitute(&|a| IndexExpr::axis(a.id, &a.size), &|v, size| IndexExpr::value(same[v as usize].0, size)));
+        out.body[at].instr = match stmt {
+            Instr::Load { buffer, index, mask } => Instr::Load { buffer, index, mask: mask.filter(|m| *m != limit.mask) },
+            Instr::Call(f, args) => {
+                match (f, &args[..]) {
+                    (ScalarFn::Where, [m, x, _]) if *m == limit.mask => same[at] = *x,
+                    (ScalarFn::LogicalAnd, [x, m]) if *m == limit.mask => same[at] = *x,
+                    _ => {}
+                }
+                Instr::Call(f, args)
+            }
+            other => other,
+        };
+    }
+    let to = |v: Val| same[v.0 as usize];
+    if let Tag::Matmul { a, b, dot, batch } = nest.tag {
+        out.tag = Tag::Matmul { a: to(a), b: to(b), dot, batch };
+    }
+    out
+}
+
+/// Whether an operand's loads run along memory with the column axis rather than with its row axis.
+pub fn prefers(p: &Product, v: Val, row: u32) -> bool {
+    let nest = p.nest;
+    let row = (p.batch + (row == N) as usize) as u32;
+    let last = (0..nest.cols.len()).rev().find(|&i| !nest.cols[i].is(1)).unwrap_or(0) + nest.rows.len();
+    let (mut by_row, mut by_col) = (0, 0);
+    for &s in &reachable(nest, v, None) {
+        if let Instr::Load { index, .. } = &nest.body[s as usize].instr {
+            let one = |axis: u32| {
+                let steps = index.terms.iter().any(|(t, k)| {
+                    let inside = match t {
+                        Term::Axis(a) => a.id == axis,
+                        Term::Mod(e, _) => e.linear_coefficient(axis).is_some_and(|c| c.is(1)),
+                        _ => false,
+                    };
+                    inside && k.is(1)
+                });
+                steps as u32
+            };
+            by_row += one(row);
+            by_col += one(last as u32);
+        }
+    }
+    by_col > by_row
+}
+
+/// Statements that a value needs, not going past `stop`.
+pub fn reachable(nest: &Nest, v: Val, stop: Option<Val>) -> BTreeSet<u32> {
+    let (mut seen, mut open) = (BTreeSet::new(), vec![v]);
+    while let Some(v) = open.pop() {
+        if Some(v) != stop && seen.insert(v.0) {
+            open.extend(nest.stmt(v).instr.operands());
+        }
+    }
+    seen
+}
+
+/// The coordinates of the nest's axes for four lanes along kernel axis `along`, the other axes by themselves. `clamped` lanes have
+/// an axis each.
+pub fn lanes(p: &Product, along: u32, clamped: bool) -> Vec<Lane> {
+    let sizes = |id: u32| match id {
+        M => p.m.clone(),
+        N => p.n.clone(),
+        _ => p.k.clone(),
+    };
+    let four = Dim::int(4);
+    let lane = |l: u32| {
+        let at = |id: u32| -> IndexExpr {
+            let size = sizes(id);
+            if id != along {
+                IndexExpr::axis(id, &size)
+            } else if clamped {
+                IndexExpr::axis(CLAMPED + l, &size)
+            } else {
+                IndexExpr::axis(id, &size.ceil_div(&four)).times(&four).plus(&Dim::int(l as i64))
+            }
+        };
+        let mut axes = unflatten(&IndexExpr::axis(BATCH, &p.batch_count()), &p.nest.rows[..p.batch]);
+        axes.extend([at(M), at(N)]);
+        axes.extend(unflatten(&at(K), &p.nest.cols));
+        Lane::at(axes)
+    };
+    (0..4).map(lane).collect()
+}
+
+/// Whether a size comes out even.
+pub fn divides(d: &Dim, by: u32) -> bool {
+    d.try_div(&Dim::int(by as i64)).is_some()
+}
