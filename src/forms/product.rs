@@ -150,5 +150,7 @@ pub fn parts(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel) 
     };
     let divided = (2..=16).filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| Some((p, price(p)?)));
     let (parts, time) = divided.min_by(|a, b| a.1.total_cmp(&b.1))?;
-    (time < 0.8 * price(1)?).then_some(parts)
+    let whole = price(1)?;
+    // Predictions are a tenth off, and one launch more also costs those around it.
+    (time < 0.9 * whole && whole - time > 4.0 * model.launch_ns as f64).then_some(parts)
 }
