@@ -109,7 +109,7 @@ pub struct Limit {
 impl Product<'_> {
     /// Number of matrices.
     pub fn batch_count(&self) -> Dim {
-        self.nest.rows[..self.batch].iter().fold(Dim::int(1), |n, d| n * d)
+        Dim::product(&self.nest.rows[..self.batch])
     }
 
     /// Numbers to reckon with.

@@ -26,9 +26,7 @@ pub use lanes::{Lane, fits_vectors, flat_lanes, owns_words, restrict_to_vectors}
 pub use map::Map;
 pub use online::{ExpSum, expand_online, keeping};
 pub use product::Tile;
-pub use rows::{
-    COLUMN, HELD_COLUMNS, Pick, ROW, STEP, Team, chunks, depths, lane, lazy_source, picked, row_axes, scans, subgroup, write_depth,
-};
+pub use rows::{COLUMN, HELD_COLUMNS, Pick, ROW, STEP, Team, chunks, lane, lazy_source, picked, row_axes, scans, subgroup};
 pub use sort::{Network, SORTED_HEAD, Sort, sorted_elements, sorts};
 pub use transpose::Transpose;
 
