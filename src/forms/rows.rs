@@ -142,7 +142,7 @@ impl<'a> Asked<'a> {
         let packed = nest.writes.iter().map(|w| operands[w.buffer.0 as usize].per_word()).max().unwrap_or(1);
         let cols = nest.col_count();
         let lazy: Vec<u32> = (0..nest.body.len() as u32).filter(|&i| lazy_source(nest, &nest.body[i as usize].instr).is_some()).collect();
-        let scatter = lazy.iter().any(|&i| picked(nest, i).is_none());
+        let scatter = lazy.iter().any(|&i| gathered(nest, i).is_none());
         let small_body = nest.body.len() <= STATEMENTS_IN_LANES;
         let by_four = cols.try_div(&Dim::int(4)).is_some() && !cols.is(0);
         let lanes = match packed {
@@ -356,7 +356,7 @@ pub fn lazy_source(nest: &Nest, instr: &Instr) -> Option<(Val, Val)> {
 }
 
 /// A sum that takes one column: `sum of where(column == at, source, 0)`.
-pub struct Pick {
+pub struct Gather {
     /// Number of the column.
     pub at: Val,
     /// What is taken there.
@@ -365,7 +365,7 @@ pub struct Pick {
 
 /// Finds sums of one column whose number is known for the whole row. Where a row is overwritten in place, other invocations
 /// may be ahead, and the column is found in turn as any other.
-pub fn picked(nest: &Nest, i: u32) -> Option<Pick> {
+pub fn gathered(nest: &Nest, i: u32) -> Option<Gather> {
     let (condition, source) = lazy_source(nest, &nest.body[i as usize].instr)?;
     let Instr::Call(ScalarFn::Eq, args) = &nest.stmt(condition).instr else { return None };
     let column = flatten(&nest.col_axes(), &nest.cols);
@@ -376,5 +376,5 @@ pub fn picked(nest: &Nest, i: u32) -> Option<Pick> {
         _ => return None,
     };
     let known = !nest.element_level()[at.0 as usize] && nest.col_count().range().0 > 0;
-    (known && !is_in_place(nest) && !scans(nest)).then_some(Pick { at, source })
+    (known && !is_in_place(nest) && !scans(nest)).then_some(Gather { at, source })
 }
