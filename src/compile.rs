@@ -241,7 +241,8 @@ fn dump_graphs(config: &Config, graphs: &[(Phase, Graph)]) -> Result<()> {
 
 fn dump_plan(config: &Config, plan: &Plan) -> Result<()> {
     let Some(dir) = &config.dump else { return Ok(()) };
-    let kernels: Vec<String> = plan.program.kernels.iter().enumerate().map(|(i, k)| format!("// kernel {i}\n{k}\n")).collect();
+    let form = |i: usize| plan.program.forms.get(i).map(|form| format!(", {form:?}")).unwrap_or_default();
+    let kernels: Vec<String> = plan.program.kernels.iter().enumerate().map(|(i, k)| format!("// kernel {i}{}\n{k}\n", form(i))).collect();
     write_file(&dir.join("kernels.txt"), &kernels.join("\n"))?;
     let commands: Vec<String> = plan
         .program

@@ -48,7 +48,7 @@
 //! * **See what happened**: [`Step::explain`] tells each decision; `Config::dump` writes graphs and kernels of every stage.
 //! * **Read the compiler**: [`compile::inductor`] is the pipeline as one function. A graph ([`graph`], [`ops`]) is simplified
 //!   ([`passes`], [`rewrite`]), differentiated ([`autograd`]), cut ([`partition`]), lowered to loop nests ([`lower`], [`loop_ir`]),
-//!   fused and placed in memory ([`fusion`], [`schedule`]), and spelled in WGSL ([`codegen`]). [`runtime`] runs the plan on
+//!   fused and placed in memory ([`fusion`], [`schedule`]), given a form ([`forms`]), and spelled in WGSL ([`codegen`]). [`runtime`] runs the plan on
 //!   wgpu, [`interp`] on the CPU; [`eval`] evaluates graphs by definition and is the oracle of all tests. Each room's page opens
 //!   with what comes in, what goes out, its invariants, and where things are added.
 //!

@@ -4,6 +4,7 @@
 #[path = "kernels/mod.rs"]
 mod kernels;
 
+use inductor::codegen::generate;
 use inductor::config::{Config, Mode, Target};
 use inductor::loop_ir::{BodyBuilder, Combiner, IndexExpr, Val, flatten};
 use inductor::ops::{NestBuilder, OpDef as _, OperandView};
@@ -541,6 +542,28 @@ fn in_place_updates() {
         case.slots = vec![0, 0];
         case.check();
     }
+}
+
+/// Slots that a form does not stand are refused, and so is a program without forms.
+#[test]
+fn forms_that_cannot_overwrite_what_they_read_say_so() {
+    let transposed = |cx: &mut NestBuilder| {
+        let (x, sizes) = row(cx, 0);
+        let (y, ty) = cx.results[0].clone();
+        cx.nest(&sizes, &[], |b, r, _| {
+            let v = b.load(x.at(&[r[1].clone(), r[0].clone()]));
+            b.write(y, flatten(r, &ty.shape.0), v);
+            Ok(())
+        })
+    };
+    let mut case = Case::new("transposed", vec![random(DType::F32, &[64, 64], 1)], vec![ty(DType::F32, &[64, 64])], transposed);
+    let target = Target::h100();
+    let names = |case: &Case| case.plan(&target).code[0].variants[0].name.clone();
+    assert_eq!(names(&case), "tile-32x32-transposed");
+    assert!(generate(case.program(), &target).unwrap_err().to_string().contains("no forms"));
+    case.slots = vec![0, 0];
+    let error = generate(case.program_for(&target), &target).unwrap_err().to_string();
+    assert!(error.contains("slots of their own"), "{error}");
 }
 
 #[test]

@@ -5,8 +5,8 @@ mod kernels;
 
 use inductor::interp::Interpreter;
 use inductor::loop_ir::naive::{self, Memory};
-use inductor::loop_ir::{BufferId, Combiner, IndexExpr, Tag, Val, flatten, unflatten};
-use inductor::ops::{Body, OperandView};
+use inductor::loop_ir::{BodyBuilder, BufferId, Combiner, IndexExpr, Tag, Val, flatten, unflatten};
+use inductor::ops::OperandView;
 use inductor::scalar::ScalarFn as F;
 use inductor::types::{DType, Dim, HostTensor, Storage, TensorType};
 use kernels::{Case, Random, random};
@@ -84,7 +84,7 @@ impl Map {
         Map { at, numel, tests }
     }
 
-    fn load(&self, b: &mut Body, x: &OperandView) -> Val {
+    fn load(&self, b: &mut BodyBuilder, x: &OperandView) -> Val {
         let mut mask = None;
         for test in &self.tests {
             let conditions = match test {
@@ -96,8 +96,8 @@ impl Map {
             }
         }
         match mask {
-            Some(mask) => b.load_if(x, std::slice::from_ref(&self.at), mask),
-            None => b.load(x, std::slice::from_ref(&self.at)),
+            Some(mask) => b.load_if(x.at(std::slice::from_ref(&self.at)), mask),
+            None => b.load(x.at(std::slice::from_ref(&self.at))),
         }
     }
 }
@@ -128,7 +128,7 @@ fn transposed(r: &mut Random, flat: &IndexExpr, numel: i64) -> IndexExpr {
     flatten(&[at[1].clone(), at[0].clone()], &[columns, rows])
 }
 
-fn compare(b: &mut Body, f: F, e: &IndexExpr, with: i64) -> Val {
+fn compare(b: &mut BodyBuilder, f: F, e: &IndexExpr, with: i64) -> Val {
     let (at, with) = (b.index(e, DType::I32), b.constant(DType::I32, with as f64));
     b.call(f, &[at, with])
 }
@@ -307,13 +307,13 @@ fn checking(work: Work, level: Level, (rows, cols): (i64, i64), bad: i64, masked
             };
             let own = if work == Work::Columns && level == Level::Row { &r[0] } else { &row };
             let at = if level == Level::Row { own.clone() } else { row.times(&m).add(&col) };
-            let v = b.load(&x, &[row.clone(), col.clone()]);
-            let id = b.load(&ids, std::slice::from_ref(&at));
+            let v = b.load(x.at(&[row.clone(), col.clone()]));
+            let id = b.load(ids.at(std::slice::from_ref(&at)));
             let mask = masked.map(|_| {
-                let (flag, zero) = (b.load(&on, std::slice::from_ref(&at)), b.constant(DType::I32, 0.0));
+                let (flag, zero) = (b.load(on.at(std::slice::from_ref(&at))), b.constant(DType::I32, 0.0));
                 b.call(F::Ne, &[flag, zero])
             });
-            let checked = b.bound_if(id, &Dim::int(7), mask, 5);
+            let checked = b.bound(id, &Dim::int(7), mask, 5);
             if work == Work::MatrixProduct {
                 // An operand that is computed from what is checked.
                 let (number, none) = (b.index(&checked, DType::F32), b.constant(DType::F32, 0.0));
@@ -328,8 +328,8 @@ fn checking(work: Work, level: Level, (rows, cols): (i64, i64), bad: i64, masked
     })
 }
 
-fn matrix_product(b: &mut Body, v: Val, x: &OperandView, y: BufferId, r: &[IndexExpr], k: &IndexExpr) {
-    let w = b.load(x, &[r[1].clone(), k.clone()]);
+fn matrix_product(b: &mut BodyBuilder, v: Val, x: &OperandView, y: BufferId, r: &[IndexExpr], k: &IndexExpr) {
+    let w = b.load(x.at(&[r[1].clone(), k.clone()]));
     let terms = b.call(F::Mul, &[v, w]);
     let dot = b.reduce(Combiner::Sum, terms);
     b.tag = Tag::Matmul { a: v, b: w, dot, batch: 0 };
@@ -337,7 +337,7 @@ fn matrix_product(b: &mut Body, v: Val, x: &OperandView, y: BufferId, r: &[Index
 }
 
 /// The rest of the nest: reduces, sorts or copies, and stores.
-fn finish(b: &mut Body, work: Work, v: Val, y: BufferId, (row, col): (&IndexExpr, &IndexExpr), m: &Dim) {
+fn finish(b: &mut BodyBuilder, work: Work, v: Val, y: BufferId, (row, col): (&IndexExpr, &IndexExpr), m: &Dim) {
     let each = row.times(m).add(col);
     match work {
         Work::Map => b.write(y, each, v),
@@ -448,11 +448,11 @@ fn constant_indices() {
         let case = Case::new(format!("gather at {index} of {dtype}"), vec![table, places], vec![ty(DType::F32, &[6, 8])], |cx| {
             let (t, places) = (cx.operand(0), cx.operand(1));
             cx.pointwise(0, |b, at| {
-                let place = b.load(&places, &at[..1]);
-                b.bound(place, &5.into(), 3);
+                let place = b.load(places.at(&at[..1]));
+                b.bound(place, &5.into(), None, 3);
                 let k = b.constant(dtype, index as f64);
-                let k = b.bound(k, &5.into(), 7);
-                Ok(b.load(&t, &[k, at[1].clone()]))
+                let k = b.bound(k, &5.into(), None, 7);
+                Ok(b.load(t.at(&[k, at[1].clone()])))
             })
         });
         case.check();

@@ -1,5 +1,5 @@
-//! Graph texts and safetensors are untrusted, too: whatever is changed in one, reading it gives a program or tensors, or an error, in
-//! memory that it warrants; and a program can be compiled, or not, with an error.
+//! Texts of graphs and nests and safetensors are untrusted, too: whatever is changed in one, reading it gives a program or tensors, or
+//! an error, in memory that it warrants; and a program can be compiled, or not, with an error.
 
 #[path = "support/fuzz.rs"]
 mod fuzz;
@@ -9,7 +9,10 @@ mod memory;
 mod programs;
 
 use fuzz::{NUMBERS, Random, change_bytes};
+use inductor::config::Config;
 use inductor::graph::{Builder, Graph, InputRole, OutputRole, parse, print, verify};
+use inductor::loop_ir::{self, Phase};
+use inductor::lower::lower;
 use inductor::ops::samples;
 use inductor::runtime::{TensorFile, load_tensors, save_tensors};
 use inductor::{DType, HostTensor, Traced};
@@ -154,6 +157,30 @@ fn changed_texts_are_programs_or_errors() {
             return false;
         }
         programs::survive(&Traced { graph, ..Traced::default() }, room, trial);
+        true
+    });
+}
+
+/// Nests as they are lowered, and those of tests.
+fn nests() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/filetests/loop_ir");
+    let mut files: Vec<_> = std::fs::read_dir(folder).expect("a folder").map(|e| e.expect("a file").path()).collect();
+    files.sort();
+    let text = |file: &std::path::PathBuf| std::fs::read_to_string(file).expect("text").split("// ----").next().unwrap_or_default().to_string();
+    let lowered = samples().into_iter().filter_map(|s| program_of(&s).ok()).filter_map(|g| lower(&[(Phase::Forward, &g)], &Config::default()).ok());
+    files.iter().map(text).chain(lowered.map(|l| loop_ir::print(&l.buffers, &l.nests))).collect()
+}
+
+#[test]
+fn changed_nests_are_nests_or_errors() {
+    let seeds = nests();
+    fuzz::run("nests", 4000, |k, trial| {
+        let text = changed(&seeds, k);
+        let room = 16 * text.len() as u64 + ROOM;
+        let Some(Ok((buffers, nests))) = trial.step("parsing", room, || loop_ir::parse(&text)) else { return false };
+        trial.step("verifying", room, || nests.iter().flat_map(loop_ir::verify).count());
+        let printed = loop_ir::print(&buffers, &nests);
+        trial.step("parsing back", room, || assert_eq!(loop_ir::parse(&printed), Ok((buffers, nests)), "change {k}:\n{text}\n{printed}"));
         true
     });
 }

@@ -21,8 +21,6 @@ pub enum Binding {
     /// Values of the program's symbols, `array<vec4<u32>, ceil(n / 4)>` in a uniform buffer, in the order of
     /// `Program::symbols`. Absent when there are none.
     Symbols,
-    /// Scratch of this many bytes, private to the dispatch.
-    Scratch(u32),
 }
 
 /// One way to run a kernel.

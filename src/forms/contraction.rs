@@ -3,10 +3,10 @@
 use super::product::{Sizes, by_time, price};
 use super::{Cost, Form, Lane, Operand, owns_words};
 use crate::config::Target;
+use crate::loop_ir::facts::{cone, is_constant_along, needed};
 use crate::loop_ir::{IndexExpr, Instr, Nest, Tag, Term, Val, Write, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceCaps, Dim};
-use std::collections::BTreeSet;
 
 /// Kernel axis of matrices.
 pub const BATCH: u32 = 0;
@@ -65,27 +65,19 @@ pub fn product(nest: &Nest) -> Option<Product<'_>> {
     if !only || !multiplies || !rows_only || nest.rows.len() != batch + 2 {
         return None;
     }
-    let free = |v: Val, axis: usize| reachable(nest, v, None).iter().all(|&s| !uses_axis(&nest.body[s as usize].instr, axis as u32));
-    if !free(a, batch + 1) || !free(b, batch) {
+    if !is_constant_along(nest, a, batch as u32 + 1) || !is_constant_along(nest, b, batch as u32) {
         return None;
     }
     let checks = checks(nest, &level, a, b)?;
     Some(Product { nest, a, b, dot, batch, m: nest.rows[batch].clone(), n: nest.rows[batch + 1].clone(), k: nest.col_count(), checks })
 }
 
-fn uses_axis(instr: &Instr, axis: u32) -> bool {
-    match instr {
-        Instr::Index(e) | Instr::Load { index: e, .. } => e.uses_axis(|a| a == axis),
-        _ => false,
-    }
-}
-
 /// The checks by the hook that makes them; `None` where one varies along the columns and belongs to no operand.
 fn checks(nest: &Nest, level: &[bool], a: Val, b: Val) -> Option<[Vec<Val>; 3]> {
-    let operands = [a, b].map(|v| reachable(nest, v, None));
+    let operands = [a, b].map(|v| needed(nest, [v]));
     let mut out = [vec![], vec![], vec![]];
     for v in nest.checks() {
-        let at = operands.iter().position(|set| set.contains(&v.0)).unwrap_or(2);
+        let at = operands.iter().position(|set| set[v.0 as usize]).unwrap_or(2);
         if at == 2 && level[v.0 as usize] {
             return None;
         }
@@ -109,7 +101,7 @@ pub struct Limit {
 impl Product<'_> {
     /// Number of matrices.
     pub fn batch_count(&self) -> Dim {
-        self.nest.rows[..self.batch].iter().fold(Dim::int(1), |n, d| n * d)
+        Dim::product(&self.nest.rows[..self.batch])
     }
 
     /// Numbers to reckon with.
@@ -186,8 +178,8 @@ pub fn prefers(p: &Product, v: Val, row: u32) -> bool {
     let row = (p.batch + (row == N) as usize) as u32;
     let last = (0..nest.cols.len()).rev().find(|&i| !nest.cols[i].is(1)).unwrap_or(0) + nest.rows.len();
     let (mut by_row, mut by_col) = (0, 0);
-    for &s in &reachable(nest, v, None) {
-        if let Instr::Load { index, .. } = &nest.body[s as usize].instr {
+    for s in cone(nest, v) {
+        if let Instr::Load { index, .. } = &nest.stmt(s).instr {
             let one = |axis: u32| {
                 let steps = index.terms.iter().any(|(t, k)| {
                     let inside = match t {
@@ -204,17 +196,6 @@ pub fn prefers(p: &Product, v: Val, row: u32) -> bool {
         }
     }
     by_col > by_row
-}
-
-/// Statements that a value needs, not going past `stop`.
-pub fn reachable(nest: &Nest, v: Val, stop: Option<Val>) -> BTreeSet<u32> {
-    let (mut seen, mut open) = (BTreeSet::new(), vec![v]);
-    while let Some(v) = open.pop() {
-        if Some(v) != stop && seen.insert(v.0) {
-            open.extend(nest.stmt(v).instr.operands());
-        }
-    }
-    seen
 }
 
 /// The coordinates of the nest's axes for four lanes along kernel axis `along`, the other axes by themselves. `clamped` lanes have

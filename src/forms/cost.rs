@@ -81,11 +81,6 @@ pub fn count(d: &Dim) -> f64 {
     d.hint() as f64
 }
 
-/// The innermost of these axes that has more than one place.
-pub fn stepped(sizes: &[Dim], first: usize) -> Option<u32> {
-    (0..sizes.len()).rev().find(|&i| !sizes[i].is(1)).map(|i| (first + i) as u32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

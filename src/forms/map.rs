@@ -1,10 +1,11 @@
 //! Nests without column work: an invocation for each element, or for each few neighbors.
 
-use super::cost::{count, stepped};
+use super::cost::count;
 use super::lanes::{flat_lanes, has_vectors};
 use super::{Cost, Form, Operand, Work};
 use crate::config::Target;
 use crate::loop_ir::Nest;
+use crate::loop_ir::facts::stepped;
 use crate::types::Dim;
 use serde::{Deserialize, Serialize};
 

@@ -26,9 +26,7 @@ pub use lanes::{Lane, fits_vectors, flat_lanes, owns_words, restrict_to_vectors}
 pub use map::Map;
 pub use online::{ExpSum, expand_online, keeping};
 pub use product::Tile;
-pub use rows::{
-    COLUMN, HELD_COLUMNS, Pick, ROW, STEP, Team, chunks, depths, lane, lazy_source, picked, row_axes, scans, subgroup, write_depth,
-};
+pub use rows::{COLUMN, HELD_COLUMNS, Gather, ROW, STEP, Team, chunks, lane, lazy_source, gathered, row_axes, scans, subgroup};
 pub use sort::{Network, SORTED_HEAD, Sort, sorted_elements, sorts};
 pub use transpose::Transpose;
 
@@ -120,7 +118,7 @@ impl Form {
     pub fn needs_distinct_slots(&self, nest: &Nest) -> bool {
         match self {
             Form::Map(_) | Form::Product(_) => false,
-            Form::Rows(_) => (0..nest.body.len() as u32).any(|i| picked(nest, i).is_some()),
+            Form::Rows(_) => (0..nest.body.len() as u32).any(|i| gathered(nest, i).is_some()),
             Form::Transpose(_) | Form::Network(_) | Form::Rank => true,
         }
     }

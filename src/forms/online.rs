@@ -1,7 +1,7 @@
 //! An online softmax as a maximum and a sum of exponentials: another spelling of a nest, for rows that stay in registers.
 
 use super::{Form, Team};
-use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Stmt, Tag, Val, Write};
+use crate::loop_ir::{BodyBuilder, Combiner, Instr, Nest, Rebase, Tag, Val};
 use crate::scalar::ScalarFn;
 use serde::{Deserialize, Serialize};
 
@@ -19,41 +19,31 @@ pub struct ExpSum {
 /// The nest with the maximum and the sum of exponentials as two reductions: where rows stay in registers, each exponential is
 /// computed once and serves the sum and what is written. `None` where there is nothing to expand.
 pub fn expand_online(nest: &Nest) -> Option<(Nest, Vec<ExpSum>)> {
-    let online = |s: &Stmt| matches!(s.instr, Instr::Reduce(Combiner::OnlineSoftmax, _));
-    if nest.tag != Tag::Loop || !nest.body.iter().any(online) {
+    let online = |v: Val| matches!(nest.stmt(v).instr, Instr::Reduce(Combiner::OnlineSoftmax, _));
+    if nest.tag != Tag::Loop || !nest.values().any(online) {
         return None;
     }
-    let (mut body, mut map): (Vec<Stmt>, Vec<Val>) = (vec![], vec![]);
-    let mut sums = vec![None; nest.body.len()];
-    let mut all = vec![];
-    for (i, stmt) in nest.body.iter().enumerate() {
-        let mut push = |instr: Instr| {
-            body.push(Stmt { instr, dtype: stmt.dtype });
-            Val(body.len() as u32 - 1)
-        };
-        let value = match stmt.instr {
+    let (mut b, mut to) = (BodyBuilder::with_capacity(nest.body.len()), Rebase::in_place());
+    let mut sums: Vec<(Val, ExpSum)> = vec![];
+    for v in nest.values() {
+        match nest.stmt(v).instr {
             Instr::Reduce(Combiner::OnlineSoftmax, x) => {
-                let x = map[x.0 as usize];
-                let max = push(Instr::Reduce(Combiner::Max, x));
-                let below = push(Instr::Call(ScalarFn::Sub, vec![x, max]));
-                let exp = push(Instr::Call(ScalarFn::Exp, vec![below]));
-                let sum = push(Instr::Reduce(Combiner::Sum, exp));
-                sums[i] = Some(sum);
-                all.push(ExpSum { max, exp, sum });
-                max
+                let x = to.value(x);
+                let max = b.reduce(Combiner::Max, x);
+                let below = b.call(ScalarFn::Sub, &[x, max]);
+                let exp = b.call(ScalarFn::Exp, &[below]);
+                let sum = b.reduce(Combiner::Sum, exp);
+                to.set(v, max);
+                sums.push((v, ExpSum { max, exp, sum }));
             }
-            Instr::Proj(of, 1) if sums[of.0 as usize].is_some() => sums[of.0 as usize].expect("just seen"),
-            _ => push(stmt.instr.map(&|v| map[v.0 as usize], &|e| rename(nest, e, &map))),
-        };
-        map.push(value);
+            Instr::Proj(of, 1) if online(of) => {
+                let (_, found) = sums.iter().find(|(v, _)| *v == of).expect("its statement came before");
+                to.set(v, found.sum);
+            }
+            _ => drop(to.copy(&mut b, nest, v)),
+        }
     }
-    let writes = nest.writes.iter().map(|w| Write { index: rename(nest, &w.index, &map), value: map[w.value.0 as usize], ..w.clone() });
-    Some((Nest { writes: writes.collect(), body, ..nest.clone() }, all))
-}
-
-fn rename(nest: &Nest, e: &IndexExpr, map: &[Val]) -> IndexExpr {
-    let axes = [nest.row_axes(), nest.col_axes()].concat();
-    e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(map[v as usize].0, size))
+    Some((to.finish(b, nest), sums.into_iter().map(|(_, sum)| sum).collect()))
 }
 
 /// The form of an expanded nest with what it says about these sums, where it keeps rows in registers.

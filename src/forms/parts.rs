@@ -29,7 +29,7 @@ pub struct Along {
 
 impl Along {
     fn total(&self) -> i64 {
-        self.rows.saturating_mul(self.cols) * self.bytes
+        self.rows.saturating_mul(self.cols).saturating_mul(self.bytes)
     }
 }
 

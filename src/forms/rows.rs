@@ -3,11 +3,12 @@
 //! Short rows take an invocation each, longer ones a team of a power of two, the longest a loop of their team; where memory runs
 //! along rows, neighboring invocations take neighboring rows. Rows that fit the registers of their team are read once.
 
-use super::cost::{count, stepped};
+use super::cost::count;
 use super::lanes::{Lane, has_vectors};
 use super::{Cost, ExpSum, Form, Operand, Work, is_in_place};
 use crate::config::Target;
-use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Tag, Val, Write, flatten, unflatten};
+use crate::loop_ir::facts::{depths, rows_are_contiguous, stepped, write_depth};
+use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Tag, Val, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DeviceCaps, Dim};
 use serde::{Deserialize, Serialize};
@@ -141,7 +142,7 @@ impl<'a> Asked<'a> {
         let packed = nest.writes.iter().map(|w| operands[w.buffer.0 as usize].per_word()).max().unwrap_or(1);
         let cols = nest.col_count();
         let lazy: Vec<u32> = (0..nest.body.len() as u32).filter(|&i| lazy_source(nest, &nest.body[i as usize].instr).is_some()).collect();
-        let scatter = lazy.iter().any(|&i| picked(nest, i).is_none());
+        let scatter = lazy.iter().any(|&i| gathered(nest, i).is_none());
         let small_body = nest.body.len() <= STATEMENTS_IN_LANES;
         let by_four = cols.try_div(&Dim::int(4)).is_some() && !cols.is(0);
         let lanes = match packed {
@@ -166,10 +167,10 @@ impl<'a> Asked<'a> {
             return self.folding();
         }
         // A team whose invocations are not neighbors has no prefixes.
-        if scans_in_order(nest) || (scans(nest) && rows_contiguous(nest)) {
+        if scans_in_order(nest) || (scans(nest) && rows_are_contiguous(nest)) {
             return Team { rows: ROWS_ALONE.min(self.limit), rows_first: true, lanes: self.lanes, ..Team::default() };
         }
-        if rows_contiguous(nest) {
+        if rows_are_contiguous(nest) {
             return self.unrolled(self.side_by_side());
         }
         if self.groups < 4 || self.scatter {
@@ -280,7 +281,7 @@ impl<'a> Asked<'a> {
 /// Chunks of rows that have a team of invocations each, and rows of a chunk: single rows, unless there are sums over rows.
 pub fn chunks(nest: &Nest) -> (Dim, Dim) {
     let at = nest.chunk_axes().unwrap_or(nest.rows.len());
-    let count = |sizes: &[Dim]| sizes.iter().fold(Dim::int(1), |n, d| n * d);
+    let count = |sizes: &[Dim]| Dim::product(sizes);
     (count(&nest.rows[..at]), count(&nest.rows[at..]))
 }
 
@@ -345,39 +346,6 @@ pub fn scans(nest: &Nest) -> bool {
     nest.body.iter().any(|s| matches!(s.instr, Instr::Scan(..)))
 }
 
-/// Whether loads inside the column loop run along memory with the last row axis and not with the last column axis.
-fn rows_contiguous(nest: &Nest) -> bool {
-    let (Some(row), Some(col)) = (stepped(&nest.rows, 0), stepped(&nest.cols, nest.rows.len())) else { return false };
-    let (mut by_row, mut by_col) = (0, 0);
-    let level = nest.element_level();
-    for (i, stmt) in nest.body.iter().enumerate() {
-        if let Instr::Load { index, .. } = &stmt.instr
-            && level[i]
-        {
-            let one = |a: u32| index.linear_coefficient(a).is_some_and(|k| k.is(1));
-            by_row += one(row) as u32;
-            // What all rows share is small and stays in caches.
-            by_col += (one(col) && index.uses_axis(|a| a == row)) as u32;
-        }
-    }
-    by_row > by_col
-}
-
-/// For each value, the number of the pass in which it can be computed.
-pub fn depths(nest: &Nest) -> Vec<usize> {
-    let mut out: Vec<usize> = vec![];
-    for stmt in &nest.body {
-        let deepest = stmt.instr.operands().iter().map(|o| out[o.0 as usize]).max().unwrap_or(0);
-        out.push(deepest + matches!(stmt.instr, Instr::Reduce(..)) as usize);
-    }
-    out
-}
-
-/// The pass in which a write can happen.
-pub fn write_depth(w: &Write, depth: &[usize]) -> usize {
-    w.index.values().into_iter().map(|v| depth[v as usize]).fold(depth[w.value.0 as usize], usize::max)
-}
-
 /// `sum of where(c, x, 0)`: gives `c` and `x`, so that `x` is computed only where `c` holds.
 pub fn lazy_source(nest: &Nest, instr: &Instr) -> Option<(Val, Val)> {
     let Instr::Reduce(Combiner::Sum, arg) = instr else { return None };
@@ -388,7 +356,7 @@ pub fn lazy_source(nest: &Nest, instr: &Instr) -> Option<(Val, Val)> {
 }
 
 /// A sum that takes one column: `sum of where(column == at, source, 0)`.
-pub struct Pick {
+pub struct Gather {
     /// Number of the column.
     pub at: Val,
     /// What is taken there.
@@ -397,7 +365,7 @@ pub struct Pick {
 
 /// Finds sums of one column whose number is known for the whole row. Where a row is overwritten in place, other invocations
 /// may be ahead, and the column is found in turn as any other.
-pub fn picked(nest: &Nest, i: u32) -> Option<Pick> {
+pub fn gathered(nest: &Nest, i: u32) -> Option<Gather> {
     let (condition, source) = lazy_source(nest, &nest.body[i as usize].instr)?;
     let Instr::Call(ScalarFn::Eq, args) = &nest.stmt(condition).instr else { return None };
     let column = flatten(&nest.col_axes(), &nest.cols);
@@ -408,5 +376,5 @@ pub fn picked(nest: &Nest, i: u32) -> Option<Pick> {
         _ => return None,
     };
     let known = !nest.element_level()[at.0 as usize] && nest.col_count().range().0 > 0;
-    (known && !is_in_place(nest) && !scans(nest)).then_some(Pick { at, source })
+    (known && !is_in_place(nest) && !scans(nest)).then_some(Gather { at, source })
 }

@@ -1,9 +1,10 @@
 //! Nests with a sort: rows that a workgroup holds go through a network, others are sorted by counting.
 
-use super::cost::{count, stepped};
+use super::cost::count;
 use super::rows::subgroup;
 use super::{Cost, Form, Operand, Work};
 use crate::config::Target;
+use crate::loop_ir::facts::stepped;
 use crate::loop_ir::{Instr, Nest, Val};
 use crate::types::{DType, DeviceCaps, Dim};
 use serde::{Deserialize, Serialize};

@@ -75,7 +75,7 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
         return fuse_siblings(a, b, limits);
     }
     if times >= OFTEN && cost(a) > DEAR {
-        return Err(WhyNot::Again(times));
+        return Err(WhyNot::Recomputes(times));
     }
     if kept {
         let Some(e) = &embedding else { return Err(WhyNot::NotOnce) };
@@ -168,7 +168,7 @@ fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
         if let (Some(x), Some(y)) = (reads_along_columns(a, &a.sizes(), &a.all_axes()), reads_along_columns(b, &a.sizes(), &axes))
             && x != y
         {
-            return Err(WhyNot::Across);
+            return Err(WhyNot::MemoryOrder);
         }
         return try_embedding(a, b, axes);
     }

@@ -56,11 +56,11 @@ pub enum WhyNot {
     /// The consumer reads the buffer at another index than the producer writes.
     Index(BufferId),
     /// One reads memory along its columns, the other along its rows: together one of them would be scattered.
-    Across,
+    MemoryOrder,
     /// The producer's value must be stored, and the consumer's domain does not visit each element once.
     NotOnce,
-    /// The producer is dear, and the consumer would compute each of its elements so many times.
-    Again(i64),
+    /// The producer is costly, and the consumer would compute each of its elements so many times.
+    Recomputes(i64),
     /// A template takes only this kind of neighbor.
     Template(&'static str),
     /// Scans and sorts take only pointwise producers.
@@ -85,7 +85,7 @@ pub enum WhyNot {
     /// Sums over chunks of rows stay as they are.
     Chunks(&'static str),
     /// So many kernels stand between the two that the search for a dependency through them was given up.
-    Far,
+    SearchLimit,
     /// They share no data.
     Unrelated,
 }
@@ -106,9 +106,9 @@ impl fmt::Display for WhyNot {
         match self {
             WhyNot::Domain(s) => write!(f, "iteration domains differ: {s}"),
             WhyNot::Index(b) => write!(f, "read and written at different indices: b{}", b.0),
-            WhyNot::Across => write!(f, "one reads along its columns, the other along its rows"),
+            WhyNot::MemoryOrder => write!(f, "one reads along its columns, the other along its rows"),
             WhyNot::NotOnce => write!(f, "the stored value would be computed more than once"),
-            WhyNot::Again(times) => write!(f, "a dear value would be computed {times} times over"),
+            WhyNot::Recomputes(times) => write!(f, "a costly value would be computed {times} times over"),
             WhyNot::Template(s) => write!(f, "template: {s}"),
             WhyNot::Ordered => write!(f, "scan or sort takes pointwise producers only"),
             WhyNot::Buffers { need, limit } => write!(f, "needs {need} storage buffers, {limit} allowed"),
@@ -118,7 +118,7 @@ impl fmt::Display for WhyNot {
             WhyNot::Status => write!(f, "state is written after the last check"),
             WhyNot::Cycle => write!(f, "a kernel between the two depends on both"),
             WhyNot::Chunks(s) => write!(f, "sums over rows: {s}"),
-            WhyNot::Far => write!(f, "too many kernels between the two"),
+            WhyNot::SearchLimit => write!(f, "too many kernels between the two"),
             WhyNot::Unrelated => write!(f, "no shared data"),
         }
     }

@@ -98,6 +98,12 @@ pub struct CombinerRow {
 fn as_it_is(_: &mut [f64]) {}
 
 impl Combiner {
+    /// Every combiner.
+    pub const ALL: [Combiner; 10] = {
+        use Combiner::*;
+        [Sum, Prod, Max, Min, Any, All, ArgMax, ArgMin, Welford, OnlineSoftmax]
+    };
+
     /// Its row of the table.
     pub fn row(self) -> CombinerRow {
         let function = |f: ScalarFn, identity| CombinerRow { identity, parts: &[], merge: Merge::Function(f) };

@@ -133,6 +133,11 @@ pub fn runs_along(index: &IndexExpr, axis: u32) -> bool {
     index.linear_coefficient(axis).is_some_and(|k| k.is(1))
 }
 
+/// The innermost of these axes, numbered from `first`, that has more than one place.
+pub fn stepped(sizes: &[Dim], first: usize) -> Option<u32> {
+    (0..sizes.len()).rev().find(|&i| !sizes[i].is(1)).map(|i| (first + i) as u32)
+}
+
 /// Whether loads of single elements run along memory with the last column axis (and not with a row axis), by majority, with the
 /// nest's axes placed at `at` in a domain of `sizes` whose last axis is the last column; `None` where neither prevails.
 pub fn reads_along_columns(nest: &Nest, sizes: &[Dim], at: &[IndexExpr]) -> Option<bool> {
@@ -157,7 +162,6 @@ pub fn is_column_reduction(nest: &Nest) -> bool {
 
 /// Whether loads inside the column loop run along memory with the last row axis and not with the last column axis, by majority.
 pub fn rows_are_contiguous(nest: &Nest) -> bool {
-    let stepped = |n: &[Dim], first: usize| (0..n.len()).rev().find(|&i| !n[i].is(1)).map(|i| (first + i) as u32);
     let (Some(row), Some(col)) = (stepped(&nest.rows, 0), stepped(&nest.cols, nest.rows.len())) else { return false };
     let (mut by_row, mut by_col) = (0, 0);
     for (stmt, _) in nest.body.iter().zip(nest.element_level()).filter(|(_, level)| *level) {

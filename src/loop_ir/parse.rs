@@ -190,10 +190,8 @@ fn mask(line: &mut Cursor<'_>) -> Result<Option<Val>, String> {
 }
 
 fn combiner(line: &mut Cursor<'_>) -> Result<Combiner, String> {
-    use Combiner::*;
     let word = line.word();
-    let all = [Sum, Prod, Max, Min, Any, All, ArgMax, ArgMin, Welford, OnlineSoftmax];
-    all.into_iter().find(|c| format!("{c:?}") == word).ok_or_else(|| format!("there is no combiner `{word}`"))
+    Combiner::ALL.into_iter().find(|c| format!("{c:?}") == word).ok_or_else(|| format!("there is no combiner `{word}`"))
 }
 
 impl Open {

@@ -73,7 +73,8 @@ impl fmt::Display for Nest {
         }
         writeln!(f, "{} {{", self.tag)?;
         for v in self.values() {
-            writeln!(f, "  %{}: {} = {}", v.0, self.dtype(v), self.stmt(v).instr)?;
+            let stmt = self.stmt(v);
+            writeln!(f, "  %{}: {} = {}", v.0, stmt.dtype, stmt.instr)?;
         }
         for w in &self.writes {
             writeln!(f, "  {w}")?;

@@ -4,7 +4,7 @@ use super::emit;
 use anyhow::Result;
 use inductor::config::Environment;
 use inductor::report::{Table, bytes};
-use inductor::types::DeviceCaps;
+use inductor::types::{Capability, DeviceCaps};
 use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
 use std::process::ExitCode;
 
@@ -90,26 +90,11 @@ fn limits_and_paths(caps: &DeviceCaps) -> String {
     limit("invocations per workgroup", caps.max_invocations.to_string());
     limit("workgroups per dimension", caps.max_groups.to_string());
     let mut table = Table::new(&["path", "state", "otherwise"]);
-    let mut path = |name: &str, on: bool, state: String, otherwise: &str| {
-        table.row(&[
-            name.into(),
-            if on { state } else { "off: the adapter lacks it, or gets it wrong".into() },
-            if on { "".into() } else { otherwise.into() },
-        ]);
-    };
-    let subgroups = caps.subgroups.map(|(min, max)| if min == max { format!("on, size {min}") } else { format!("on, sizes {min} to {max}") });
-    path("subgroup operations", subgroups.is_some(), subgroups.unwrap_or_default(), "reductions combine through workgroup memory");
-    path("f16 arithmetic and storage", caps.f16, "on".into(), "halves are packed in words and computed in f32");
-    path("64-bit integers", caps.i64, "on".into(), "i64 is narrowed under a proof or a checked upload");
-    path("64-bit floats", caps.f64, "on".into(), "f64 programs are refused");
-    path("cooperative matrices", caps.coop_f16_f32, "on, 16x16x16 f16 to f32".into(), "matmul uses f32 tiles");
-    path("timestamps", caps.timestamps, "on".into(), "only wall clock is reported");
-    let mut probed = |name: &str, right: bool, otherwise: &str| {
-        let state = if right { "right by the start-up probe" } else { "off: the driver gets it wrong" };
-        table.row(&[name.into(), state.into(), if right { "" } else { otherwise }.into()]);
-    };
-    probed("comparisons of 64-bit integers", caps.i64_comparisons, "they compare words");
-    probed("floats as written, NaN and infinities", caps.exact_floats, "shaders are SPIR-V that forbids simplification");
+    for Capability { name, state, otherwise } in caps.optional() {
+        let otherwise = if state.is_some() { "" } else { otherwise };
+        let state = state.unwrap_or_else(|| "off: the adapter lacks it, or gets it wrong".into());
+        table.row(&[name.into(), state, otherwise.into()]);
+    }
     format!("\nlimits\n{limits}\nfast paths\n{table}")
 }
 

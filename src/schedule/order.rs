@@ -175,7 +175,7 @@ impl Order {
                 return Err(WhyNot::Cycle);
             }
         }
-        Err(WhyNot::Far)
+        Err(WhyNot::SearchLimit)
     }
 
     fn sorted(&self, ids: BTreeSet<usize>) -> Vec<usize> {

@@ -49,6 +49,23 @@ pub struct DeviceCaps {
 }
 
 impl DeviceCaps {
+    /// The optional capabilities, with what is done without each.
+    pub fn optional(&self) -> Vec<Capability> {
+        let subgroups = self.subgroups.map(|(min, max)| if min == max { format!("on, size {min}") } else { format!("on, sizes {min} to {max}") });
+        let is = |has: bool, name, state: &str, otherwise| Capability { name, state: has.then(|| state.to_string()), otherwise };
+        let probed = "right by the start-up probe";
+        vec![
+            Capability { name: "subgroup operations", state: subgroups, otherwise: "reductions combine through workgroup memory" },
+            is(self.f16, "f16 arithmetic and storage", "on", "halves are packed in words and computed in f32"),
+            is(self.i64, "64-bit integers", "on", "i64 is narrowed under a proof or a checked upload"),
+            is(self.f64, "64-bit floats", "on", "f64 programs are refused"),
+            is(self.coop_f16_f32, "cooperative matrices", "on, 16x16x16 f16 to f32", "matmul uses f32 tiles"),
+            is(self.timestamps, "timestamps", "on", "only wall clock is reported"),
+            is(self.i64_comparisons, "comparisons of 64-bit integers", probed, "they compare words"),
+            is(self.exact_floats, "floats as written, NaN and infinities", probed, "shaders are SPIR-V that forbids simplification"),
+        ]
+    }
+
     /// The dtype whose arithmetic serves values of `dtype`: halves are computed as f32, small integers as 32 bits, and so is i64 where
     /// the device lacks it. `None` where there is none.
     pub fn computes_in(&self, dtype: DType) -> Option<DType> {
@@ -135,6 +152,17 @@ impl DeviceCaps {
     pub fn is_cpu(&self) -> bool {
         self.backend == "cpu"
     }
+}
+
+/// An optional capability as people see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Capability {
+    /// What it is.
+    pub name: &'static str,
+    /// What there is of it; `None` where the device lacks it or gets it wrong.
+    pub state: Option<String>,
+    /// What is done without it.
+    pub otherwise: &'static str,
 }
 
 /// Coarse speed figures, an input of compilation so that it stays deterministic.

@@ -5,7 +5,8 @@
 //! * Invariants: a [`Dim`] is canonical (equal sizes compare equal); a [`HostTensor`] holds exactly
 //!   `numel * size_of(dtype)` little-endian bytes in row-major order.
 //! * Must not know: graphs, kernels, devices, policy of any kind.
-//! * Add here: a device capability is one documented field of [`DeviceCaps`].
+//! * Add here: a device capability is one documented field of [`DeviceCaps`] with its line in [`DeviceCaps::optional`]; what detects it
+//!   is `runtime/gpu/adapters.rs`, and one file exploits it.
 
 mod bind;
 mod caps;
@@ -20,7 +21,7 @@ mod storage;
 mod tensor;
 
 pub use bind::{bind_named_symbols, bind_symbols};
-pub use caps::{DeviceCaps, DeviceModel};
+pub use caps::{Capability, DeviceCaps, DeviceModel};
 pub use cursor::Cursor;
 pub use decision::Decision;
 pub use dim::{Bindings, Dim, Symbol, is_size_function, solve_for_symbols};

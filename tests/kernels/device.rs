@@ -149,7 +149,6 @@ impl Gpu {
                                 }
                                 Binding::StatusRead | Binding::StatusWrite => status.as_entire_binding(),
                                 Binding::Symbols => symbols.as_entire_binding(),
-                                Binding::Scratch(_) => panic!("no scratch here"),
                             },
                         })
                         .collect();

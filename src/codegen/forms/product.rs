@@ -12,10 +12,10 @@ use crate::codegen::text::storage::Kind;
 use crate::codegen::text::unit::Unit;
 use crate::codegen::text::{helpers, spell, vector};
 use crate::forms::Tile;
-use crate::forms::contraction::{BATCH, CLAMPED, K, Limit, M, N, Product, divides, in_range, lanes, prefers, product, reachable};
+use crate::forms::contraction::{BATCH, CLAMPED, K, Limit, M, N, Product, divides, in_range, lanes, prefers, product};
+use crate::loop_ir::facts::{needed, needed_before, stored};
 use crate::loop_ir::{Val, Write};
 use crate::types::Dim;
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 static TEMPLATES: LazyLock<minijinja::Environment<'static>> = LazyLock::new(|| {
@@ -278,13 +278,9 @@ fn output<'a>(unit: &'a Unit<'a>, p: &Product) -> Emitter<'a> {
 /// Bindings that every hook reads and writes by aligned vectors.
 fn vectors(unit: &Unit, p: &Product, roles: &[Role], hooks: &[Emitter]) -> Vec<bool> {
     let nest = p.nest;
-    let mut after = BTreeSet::new();
-    for w in &nest.writes {
-        after.extend(reachable(nest, w.value, Some(p.dot)));
-        w.index.values().into_iter().for_each(|v| after.extend(reachable(nest, Val(v), Some(p.dot))));
-    }
-    p.checks[2].iter().for_each(|v| after.extend(reachable(nest, *v, Some(p.dot))));
-    let [a, b] = [p.a, p.b].map(|v| reachable(nest, v, None));
+    let behind = nest.writes.iter().flat_map(stored).chain(p.checks[2].iter().copied());
+    let after = needed_before(nest, behind, Some(p.dot));
+    let [a, b] = [p.a, p.b].map(|v| needed(nest, [v]));
     let mut fits = vector::candidates(unit);
     for (em, role) in hooks.iter().zip(roles) {
         let (set, writes): (_, &[Write]) = match role {
@@ -292,7 +288,8 @@ fn vectors(unit: &Unit, p: &Product, roles: &[Role], hooks: &[Emitter]) -> Vec<b
             Role::Load { .. } => (&b, &[]),
             Role::Store => (&after, &nest.writes),
         };
-        vector::restrict(em, set.iter().map(|&s| &nest.body[s as usize].instr), writes, &[vec![0, 1, 2, 3]], &mut fits);
+        let spelled = nest.body.iter().zip(set).filter(|(_, needed)| **needed).map(|(s, _)| &s.instr);
+        vector::restrict(em, spelled, writes, &[vec![0, 1, 2, 3]], &mut fits);
     }
     fits
 }

@@ -14,7 +14,8 @@ use crate::codegen::text::emit::{Block, Emitter, Ex};
 use crate::codegen::text::module::{Geometry, Shader, assemble};
 use crate::codegen::text::unit::Unit;
 use crate::codegen::text::vector;
-use crate::forms::{COLUMN, Lane, Pick, ROW, STEP, Team, chunks, depths, lane, lazy_source, picked, row_axes, scans, write_depth};
+use crate::forms::{COLUMN, Lane, Gather, ROW, STEP, Team, chunks, lane, lazy_source, gathered, row_axes, scans};
+use crate::loop_ir::facts::{depths, write_depth};
 use crate::loop_ir::{Combiner, IndexExpr, Instr, Tag, Val, Write, flatten, unflatten};
 use crate::types::Dim;
 use exchange::Reduction;
@@ -208,8 +209,8 @@ impl Rows<'_, '_> {
         let mut accumulators = vec![];
         for &i in reductions {
             let Instr::Reduce(combiner, arg) = nest.body[i as usize].instr else { continue };
-            if let Some(pick) = picked(self.nest, i) {
-                self.pick(i, &pick)?;
+            if let Some(gather) = gathered(self.nest, i) {
+                self.gather(i, &gather)?;
                 continue;
             }
             for row in 0..self.team.across as usize {
@@ -349,13 +350,13 @@ impl Rows<'_, '_> {
     }
 
     /// The result of a sum of one column: that column's element, or zero when there is no such column.
-    fn pick(&mut self, i: u32, pick: &Pick) -> Result<(), String> {
+    fn gather(&mut self, i: u32, gather: &Gather) -> Result<(), String> {
         let lane = self.em.lanes.len();
         let id = COLUMN + lane as u32;
         let count = self.nest.col_count();
         let size = self.em.size(&count);
-        let kind = self.em.unit.kind(self.nest.dtype(pick.at))?;
-        let at = self.em.value(pick.at, 0)?;
+        let kind = self.em.unit.kind(self.nest.dtype(gather.at))?;
+        let at = self.em.value(gather.at, 0)?;
         let at = self.em.bind(Ex { text: kind.to_index(&at.text), depth: at.depth }, "x");
         let place = Ex { text: format!("min({}, {} - 1u)", at.text, size.text), depth: at.depth };
         let place = self.em.bind(place, "x");
@@ -371,8 +372,8 @@ impl Rows<'_, '_> {
                 self.em.set_computed(v, lane, &known);
             }
         }
-        let x = self.em.value(pick.source, lane)?;
-        let kind = self.em.unit.kind(self.nest.dtype(pick.source))?;
+        let x = self.em.value(gather.source, lane)?;
+        let kind = self.em.unit.kind(self.nest.dtype(gather.source))?;
         let text = format!("select({}, {}, {} < {})", kind.zero(), x.text, at.text, size.text);
         let result = self.em.bind(Ex { text, depth: x.depth }, "r");
         self.set_result(i, 0, 0, &result);

@@ -29,10 +29,9 @@ const ACROSS_OUT: u32 = 11;
 pub fn spell(unit: &Unit, form: &Transpose) -> Result<Shader, String> {
     let (across_axis, along_axis) = (form.across as usize, form.along as usize);
     let nest = unit.nest;
-    let sizes: Vec<Dim> = nest.rows.iter().chain(&nest.cols).cloned().collect();
-    let batch: Vec<Dim> =
-        sizes.iter().enumerate().map(|(a, s)| if a == across_axis || a == along_axis { Dim::int(1) } else { s.clone() }).collect();
-    let batches = batch.iter().fold(Dim::int(1), |n, d| n * d);
+    let sizes = nest.sizes();
+    let batch: Vec<Dim> = sizes.iter().enumerate().map(|(a, s)| if a == across_axis || a == along_axis { Dim::int(1) } else { s.clone() }).collect();
+    let batches = Dim::product(&batch);
     let side = Dim::int(SIDE as i64);
     let (tiles_across, tiles_along) = (sizes[across_axis].ceil_div(&side), sizes[along_axis].ceil_div(&side));
     let groups = batches.clone() * &tiles_across * &tiles_along;

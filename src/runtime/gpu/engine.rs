@@ -25,7 +25,6 @@ pub struct GpuEngine {
     slots: Vec<Option<wgpu::Buffer>>,
     status: wgpu::Buffer,
     symbols: Option<wgpu::Buffer>,
-    scratch: Vec<wgpu::Buffer>,
     prepared: Vec<Prepared>,
     /// By launch.
     ready: Vec<Ready>,
@@ -78,7 +77,6 @@ impl GpuEngine {
             slots: vec![None; program.slots.len()],
             status,
             symbols: None,
-            scratch: vec![],
             prepared,
             ready: vec![],
             loss: program.outputs.iter().find(|o| o.role == OutputRole::Loss).map(|o| o.buffer),
@@ -106,7 +104,6 @@ impl GpuEngine {
         self.write_symbols(bindings)?;
         self.bindings = bindings.clone();
         if changed || !self.bound {
-            self.make_scratch()?;
             self.ready = self.ready_launches()?;
             self.upload_constants()?;
         }
@@ -234,7 +231,7 @@ impl GpuEngine {
 
     /// Bytes of all buffers of this engine.
     pub fn peak_bytes(&self) -> u64 {
-        let slots = self.slots.iter().flatten().chain(&self.scratch).chain(&self.symbols);
+        let slots = self.slots.iter().flatten().chain(&self.symbols);
         slots.map(|b| b.size()).sum::<u64>() + self.status.size()
     }
 
@@ -357,42 +354,14 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// Scratch buffers are shared by all dispatches: the `k`-th one serves every dispatch's `k`-th scratch binding.
-    fn make_scratch(&mut self) -> Result<()> {
-        let mut sizes: Vec<u64> = vec![];
-        for i in 0..self.plan.launches.len() {
-            let wanted = self.variant(i).bindings.iter().filter_map(|b| if let Binding::Scratch(n) = b { Some(*n as u64) } else { None });
-            for (k, bytes) in wanted.enumerate() {
-                let bytes = bytes.next_multiple_of(16).max(16);
-                if k == sizes.len() {
-                    sizes.push(bytes);
-                }
-                sizes[k] = sizes[k].max(bytes);
-            }
-        }
-        if self.scratch.iter().map(|b| b.size()).eq(sizes.iter().copied()) {
-            return Ok(());
-        }
-        let gpu = &self.device;
-        self.scratch = gpu.guarded("allocating scratch", || {
-            let make = |&size: &u64| {
-                let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-                gpu.device.create_buffer(&wgpu::BufferDescriptor { label: Some("scratch"), size, usage, mapped_at_creation: false })
-            };
-            sizes.iter().map(make).collect()
-        })?;
-        Ok(())
-    }
-
     fn ready_launches(&self) -> Result<Vec<Ready>> {
         (self.plan.launches.iter().enumerate())
             .map(|(i, launch)| {
                 let (code, label, buffers) = (launch.code as usize, self.plan.label(launch), self.plan.buffers(launch));
                 let bindings = &self.variant(i).bindings;
                 let mut entries = vec![];
-                let mut scratch = self.scratch.iter();
                 for (k, binding) in bindings.iter().enumerate() {
-                    let buffer = self.bound_buffer(&buffers, binding, &mut scratch)?;
+                    let buffer = self.bound_buffer(&buffers, binding)?;
                     entries.push(wgpu::BindGroupEntry { binding: k as u32, resource: buffer.as_entire_binding() });
                 }
                 let doing = format!("binding {label}");
@@ -408,18 +377,12 @@ impl GpuEngine {
             .collect()
     }
 
-    fn bound_buffer<'a>(
-        &'a self,
-        buffers: &[BufferId],
-        binding: &Binding,
-        scratch: &mut impl Iterator<Item = &'a wgpu::Buffer>,
-    ) -> Result<&'a wgpu::Buffer> {
+    fn bound_buffer(&self, buffers: &[BufferId], binding: &Binding) -> Result<&wgpu::Buffer> {
         let missing = |what: &str| Error::Device(format!("no {what} to bind"));
         match binding {
             Binding::Read(k) | Binding::ReadWrite(k) => self.slot_of(*buffers.get(*k as usize).ok_or_else(|| missing("buffer"))?),
             Binding::StatusWrite | Binding::StatusRead => Ok(&self.status),
             Binding::Symbols => self.symbols.as_ref().ok_or_else(|| missing("symbols")),
-            Binding::Scratch(_) => scratch.next().ok_or_else(|| missing("scratch")),
         }
     }
 

@@ -178,7 +178,7 @@ fn arranged(cx: &mut Cx, x: &Labeled, groups: &[(&Vec<u32>, &Vec<Dim>)]) -> Resu
     let y = cx.b.permute(x.value, &order.ok_or("a label is lost")?)?;
     let full = Shape(groups.iter().flat_map(|(_, sizes)| sizes.iter().cloned()).collect());
     let y = cx.b.broadcast_to(y, &full)?;
-    let joined = groups.iter().map(|(_, sizes)| sizes.iter().fold(Dim::int(1), |n, d| n * d)).collect();
+    let joined = groups.iter().map(|(_, sizes)| Dim::product(sizes.iter())).collect();
     cx.b.reshape(y, Shape(joined))
 }
 

@@ -47,7 +47,7 @@ fn plain(cx: &mut Cx, a: &Args, left: &str, right: &str) -> Built {
 fn matrix(cx: &mut Cx, x: Value) -> Result<Value, String> {
     let shape = cx.shape(x);
     let (last, lead) = shape.0.split_last().ok_or("a 0-d tensor is no matrix")?;
-    let rows = lead.iter().fold(Dim::int(1), |n, d| n * d);
+    let rows = Dim::product(lead);
     cx.b.reshape(x, [rows, last.clone()])
 }
 

@@ -51,7 +51,7 @@ fn max_pool(cx: &mut Cx, a: &Args, rank: usize) -> Built {
 /// The shape with its last `rank` dimensions as one.
 fn flat(shape: &Shape, rank: usize) -> Shape {
     let (lead, plane) = shape.0.split_at(shape.rank() - rank);
-    Shape(lead.iter().cloned().chain([plane.iter().fold(Dim::int(1), |n, d| n * d)]).collect())
+    Shape(lead.iter().cloned().chain([Dim::product(plane)]).collect())
 }
 
 /// By its definition: the cotangent is added wherever the indices say, whether a window sees it or not.

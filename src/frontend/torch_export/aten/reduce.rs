@@ -269,7 +269,7 @@ pub fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
     let centered = cx.b.sub(x, kept)?;
     let square = cx.b.mul(centered, centered)?;
     let sum = over(cx, ReduceKind::Sum, square, &dims, keep)?;
-    let count = dims.iter().fold(Dim::int(1), |n, &d| n * &cx.b.shape(x)[d]);
+    let count = Dim::product(dims.iter().map(|&d| &cx.b.shape(x)[d]));
     let count = cx.b.size(&count, dtype)?;
     let (correction, zero) = (cx.b.constant(dtype, correction)?, cx.b.constant(dtype, 0.0)?);
     let divisor = cx.b.sub(count, correction)?;

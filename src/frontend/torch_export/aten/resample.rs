@@ -300,7 +300,7 @@ fn grid_sampler(cx: &mut Cx, a: &Args) -> Built {
     let rank = shape.rank().checked_sub(2).filter(|&r| r > 0).ok_or("the image has no spatial dimension")?;
     let sizes: Option<Vec<i64>> = shape.0[2..].iter().map(Dim::as_int).collect();
     let sizes = sizes.ok_or("sampling an image of symbolic size is not supported")?;
-    let plane = shape.0[2..].iter().fold(Dim::int(1), |n, d| n * d);
+    let plane = Dim::product(&shape.0[2..]);
     super::rank_of(cx, grid, 1)?;
     let image = cx.b.reshape(x, [shape[0].clone(), shape[1].clone(), plane])?;
     let sampler = Sampler { padding: a.int_or("padding_mode", 0)?, align: a.bool_or("align_corners", false)?, image, sizes };
@@ -380,7 +380,7 @@ impl Sampler {
         }
         let (Some(mask), Some(flat)) = (mask, flat) else { return Err("there is no coordinate".into()) };
         let image = cx.shape(self.image);
-        let count = points.0[1..].iter().fold(Dim::int(1), |n, d| n * d);
+        let count = Dim::product(&points.0[1..]);
         let index = cx.b.reshape(flat, [points[0].clone(), Dim::int(1), count.clone()])?;
         let index = cx.b.broadcast_to(index, &crate::types::Shape(vec![image[0].clone(), image[1].clone(), count]))?;
         let read = cx.b.gather(self.image, index, 2)?;

@@ -103,7 +103,7 @@ impl Indexed {
         }
         let index = cx.b.broadcast_to(linear.ok_or("there is no index")?, &together)?;
         let others: Vec<usize> = (0..shape.rank()).filter(|d| !dims.contains(d)).collect();
-        let size = dims.iter().fold(Dim::int(1), |n, &d| n * &shape[d]);
+        let size = Dim::product(dims.iter().map(|&d| &shape[d]));
         let rest = others.iter().map(|&d| shape[d].clone()).collect();
         let neighbors = last - first + 1 == dims.len();
         let order = dims.into_iter().chain(others).collect();

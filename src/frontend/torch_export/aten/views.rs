@@ -140,7 +140,7 @@ fn flatten(cx: &mut Cx, a: &Args) -> Built {
     if from > to {
         return Err(format!("dimensions {from} to {to} are out of order"));
     }
-    let joined = sizes.drain(from..=to).fold(Dim::int(1), |n, d| n * &d);
+    let joined = Dim::product(&sizes.drain(from..=to).collect::<Vec<_>>());
     sizes.insert(from, joined);
     Ok(vec![cx.b.reshape(x, Shape(sizes))?])
 }
