@@ -1,7 +1,9 @@
 //! Element formats and the memory plan: which slot each buffer lives in.
 //!
 //! Slots are separate device buffers, not offsets into one arena, since wgpu tracks hazards per buffer. Temporaries whose
-//! lifetimes do not meet share a slot, best fit by size (one scan over the commands).
+//! lifetimes do not meet share a slot, best fit by size (one scan over the commands). What a launch writes first gets its slot while all
+//! that the launch reads still has its own, so that every kernel has what `Form::needs_distinct_slots` asks for; the check of a
+//! program's memory follows that, and code generation refuses what does not have it.
 
 use super::group::Group;
 use super::program::{PlacedBuffer, Slot, SlotId, SlotKind};
