@@ -319,7 +319,8 @@ fn checking(work: Work, level: Level, (rows, cols): (i64, i64), bad: i64, masked
                 let (number, none) = (b.index(&checked, DType::F32), b.constant(DType::F32, 0.0));
                 let nothing = b.call(F::Mul, &[number, none]);
                 let operand = b.call(F::Add, &[v, nothing]);
-                matrix_product(b, if level == Level::Element { operand } else { v }, &x, y, r, &col);
+                let place = r[0].times(&Dim::int(rows.max(cols))).add(&r[1]);
+                matrix_product(b, if level == Level::Element { operand } else { v }, &x, (y, place), r, &col);
             } else {
                 finish(b, work, v, y, (&row, &col), &m);
             }
@@ -328,12 +329,12 @@ fn checking(work: Work, level: Level, (rows, cols): (i64, i64), bad: i64, masked
     })
 }
 
-fn matrix_product(b: &mut BodyBuilder, v: Val, x: &OperandView, y: BufferId, r: &[IndexExpr], k: &IndexExpr) {
+fn matrix_product(b: &mut BodyBuilder, v: Val, x: &OperandView, (y, place): (BufferId, IndexExpr), r: &[IndexExpr], k: &IndexExpr) {
     let w = b.load(x.at(&[r[1].clone(), k.clone()]));
     let terms = b.call(F::Mul, &[v, w]);
     let dot = b.reduce(Combiner::Sum, terms);
     b.tag = Tag::Matmul { a: v, b: w, dot, batch: 0 };
-    b.write(y, r[0].clone(), dot);
+    b.write(y, place, dot);
 }
 
 /// The rest of the nest: reduces, sorts or copies, and stores.

@@ -127,22 +127,30 @@ impl Product<'_> {
         numbers && m.min(n) > 4.0 && m * n >= 256.0 && k >= 4.0 && self.nest.writes.iter().all(owned)
     }
 
-    /// Where terms end before columns do.
+    /// Where terms end before columns do: both factors are zero where the same condition does not hold.
     pub fn limit(&self) -> Option<Limit> {
-        let [_] = self.nest.cols[..] else { return None };
+        let ([_], Some(mask)) = (&self.nest.cols[..], self.zero_unless(self.a)) else { return None };
+        if self.zero_unless(self.b) != Some(mask) {
+            return None;
+        }
+        let Instr::Call(ScalarFn::Lt, args) = &self.nest.stmt(mask).instr else { return None };
+        let Instr::Index(at) = &self.nest.stmt(args[0]).instr else { return None };
+        let total = match &self.nest.stmt(args[1]).instr {
+            Instr::Const(end) => Dim::int(end.as_i64()),
+            Instr::Index(end) => end.as_constant()?.clone(),
+            _ => return None,
+        };
         let (col, batch) = (self.nest.rows.len() as u32, self.batch as u32);
-        (0..self.nest.body.len() as u32).find_map(|v| {
-            let Instr::Call(ScalarFn::Lt, args) = &self.nest.body[v as usize].instr else { return None };
-            let Instr::Index(at) = &self.nest.stmt(args[0]).instr else { return None };
-            let total = match &self.nest.stmt(args[1]).instr {
-                Instr::Const(end) => Dim::int(end.as_i64()),
-                Instr::Index(end) => end.as_constant()?.clone(),
-                _ => return None,
-            };
-            let start = at.substitute(&|a| if a.id == col { IndexExpr::zero() } else { IndexExpr::axis(a.id, &a.size) }, &IndexExpr::value);
-            let plain = at.linear_coefficient(col).is_some_and(|k| k.is(1)) && start.values().is_empty() && !start.uses_axis(|a| a >= batch);
-            plain.then_some(Limit { mask: Val(v), start, total })
-        })
+        let start = at.substitute(&|a| if a.id == col { IndexExpr::zero() } else { IndexExpr::axis(a.id, &a.size) }, &IndexExpr::value);
+        let counts = at.linear_coefficient(col).is_some_and(|k| k.is(1)) && start.bounds().is_some_and(|(lo, _)| lo.range().0 >= 0);
+        let plain = start.values().is_empty() && !start.uses_axis(|a| a >= batch);
+        (counts && plain).then_some(Limit { mask, start, total })
+    }
+
+    /// The condition without which a value is zero.
+    fn zero_unless(&self, v: Val) -> Option<Val> {
+        let Instr::Call(ScalarFn::Where, args) = &self.nest.stmt(v).instr else { return None };
+        matches!(self.nest.stmt(args[2]).instr, Instr::Const(n) if n.as_f64() == 0.0).then_some(args[0])
     }
 }
 

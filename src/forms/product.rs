@@ -138,6 +138,7 @@ pub const STEP: i64 = 16;
 /// adding up their results costs.
 pub fn parts(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel) -> Option<i64> {
     const SHORTEST: f64 = 512.0;
+    const NEAR: f64 = 1.05;
     if model.parallel_lanes < FEW_LANES {
         return None;
     }
@@ -148,8 +149,10 @@ pub fn parts(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel) 
         let traffic = (2.0 * parts as f64 + 1.0) * outputs * bytes as f64 / model.bandwidth_gbps as f64 + model.launch_ns as f64;
         Some(arithmetic_ns(units, model) + if parts > 1 { traffic } else { 0.0 })
     };
-    let divided = (2..=16).filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| Some((p, price(p)?)));
-    let (parts, time) = divided.min_by(|a, b| a.1.total_cmp(&b.1))?;
+    let divided: Vec<(i64, f64)> = (2..=16).filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| Some((p, price(p)?))).collect();
+    let least = divided.iter().map(|d| d.1).min_by(f64::total_cmp)?;
+    // Few parts take less memory.
+    let (parts, time) = *divided.iter().find(|d| d.1 <= NEAR * least)?;
     let whole = price(1)?;
     // Predictions are a tenth off, and one launch more also costs those around it.
     (time < 0.9 * whole && whole - time > 4.0 * model.launch_ns as f64).then_some(parts)
