@@ -35,6 +35,12 @@ impl BodyBuilder {
         BodyBuilder { stmts: Vec::with_capacity(statements), known, ..BodyBuilder::default() }
     }
 
+    /// The body of a nest with what it stores, to be continued.
+    pub fn of(nest: &Nest) -> BodyBuilder {
+        let known = nest.values().map(|v| (nest.stmt(v).clone(), v)).rev();
+        BodyBuilder { known: known.collect(), stmts: nest.body.clone(), writes: nest.writes.clone(), tag: nest.tag }
+    }
+
     /// The nest over `rows` x `cols` with this body.
     pub fn nest(self, label: impl Into<String>, rows: Vec<Dim>, cols: Vec<Dim>, provenance: Provenance) -> Nest {
         Nest { label: label.into(), rows, cols, body: self.stmts, writes: self.writes, tag: self.tag, provenance }

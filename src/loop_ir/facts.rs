@@ -13,7 +13,7 @@ use crate::types::Dim;
 
 impl Nest {
     /// Its values in order.
-    pub fn values(&self) -> impl Iterator<Item = Val> + use<> {
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = Val> + use<> {
         (0..self.body.len() as u32).map(Val)
     }
 
@@ -97,7 +97,7 @@ pub fn needed(nest: &Nest, roots: impl IntoIterator<Item = Val>) -> Vec<bool> {
 pub fn needed_before(nest: &Nest, roots: impl IntoIterator<Item = Val>, stop: Option<Val>) -> Vec<bool> {
     let mut needed = vec![false; nest.body.len()];
     roots.into_iter().for_each(|v| needed[v.0 as usize] = true);
-    for v in nest.values().collect::<Vec<_>>().into_iter().rev() {
+    for v in nest.values().rev() {
         if needed[v.0 as usize] && stop != Some(v) {
             nest.stmt(v).instr.operands().iter().for_each(|o| needed[o.0 as usize] = true);
         }

@@ -11,7 +11,7 @@
 use crate::config::Config;
 use crate::error::Error;
 use crate::graph::{Graph, InputRole, NodeId, OutputRole, Value};
-use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Instr, Nest, Phase, Rebase, flatten};
+use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Instr, Nest, Phase, flatten};
 use crate::ops::{NestBuilder, OpDef, OperandView};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, HostTensor, Provenance, TensorType};
@@ -273,17 +273,13 @@ impl Lowering {
 
 /// Rounds what a nest writes in half precision, so that a nest that takes it over unstored sees the rounded value.
 fn round_halves(nest: &mut Nest) {
-    let mut b = BodyBuilder::with_capacity(nest.body.len());
-    let mut to = Rebase::in_place();
-    to.copy_all(&mut b, nest, nest.values());
-    for w in &nest.writes {
-        let (dtype, mut w, value) = (nest.dtype(w.value), to.write(w), &nest.stmt(w.value).instr);
+    let mut b = BodyBuilder::of(nest);
+    for (k, w) in nest.writes.iter().enumerate() {
+        let (dtype, value) = (nest.dtype(w.value), &nest.stmt(w.value).instr);
         let is_rounded = matches!(value, Instr::Load { .. } | Instr::Cast(_) | Instr::Const(_));
         if matches!(dtype, DType::F16 | DType::BF16) && !is_rounded {
-            w.value = b.push(Instr::Cast(w.value), dtype);
+            b.writes[k].value = b.push(Instr::Cast(w.value), dtype);
         }
-        b.writes.push(w);
     }
-    b.tag = to.tag(nest.tag);
     *nest = b.replace(nest);
 }

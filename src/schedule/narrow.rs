@@ -8,7 +8,7 @@
 //! * The check is conservative by the rounding of f32; for sums and products of rows it bounds the sum of magnitudes.
 //! * Cost: one pass over all statements.
 
-use crate::loop_ir::{BufferId, Combiner, Instr, Nest, Number, Stmt, Tag, Val};
+use crate::loop_ir::{BodyBuilder, BufferId, Combiner, Instr, Nest, Tag, Val};
 use crate::lower::Lowered;
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
@@ -39,24 +39,25 @@ pub fn check_narrowed(nests: &mut [Nest], lowered: &mut Lowered) {
 fn check_nest(nest: &mut Nest, stored: &[Option<Range>], checks: &mut Vec<String>) -> Vec<Option<Range>> {
     let mut ranges: Vec<Option<Range>> = vec![];
     let mut code = None;
-    for at in 0..nest.body.len() {
-        let v = Val(at as u32);
+    let mut b = BodyBuilder::of(nest);
+    for v in nest.values() {
         let dtype = nest.dtype(v);
         let found = if dtype.is_float() { None } else { range(nest, v, &ranges, stored) };
         let limits = all(dtype);
         let proven = found.filter(|r| limits.0 <= r.0 && r.1 <= limits.1);
         if dtype == DType::I64
             && proven.is_none()
-            && let Some((estimate, limit)) = estimate(nest, v)
+            && let Some((estimate, limit)) = estimate(&mut b, &nest.stmt(v).instr)
         {
             let code = *code.get_or_insert_with(|| {
                 checks.push(message(nest));
                 checks.len() as u32
             });
-            push_check(nest, estimate, limit, code);
+            push_check(&mut b, estimate, limit, code);
         }
         ranges.push(proven);
     }
+    *nest = b.replace(nest);
     ranges
 }
 
@@ -147,69 +148,56 @@ fn combined_range(combiner: Combiner, x: Range, count: i128) -> Option<Range> {
 
 /// Statements that compute the magnitude of a value in f32, and what it stays below in 32 bits. `None` where the value cannot leave
 /// the range of what it is made of.
-fn estimate(nest: &mut Nest, v: Val) -> Option<(Val, f64)> {
+fn estimate(b: &mut BodyBuilder, instr: &Instr) -> Option<(Val, f64)> {
     use ScalarFn as F;
-    match nest.stmt(v).instr.clone() {
-        Instr::Cast(x) => Some((magnitude(nest, x), FITS)),
+    match instr {
+        Instr::Cast(x) => Some((magnitude(b, *x), FITS)),
         Instr::Call(F::ShiftLeft, args) => {
-            let amount = as_float(nest, args[1]);
-            let (x, power) = (as_float(nest, args[0]), push(nest, Instr::Call(F::Exp2, vec![amount]), DType::F32));
-            Some((product(nest, x, power), FITS))
+            let amount = b.cast(args[1], DType::F32);
+            let (x, power) = (b.cast(args[0], DType::F32), b.call(F::Exp2, &[amount]));
+            let value = b.call(F::Mul, &[x, power]);
+            Some((b.call(F::Abs, &[value]), FITS))
         }
-        Instr::Call(F::Div | F::FloorDiv, args) => Some((magnitude(nest, args[0]), FITS)),
+        Instr::Call(F::Div | F::FloorDiv, args) => Some((magnitude(b, args[0]), FITS)),
         Instr::Call(f, args) => {
-            let args = args.iter().map(|&a| as_float(nest, a)).collect();
-            let value = push(nest, Instr::Call(f, args), DType::F32);
-            Some((push(nest, Instr::Call(F::Abs, vec![value]), DType::F32), FITS))
+            let args = args.iter().map(|&a| b.cast(a, DType::F32)).collect();
+            let value = b.push(Instr::Call(*f, args), DType::F32);
+            Some((b.call(F::Abs, &[value]), FITS))
         }
         Instr::Reduce(combiner, x) => {
-            let x = summand(nest, combiner, x);
-            Some((push(nest, Instr::Reduce(combiner, x), DType::F32), SUM_FITS))
+            let x = summand(b, *combiner, *x);
+            Some((b.push(Instr::Reduce(*combiner, x), DType::F32), SUM_FITS))
         }
         Instr::Scan(combiner, x) => {
-            let x = summand(nest, combiner, x);
-            Some((push(nest, Instr::Scan(combiner, x), DType::F32), SUM_FITS))
+            let x = summand(b, *combiner, *x);
+            Some((b.push(Instr::Scan(*combiner, x), DType::F32), SUM_FITS))
         }
         _ => None,
     }
 }
 
 /// What a row's sum or product is bounded by: magnitudes, of factors at least one.
-fn summand(nest: &mut Nest, combiner: Combiner, x: Val) -> Val {
-    nest.tag = Tag::Loop;
-    let x = magnitude(nest, x);
+fn summand(b: &mut BodyBuilder, combiner: Combiner, x: Val) -> Val {
+    b.tag = Tag::Loop;
+    let x = magnitude(b, x);
     if combiner != Combiner::Prod {
         return x;
     }
-    let one = push(nest, Instr::Const(Number::new(DType::F32, 1.0)), DType::F32);
-    push(nest, Instr::Call(ScalarFn::Maximum, vec![x, one]), DType::F32)
+    let one = b.constant(DType::F32, 1.0);
+    b.call(ScalarFn::Maximum, &[x, one])
 }
 
-fn product(nest: &mut Nest, x: Val, y: Val) -> Val {
-    let value = push(nest, Instr::Call(ScalarFn::Mul, vec![x, y]), DType::F32);
-    push(nest, Instr::Call(ScalarFn::Abs, vec![value]), DType::F32)
-}
-
-fn magnitude(nest: &mut Nest, x: Val) -> Val {
-    let x = as_float(nest, x);
-    push(nest, Instr::Call(ScalarFn::Abs, vec![x]), DType::F32)
-}
-
-fn as_float(nest: &mut Nest, x: Val) -> Val {
-    if nest.dtype(x) == DType::F32 { x } else { push(nest, Instr::Cast(x), DType::F32) }
+fn magnitude(b: &mut BodyBuilder, x: Val) -> Val {
+    let x = b.cast(x, DType::F32);
+    b.call(ScalarFn::Abs, &[x])
 }
 
 /// Sets the status word where the estimate reaches the limit.
-fn push_check(nest: &mut Nest, estimate: Val, limit: f64, code: u32) {
-    let limit = push(nest, Instr::Const(Number::new(DType::F32, limit)), DType::F32);
-    let leaves = push(nest, Instr::Call(ScalarFn::Ge, vec![estimate, limit]), DType::Bool);
-    let index = push(nest, Instr::Cast(leaves), DType::I32);
-    push(nest, Instr::Bound { index, size: Dim::int(1), mask: None, code }, DType::I32);
-}
-
-fn push(nest: &mut Nest, instr: Instr, dtype: DType) -> Val {
-    nest.body.push(Stmt { instr, dtype });
-    Val(nest.body.len() as u32 - 1)
+fn push_check(b: &mut BodyBuilder, estimate: Val, limit: f64, code: u32) {
+    let limit = b.constant(DType::F32, limit);
+    let leaves = b.call(ScalarFn::Ge, &[estimate, limit]);
+    let index = b.cast(leaves, DType::I32);
+    b.bound(index, &Dim::int(1), None, code);
 }
 
 #[cfg(test)]
