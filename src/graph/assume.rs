@@ -67,6 +67,10 @@ impl Builder {
         if !self.assumes || a.as_int().is_some() || b.as_int().is_some() || a.known_eq(&b) {
             return;
         }
+        // The smaller of two sizes is one of them where that is not the larger.
+        if let Some((x, y)) = (a.clone() - &b).zero_where_at_most() {
+            return self.assume_at_most(&x, &y, needed_by);
+        }
         let places = self.places();
         // A made symbol gives way before all others: it is what a size has more than another one.
         let made = |s: &Symbol| self.unified.is_made(s).then_some((usize::MAX, 0));
@@ -308,6 +312,20 @@ mod tests {
         let run = |sizes: [usize; 3]| evaluate(&g, &sizes.map(|n| HostTensor::zeros(DType::F32, &[n])), Precision::Working);
         assert!(run([9, 8, 2]).is_ok() && run([9, 2, 8]).is_ok() && run([9, 9, 9]).is_ok());
         assert!(run([7, 8, 2]).is_err() && run([7, 2, 8]).is_err());
+    }
+
+    #[test]
+    fn the_smaller_of_two_sizes_is_the_one_that_is_needed() {
+        let (n, m) = (symbol("n"), symbol("m"));
+        for (wanted, claim) in
+            [(m.clone(), "m <= n, where x[0] is n and y[0] is m (add)"), (n.clone(), "n <= m, where x[0] is n and y[0] is m (add)")]
+        {
+            let (mut b, x, y) = with_inputs([n.clone()], [m.clone()]);
+            let head = b.slice(x, 0, Dim::int(0), n.min_with(&m), 1).unwrap();
+            let other = if wanted == m { y } else { x };
+            let result = b.add(head, other).unwrap();
+            assert_eq!(claims(&finish(b, result)), [claim]);
+        }
     }
 
     #[test]

@@ -333,8 +333,6 @@ pub struct Cx {
     pub b: Builder,
     /// New values of tensor arguments, by the argument's name; the importer writes them through aliases.
     pub writes: Vec<(String, Value)>,
-    /// The shape that the program declares for the first result of the call at hand.
-    pub declared: Option<Shape>,
     key: Option<Value>,
     streams: u32,
 }

@@ -180,8 +180,6 @@ impl<'a> Converter<'a> {
             return Err("strides of a tensor that is itself a view are not supported".into());
         }
         self.cx.writes.clear();
-        let first = node.outputs.first().map(Argument::tensors).unwrap_or_default().into_iter().next();
-        self.cx.declared = first.and_then(|name| graph.tensor_values.get(name)).and_then(|meta| self.shape(meta).ok());
         let mut results = (row.build)(&mut self.cx, &args)?;
         // `to` gives a view where it changes nothing, unless it is asked for a copy.
         let copies = args.bool_or("copy", false)?;

@@ -57,6 +57,29 @@ impl Dim {
         }
     }
 
+    /// Sizes of which the first is at most the second just where this is zero: this is `max(x, 0)` or `max(x, 0) - x`, up to its sign
+    /// and to factors that are never zero.
+    pub fn zero_where_at_most(&self) -> Option<(Dim, Dim)> {
+        let gap = self.without_common_factors();
+        [gap.clone(), Dim::int(0) - gap].into_iter().find_map(|gap| {
+            let positive = |(atoms, factor): (Vec<Atom>, i64)| match &atoms[..] {
+                [Atom::Positive(x)] if factor == 1 => Some(x.clone()),
+                _ => None,
+            };
+            let x = gap.terms().into_iter().find_map(positive)?;
+            let rest = gap - &Dim::atom(Atom::Positive(x.clone()));
+            let (plus, minus) = x.by_sign();
+            if rest.is(0) { Some((plus, minus)) } else { (rest + &x).is(0).then_some((minus, plus)) }
+        })
+    }
+
+    /// Two sums whose difference this is, of terms with positive factors only.
+    fn by_sign(&self) -> (Dim, Dim) {
+        let (plus, minus): (Vec<_>, Vec<_>) = self.terms().into_iter().partition(|(_, factor)| *factor > 0);
+        let minus = minus.into_iter().map(|(atoms, factor)| (atoms, factor.saturating_neg())).collect();
+        (Dim::from_terms(plus), Dim::from_terms(minus))
+    }
+
     /// Divided by the symbols, at least one everywhere, and by the constant that all terms share.
     fn without_common_factors(&self) -> Dim {
         let mut out = self.clone();

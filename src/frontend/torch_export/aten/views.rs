@@ -243,28 +243,8 @@ fn slice(cx: &mut Cx, a: &Args, name: &str) -> Built {
     let x = a.tensor(name)?;
     let dim = cx.dim(x, a.int_or("dim", 0)?)?;
     let size = cx.b.shape(x).0.get(dim).cloned().ok_or("a 0-d tensor has no slice")?;
-    let (start, end) = (a.dim_opt("start")?, a.dim_opt("end")?);
-    let declared = cx.declared.as_ref().and_then(|s| s.0.get(dim)).cloned();
-    let known = declared.and_then(|declared| declared_ends(cx, &size, start.clone(), end.clone(), &declared));
-    let (start, end) = known.unwrap_or_else(|| slice_ends(&size, start, end));
+    let (start, end) = slice_ends(&size, a.dim_opt("start")?, a.dim_opt("end")?);
     Ok(vec![cx.b.slice(x, dim, start, end, a.int_or("step", 1)?)?])
-}
-
-/// Ends that lie inside, or an end that lies behind, where the declared size of the result says so: PyTorch decided it by a guard.
-fn declared_ends(cx: &mut Cx, size: &Dim, start: Option<Dim>, end: Option<Dim>, declared: &Dim) -> Option<(Dim, Dim)> {
-    let from_start = |at: Dim| if at.range().1 < 0 { at + size } else { at };
-    let (start, end) = (start.map_or(Dim::int(0), from_start), end.map_or(size.clone(), from_start));
-    if declared.as_int().is_some() {
-        return None;
-    }
-    if end.clone() - &start == *declared {
-        return Some((start, end));
-    }
-    let is_behind = end.as_int().is_none() && size.clone() - &start == *declared;
-    if is_behind {
-        cx.b.assume_at_most(size, &end, "slice");
-    }
-    is_behind.then(|| (start, size.clone()))
 }
 
 fn slice_scatter(cx: &mut Cx, a: &Args) -> Built {
