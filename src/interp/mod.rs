@@ -26,6 +26,8 @@ mod registers;
 mod template;
 
 #[cfg(test)]
+mod definition;
+#[cfg(test)]
 mod tests;
 
 use crate::error::Error;
