@@ -172,7 +172,8 @@ fn every_filetest_can_be_explained() {
     while let Some(folder) = folders.pop() {
         for path in std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
             if path.is_dir() {
-                folders.push(path);
+                // Files of nests are no programs.
+                folders.extend(Some(path).filter(|p| !p.ends_with("loop_ir")));
                 continue;
             }
             count += 1;
