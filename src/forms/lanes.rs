@@ -25,7 +25,7 @@ impl Lane {
 
     /// An index over the kernel's axes.
     pub fn index(&self, e: &IndexExpr) -> IndexExpr {
-        e.substitute(&|a| self.axes[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size))
+        e.moved(&self.axes)
     }
 
     /// A place written, over the kernel's axes.
@@ -35,8 +35,7 @@ impl Lane {
         {
             return flat.clone();
         }
-        let axes = self.write_axes.as_ref().unwrap_or(&self.axes);
-        e.substitute(&|a| axes[a.id as usize].clone(), &|v, size| IndexExpr::value(v, size))
+        e.moved(self.write_axes.as_ref().unwrap_or(&self.axes))
     }
 }
 

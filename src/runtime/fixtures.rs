@@ -5,7 +5,7 @@ use crate::config::{Config, Mode, Target};
 use crate::frontend::optim::Sgd;
 use crate::frontend::{Initializer, Traced};
 use crate::graph::{InputRole, OutputRole};
-use crate::loop_ir::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Phase, Stmt, Tag, Val, Write};
+use crate::loop_ir::{BodyBuilder, BufferId, Combiner, Element, IndexExpr, Nest, Phase};
 use crate::scalar::ScalarFn;
 use crate::schedule::{Dispatch, PlacedBuffer, Program, ProgramInput, ProgramOutput, Slot, SlotId, SlotKind};
 use crate::types::{DType, Dim, Provenance, Storage, Symbol, TensorType};
@@ -56,15 +56,11 @@ pub fn symbolic_plan(target: Target) -> Plan {
     let ty = TensorType::new(DType::F32, n.clone());
     let bytes = n.clone() * Dim::int(4);
     let axis = IndexExpr::axis(0, &n);
-    let nest = Nest {
-        label: "double".into(),
-        rows: vec![n.clone()],
-        cols: vec![],
-        body: vec![load(0, axis.clone()), stmt(Instr::Call(ScalarFn::Add, vec![Val(0), Val(0)]), DType::F32)],
-        writes: vec![Write::new(BufferId(1), axis, Val(1))],
-        tag: Tag::Loop,
-        provenance: Provenance::default(),
-    };
+    let mut b = BodyBuilder::default();
+    let x = b.load(element(0, axis.clone()));
+    let double = b.call(ScalarFn::Add, &[x, x]);
+    b.write(BufferId(1), axis, double);
+    let nest = b.nest("double", vec![n.clone()], vec![], Provenance::default());
     let program = Program {
         name: "double".into(),
         symbols: vec![Symbol { name: "n".into(), min: 1, max: 1 << 24 }],
@@ -126,52 +122,31 @@ const DOUBLE_WGSL: &str = "
 fn loss_nest() -> Nest {
     let four = Dim::int(4);
     let axis = IndexExpr::axis(0, &four);
-    Nest {
-        label: "dot".into(),
-        rows: vec![],
-        cols: vec![four.clone()],
-        body: vec![
-            load(0, axis.clone()),
-            load(1, axis),
-            // A masked index is none that the host checks: the status word is what these tests are about.
-            stmt(Instr::Const(Number::new(DType::Bool, 1.0)), DType::Bool),
-            stmt(Instr::Load { buffer: BufferId(2), index: IndexExpr::zero(), mask: Some(Val(2)) }, DType::I32),
-            stmt(Instr::Bound { index: Val(3), size: four, mask: None, code: 1 }, DType::I32),
-            stmt(Instr::Call(ScalarFn::Mul, vec![Val(0), Val(1)]), DType::F32),
-            stmt(Instr::Reduce(Combiner::Sum, Val(5)), DType::F32),
-        ],
-        writes: vec![Write::new(BufferId(3), IndexExpr::zero(), Val(6))],
-        tag: Tag::Loop,
-        provenance: Provenance::default(),
-    }
+    let mut b = BodyBuilder::default();
+    let (x, y) = (b.load(element(0, axis.clone())), b.load(element(1, axis)));
+    // A masked index is none that the host checks: the status word is what these tests are about.
+    let mask = b.constant(DType::Bool, 1.0);
+    let index = b.load_if(Element { dtype: DType::I32, ..element(2, IndexExpr::zero()) }, mask);
+    b.bound(index, &four, None, 1);
+    let product = b.call(ScalarFn::Mul, &[x, y]);
+    let sum = b.reduce(Combiner::Sum, product);
+    b.write(BufferId(3), IndexExpr::zero(), sum);
+    b.nest("dot", vec![], vec![four], Provenance::default())
 }
 
 fn update_nest() -> Nest {
     let four = Dim::int(4);
     let axis = IndexExpr::axis(0, &four);
-    Nest {
-        label: "sgd".into(),
-        rows: vec![four],
-        cols: vec![],
-        body: vec![
-            load(0, axis.clone()),
-            load(1, IndexExpr::zero()),
-            load(2, axis.clone()),
-            stmt(Instr::Call(ScalarFn::Mul, vec![Val(1), Val(2)]), DType::F32),
-            stmt(Instr::Call(ScalarFn::Sub, vec![Val(0), Val(3)]), DType::F32),
-        ],
-        writes: vec![Write::new(BufferId(0), axis, Val(4))],
-        tag: Tag::Loop,
-        provenance: Provenance::default(),
-    }
+    let mut b = BodyBuilder::default();
+    let (p, rate, g) = (b.load(element(0, axis.clone())), b.load(element(1, IndexExpr::zero())), b.load(element(2, axis.clone())));
+    let step = b.call(ScalarFn::Mul, &[rate, g]);
+    let new = b.call(ScalarFn::Sub, &[p, step]);
+    b.write(BufferId(0), axis, new);
+    b.nest("sgd", vec![four], vec![], Provenance::default())
 }
 
-fn load(buffer: u32, index: IndexExpr) -> Stmt {
-    Stmt { instr: Instr::Load { buffer: BufferId(buffer), index, mask: None }, dtype: DType::F32 }
-}
-
-fn stmt(instr: Instr, dtype: DType) -> Stmt {
-    Stmt { instr, dtype }
+fn element(buffer: u32, index: IndexExpr) -> Element {
+    Element { buffer: BufferId(buffer), index, dtype: DType::F32 }
 }
 
 fn placed(name: &str, ty: TensorType, slot: u32) -> PlacedBuffer {
