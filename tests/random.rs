@@ -393,7 +393,7 @@ fn check(graph: &Graph, what: What, kind: u8, layers: &[layers::Layer]) -> Resul
     passes_keep_values(graph, &unusual).map_err(|e| (unusual, e))?;
     // Elements beside a convolution's input count as zeros, whatever the weight, and gradients of special values are their own
     // subject: programs with special values have neither.
-    let special = kind % 4 == 0 && what == What::Forward && !graph.nodes.iter().any(|n| n.op.name().starts_with("convolution"));
+    let special = kind.is_multiple_of(4) && what == What::Forward && !graph.nodes.iter().any(|n| n.op.name().starts_with("convolution"));
     let data = inputs_of(graph, what, special);
     let differing = layers.iter().find_map(|layer| layers::check(layer, graph, what, &data, 4e-6).err());
     differing.map_or(Ok(()), |e| Err((data, e)))

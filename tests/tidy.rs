@@ -284,7 +284,10 @@ fn code_does_not_contain_what_it_must_not() {
                 "unsafe is for the runtime, the interpreter's raw slots and the file mapping of types",
             );
             forbid(has(&["todo!(", "dbg!(", "unimplemented!("]), "unfinished code");
-            forbid(s.path != "src/codegen/text/emit.rs" && has(&["workgroupBarrier(", "storageBarrier("]), "barriers are written by `Emitter::barrier`");
+            forbid(
+                s.path != "src/codegen/text/emit.rs" && has(&["workgroupBarrier(", "storageBarrier("]),
+                "barriers are written by `Emitter::barrier`",
+            );
             let hides_error = l.contains(".ok()") && !l.contains("parse");
             forbid(s.room == "codegen" && (l.contains("fn choose") || hides_error), "schedule chooses, and no error becomes another kernel");
             forbid(s.room != "lib" && l.trim_start().starts_with("pub use crate::"), "re-exports are for lib.rs");

@@ -108,7 +108,7 @@ fn one_packed_boolean_output() {
     let types = vec![graph.ty(graph.inputs[0].value).clone()];
     let plan = inductor::compile::inductor(&graph, &types, &inductor::config::Target::webgpu_default(), &Config::default()).unwrap();
     let output = plan.program.outputs[0].buffer;
-    assert_eq!(plan.program.buffers[output.0 as usize].storage, inductor::schedule::Storage::Packed);
+    assert_eq!(plan.program.buffers[output.0 as usize].storage, inductor::types::Storage::Packed);
     everywhere(&graph, &vec![("x".into(), numbers(&[3, 7]))]);
 }
 

@@ -51,7 +51,8 @@ impl<'a> Shaders<'a> {
             let shape = self.shape(command)?;
             let slot = |k: u32| self.program.buffers[self.dispatch(command).buffers[k as usize].0 as usize].slot;
             let vectors: Vec<(SlotId, bool)> = shape.vectors.iter().map(|&(buffer, v)| (slot(buffer), v)).collect();
-            let agrees = |g: &&mut LaunchGroup| g.threads == shape.threads && vectors.iter().all(|(slot, v)| g.vectors.get(slot).is_none_or(|w| w == v));
+            let agrees =
+                |g: &&mut LaunchGroup| g.threads == shape.threads && vectors.iter().all(|(slot, v)| g.vectors.get(slot).is_none_or(|w| w == v));
             match groups.iter_mut().find(agrees) {
                 Some(group) => {
                     group.vectors.extend(vectors);

@@ -4,7 +4,7 @@ use super::product::{Sizes, by_time, price};
 use super::{Cost, Form, Lane, Operand, owns_words};
 use crate::config::Target;
 use crate::loop_ir::facts::{cone, is_constant_along, needed};
-use crate::loop_ir::{IndexExpr, Instr, Nest, Tag, Term, Val, Write, unflatten};
+use crate::loop_ir::{BodyBuilder, Element, IndexExpr, Instr, Nest, Rebase, Tag, Term, Val, Write, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceCaps, Dim};
 
@@ -156,28 +156,23 @@ impl Product<'_> {
 
 /// The nest where all of its columns count.
 pub fn in_range(nest: &Nest, limit: &Limit) -> Nest {
-    let mut out = nest.clone();
-    let mut same: Vec<Val> = (0..nest.body.len() as u32).map(Val).collect();
-    for at in 0..nest.body.len() {
-        let stmt = nest.body[at].instr.map(&|v| same[v.0 as usize], &|e| e.substitute(&|a| IndexExpr::axis(a.id, &a.size), &|v, size| IndexExpr::value(same[v as usize].0, size)));
-        out.body[at].instr = match stmt {
-            Instr::Load { buffer, index, mask } => Instr::Load { buffer, index, mask: mask.filter(|m| *m != limit.mask) },
-            Instr::Call(f, args) => {
-                match (f, &args[..]) {
-                    (ScalarFn::Where, [m, x, _]) if *m == limit.mask => same[at] = *x,
-                    (ScalarFn::LogicalAnd, [x, m]) if *m == limit.mask => same[at] = *x,
-                    _ => {}
-                }
-                Instr::Call(f, args)
+    let (mut body, mut to) = (BodyBuilder::default(), Rebase::in_place());
+    for v in nest.values() {
+        let stmt = nest.stmt(v);
+        match &stmt.instr {
+            Instr::Call(ScalarFn::Where, args) if args[0] == limit.mask => to.set(v, to.value(args[1])),
+            Instr::Call(ScalarFn::LogicalAnd, args) if args.contains(&limit.mask) => {
+                let other = args.iter().find(|m| **m != limit.mask).unwrap_or(&limit.mask);
+                to.set(v, to.value(*other));
             }
-            other => other,
-        };
+            Instr::Load { buffer, index, mask: Some(mask) } if *mask == limit.mask => {
+                let from = Element { buffer: *buffer, index: to.index(index), dtype: stmt.dtype };
+                to.set(v, body.load(from));
+            }
+            _ => drop(to.copy(&mut body, nest, v)),
+        }
     }
-    let to = |v: Val| same[v.0 as usize];
-    if let Tag::Matmul { a, b, dot, batch } = nest.tag {
-        out.tag = Tag::Matmul { a: to(a), b: to(b), dot, batch };
-    }
-    out
+    to.finish(body, nest)
 }
 
 /// Whether an operand's loads run along memory with the column axis rather than with its row axis.

@@ -144,12 +144,8 @@ impl Accumulator {
         match combiner.row().merge {
             Merge::Function(ScalarFn::Add) => fold(x, block, usize::MAX, T::ZERO, T::add, |r, s| put(a, i64::wrapping_add, r, s)),
             Merge::Function(ScalarFn::Mul) => fold(x, block, usize::MAX, T::ONE, T::mul, |r, s| put(a, i64::wrapping_mul, r, s)),
-            Merge::Function(ScalarFn::Maximum | ScalarFn::LogicalOr) => {
-                fold(x, block, usize::MAX, T::LEAST, T::max, |r, s| put(a, i64::max, r, s))
-            }
-            Merge::Function(ScalarFn::Minimum | ScalarFn::LogicalAnd) => {
-                fold(x, block, usize::MAX, T::MOST, T::min, |r, s| put(a, i64::min, r, s))
-            }
+            Merge::Function(ScalarFn::Maximum | ScalarFn::LogicalOr) => fold(x, block, usize::MAX, T::LEAST, T::max, |r, s| put(a, i64::max, r, s)),
+            Merge::Function(ScalarFn::Minimum | ScalarFn::LogicalAnd) => fold(x, block, usize::MAX, T::MOST, T::min, |r, s| put(a, i64::min, r, s)),
             Merge::Function(f) => each(x, block, |r, _, x| a[r] = int_step(f, a[r], x.into())),
             Merge::Winner { order, .. } => {
                 let largest = order == Ordering::Greater;
@@ -194,9 +190,7 @@ impl Accumulator {
             Value::F64(Src::All(x)) => prefix(x, dst.lanes_mut(n), block, &mut self.float, |a, x| real_step(f, a, x), |a| a),
             Value::I32(Src::All(x)) => prefix(x, dst.lanes_mut(n), block, &mut self.int, |a, x| int_step(f, a, x as i64), |a| a as i32),
             Value::I64(Src::All(x)) => prefix(x, dst.lanes_mut(n), block, &mut self.int, |a, x| dtype.wrap(int_step(f, a, x)), |a| a),
-            Value::Bool(Src::All(x)) => {
-                prefix(x, dst.lanes_mut(n), block, &mut self.int, |a, x| (int_step(f, a, x as i64) != 0) as i64, |a| a as u8)
-            }
+            Value::Bool(Src::All(x)) => prefix(x, dst.lanes_mut(n), block, &mut self.int, |a, x| (int_step(f, a, x as i64) != 0) as i64, |a| a as u8),
             _ => unreachable!("scanned values have a lane for each element"),
         }
     }

@@ -285,4 +285,3 @@ fn finish(c: Combiner, state: Vec<Number>) -> Vec<Number> {
     finish(&mut floats);
     floats.into_iter().map(|x| Number::Float(x.to_bits())).collect()
 }
-

@@ -3,8 +3,8 @@
 use super::ledger::Counts;
 use super::tensor_file::load_tensors;
 use crate::error::{Error, Result};
-use crate::update::moments_of;
 use crate::types::HostTensor;
+use crate::update::moments_of;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 

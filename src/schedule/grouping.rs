@@ -98,9 +98,10 @@ impl Grouping<'_> {
         (0..self.groups.len()).filter(|&id| self.groups[id].is_some()).collect()
     }
 
-    /// Groups that read what `id` writes.
+    /// Groups that read what `id` writes. Whoever reads state reads the value before the step.
     fn consumers(&self, id: usize) -> BTreeSet<usize> {
-        self.order.writes(id).iter().flat_map(|b| self.order.readers(*b).iter()).collect()
+        let made = self.order.writes(id).iter().filter(|b| !self.order.is_state(**b));
+        made.flat_map(|b| self.order.readers(*b).iter()).collect()
     }
 
     fn try_fuse(&mut self, a: usize, b: usize) -> Result<(Kernel, Merge), WhyNot> {

@@ -54,6 +54,9 @@ enum Role {
     Store,
 }
 
+/// Statements of an epilogue that is spelled for each output of an invocation.
+const LONG: usize = 24;
+
 /// Spells the kernel with a given tile.
 fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<Variant, String> {
     let along_k = [prefers(p, p.a, M), prefers(p, p.b, N)];
@@ -76,20 +79,22 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let mut entry = module::entry(&mut main, &groups);
     let terms = kernel.terms(&mut main)?;
     let (before, mut helpers, _, mut uses_symbols) = main.finish();
-    let mut functions = String::new();
+    let (mut functions, mut store_lines) = (String::new(), 0);
     for (em, head) in hooks.into_iter().zip(heads) {
         let (lines, used, globals, symbols) = em.finish();
         debug_assert!(globals.is_empty());
         helpers.extend(used);
         uses_symbols |= symbols;
+        store_lines = lines.len();
         let body: Vec<String> = lines.iter().map(|l| format!("  {}\n", l.replace('\n', "\n  "))).collect();
         functions += &format!("{head} {{\n{}}}\n", body.concat());
     }
     entry.splice(0..0, helpers::opening(&helpers));
     let (bindings, head) = header(unit, &vector, uses_symbols, &helpers);
+    let rounds = tile.wm > 16 && store_lines > LONG;
     let has = |last: bool| roles.contains(&Role::Load { row: M, last });
     let context = minijinja::context! {
-        tile => kernel.context(), tiles_m, tiles_n, entry, before, terms, steps => has(false), last => has(true), functions,
+        tile => kernel.context(), tiles_m, tiles_n, entry, before, terms, steps => has(false), last => has(true), functions, rounds,
     };
     let template = TEMPLATES.get_template("matmul").map_err(|e| e.to_string())?;
     let body = template.render(context).map_err(|e| format!("matmul template: {e:#}"))?;
@@ -124,7 +129,7 @@ impl Kernel<'_> {
         };
         let stages = [stage("a", 0, bm, a, 0), stage("b", 1, bn, b, second)];
         // Rows of a team are four apart in vectors: what bit two of the swizzle does to them is known here, where there are several.
-        let offsets_a: Vec<[u32; 4]> = (0..mi).map(|i| [0u32, 0, 4, 4].map(|c| if mi > 1 { 4 * i ^ c } else { 4 * i })).collect();
+        let offsets_a: Vec<[u32; 4]> = (0..mi).map(|i| [0u32, 0, 4, 4].map(|c| if mi > 1 { (4 * i) ^ c } else { 4 * i })).collect();
         let band = self.tile.band(&self.p.sizes());
         let (kind, fused) = (self.kind.wgsl(), self.kind == Kind::F32);
         minijinja::context! { bm, bn, bk, wm, wn, halves, unroll, threads, mi, ni, stages, offsets_a, band, kind, fused }

@@ -14,7 +14,7 @@ use crate::codegen::text::emit::{Block, Emitter, Ex};
 use crate::codegen::text::module::{Geometry, Shader, assemble};
 use crate::codegen::text::unit::Unit;
 use crate::codegen::text::vector;
-use crate::forms::{COLUMN, Lane, Gather, ROW, STEP, Team, chunks, lane, lazy_source, gathered, row_axes, scans};
+use crate::forms::{COLUMN, Gather, Lane, ROW, STEP, Team, chunks, gathered, lane, lazy_source, row_axes, scans};
 use crate::loop_ir::facts::{depths, write_depth};
 use crate::loop_ir::{Combiner, IndexExpr, Instr, Tag, Val, Write, flatten, unflatten};
 use crate::types::Dim;

@@ -147,10 +147,7 @@ impl Accumulator {
             Merge::State { helper, .. } => {
                 let (f, w, n) = (em.helper(helper), em.fresh("w"), self.names.len());
                 let assigned: Vec<String> = self.names.iter().zip(["x", "y", "z", "w"]).map(|(name, c)| format!("{name} = {w}.{c};")).collect();
-                vec![
-                    format!("let {w} = {f}(vec{n}<f32>({}), vec{n}<f32>({}));", self.names.join(", "), other.join(", ")),
-                    assigned.join(" "),
-                ]
+                vec![format!("let {w} = {f}(vec{n}<f32>({}), vec{n}<f32>({}));", self.names.join(", "), other.join(", ")), assigned.join(" ")]
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use super::emit::{Barrier, Emitter};
 use super::helpers;
-use crate::codegen::plan::{Binding, Variant};
 use super::storage::Element;
 use super::unit::Unit;
+use crate::codegen::plan::{Binding, Variant};
 use crate::loop_ir::Val;
 use crate::types::{DeviceCaps, Dim};
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! One kernel to be spelled: a nest with the formats and bindings of its buffers.
 
-use crate::codegen::plan::Binding;
 use super::storage::{Element, Format, Kind};
+use crate::codegen::plan::Binding;
 use crate::config::Target;
 use crate::forms::{Form, Operand};
 use crate::loop_ir::{BufferId, Nest};
@@ -97,7 +97,8 @@ impl<'a> Unit<'a> {
         let (mut units, mut first) = (vec![], 0);
         for dispatch in dispatches {
             let nest = &program.kernels[dispatch.kernel as usize];
-            let form = program.forms.get(dispatch.kernel as usize).ok_or("the program was scheduled for the interpreter: its kernels have no forms")?;
+            let form =
+                program.forms.get(dispatch.kernel as usize).ok_or("the program was scheduled for the interpreter: its kernels have no forms")?;
             let mut buffers = vec![];
             for (k, id) in dispatch.buffers.iter().enumerate() {
                 let placed = &program.buffers[id.0 as usize];

@@ -306,7 +306,10 @@ impl Emitter<'_> {
         let mut out = vec![];
         for chunk in lanes.chunks(width) {
             if width > 1 && !self.owns_words(&write.index, chunk, width as u32) {
-                return Err(format!("{}: a packed write does not own whole words of {width} {}; word storage is needed", buffer.name, buffer.operand.dtype));
+                return Err(format!(
+                    "{}: a packed write does not own whole words of {width} {}; word storage is needed",
+                    buffer.name, buffer.operand.dtype
+                ));
             }
             let mut parts = vec![];
             for &lane in chunk {
