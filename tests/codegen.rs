@@ -6,7 +6,7 @@ mod kernels;
 
 use inductor::codegen::generate;
 use inductor::config::{Config, Mode, Target};
-use inductor::loop_ir::{BodyBuilder, Combiner, IndexExpr, Val, flatten};
+use inductor::loop_ir::{BodyBuilder, Combiner, IndexExpr, Number, Val, flatten};
 use inductor::ops::{NestBuilder, OpDef as _, OperandView};
 use inductor::optim::AdamW;
 use inductor::scalar::ScalarFn as F;
@@ -1130,6 +1130,37 @@ fn matmul_with_tails() {
             product(1, m, n, k, swap, false).check();
             product(2, m, n, k, swap, true).check();
         }
+    }
+}
+
+/// Parts of a sum whose length is known at run time only, of which some start behind its end.
+#[test]
+fn parts_of_a_product_with_symbols() {
+    let (m, k) = (Dim::symbol("m", 1, 512), Dim::symbol("k", 1, 512));
+    let chunk = k.ceil_div(&Dim::int(64)) * Dim::int(16);
+    for (rows, inner) in [(5i64, 7i64), (33, 100), (40, 64)] {
+        let (a, b) = (TensorType::new(DType::F32, vec![m.clone(), k.clone()]), TensorType::new(DType::F32, vec![k.clone(), Dim::int(48)]));
+        let sizes: Vec<Dim> = vec![4.into(), m.clone(), 48.into()];
+        let y = TensorType::new(DType::F32, sizes.clone());
+        let inputs = vec![random(DType::F32, &[rows as usize, inner as usize], 1), random(DType::F32, &[inner as usize, 48], 2)];
+        let mut case = Case::symbolic("parts of m x k", inputs, vec![a, b], vec![y], &[(&m, rows), (&k, inner)], |cx| {
+            let (a, b, y) = (cx.operand(0), cx.operand(1), cx.results[0].0);
+            cx.nest(&sizes, std::slice::from_ref(&chunk), |body, r, c| {
+                let at = r[0].times(&chunk).add(&c[0]);
+                let (position, end) = (body.index(&at, DType::I32), body.index(&IndexExpr::constant(&k), DType::I32));
+                let inside = body.call(F::Lt, &[position, end]);
+                let x = body.load_if(a.at(&[r[1].clone(), at.clone()]), inside);
+                let w = body.load_if(b.at(&[at.clone(), r[2].clone()]), inside);
+                let [x, w] = [x, w].map(|v| body.value_or(Some(inside), v, Number::new(DType::F32, 0.0)));
+                let p = body.call(F::Mul, &[x, w]);
+                let dot = body.reduce(Combiner::Sum, p);
+                body.tag = inductor::loop_ir::Tag::Matmul { a: x, b: w, dot, batch: 1 };
+                body.write(y, flatten(r, &sizes), dot);
+                Ok(())
+            })
+        });
+        case.tolerance = 1e-5;
+        case.check();
     }
 }
 

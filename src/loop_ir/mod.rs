@@ -10,7 +10,7 @@
 //!   (no column axes) has one column.
 //! * Invariants ([`verify`]): SSA order; dtypes agree; axes are numbered rows first and carry their sizes; every element of
 //!   a written buffer is written exactly once by the nests that write it; operands of a tag are what executors take them for.
-//! * Text: what [`print`] and `Display` write, [`parse`] reads, so that tests and reproducers are files.
+//! * Text: what [`print()`] and `Display` write, [`parse`] reads, so that tests and reproducers are files.
 //! * A [`Tag`] never changes meaning: it says that the body has a shape for which a faster execution exists.
 //! * Three doors: a body is made by [`BodyBuilder`] only, a body or a part of one is copied by [`Rebase`] only, and what can be read
 //!   off a nest is asked in [`facts`], once for all executors.
