@@ -72,6 +72,14 @@ pub fn product(nest: &Nest) -> Option<Product<'_>> {
     Some(Product { nest, a, b, dot, batch, m: nest.rows[batch].clone(), n: nest.rows[batch + 1].clone(), k: nest.col_count(), checks })
 }
 
+/// Whether a nest is a product of more than a few outputs and terms: smaller ones, and those of one row or column, are as fast in loops.
+pub fn is_large(nest: &Nest) -> bool {
+    let Tag::Matmul { batch, .. } = nest.tag else { return false };
+    let Some([m, n]) = nest.rows.get(batch as usize..) else { return false };
+    let (m, n, k) = (m.hint(), n.hint(), nest.col_count().hint());
+    m.min(n) > 4 && m.saturating_mul(n) >= 256 && k >= 4
+}
+
 /// The checks by the hook that makes them; `None` where one varies along the columns and belongs to no operand.
 fn checks(nest: &Nest, level: &[bool], a: Val, b: Val) -> Option<[Vec<Val>; 3]> {
     let operands = [a, b].map(|v| needed(nest, [v]));
@@ -119,12 +127,11 @@ impl Product<'_> {
     /// invocations share.
     fn fits(&self, operands: &[Operand], caps: &DeviceCaps) -> bool {
         let [a, b, dot] = [self.a, self.b, self.dot].map(|v| caps.computes_in(self.nest.dtype(v)));
-        let Sizes { m, n, k, .. } = self.sizes();
         let four = lanes(self, N, !divides(&self.n, 4));
         let four: Vec<&Lane> = four.iter().collect();
         let owned = |w: &Write| operands[w.buffer.0 as usize].per_word() == 1 || owns_words(self.nest, &four, 1, &w.index, 4);
         let numbers = a.is_some_and(|kind| kind != DType::Bool) && a == b && a == dot;
-        numbers && m.min(n) > 4.0 && m * n >= 256.0 && k >= 4.0 && self.nest.writes.iter().all(owned)
+        numbers && is_large(self.nest) && self.nest.writes.iter().all(owned)
     }
 
     /// Where terms end before columns do: both factors are zero where the same condition does not hold.

@@ -1,9 +1,11 @@
 //! The form of each kernel: the candidate of `forms` that promises the shortest time, for the formats and sizes of its buffers.
 
-use super::program::Program;
+use super::program::{Dispatch, Program};
 use crate::config::Target;
-use crate::forms::{Form, Operand, candidates, expand_online, keeping};
+use crate::forms::contraction::is_large;
+use crate::forms::{Cost, Form, Operand, candidates, expand_online, keeping};
 use crate::loop_ir::Nest;
+use crate::types::Decision;
 
 /// Gives every kernel its form, and its body the spelling that the form works on. The interpreter needs none.
 pub fn choose_forms(program: &mut Program, target: &Target) {
@@ -19,19 +21,69 @@ pub fn choose_forms(program: &mut Program, target: &Target) {
         operands[command.kernel as usize] = command.buffers.iter().map(of).collect();
     }
     let chosen = program.kernels.iter().zip(&operands).map(|(nest, operands)| choose(nest, operands, target));
-    (program.kernels, program.forms) = chosen.unzip();
+    let (kernels, forms): (Vec<Nest>, Vec<(Form, Cost)>) = chosen.unzip();
+    let costs: Vec<f64> = forms.iter().map(|f| f.1.ns).collect();
+    (program.kernels, program.forms) = (kernels, forms.into_iter().map(|f| f.0).collect());
+    note_products_in_loops(program, &costs);
 }
 
-/// The form of a nest, and the nest as that form runs it.
-fn choose(nest: &Nest, operands: &[Operand], target: &Target) -> (Nest, Form) {
-    if let Some((expanded, sums)) = expand_online(nest)
-        && let Some(form) = keeping(&best(&expanded, operands, target), &expanded, sums)
-    {
-        return (expanded, form);
+/// The form of a nest with its price, and the nest as that form runs it.
+fn choose(nest: &Nest, operands: &[Operand], target: &Target) -> (Nest, (Form, Cost)) {
+    if let Some((expanded, sums)) = expand_online(nest) {
+        let (form, cost) = best(&expanded, operands, target);
+        if let Some(form) = keeping(&form, &expanded, sums) {
+            return (expanded, (form, cost));
+        }
     }
     (nest.clone(), best(nest, operands, target))
 }
 
-fn best(nest: &Nest, operands: &[Operand], target: &Target) -> Form {
-    candidates(nest, operands, target).swap_remove(0).0
+fn best(nest: &Nest, operands: &[Operand], target: &Target) -> (Form, Cost) {
+    candidates(nest, operands, target).swap_remove(0)
+}
+
+/// Records products that no tile runs, with their share of the step's predicted time, and warns of them once.
+fn note_products_in_loops(program: &mut Program, costs: &[f64]) {
+    let total: f64 = program.commands.iter().map(|c| costs[c.kernel as usize]).sum();
+    let looped = |c: &&Dispatch| is_large(&program.kernels[c.kernel as usize]) && !matches!(program.forms[c.kernel as usize], Form::Product(_));
+    let share = |c: &Dispatch| 100.0 * costs[c.kernel as usize] / total.max(1.0);
+    let found: Vec<(String, f64)> = program.commands.iter().filter(looped).map(|c| (c.label.clone(), share(c))).collect();
+    if found.is_empty() {
+        return;
+    }
+    let percent: f64 = found.iter().map(|f| f.1).sum();
+    tracing::warn!(products = found.len(), percent_of_step = percent.round(), "products without a tiled form run as loops over their terms");
+    program.decisions.extend(found.into_iter().map(|(subject, percent)| Decision {
+        stage: "forms".into(),
+        subject,
+        verdict: "loop".into(),
+        reason: format!("the product has no tiled form on this device; {percent:.0}% of the predicted time of a step"),
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::graph::{Builder, InputRole, OutputRole};
+    use crate::loop_ir::Phase;
+    use crate::lower::lower;
+    use crate::types::{DType, Storage, TensorType};
+
+    /// Rows of an odd length in packed words: two invocations would share a word.
+    #[test]
+    fn products_without_tiles_are_noted_with_their_share() {
+        let mut b = Builder::new("odd");
+        let [x, y] = ["x", "y"].map(|name| b.input(name, InputRole::Input, TensorType::new(DType::F16, (33, 33))).unwrap());
+        let z = b.matmul(x, y).unwrap();
+        b.output("z", OutputRole::User, z);
+        let lowered = lower(&[(Phase::Forward, &b.finish())], &Config::default()).unwrap();
+        let target = Target::webgpu_default();
+        let mut program = crate::schedule::schedule("odd", lowered, &target, &Config::default()).unwrap();
+        let noted = |program: &Program| program.decisions.iter().filter(|d| d.stage == "forms").count();
+        assert_eq!(noted(&program), 0, "stored as whole words");
+        program.buffers.iter_mut().for_each(|b| b.storage = Storage::Packed);
+        choose_forms(&mut program, &target);
+        assert_eq!(noted(&program), 1);
+    }
 }
