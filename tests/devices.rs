@@ -4,7 +4,7 @@ use inductor::compile::inductor_with_report;
 use inductor::config::{Mode, Optimizer};
 use inductor::graph::InputRole;
 use inductor::loop_ir::Instr;
-use inductor::models::{GptConfig, gpt, mlp};
+use inductor::models::{GptConfig, gpt, gpt_sized, mlp};
 use inductor::optim::{AdamW, Sgd};
 use inductor::runtime::replay;
 use inductor::scalar::ScalarFn;
@@ -63,6 +63,29 @@ fn devices_agree() {
             assert!(got[9] < got[0], "{device:?}: {got:?}");
             let want = reference.get_or_insert_with(|| got.clone());
             assert!(close(&got, want), "{device:?} {config:?}: {got:?} against {want:?}");
+        }
+    }
+}
+
+/// One program for all sizes trains as a program of each size does on the interpreter.
+#[test]
+fn a_program_of_symbolic_sizes_trains_at_any_size() {
+    let config = GptConfig { layers: 1, width: 32, heads: 2, context: 37, batch: 3, ..GptConfig::small(11) };
+    let symbolic = gpt_sized(&config, Dim::symbol("batch", 1, 64), Dim::symbol("time", 1, 37)).unwrap();
+    let tokens = |batch: usize, time: usize, by: usize| {
+        let values: Vec<i32> = (0..batch * time).map(|i| (i * by % 11) as i32).collect();
+        HostTensor::i32(&[batch, time], &values)
+    };
+    let train = |traced: &Traced, device: &Device, batch: usize, time: usize| -> Vec<f32> {
+        let step = compile_train(traced, device, AdamW::new(1e-2), &Config::default()).unwrap();
+        let mut state = step.init(1).unwrap();
+        (0..3).map(|_| step.run(&mut state, [tokens(batch, time, 5), tokens(batch, time, 3)]).unwrap().loss().unwrap()).collect()
+    };
+    for (batch, time) in [(1, 1), (3, 37), (64, 25)] {
+        let want = train(&gpt_sized(&config, batch as i64, time as i64).unwrap(), &Device::cpu(), batch, time);
+        for device in devices() {
+            let got = train(&symbolic, &device, batch, time);
+            assert!(close(&got, &want), "{device:?} {batch} x {time}: {got:?} against {want:?}");
         }
     }
 }
