@@ -4,7 +4,7 @@
 //! host's axes. Loads of what the producer writes turn into the SSA value; everything else is copied under common
 //! subexpression elimination. Element-level and row-level follow from the axes an expression uses.
 
-use super::{Limits, WhyNot, hint};
+use super::{Limits, WhyNot};
 use crate::loop_ir::facts::{is_bijective, reads_along_columns, reads_at_its_place};
 use crate::loop_ir::{
     BodyBuilder, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Rebase, Stmt, Tag, Val, axes, eliminate_dead, factor_domain, flatten, unflatten,
@@ -65,7 +65,7 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
         let once = if level[i] || b.cols.is_empty() { b.sizes() } else { b.rows.clone() };
         // A consumer that reads a part of the buffer would store that part only.
         let points = Dim::product(&once);
-        times = times.max(hint(&points) / hint(&a.row_count()).max(1));
+        times = times.max(points.hint() / a.row_count().hint().max(1));
         let all = points == a.row_count();
         if all && is_bijective(index, &once, 0) {
             embedding = Some(index.clone());
@@ -272,7 +272,7 @@ fn permuted_axes(a: &Nest, b: &Nest, row_flat: &IndexExpr) -> Option<Vec<IndexEx
     // Axes from the outermost to the innermost stride of the read.
     let mut order: Vec<usize> = (0..b.rows.len()).collect();
     let coefficient = |i: usize| index.linear_coefficient(i as u32).expect("a permutation is linear");
-    order.sort_by_key(|&i| (b.rows[i].is(1), std::cmp::Reverse(hint(&coefficient(i)))));
+    order.sort_by_key(|&i| (b.rows[i].is(1), std::cmp::Reverse(coefficient(i).hint())));
     let sizes: Vec<Dim> = order.iter().map(|&i| b.rows[i].clone()).collect();
     let mut axes = vec![IndexExpr::zero(); b.rows.len()];
     for (at, e) in order.into_iter().zip(unflatten(row_flat, &sizes)) {
@@ -293,8 +293,8 @@ fn try_embedding(a: &Nest, b: &Nest, axes: Vec<IndexExpr>) -> Result<Nest, WhyNo
 
 /// Element-level work in a kernel with few long rows would leave the device idle.
 fn check_rows(nest: &Nest, element: bool, limits: &Limits) -> Result<(), WhyNot> {
-    let rows = hint(&nest.row_count());
-    if element && nest.has_column_work() && rows < limits.rows && hint(&nest.col_count()) > 1024 {
+    let rows = nest.row_count().hint();
+    if element && nest.has_column_work() && rows < limits.rows && nest.col_count().hint() > 1024 {
         return Err(WhyNot::Rows(rows));
     }
     Ok(())

@@ -17,7 +17,7 @@ pub use merge::fuse;
 
 use crate::forms::HELD_COLUMNS;
 use crate::loop_ir::BufferId;
-use crate::types::{DeviceCaps, DeviceModel, Dim};
+use crate::types::{DeviceCaps, DeviceModel};
 use std::fmt;
 
 /// Hard limits and coarse profitability bounds of a target.
@@ -122,9 +122,4 @@ impl fmt::Display for WhyNot {
             WhyNot::Unrelated => write!(f, "no shared data"),
         }
     }
-}
-
-/// A number to reason with for a size: itself, or the middle of its range.
-pub fn hint(d: &Dim) -> i64 {
-    d.hint()
 }

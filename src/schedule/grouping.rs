@@ -7,7 +7,7 @@
 
 use super::group::Group;
 use super::order::{Merge, Order};
-use crate::fusion::{Kernel, Limits, Memo, Structure, WhyNot, hint};
+use crate::fusion::{Kernel, Limits, Memo, Structure, WhyNot};
 use crate::loop_ir::{BufferId, Instr, Tag};
 use crate::lower::Lowered;
 use crate::types::Decision;
@@ -51,7 +51,7 @@ pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: 
         memo,
         outputs,
         limits,
-        sizes: lowered.buffers.iter().map(|b| hint(&b.ty.numel())).collect(),
+        sizes: lowered.buffers.iter().map(|b| b.ty.numel().hint()).collect(),
         refused: FxHashSet::default(),
         decisions: vec![],
         noted: FxHashSet::default(),
@@ -177,7 +177,7 @@ impl Grouping<'_> {
         let mut loads = 0;
         for stmt in &nest.body {
             match &stmt.instr {
-                Instr::Load { buffer, .. } => loads += (self.size(kernel.buffers[buffer.0 as usize]) * 2 > hint(&nest.row_count())) as u32,
+                Instr::Load { buffer, .. } => loads += (self.size(kernel.buffers[buffer.0 as usize]) * 2 > nest.row_count().hint()) as u32,
                 Instr::Call(f, _) => cost += f.row().cost,
                 _ => {}
             }

@@ -11,7 +11,6 @@
 //! (`torch.compile` calls this a combo kernel; its fused optimizers are multi-tensor kernels.)
 
 use super::group::Group;
-use crate::fusion::hint;
 use crate::loop_ir::{BufferId, Instr, Phase, Tag};
 use crate::types::{DeviceCaps, DeviceModel};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -61,7 +60,7 @@ fn may_wait(group: &Group, facts: &Facts, small: i64) -> bool {
     let plain = nest.tag == Tag::Loop && !nest.body.iter().any(|s| matches!(s.instr, Instr::Sort { .. }));
     let known = nest.row_count().as_int().is_some() && nest.col_count().as_int().is_some();
     let bytes: i64 = kernel.buffers.iter().map(|b| facts.bytes[b.0 as usize]).sum();
-    plain && known && !kernel.structure.checks && bytes <= small && hint(&nest.row_count()) > 0
+    plain && known && !kernel.structure.checks && bytes <= small && nest.row_count().hint() > 0
 }
 
 /// What kernels of a launch have in common.

@@ -31,7 +31,7 @@ pub use program::*;
 
 use crate::config::{Config, Target};
 use crate::error::Error;
-use crate::fusion::{Kernel, Limits, Memo, hint, stored_number, substitute_numbers};
+use crate::fusion::{Kernel, Limits, Memo, stored_number, substitute_numbers};
 use crate::loop_ir::{BufferId, Nest, Number, factor_domain};
 use crate::lower::Lowered;
 use crate::types::{Storage, Symbol};
@@ -102,7 +102,7 @@ fn join_small(groups: Vec<Group>, lowered: &Lowered, target: &Target) -> (Vec<Gr
     if target.caps.is_cpu() {
         return (groups, vec![]);
     }
-    let bytes: Vec<i64> = lowered.buffers.iter().map(|b| hint(&b.ty.numel()) * b.ty.dtype.size() as i64).collect();
+    let bytes: Vec<i64> = lowered.buffers.iter().map(|b| b.ty.numel().hint() * b.ty.dtype.size() as i64).collect();
     let mut state = vec![false; bytes.len()];
     lowered.inputs.iter().for_each(|i| state[i.buffer.0 as usize] = true);
     let facts = join::Facts { bytes: &bytes, state: &state };

@@ -9,7 +9,6 @@ use super::split_scan::split_scan;
 use crate::config::Target;
 use crate::forms::parts::{self, Along};
 use crate::forms::product::{self as form, Sizes};
-use crate::fusion::hint;
 use crate::loop_ir::facts::is_column_reduction;
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
@@ -59,7 +58,7 @@ fn reduction(nest: &Nest) -> Option<(usize, Combiner, Val)> {
 /// as there are workgroups to fill the device.
 fn stages(nest: &Nest, mixed: bool, target: &Target) -> Option<(Chunks, bool)> {
     let (at, combiner, _) = reduction(nest)?;
-    let (rows, cols) = (hint(&nest.row_count()), hint(&nest.col_count()));
+    let (rows, cols) = (nest.row_count().hint(), nest.col_count().hint());
     let rows_first = is_column_reduction(nest);
     match nest.tag {
         Tag::Matmul { batch, .. } => Some((product_chunks(nest, batch as usize, target)?, false)),
@@ -91,9 +90,9 @@ impl Chunks {
 }
 
 fn product_chunks(nest: &Nest, batch: usize, target: &Target) -> Option<Chunks> {
-    let size = |dims: &[Dim]| dims.iter().map(|d| hint(d) as f64).product();
+    let size = |dims: &[Dim]| dims.iter().map(|d| d.hint() as f64).product();
     let [m, n] = nest.rows.get(batch..)? else { return None };
-    let sizes = Sizes { batch: size(&nest.rows[..batch]), m: hint(m) as f64, n: hint(n) as f64, k: size(&nest.cols) };
+    let sizes = Sizes { batch: size(&nest.rows[..batch]), m: m.hint() as f64, n: n.hint() as f64, k: size(&nest.cols) };
     let bytes = nest.writes.first().map(|w| nest.dtype(w.value).size() as u32)?;
     let count = form::parts(&sizes, bytes.max(4), &target.caps, &target.model)?;
     // Whole steps, so that only the last part ends within one.

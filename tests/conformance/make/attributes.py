@@ -25,6 +25,8 @@ import zipfile
 import torch
 from safetensors.torch import save_file
 
+from cases import Program
+
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
 KEPT_METADATA = ("nn_module_stack", "torch_fn")
@@ -495,15 +497,6 @@ def modules(x):
         ("batch_norm_f16_still", nn.BatchNorm1d(3).half().eval(), (x(4, 3).half(),), True),
         ("frozen", frozen(), (x(2, 3),), True),
     ]
-
-
-class Program(torch.nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *tensors):
-        return self.function(*tensors)
 
 
 def main():

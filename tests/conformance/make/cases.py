@@ -51,6 +51,17 @@ def initialize():
     warnings.simplefilter("ignore")
 
 
+class Program(torch.nn.Module):
+    """A function of tensors."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors):
+        return self.function(*tensors)
+
+
 class Call(torch.nn.Module):
     """A call of `function` whose tensors are the inputs of the program and whose other arguments are constants."""
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from torch.export import Dim
 
-from cases import cotangent, initialize, plain, slim
+from cases import Program, cotangent, initialize, plain, slim
 
 AUTO = Dim.AUTO
 
@@ -63,15 +63,6 @@ PROGRAMS = {
     ),
     "positions": (lambda w, x: x + w[: x.shape[0]], lambda: rows(16, 5), lambda: rows(11, 11), [0, 0]),
 }
-
-
-class Program(torch.nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *tensors):
-        return self.function(*tensors)
 
 
 def expectation(function, tensors):
