@@ -1,7 +1,7 @@
 //! Collects every fault of a nest.
 
 use super::facts::is_constant_along;
-use super::{Combiner, IndexExpr, Instr, Nest, Number, Tag, Term, Val, Write};
+use super::{Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Term, Val, Write};
 use crate::scalar::ScalarFn;
 use crate::types::{Bindings, DType, Dim};
 use std::collections::HashSet;
@@ -9,69 +9,96 @@ use std::collections::HashSet;
 /// Points of a domain that are visited one by one to see whether an index repeats, where its strides do not tell.
 const VISITED: i64 = 4096;
 
-/// Every broken invariant of `nest`, in order; empty when it is sound.
+/// Every broken invariant of `nest`, in order; empty when it is sound. Values that are not there are told alone: what else is to hold
+/// speaks of values.
 pub fn verify(nest: &Nest) -> Vec<String> {
+    let missing = check_values(nest);
+    if !missing.is_empty() {
+        return missing;
+    }
     let mut faults = vec![];
     for (i, stmt) in nest.body.iter().enumerate() {
-        let mut fault = |message: String| faults.push(format!("%{i}: {}: {message}", stmt.instr));
-        if stmt.instr.operands().iter().any(|v| v.0 as usize >= i) {
-            fault("reads a value that is not defined before it".into());
-            continue;
-        }
-        match &stmt.instr {
-            Instr::Const(n) if stmt.dtype.is_float() != matches!(n, Number::Float(_)) => fault(format!("is no constant of {}", stmt.dtype)),
-            Instr::Index(e) => check_axes(nest, e, &mut fault),
-            Instr::Load { index, mask, .. } => {
-                check_axes(nest, index, &mut fault);
-                check_mask(nest, *mask, &mut fault);
-            }
-            Instr::Bound { index, mask, .. } => {
-                if nest.dtype(*index).is_float() || nest.dtype(*index) != stmt.dtype {
-                    fault("the index is no integer of the result's dtype".into());
-                }
-                check_mask(nest, *mask, &mut fault);
-            }
-            Instr::Call(f, args) => {
-                let data = if *f == crate::scalar::ScalarFn::Where { &args[1..] } else { &args[..] };
-                let dtype = data.first().map(|&v| nest.dtype(v)).unwrap_or(stmt.dtype);
-                if args.len() != f.row().arity {
-                    fault(format!("takes {} operands", f.row().arity));
-                } else if data.iter().any(|&v| nest.dtype(v) != dtype) || stmt.dtype != f.result(dtype) {
-                    fault(format!("dtypes disagree: {:?} gives {}", args.iter().map(|&v| nest.dtype(v).name()).collect::<Vec<_>>(), stmt.dtype));
-                }
-            }
-            Instr::Proj(t, k) => {
-                let results = match &nest.stmt(*t).instr {
-                    Instr::Reduce(c, _) => c.results(),
-                    Instr::Sort { .. } => 2,
-                    _ => 1,
-                };
-                if *k as usize >= results {
-                    fault(format!("%{} has {results} results", t.0));
-                } else if stmt.dtype != nest.dtype(Val(i as u32)) {
-                    fault(format!("the result is of {}", nest.dtype(Val(i as u32))));
-                }
-            }
-            _ => {}
-        }
+        check_statement(nest, stmt, nest.dtype(Val(i as u32)), &mut |message| faults.push(format!("%{i}: {}: {message}", stmt.instr)));
     }
     for w in &nest.writes {
-        let mut fault = |message: String| faults.push(format!("write to b{}: {message}", w.buffer.0));
-        if super::facts::stored(w).any(|v| v.0 as usize >= nest.body.len()) {
-            fault("stores a value that does not exist".into());
-            continue;
-        }
-        check_axes(nest, &w.index, &mut fault);
-        check_once(nest, w, &mut fault);
-        if w.fold {
-            check_fold(nest, w, &mut fault);
-        }
-        if w.first.is_some() && (w.fold || !nest.body.iter().any(|s| matches!(s.instr, Instr::Sort { .. }))) {
-            fault("only a sorted row has a head to store".into());
-        }
+        check_write(nest, w, &mut |message| faults.push(format!("write to b{}: {message}", w.buffer.0)));
     }
     check_tag(nest, &mut faults);
     faults
+}
+
+/// Values are read after their definition only, and results that a statement has.
+fn check_values(nest: &Nest) -> Vec<String> {
+    let mut faults = vec![];
+    for (i, stmt) in nest.body.iter().enumerate() {
+        let fault = match &stmt.instr {
+            instr if instr.operands().iter().any(|v| v.0 as usize >= i) => "reads a value that is not defined before it".into(),
+            Instr::Proj(t, k) if *k as usize >= results_of(&nest.stmt(*t).instr) => {
+                format!("%{} has {} results", t.0, results_of(&nest.stmt(*t).instr))
+            }
+            _ => continue,
+        };
+        faults.push(format!("%{i}: {}: {fault}", stmt.instr));
+    }
+    let is_missing = |v: &Val| v.0 as usize >= nest.body.len();
+    let writes = nest.writes.iter().filter(|w| super::facts::stored(w).any(|v| is_missing(&v)));
+    faults.extend(writes.map(|w| format!("write to b{}: stores a value that does not exist", w.buffer.0)));
+    if nest.tag.values().iter().any(is_missing) {
+        faults.push("the tag names a value that does not exist".into());
+    }
+    faults
+}
+
+fn results_of(instr: &Instr) -> usize {
+    match instr {
+        Instr::Reduce(c, _) => c.results(),
+        Instr::Sort { .. } => 2,
+        _ => 1,
+    }
+}
+
+fn check_statement(nest: &Nest, stmt: &Stmt, result: DType, fault: &mut dyn FnMut(String)) {
+    match &stmt.instr {
+        Instr::Const(n) if stmt.dtype.is_float() != matches!(n, Number::Float(_)) => fault(format!("is no constant of {}", stmt.dtype)),
+        Instr::Index(e) => check_axes(nest, e, fault),
+        Instr::Load { index, mask, .. } => {
+            check_axes(nest, index, fault);
+            check_mask(nest, *mask, fault);
+        }
+        Instr::Bound { index, mask, .. } => {
+            if nest.dtype(*index).is_float() || nest.dtype(*index) != stmt.dtype {
+                fault("the index is no integer of the result's dtype".into());
+            }
+            check_mask(nest, *mask, fault);
+        }
+        Instr::Call(f, args) => check_call(nest, *f, args, stmt.dtype, fault),
+        Instr::Proj(..) if stmt.dtype != result => fault(format!("the result is of {result}")),
+        _ => {}
+    }
+}
+
+fn check_call(nest: &Nest, f: ScalarFn, args: &[Val], result: DType, fault: &mut dyn FnMut(String)) {
+    if args.len() != f.row().arity {
+        return fault(format!("takes {} operands", f.row().arity));
+    }
+    let data = if f == ScalarFn::Where { &args[1..] } else { args };
+    let dtype = data.first().map_or(result, |&v| nest.dtype(v));
+    if data.iter().any(|&v| nest.dtype(v) != dtype) || result != f.result(dtype) {
+        fault(format!("dtypes disagree: {:?} gives {result}", args.iter().map(|&v| nest.dtype(v).name()).collect::<Vec<_>>()));
+    }
+}
+
+fn check_write(nest: &Nest, w: &Write, fault: &mut dyn FnMut(String)) {
+    check_axes(nest, &w.index, fault);
+    if w.first.is_some()
+        && (w.fold || !nest.is_element_write(w, &nest.element_level()) || !nest.body.iter().any(|s| matches!(s.instr, Instr::Sort { .. })))
+    {
+        return fault("only a sorted row has a head to store".into());
+    }
+    check_once(nest, w, fault);
+    if w.fold {
+        check_fold(nest, w, fault);
+    }
 }
 
 fn check_mask(nest: &Nest, mask: Option<Val>, fault: &mut dyn FnMut(String)) {
@@ -95,7 +122,7 @@ fn check_axes(nest: &Nest, e: &IndexExpr, fault: &mut dyn FnMut(String)) {
 fn check_fold(nest: &Nest, w: &Write, fault: &mut dyn FnMut(String)) {
     let first_col = nest.rows.len() as u32;
     let chunks = nest.chunk_axes().unwrap_or(0) as u32;
-    if nest.body.get(w.value.0 as usize).is_some_and(|_| nest.dtype(w.value) != DType::F32) {
+    if nest.dtype(w.value) != DType::F32 {
         fault("sums over rows are of f32".into());
     }
     if nest.tag != Tag::Loop || !w.index.values().is_empty() {
@@ -151,10 +178,6 @@ fn repeats(e: &IndexExpr, sizes: &[Dim]) -> bool {
 }
 
 fn check_tag(nest: &Nest, faults: &mut Vec<String>) {
-    if nest.tag.values().iter().any(|v| v.0 as usize >= nest.body.len()) {
-        faults.push("the tag names a value that does not exist".into());
-        return;
-    }
     let summed = |v: Val| if let Instr::Reduce(Combiner::Sum, x) = nest.stmt(v).instr { Some(x) } else { None };
     match nest.tag {
         Tag::Matmul { a, b, dot, batch } => {
