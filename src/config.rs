@@ -1,6 +1,6 @@
 //! Options, and the only place that reads the environment.
 
-use crate::types::{DeviceCaps, DeviceModel};
+use crate::types::{DeviceCaps, DeviceModel, MatmulPrecision};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -111,6 +111,9 @@ pub struct Config {
     /// fused hand on f32, so that a comparison, `trunc` or a conversion to integers may see what a half cannot hold: closer to
     /// the exact value, and further from a framework that runs one operation at a time.
     pub emulate_precision_casts: bool,
+    /// How exactly products of f32 matrices are computed, where the device has matrix units.
+    #[serde(default)]
+    pub matmul_precision: MatmulPrecision,
     /// Refuse steps whose gradients are not finite; state stays as it was.
     pub check_gradients: bool,
     /// Accept NaN and infinities in float inputs of training.
@@ -131,6 +134,7 @@ impl Default for Config {
             reuse: true,
             donate: true,
             emulate_precision_casts: false,
+            matmul_precision: MatmulPrecision::default(),
             check_gradients: false,
             allow_non_finite: false,
             allow_empty: false,

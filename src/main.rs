@@ -22,7 +22,7 @@ use inductor::compile::inductor_with_report;
 use inductor::config::{Mode, Target};
 use inductor::graph::InputRole;
 use inductor::runtime::{Explain, TensorFile, replay, save_tensors};
-use inductor::types::Shape;
+use inductor::types::{MatmulPrecision, Shape};
 use inductor::{Config, Device, Dim, HostTensor, Inputs, Traced, compile, optim, report};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -90,6 +90,9 @@ struct ExplainOptions {
     /// Target: auto, gpu, software, cpu, or webgpu-default and h100, which need no device.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// How exactly products are computed where there are matrix units: highest, high or medium.
+    #[arg(long, default_value = "highest")]
+    precision: MatmulPrecision,
     /// Write graphs, loop nests and shaders of every stage into this folder.
     #[arg(long)]
     dump: Option<PathBuf>,
@@ -173,7 +176,7 @@ fn explain(options: &ExplainOptions) -> Result<()> {
         (_, true) => Mode::Vjp,
         _ => Mode::Inference,
     };
-    let config = Config { mode, dump: options.dump.clone(), ..Config::default() };
+    let config = Config { mode, dump: options.dump.clone(), matmul_precision: options.precision, ..Config::default() };
     if let Some(dir) = &options.dump {
         refuse_dumping_over(dir, Path::new(&options.model))?;
     }

@@ -6,21 +6,17 @@ mod kernels;
 
 use inductor::codegen::generate;
 use inductor::config::{Config, Mode, Target};
-use inductor::loop_ir::{BodyBuilder, Combiner, IndexExpr, Number, Val, flatten};
+use inductor::loop_ir::{BodyBuilder, Combiner, IndexExpr, Val, flatten};
 use inductor::ops::{NestBuilder, OpDef as _, OperandView};
 use inductor::optim::AdamW;
 use inductor::scalar::ScalarFn as F;
 use inductor::schedule::Program;
 use inductor::types::{DType, Dim, HostTensor, Storage, TensorType};
 use inductor::{Initializer, trace};
-use kernels::{Case, random};
+use kernels::{Case, random, ty};
 use std::collections::BTreeSet;
 
 const EDGES: &[usize] = &[1, 2, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025, 4097];
-
-fn ty(dtype: DType, shape: &[usize]) -> TensorType {
-    TensorType::new(dtype, shape.iter().map(|&n| Dim::int(n as i64)).collect::<Vec<_>>())
-}
 
 fn row(cx: &NestBuilder, k: usize) -> (OperandView, Vec<Dim>) {
     let x = cx.operand(k);
@@ -1079,103 +1075,4 @@ fn philox_on_the_device() {
         })
     })
     .check();
-}
-
-/// `a[z, m, k] * b[z, k, n]` with a prologue on `a` and an epilogue of scale, bias and residual.
-fn product(batch: usize, m: usize, n: usize, k: usize, swap: (bool, bool), rich: bool) -> Case {
-    let a_shape = if swap.0 { [batch, k, m] } else { [batch, m, k] };
-    let b_shape = if swap.1 { [batch, n, k] } else { [batch, k, n] };
-    let mut inputs = vec![random(DType::F32, &a_shape, 1), random(DType::F32, &b_shape, 2)];
-    if rich {
-        inputs.extend([random(DType::F32, &[n], 3), random(DType::F32, &[batch, m, n], 4)]);
-    }
-    let name = format!("matmul {batch}x{m}x{n}x{k} {swap:?} {rich}");
-    let mut case = Case::new(name, inputs, vec![ty(DType::F32, &[batch, m, n])], |cx| {
-        let (a, b) = (cx.operand(0), cx.operand(1));
-        let y = cx.results[0].0;
-        let extra = rich.then(|| (cx.operand(2), cx.operand(3)));
-        let rows: Vec<Dim> = [batch, m, n].map(Dim::from).to_vec();
-        cx.nest(&rows, &[k.into()], |body, r, c| {
-            let a_at = if swap.0 { [&r[0], &c[0], &r[1]] } else { [&r[0], &r[1], &c[0]] }.map(Clone::clone);
-            let b_at = if swap.1 { [&r[0], &r[2], &c[0]] } else { [&r[0], &c[0], &r[2]] }.map(Clone::clone);
-            let (mut x, w) = (body.load(a.at(&a_at)), body.load(b.at(&b_at)));
-            if rich {
-                x = body.call(F::Relu, &[x]);
-            }
-            let p = body.call(F::Mul, &[x, w]);
-            let dot = body.reduce(Combiner::Sum, p);
-            body.tag = inductor::loop_ir::Tag::Matmul { a: x, b: w, dot, batch: 1 };
-            let mut out = dot;
-            if let Some((bias, residual)) = &extra {
-                let bias = body.load(bias.at(&r[2..]));
-                let residual = body.load(residual.at(r));
-                out = body.call(F::Add, &[out, bias]);
-                out = body.call(F::Add, &[out, residual]);
-            }
-            body.write(y, flatten(r, &rows), out);
-            Ok(())
-        })
-    });
-    case.tolerance = 1e-5;
-    case
-}
-
-#[test]
-fn matmul_with_tails() {
-    let all = [(false, false), (true, false), (false, true), (true, true)];
-    for (m, n, k) in
-        [(1, 1, 1), (16, 16, 8), (17, 33, 9), (64, 64, 16), (65, 63, 17), (33, 130, 40), (128, 128, 32), (132, 200, 52), (16, 64, 0), (40, 40, 3)]
-    {
-        for swap in all {
-            product(1, m, n, k, swap, false).check();
-            product(2, m, n, k, swap, true).check();
-        }
-    }
-}
-
-/// Parts of a sum whose length is known at run time only, of which some start behind its end.
-#[test]
-fn parts_of_a_product_with_symbols() {
-    let (m, k) = (Dim::symbol("m", 1, 512), Dim::symbol("k", 1, 512));
-    let chunk = k.ceil_div(&Dim::int(64)) * Dim::int(16);
-    for (rows, inner) in [(5i64, 7i64), (33, 100), (40, 64)] {
-        let (a, b) = (TensorType::new(DType::F32, vec![m.clone(), k.clone()]), TensorType::new(DType::F32, vec![k.clone(), Dim::int(48)]));
-        let sizes: Vec<Dim> = vec![4.into(), m.clone(), 48.into()];
-        let y = TensorType::new(DType::F32, sizes.clone());
-        let inputs = vec![random(DType::F32, &[rows as usize, inner as usize], 1), random(DType::F32, &[inner as usize, 48], 2)];
-        let mut case = Case::symbolic("parts of m x k", inputs, vec![a, b], vec![y], &[(&m, rows), (&k, inner)], |cx| {
-            let (a, b, y) = (cx.operand(0), cx.operand(1), cx.results[0].0);
-            cx.nest(&sizes, std::slice::from_ref(&chunk), |body, r, c| {
-                let at = r[0].times(&chunk).add(&c[0]);
-                let (position, end) = (body.index(&at, DType::I32), body.index(&IndexExpr::constant(&k), DType::I32));
-                let inside = body.call(F::Lt, &[position, end]);
-                let x = body.load_if(a.at(&[r[1].clone(), at.clone()]), inside);
-                let w = body.load_if(b.at(&[at.clone(), r[2].clone()]), inside);
-                let [x, w] = [x, w].map(|v| body.value_or(Some(inside), v, Number::new(DType::F32, 0.0)));
-                let p = body.call(F::Mul, &[x, w]);
-                let dot = body.reduce(Combiner::Sum, p);
-                body.tag = inductor::loop_ir::Tag::Matmul { a: x, b: w, dot, batch: 1 };
-                body.write(y, flatten(r, &sizes), dot);
-                Ok(())
-            })
-        });
-        case.tolerance = 1e-5;
-        case.check();
-    }
-}
-
-#[test]
-fn matmul_with_symbols() {
-    let (m, k) = (Dim::symbol("m", 1, 512), Dim::symbol("k", 1, 512));
-    for (rows, inner) in [(5i64, 7i64), (64, 64), (70, 100)] {
-        let (a, b) = (TensorType::new(DType::F32, vec![m.clone(), k.clone()]), TensorType::new(DType::F32, vec![k.clone(), Dim::int(48)]));
-        let y = TensorType::new(DType::F32, vec![m.clone(), Dim::int(48)]);
-        let inputs = vec![random(DType::F32, &[rows as usize, inner as usize], 1), random(DType::F32, &[inner as usize, 48], 2)];
-        let sizes = [(&m, rows), (&k, inner)];
-        let mut case = Case::symbolic("matmul m x k", inputs, vec![a, b], vec![y], &sizes, |cx| {
-            inductor::ops::Matmul { transpose_a: false, transpose_b: false }.lower(cx)
-        });
-        case.tolerance = 1e-5;
-        case.check();
-    }
 }

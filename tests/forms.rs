@@ -9,12 +9,8 @@ use inductor::loop_ir::{BodyBuilder, BufferId, Combiner, IndexExpr, Tag, Val, fl
 use inductor::ops::OperandView;
 use inductor::scalar::ScalarFn as F;
 use inductor::types::{DType, Dim, HostTensor, Storage, TensorType};
-use kernels::{Case, Random, random};
+use kernels::{Case, Random, random, ty};
 use std::sync::Arc;
-
-fn ty(dtype: DType, shape: &[i64]) -> TensorType {
-    TensorType::new(dtype, shape)
-}
 
 /// How many random cases to run: a few, or as many as `FORMS_CASES` says.
 fn cases(few: u64) -> u64 {
@@ -199,7 +195,7 @@ fn product(seed: u64) -> Case {
             let (p, q) = (body.cast(p, DType::F32), body.cast(q, DType::F32));
             let terms = body.call(F::Mul, &[p, q]);
             let dot = body.reduce(Combiner::Sum, terms);
-            body.tag = Tag::Matmul { a: p, b: q, dot, batch: 1 };
+            body.tag = Tag::Matmul { a: p, b: q, dot, batch: 1, precision: Default::default() };
             let to = match swap {
                 true => flatten(&[at[0].clone(), at[2].clone(), at[1].clone()], &[domain[0].clone(), domain[2].clone(), domain[1].clone()]),
                 false => flatten(at, &domain),
@@ -333,7 +329,7 @@ fn matrix_product(b: &mut BodyBuilder, v: Val, x: &OperandView, (y, place): (Buf
     let w = b.load(x.at(&[r[1].clone(), k.clone()]));
     let terms = b.call(F::Mul, &[v, w]);
     let dot = b.reduce(Combiner::Sum, terms);
-    b.tag = Tag::Matmul { a: v, b: w, dot, batch: 0 };
+    b.tag = Tag::Matmul { a: v, b: w, dot, batch: 0, precision: Default::default() };
     b.write(y, place, dot);
 }
 

@@ -10,6 +10,7 @@ pub mod training;
 
 use anyhow::{Context, Result};
 use inductor::report::printable;
+use inductor::types::MatmulPrecision;
 use inductor::{Config, Device, Step, Verify};
 use std::process::ExitCode;
 
@@ -34,6 +35,10 @@ pub struct Common {
     /// In the end, time each kernel of a step, and write a trace that Perfetto and Chrome read. Needs a GPU with timestamps.
     #[arg(long)]
     pub profile: bool,
+    /// How exactly products are computed where the GPU has matrix units: highest, high (as exact as f32 for all but extreme ranges, and
+    /// faster) or medium (f16 operands).
+    #[arg(long, default_value = "highest")]
+    pub precision: MatmulPrecision,
     /// Folder for everything that is written.
     #[arg(long, default_value = "out")]
     pub out: std::path::PathBuf,
@@ -86,7 +91,8 @@ impl Common {
 
     /// The compiler's options.
     pub fn config(&self) -> Config {
-        Config { verify: if self.verify { Verify::Full } else { Verify::Off }, ..Config::default() }
+        let verify = if self.verify { Verify::Full } else { Verify::Off };
+        Config { verify, matmul_precision: self.precision, ..Config::default() }
     }
 }
 

@@ -37,6 +37,9 @@ pub struct Variant {
     pub groups: Dim,
     /// Bindings of group 0.
     pub bindings: Vec<Binding>,
+    /// Uses cooperative matrices.
+    #[serde(default)]
+    pub cooperative: bool,
 }
 
 /// WGSL of one kernel, best variant first.

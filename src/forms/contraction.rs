@@ -1,12 +1,12 @@
 //! The parts of a nest that is a matrix product, and the coordinates of its elements over the kernel's axes.
 
-use super::product::{Sizes, by_time, price};
+use super::product::{Machine, Sizes, price};
 use super::{Cost, Form, Lane, Operand, owns_words};
 use crate::config::Target;
 use crate::loop_ir::facts::{cone, is_constant_along, needed};
 use crate::loop_ir::{BodyBuilder, Element, IndexExpr, Instr, Nest, Rebase, Tag, Term, Val, Write, unflatten};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, DeviceCaps, Dim};
+use crate::types::{DType, DeviceCaps, Dim, MatmulPrecision};
 
 /// Kernel axis of matrices.
 pub const BATCH: u32 = 0;
@@ -45,14 +45,20 @@ pub struct Product<'a> {
 /// Tiles that can run a product, shortest time first. Empty where a nest is none, or so small that loops over its terms serve.
 pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Form, Cost)> {
     let Some(p) = product(nest).filter(|p| p.fits(operands, &target.caps)) else { return vec![] };
-    let bytes = target.caps.computes_in(nest.dtype(p.dot)).map_or(4, |kind| kind.size().max(4) as u32);
-    let tiles = by_time(&p.sizes(), bytes, &target.caps, &target.model);
-    tiles.into_iter().map(|(tile, units)| (Form::Product(tile), price(units, &target.model))).collect()
+    machine(nest, target).by_time(&p.sizes()).into_iter().map(|(tile, units)| (Form::Product(tile), price(units, &target.model))).collect()
+}
+
+/// What multiplies the elements of a product.
+pub fn machine<'a>(nest: &Nest, target: &'a Target) -> Machine<'a> {
+    let Target { caps, model } = target;
+    let Tag::Matmul { dot, precision, .. } = nest.tag else { return Machine { caps, model, bytes: 4, precision: MatmulPrecision::Highest } };
+    let bytes = caps.computes_in(nest.dtype(dot)).map_or(4, |kind| kind.size().max(4) as u32);
+    Machine { caps, model, bytes, precision }
 }
 
 /// The parts of a nest that is a product in shape: no other reduction, and operands that do not vary along each other's axis.
 pub fn product(nest: &Nest) -> Option<Product<'_>> {
-    let Tag::Matmul { a, b, dot, batch } = nest.tag else { return None };
+    let Tag::Matmul { a, b, dot, batch, .. } = nest.tag else { return None };
     let batch = batch as usize;
     let only = nest.body.iter().enumerate().all(|(i, s)| !matches!(s.instr, Instr::Reduce(..)) || i == dot.0 as usize);
     let Instr::Reduce(_, arg) = nest.stmt(dot).instr else { return None };

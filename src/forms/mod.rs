@@ -25,7 +25,7 @@ pub use cost::{Cost, Work};
 pub use lanes::{Lane, fits_vectors, flat_lanes, owns_words, restrict_to_vectors};
 pub use map::Map;
 pub use online::{ExpSum, expand_online, keeping};
-pub use product::Tile;
+pub use product::{Math, Tile};
 pub use rows::{COLUMN, Gather, HELD_COLUMNS, ROW, STEP, Team, chunks, gathered, lane, lazy_source, row_axes, scans, subgroup};
 pub use sort::{Network, SORTED_HEAD, Sort, sorted_elements, sorts};
 pub use transpose::Transpose;

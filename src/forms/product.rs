@@ -1,8 +1,11 @@
 //! Tiles of matrix products: what a workgroup computes, and which of them promises the shortest time.
 
 use super::Cost;
-use crate::types::{DeviceCaps, DeviceModel};
+use crate::types::{Cooperative, DeviceCaps, DeviceModel, MatmulPrecision};
 use serde::{Deserialize, Serialize};
+
+/// Halves behind each line of workgroup memory that fragments are loaded from, against bank conflicts: without them a third of the speed.
+pub const PAD: u32 = 8;
 
 /// Invocations that share a block of a tile; a unit of the work's layout, whatever the device's subgroups are.
 pub const TEAM: u32 = 32;
@@ -20,10 +23,25 @@ pub struct Tile {
     pub wm: u32,
     /// Columns of a team's block, a multiple of 32.
     pub wn: u32,
-    /// Halves of workgroup memory: with two, one is filled while the other is read.
-    pub halves: u32,
-    /// Terms of a step spelled out, four or all.
-    pub unroll: u32,
+    /// What multiplies.
+    pub math: Math,
+}
+
+/// How a tile multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Math {
+    /// Invocations, with fused multiply-adds.
+    Fma {
+        /// Halves of workgroup memory: with two, one is filled while the other is read.
+        halves: u32,
+        /// Terms of a step spelled out, four or all.
+        unroll: u32,
+    },
+    /// Subgroups, with cooperative matrices of f16 and f32 sums.
+    Cooperative {
+        /// Parts of a value: one, or two of eleven bits each.
+        terms: u32,
+    },
 }
 
 /// A tile with what was measured of it.
@@ -35,7 +53,11 @@ struct Candidate {
 }
 
 const fn tile(size: (u32, u32, u32), block: (u32, u32), halves: u32) -> Tile {
-    Tile { bm: size.0, bn: size.1, bk: size.2, wm: block.0, wn: block.1, halves, unroll: size.2 }
+    Tile { bm: size.0, bn: size.1, bk: size.2, wm: block.0, wn: block.1, math: Math::Fma { halves, unroll: size.2 } }
+}
+
+const fn cooperative(size: (u32, u32), block: (u32, u32), terms: u32) -> Tile {
+    Tile { bm: size.0, bn: size.1, bk: 32, wm: block.0, wn: block.1, math: Math::Cooperative { terms } }
 }
 
 /// Shares are those of the reference H100 (`benches/results.md`).
@@ -47,6 +69,22 @@ const CANDIDATES: [Candidate; 7] = [
     Candidate { tile: tile((32, 64, 16), (16, 32), 2), speed: &[0.28, 0.5, 0.6, 0.68, 0.7] },
     Candidate { tile: tile((32, 32, 16), (16, 32), 2), speed: &[0.15, 0.28, 0.38, 0.45, 0.5, 0.54] },
     Candidate { tile: tile((32, 32, 16), (16, 32), 1), speed: &[0.1, 0.2, 0.28, 0.35, 0.4, 0.43] },
+];
+
+/// Tiles of cooperative matrices with one and with two terms.
+const COOPERATIVE: [[Candidate; 4]; 2] = [
+    [
+        Candidate { tile: cooperative((128, 128), (32, 64), 1), speed: &[2.0, 3.2] },
+        Candidate { tile: cooperative((128, 64), (32, 32), 1), speed: &[1.3, 2.4] },
+        Candidate { tile: cooperative((64, 128), (32, 32), 1), speed: &[1.3, 2.4] },
+        Candidate { tile: cooperative((64, 64), (32, 32), 1), speed: &[0.8, 1.5, 2.0] },
+    ],
+    [
+        Candidate { tile: cooperative((128, 128), (32, 64), 2), speed: &[1.9] },
+        Candidate { tile: cooperative((128, 64), (32, 32), 2), speed: &[1.0, 1.6] },
+        Candidate { tile: cooperative((64, 128), (32, 32), 2), speed: &[1.0, 1.6] },
+        Candidate { tile: cooperative((64, 64), (32, 32), 2), speed: &[0.6, 1.1, 1.3] },
+    ],
 ];
 
 /// A product's sizes: outputs of each of `batch` matrices, and terms of each output.
@@ -70,7 +108,14 @@ impl Tile {
 
     /// Bytes of workgroup memory for elements of `bytes` bytes.
     pub fn shared_bytes(&self, bytes: u32) -> u32 {
-        self.halves * self.bk * (self.bm + self.bn) * bytes
+        match self.math {
+            Math::Fma { halves, .. } => halves * self.bk * (self.bm + self.bn) * bytes,
+            Math::Cooperative { terms } => {
+                // In either direction; then the strips, and the largest values.
+                let padded = |size: u32| (size * (self.bk + PAD)).max(self.bk * (size + PAD));
+                2 * terms * (padded(self.bm) + padded(self.bn)) + 4096 + 16
+            }
+        }
     }
 
     /// Rows of tiles that neighboring workgroups take together. A matrix of some thousand tiles no cache holds.
@@ -81,9 +126,9 @@ impl Tile {
 }
 
 impl Candidate {
-    fn is_legal(&self, bytes: u32, caps: &DeviceCaps) -> bool {
-        let threads = self.tile.threads();
-        threads <= caps.max_invocations.min(caps.max_workgroup_size) && self.tile.shared_bytes(bytes) <= caps.max_workgroup_bytes
+    fn is_legal(&self, machine: &Machine) -> bool {
+        let (threads, caps) = (self.tile.threads(), machine.caps);
+        threads <= caps.max_invocations.min(caps.max_workgroup_size) && self.tile.shared_bytes(machine.bytes) <= caps.max_workgroup_bytes
     }
 
     /// Time in multiply-adds of one multiprocessor at full speed: that of the one with most tiles.
@@ -110,14 +155,71 @@ pub const FEW_LANES: u32 = 4096;
 /// Terms that starting and ending a tile costs as much as.
 const START: f64 = 64.0;
 
-/// Tiles that the device can run, shortest time first, and that time in multiply-adds of a multiprocessor.
-pub fn by_time(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel) -> Vec<(Tile, f64)> {
-    // A compiler for a processor takes seconds for what a GPU's takes milliseconds.
-    let unroll = |tile: Tile| if model.parallel_lanes < FEW_LANES { Tile { halves: 1, unroll: 4, ..tile } } else { tile };
-    let legal = CANDIDATES.iter().filter(|c| c.is_legal(bytes, caps));
-    let mut timed: Vec<(Tile, f64)> = legal.map(|c| (unroll(c.tile), c.time(sizes, model))).collect();
-    timed.sort_by(|a, b| a.1.total_cmp(&b.1));
-    timed
+/// What multiplies, and how exactly it has to.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine<'a> {
+    /// Capabilities.
+    pub caps: &'a DeviceCaps,
+    /// Speeds.
+    pub model: &'a DeviceModel,
+    /// Bytes of an element.
+    pub bytes: u32,
+    /// How exact products of f32 are to be. Others are [`MatmulPrecision::Highest`].
+    pub precision: MatmulPrecision,
+}
+
+impl Machine<'_> {
+    /// Tiles that the device can run, shortest time first, and that time in multiply-adds of a multiprocessor.
+    pub fn by_time(&self, sizes: &Sizes) -> Vec<(Tile, f64)> {
+        let cooperative: &[Candidate] = match self.precision {
+            _ if self.caps.cooperative == Cooperative::Absent => &[],
+            MatmulPrecision::Medium => &COOPERATIVE[0],
+            MatmulPrecision::High => &COOPERATIVE[1],
+            MatmulPrecision::Highest => &[],
+        };
+        let legal = cooperative.iter().chain(&CANDIDATES).filter(|c| c.is_legal(self));
+        let mut timed: Vec<(Tile, f64)> = legal.map(|c| (self.spelled(c.tile), c.time(sizes, self.model))).collect();
+        timed.sort_by(|a, b| a.1.total_cmp(&b.1));
+        timed
+    }
+
+    /// A compiler for a processor takes seconds for what a GPU's takes milliseconds.
+    fn spelled(&self, tile: Tile) -> Tile {
+        match tile.math {
+            Math::Fma { .. } if self.model.parallel_lanes < FEW_LANES => Tile { math: Math::Fma { halves: 1, unroll: 4 }, ..tile },
+            _ => tile,
+        }
+    }
+
+    /// Terms of a step of the tiles.
+    pub fn step(&self) -> i64 {
+        if self.precision == MatmulPrecision::Highest { 16 } else { 32 }
+    }
+
+    /// Parts that the terms of a product are divided into, so that few tiles fill the device, where that saves clearly more than storing and
+    /// adding up their results costs.
+    pub fn parts(&self, sizes: &Sizes) -> Option<i64> {
+        const SHORTEST: f64 = 512.0;
+        const NEAR: f64 = 1.05;
+        let model = self.model;
+        if model.parallel_lanes < FEW_LANES {
+            return None;
+        }
+        let outputs = sizes.batch * sizes.m * sizes.n;
+        let price = |parts: i64| {
+            let s = Sizes { batch: sizes.batch * parts as f64, k: sizes.k / parts as f64, ..*sizes };
+            let (_, units) = *self.by_time(&s).first()?;
+            let traffic = (2.0 * parts as f64 + 1.0) * outputs * self.bytes as f64 / model.bandwidth_gbps as f64 + model.launch_ns as f64;
+            Some(arithmetic_ns(units, model) + if parts > 1 { traffic } else { 0.0 })
+        };
+        let divided: Vec<(i64, f64)> = (2..=16).filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| Some((p, price(p)?))).collect();
+        let least = divided.iter().map(|d| d.1).min_by(f64::total_cmp)?;
+        // Few parts take less memory.
+        let (parts, time) = *divided.iter().find(|d| d.1 <= NEAR * least)?;
+        let whole = price(1)?;
+        // Predictions are a tenth off, and one launch more also costs those around it.
+        (time < 0.9 * whole && whole - time > 4.0 * model.launch_ns as f64).then_some(parts)
+    }
 }
 
 /// The time of a launch that takes so many multiply-adds of a multiprocessor.
@@ -129,31 +231,4 @@ fn arithmetic_ns(units: f64, model: &DeviceModel) -> f64 {
     // What the fastest tile reaches of the device's arithmetic.
     const REACHED: f64 = 0.75;
     2.0 * units * processors(model) / (model.gflops as f64 * REACHED)
-}
-
-/// Terms of a step of every tile.
-pub const STEP: i64 = 16;
-
-/// Parts that the terms of a product are divided into, so that few tiles fill the device, where that saves clearly more than storing and
-/// adding up their results costs.
-pub fn parts(sizes: &Sizes, bytes: u32, caps: &DeviceCaps, model: &DeviceModel) -> Option<i64> {
-    const SHORTEST: f64 = 512.0;
-    const NEAR: f64 = 1.05;
-    if model.parallel_lanes < FEW_LANES {
-        return None;
-    }
-    let outputs = sizes.batch * sizes.m * sizes.n;
-    let price = |parts: i64| {
-        let s = Sizes { batch: sizes.batch * parts as f64, k: sizes.k / parts as f64, ..*sizes };
-        let (_, units) = *by_time(&s, bytes, caps, model).first()?;
-        let traffic = (2.0 * parts as f64 + 1.0) * outputs * bytes as f64 / model.bandwidth_gbps as f64 + model.launch_ns as f64;
-        Some(arithmetic_ns(units, model) + if parts > 1 { traffic } else { 0.0 })
-    };
-    let divided: Vec<(i64, f64)> = (2..=16).filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| Some((p, price(p)?))).collect();
-    let least = divided.iter().map(|d| d.1).min_by(f64::total_cmp)?;
-    // Few parts take less memory.
-    let (parts, time) = *divided.iter().find(|d| d.1 <= NEAR * least)?;
-    let whole = price(1)?;
-    // Predictions are a tenth off, and one launch more also costs those around it.
-    (time < 0.9 * whole && whole - time > 4.0 * model.launch_ns as f64).then_some(parts)
 }

@@ -81,7 +81,7 @@ pub struct Product {
 
 impl Product {
     fn new(bound: &Bound, tag: Tag) -> Option<Product> {
-        let Tag::Matmul { a, b, dot, batch } = tag else { return None };
+        let Tag::Matmul { a, b, dot, batch, .. } = tag else { return None };
         let nest = &bound.nest;
         let lane = Lane::of(nest.dtype(dot));
         if !matches!(lane, Lane::F32 | Lane::F64) {

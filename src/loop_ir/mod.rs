@@ -40,7 +40,7 @@ pub use text::print;
 pub use verify::verify;
 
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, Provenance};
+use crate::types::{DType, Dim, MatmulPrecision, Provenance};
 use serde::{Deserialize, Serialize};
 
 /// A logical buffer: one value of the program.
@@ -206,6 +206,8 @@ pub enum Tag {
         dot: Val,
         /// Number of batch axes; rows are `batch + 2` axes.
         batch: u32,
+        /// How exactly it is to be computed at least.
+        precision: MatmulPrecision,
     },
     /// `sum = sum over columns of where(index == row axis, source, 0)`; `index` and `source` do not depend on that axis.
     ScatterSum {
@@ -349,7 +351,7 @@ impl Tag {
     pub fn map(self, at: impl Fn(Val) -> Val) -> Tag {
         match self {
             Tag::Loop => Tag::Loop,
-            Tag::Matmul { a, b, dot, batch } => Tag::Matmul { a: at(a), b: at(b), dot: at(dot), batch },
+            Tag::Matmul { a, b, dot, batch, precision } => Tag::Matmul { a: at(a), b: at(b), dot: at(dot), batch, precision },
             Tag::ScatterSum { index, axis, source, sum } => Tag::ScatterSum { index: at(index), axis, source: at(source), sum: at(sum) },
             Tag::Segments { start, end } => Tag::Segments { start: at(start), end: at(end) },
         }

@@ -4,7 +4,7 @@
 
 use super::{Axis, Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write};
 use crate::scalar::ScalarFn;
-use crate::types::{Cursor, DType, Dim, Provenance, Shape, Symbol, TensorType};
+use crate::types::{Cursor, DType, Dim, MatmulPrecision, Provenance, Shape, Symbol, TensorType};
 use std::fmt;
 
 /// Axes, statements and terms within terms that a text may have: more are refused, so that no text takes a program apart.
@@ -156,7 +156,12 @@ fn tag(line: &mut Cursor<'_>) -> Result<Tag, String> {
     } else if line.eat("matmul(") {
         let (a, b, dot) = (named(line, "a")?, named(line, "b")?, named(line, "dot")?);
         line.expect("batch=")?;
-        Tag::Matmul { a, b, dot, batch: number(line)? }
+        let batch = number(line)?;
+        let precision = match line.eat(" precision=") {
+            true => line.take(|c| c.is_ascii_lowercase()).parse()?,
+            false => MatmulPrecision::default(),
+        };
+        Tag::Matmul { a, b, dot, batch, precision }
     } else if line.eat("scatter_sum(") {
         let index = named(line, "index")?;
         line.expect("axis=i")?;

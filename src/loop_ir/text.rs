@@ -17,7 +17,7 @@
 //! * Buffers are listed where the text is of a program: with their types, and their names to the end of the line.
 
 use super::{Buffer, Instr, Nest, Number, Tag, Term, Write};
-use crate::types::{Dim, Symbol};
+use crate::types::{Dim, MatmulPrecision, Symbol};
 use std::fmt;
 
 /// The text of nests over buffers.
@@ -89,7 +89,13 @@ impl fmt::Display for Tag {
         match self {
             Tag::Loop => Ok(()),
             Tag::Segments { start, end } => write!(f, " segments(start=%{} end=%{})", start.0, end.0),
-            Tag::Matmul { a, b, dot, batch } => write!(f, " matmul(a=%{} b=%{} dot=%{} batch={batch})", a.0, b.0, dot.0),
+            Tag::Matmul { a, b, dot, batch, precision } => {
+                write!(f, " matmul(a=%{} b=%{} dot=%{} batch={batch}", a.0, b.0, dot.0)?;
+                if *precision != MatmulPrecision::Highest {
+                    write!(f, " precision={}", precision.name())?;
+                }
+                f.write_str(")")
+            }
             Tag::ScatterSum { index, axis, source, sum } => {
                 write!(f, " scatter_sum(index=%{} axis=i{axis} source=%{} sum=%{})", index.0, source.0, sum.0)
             }

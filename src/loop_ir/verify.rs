@@ -180,7 +180,7 @@ fn repeats(e: &IndexExpr, sizes: &[Dim]) -> bool {
 fn check_tag(nest: &Nest, faults: &mut Vec<String>) {
     let summed = |v: Val| if let Instr::Reduce(Combiner::Sum, x) = nest.stmt(v).instr { Some(x) } else { None };
     match nest.tag {
-        Tag::Matmul { a, b, dot, batch } => {
+        Tag::Matmul { a, b, dot, batch, .. } => {
             let product = Instr::Call(ScalarFn::Mul, vec![a, b]);
             if nest.rows.len() != batch as usize + 2 || summed(dot).is_none_or(|x| nest.stmt(x).instr != product) {
                 faults.push("the matmul tag does not fit the body".into());

@@ -11,10 +11,10 @@
 use crate::config::Config;
 use crate::error::Error;
 use crate::graph::{Graph, InputRole, NodeId, OutputRole, Value};
-use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Instr, Nest, Phase, flatten};
+use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Instr, Nest, Phase, Tag, flatten};
 use crate::ops::{NestBuilder, OpDef, OperandView};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, HostTensor, Provenance, TensorType};
+use crate::types::{DType, Dim, HostTensor, MatmulPrecision, Provenance, TensorType};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 
@@ -68,7 +68,18 @@ pub fn lower(graphs: &[(Phase, &Graph)], config: &Config) -> Result<Lowered, Err
         lowering.graph(*phase, graph, &|name| readers.get(name).is_some_and(|&last| last > position), config)?;
     }
     lowering.commit()?;
+    lowering.out.nests.iter_mut().for_each(|nest| allow(nest, config.matmul_precision));
     Ok(lowering.out)
+}
+
+/// Lets a product of f32 be computed as inexactly as the program admits.
+fn allow(nest: &mut Nest, admitted: MatmulPrecision) {
+    if let Tag::Matmul { dot, .. } = nest.tag
+        && nest.dtype(dot) == DType::F32
+        && let Tag::Matmul { precision, .. } = &mut nest.tag
+    {
+        *precision = admitted;
+    }
 }
 
 struct Lowering {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use inductor::graph::InputRole;
 use inductor::report::{Row, compile_text, memory_text, rows_text};
+use inductor::types::MatmulPrecision;
 use inductor::{Config, DType, Device, Dim, HostTensor, Initializer, State, Step, Traced, compile, compile_train, optim, trace_eval};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -36,6 +37,12 @@ pub struct BenchOptions {
     /// Shapes of the matmul suite, as `MxNxK` or `BATCHxMxNxK`; `t` behind them transposes the left operand, `T` the right one.
     #[arg(long, value_delimiter = ',')]
     shape: Vec<Shape>,
+    /// How exactly products are computed where there are matrix units: highest, high or medium.
+    #[arg(long, default_value = "highest")]
+    precision: MatmulPrecision,
+    /// Operands of the matmul suite are drawn from 0 to 1 instead of from -1 to 1.
+    #[arg(long)]
+    positive: bool,
     /// Only cases of the memory suite whose name contains this.
     #[arg(long)]
     filter: Option<String>,
@@ -65,6 +72,12 @@ fn check_sizes(options: &BenchOptions) -> Result<()> {
         }
     }
     Ok(())
+}
+
+impl BenchOptions {
+    fn config(&self) -> Config {
+        Config { matmul_precision: self.precision, ..Config::default() }
+    }
 }
 
 /// Runs the suites and prints their rows.
@@ -131,7 +144,7 @@ fn train(options: &BenchOptions, device: &Device, model: &str, profiles: &mut Pr
     };
     let inputs = random_inputs(&traced, &sizes)?;
     let started = Instant::now();
-    let step = compile_train(&traced, device, optim::AdamW::new(1e-4), &Config::default())?;
+    let step = compile_train(&traced, device, optim::AdamW::new(1e-4), &options.config())?;
     let mut state = step.init(1)?;
     for (name, tensor) in tensors {
         state.set(&name, tensor)?;
@@ -166,6 +179,23 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// The relative error (Frobenius) of a sample of the outputs against sums of f64.
+    fn error(&self, state: &State, c: &HostTensor) -> Result<f64> {
+        let (a, b, c) = (state.get("a")?.to_f64(), state.get("b")?.to_f64(), c.to_f64());
+        let spread = |n: usize| (0..n).step_by(n.div_ceil(32));
+        let (mut wrong, mut whole) = (0.0, 0.0);
+        for (i, j) in spread(self.m).flat_map(|i| spread(self.n).map(move |j| (i, j))) {
+            let left = |t: usize| a[if self.transpose[0] { t * self.m + i } else { i * self.k + t }];
+            let right = |t: usize| b[if self.transpose[1] { j * self.k + t } else { t * self.n + j }];
+            let sum: f64 = (0..self.k).map(|t| left(t) * right(t)).sum();
+            wrong += (c[i * self.n + j] - sum).powi(2);
+            whole += sum * sum;
+        }
+        Ok((wrong / whole).sqrt())
+    }
+}
+
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.batch > 1 {
@@ -192,7 +222,7 @@ impl std::str::FromStr for Shape {
 
 fn matmul(options: &BenchOptions, device: &Device, shape: Shape, profiles: &mut Profiles) -> Result<Row> {
     // Operands are state, so that no step uploads them.
-    let uniform = Initializer::Uniform { low: -1.0, high: 1.0 };
+    let uniform = Initializer::Uniform { low: if options.positive { 0.0 } else { -1.0 }, high: 1.0 };
     let traced = trace_eval("matmul", |t| {
         let matrix = |name: &str, rows: usize, columns: usize, transpose: bool| {
             let (rows, columns) = if transpose { (columns, rows) } else { (rows, columns) };
@@ -207,12 +237,14 @@ fn matmul(options: &BenchOptions, device: &Device, shape: Shape, profiles: &mut 
         Ok(vec![("c", a.matmul(&b))])
     })?;
     let started = Instant::now();
-    let step = compile(&traced, device, &Config::default())?;
+    let step = compile(&traced, device, &options.config())?;
     let mut state = step.init(1)?;
     step.run(&mut state, ())?.wait()?;
     let first_step_s = started.elapsed().as_secs_f64();
     let mut row = measure(options, "matmul", &shape.to_string(), device, &step, &mut state, &[], first_step_s)?;
     profile(options, &step, profiles)?;
+    let c = step.run(&mut state, ())?.output("c")?;
+    row.error = Some(shape.error(&state, &c)?);
     row.tflops = Some(shape.flops() / (row.pipelined_ms * 1e-3) / 1e12);
     Ok(row)
 }
@@ -259,6 +291,7 @@ fn measure(
         launches,
         peak_bytes: device.allocated_bytes().unwrap_or(0).max(step.peak_bytes()),
         tflops: None,
+        error: None,
     })
 }
 

@@ -6,7 +6,7 @@ use super::window::{Window, all_of, constants};
 use super::{Array, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
 use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Tag, Val, flatten, unflatten};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, Shape, TensorType};
+use crate::types::{DType, Dim, MatmulPrecision, Shape, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// `y[n, o, p] = sum over c, k of x[n, g * C + c, p * stride - padding + k * dilation] * w[o, c, k]`, where `g` is the group of
@@ -185,7 +185,7 @@ impl Dot {
         let product = body.call(ScalarFn::Mul, &[x, y]);
         let dot = body.reduce(Combiner::Sum, product);
         if let Some(batch) = self.batch {
-            body.tag = Tag::Matmul { a: x, b: y, dot, batch };
+            body.tag = Tag::Matmul { a: x, b: y, dot, batch, precision: MatmulPrecision::default() };
         }
         body.cast(dot, dtype)
     }

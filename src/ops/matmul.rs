@@ -4,7 +4,7 @@ use super::array::sizes;
 use super::{Array, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
 use crate::loop_ir::{Combiner, IndexExpr, Tag, flatten};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, Shape, TensorType, paired};
+use crate::types::{DType, Dim, MatmulPrecision, Shape, TensorType, paired};
 use serde::{Deserialize, Serialize};
 
 /// `out[..., m, n] = sum over k of a[..., m, k] * b[..., k, n]`. Floats and integers; equal leading (batch) dimensions, rank at
@@ -112,7 +112,7 @@ impl OpDef for Matmul {
             let (x, y) = (body.cast(x, accumulator), body.cast(y, accumulator));
             let product = body.call(ScalarFn::Mul, &[x, y]);
             let dot = body.reduce(Combiner::Sum, product);
-            body.tag = Tag::Matmul { a: x, b: y, dot, batch: rank as u32 - 2 };
+            body.tag = Tag::Matmul { a: x, b: y, dot, batch: rank as u32 - 2, precision: MatmulPrecision::default() };
             let out = body.cast(dot, ty.dtype);
             body.write(buffer, flatten(row, &ty.shape.0), out);
             Ok(())

@@ -44,11 +44,14 @@ pub struct Row {
     /// f32 arithmetic reached, for suites that count it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tflops: Option<f64>,
+    /// Relative error of a sample of the results against f64, for suites that compare.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
 }
 
 /// Rows as a table.
 pub fn rows_text(rows: &[Row]) -> String {
-    let mut table = Table::new(&["suite", "name", "device", "ms", "pipelined ms", "first step s", "launches", "peak MiB", "TFLOPS"]);
+    let mut table = Table::new(&["suite", "name", "device", "ms", "pipelined ms", "first step s", "launches", "peak MiB", "TFLOPS", "error"]);
     for r in rows {
         table.row(&[
             r.suite.clone(),
@@ -60,6 +63,7 @@ pub fn rows_text(rows: &[Row]) -> String {
             r.launches.to_string(),
             format!("{:.1}", r.peak_bytes as f64 / (1 << 20) as f64),
             r.tflops.map(|t| format!("{t:.2}")).unwrap_or_default(),
+            r.error.map(|e| format!("{e:.1e}")).unwrap_or_default(),
         ]);
     }
     table.to_string()
@@ -219,6 +223,7 @@ mod tests {
             launches: 3,
             peak_bytes: 1 << 20,
             tflops: None,
+            error: None,
         };
         let value: serde_json::Value = serde_json::from_str(&json(&[&row])).unwrap();
         let keys: Vec<&String> = value[0].as_object().unwrap().keys().collect();

@@ -2,7 +2,7 @@
 
 use crate::config::{Environment, Target};
 use crate::error::{Error, Result};
-use crate::types::{DeviceCaps, DeviceModel};
+use crate::types::{Cooperative, DeviceCaps, DeviceModel, MatmulPrecision};
 use std::fmt;
 use std::sync::Arc;
 #[cfg(feature = "gpu")]
@@ -25,6 +25,8 @@ enum Kind {
         device: Arc<GpuDevice>,
         /// Known once the adapter has been probed, which waits for the first that asks.
         target: OnceLock<Target>,
+        /// Whether its matrix units multiply rightly, known once a program asks for them.
+        units: OnceLock<bool>,
     },
 }
 
@@ -81,6 +83,22 @@ impl Device {
         self.target_ref().clone()
     }
 
+    /// What a program with products of this precision is compiled for to run here. Matrix units are tried before their first use; where they
+    /// are wrong, which is warned of once, the target has none.
+    pub fn target_for(&self, precision: MatmulPrecision) -> Target {
+        let target = self.target();
+        match &*self.0 {
+            #[cfg(feature = "gpu")]
+            Kind::Gpu { device, units, .. } if precision != MatmulPrecision::Highest && target.caps.cooperative != Cooperative::Absent => {
+                match units.get_or_init(|| super::probe::multiplies(device, &target)) {
+                    true => target,
+                    false => Target { caps: DeviceCaps { cooperative: Cooperative::Absent, ..target.caps }, ..target },
+                }
+            }
+            _ => target,
+        }
+    }
+
     /// True for the interpreter.
     pub fn is_cpu(&self) -> bool {
         matches!(*self.0, Kind::Cpu { .. })
@@ -126,14 +144,14 @@ impl Device {
     /// A device that is taken to have these capabilities.
     #[cfg(feature = "gpu")]
     pub(super) fn assumed(device: Arc<GpuDevice>, target: Target) -> Device {
-        Device(Arc::new(Kind::Gpu { device, target: OnceLock::from(target) }))
+        Device(Arc::new(Kind::Gpu { device, target: OnceLock::from(target), units: OnceLock::from(true) }))
     }
 
     fn target_ref(&self) -> &Target {
         match &*self.0 {
             Kind::Cpu { target, .. } => target,
             #[cfg(feature = "gpu")]
-            Kind::Gpu { device, target } => target.get_or_init(|| super::probe::target(device)),
+            Kind::Gpu { device, target, .. } => target.get_or_init(|| super::probe::target(device)),
         }
     }
 
@@ -156,7 +174,7 @@ impl Device {
     #[cfg(feature = "gpu")]
     pub fn open_with(software: bool, environment: &Environment) -> Result<Device> {
         let device = GpuDevice::open(if software { Wanted::Software } else { Wanted::Hardware }, environment)?;
-        Ok(Device(Arc::new(Kind::Gpu { device: Arc::new(device), target: OnceLock::new() })))
+        Ok(Device(Arc::new(Kind::Gpu { device: Arc::new(device), target: OnceLock::new(), units: OnceLock::new() })))
     }
 }
 

@@ -7,8 +7,9 @@ use super::sort_rows::sort_rows;
 use super::sort_scatter::sort_scatter;
 use super::split_scan::split_scan;
 use crate::config::Target;
+use crate::forms::contraction::machine;
 use crate::forms::parts::{self, Along};
-use crate::forms::product::{self as form, Sizes};
+use crate::forms::product::Sizes;
 use crate::loop_ir::facts::is_column_reduction;
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
@@ -93,10 +94,10 @@ fn product_chunks(nest: &Nest, batch: usize, target: &Target) -> Option<Chunks> 
     let size = |dims: &[Dim]| dims.iter().map(|d| d.hint() as f64).product();
     let [m, n] = nest.rows.get(batch..)? else { return None };
     let sizes = Sizes { batch: size(&nest.rows[..batch]), m: m.hint() as f64, n: n.hint() as f64, k: size(&nest.cols) };
-    let bytes = nest.writes.first().map(|w| nest.dtype(w.value).size() as u32)?;
-    let count = form::parts(&sizes, bytes.max(4), &target.caps, &target.model)?;
+    let machine = machine(nest, target);
+    let count = machine.parts(&sizes)?;
     // Whole steps, so that only the last part ends within one.
-    let step = Dim::int(form::STEP);
+    let step = Dim::int(machine.step());
     let size = nest.col_count().ceil_div(&(Dim::int(count) * &step)) * &step;
     // Parts that would start behind the end are left out, where that is known.
     let count = nest.col_count().as_int().map_or(count, |k| (k as u64).div_ceil(size.as_int().map_or(1, |s| s.max(1)) as u64) as i64);
@@ -146,8 +147,8 @@ fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffe
         buffers.push(Buffer { name: format!("{}.partial", nest.label), ty: TensorType { dtype, shape: Shape(rows.clone()) } });
         BufferId(buffers.len() as u32 - 1)
     };
-    if let (Tag::Matmul { batch, .. }, Some([a, b])) = (nest.tag, factors) {
-        body.tag = Tag::Matmul { a, b, dot: partial, batch: batch + 1 };
+    if let (Tag::Matmul { batch, precision, .. }, Some([a, b])) = (nest.tag, factors) {
+        body.tag = Tag::Matmul { a, b, dot: partial, batch: batch + 1, precision };
     }
     let place = flatten(&axes(&rows, 0), &rows);
     let sums = scratch();

@@ -41,11 +41,23 @@ pub struct DeviceCaps {
     /// Float expressions are evaluated as they are written, by the start-up probe: NaN and infinities are not simplified away and
     /// sums not reordered. Without it shaders are handed over as SPIR-V that forbids both, where the adapter takes SPIR-V.
     pub exact_floats: bool,
-    /// 16x16x16 cooperative matrices, f16 operands and f32 accumulator. Unlocks the matrix templates of later work;
-    /// without it matmuls use the f32 tile template.
-    pub coop_f16_f32: bool,
+    /// 16x16x16 cooperative matrices of f16 with f32 accumulators, by subgroups of 32. Unlocks products of
+    /// [`MatmulPrecision`](super::MatmulPrecision) high and medium; without it all products are f32 tiles.
+    pub cooperative: Cooperative,
     /// Timestamp queries around a dispatch. Unlocks per-kernel times; without it only wall clock is reported.
     pub timestamps: bool,
+}
+
+/// Whether shaders multiply matrices by subgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cooperative {
+    /// No.
+    #[default]
+    Absent,
+    /// The device does.
+    Native,
+    /// Invocations do in their place: slow, and for tests on devices without them.
+    Emulated,
 }
 
 impl DeviceCaps {
@@ -59,7 +71,7 @@ impl DeviceCaps {
             is(self.f16, "f16 arithmetic and storage", "on", "halves are packed in words and computed in f32"),
             is(self.i64, "64-bit integers", "on", "i64 is narrowed under a proof or a checked upload"),
             is(self.f64, "64-bit floats", "on", "f64 programs are refused"),
-            is(self.coop_f16_f32, "cooperative matrices", "on, 16x16x16 f16 to f32", "matmul uses f32 tiles"),
+            is(self.cooperative != Cooperative::Absent, "cooperative matrices", "on, 16x16x16 f16 to f32", "matmul uses f32 tiles"),
             is(self.timestamps, "timestamps", "on", "only wall clock is reported"),
             is(self.i64_comparisons, "comparisons of 64-bit integers", probed, "they compare words"),
             is(self.exact_floats, "floats as written, NaN and infinities", probed, "shaders are SPIR-V that forbids simplification"),
@@ -97,7 +109,7 @@ impl DeviceCaps {
             i64_comparisons: true,
             f64: true,
             exact_floats: true,
-            coop_f16_f32: false,
+            cooperative: Cooperative::Absent,
             timestamps: false,
         }
     }
@@ -120,7 +132,7 @@ impl DeviceCaps {
             i64_comparisons: true,
             f64: false,
             exact_floats: true,
-            coop_f16_f32: false,
+            cooperative: Cooperative::Absent,
             timestamps: false,
         }
     }
@@ -143,7 +155,7 @@ impl DeviceCaps {
             i64_comparisons: true,
             f64: true,
             exact_floats: true,
-            coop_f16_f32: true,
+            cooperative: Cooperative::Native,
             timestamps: true,
         }
     }

@@ -3,7 +3,7 @@
 use inductor::codegen::{Binding, Plan};
 use inductor::config::Target;
 use inductor::schedule::PlacedBuffer;
-use inductor::types::{Bindings, DType, DeviceCaps, DeviceModel, HostTensor, Storage};
+use inductor::types::{Bindings, Cooperative, DType, DeviceCaps, DeviceModel, HostTensor, Storage};
 use std::sync::OnceLock;
 use wgpu::util::DeviceExt as _;
 
@@ -57,7 +57,7 @@ fn open() -> Option<Gpu> {
         i64_comparisons: false,
         f64: features.contains(wgpu::Features::SHADER_F64),
         exact_floats: true,
-        coop_f16_f32: false,
+        cooperative: Cooperative::Absent,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
     };
     let model = if info.device_type == wgpu::DeviceType::Cpu { DeviceModel::cpu() } else { DeviceModel::large_gpu() };

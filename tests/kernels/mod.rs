@@ -44,6 +44,11 @@ impl Random {
     }
 }
 
+/// A type of fixed sizes.
+pub fn ty<N: Into<Dim> + Clone>(dtype: DType, shape: &[N]) -> TensorType {
+    TensorType::new(dtype, shape)
+}
+
 /// A tensor with random elements of its type.
 pub fn random(dtype: DType, shape: &[usize], seed: u64) -> HostTensor {
     let mut r = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 7);
@@ -187,10 +192,14 @@ impl Case {
 
     /// Runs on the adapter, compiled for a target, and compares every written buffer.
     pub fn compare(&self, gpu: &device::Gpu, target: &Target) {
-        let plan = self.plan(target);
+        self.compare_plan(gpu, &self.plan(target));
+    }
+
+    /// Runs a plan of this case on the adapter, and compares every written buffer.
+    pub fn compare_plan(&self, gpu: &device::Gpu, plan: &Plan) {
         let mut initial: Vec<Option<HostTensor>> = self.inputs.iter().cloned().map(Some).collect();
         initial.resize(self.types.len(), None);
-        let (got, _, _) = gpu.run(&plan, &initial, &self.bindings, 1);
+        let (got, _, _) = gpu.run(plan, &initial, &self.bindings, 1);
         let mut expected: Vec<Array> = plan
             .program
             .buffers
@@ -212,7 +221,7 @@ impl Case {
             let bytes = &got[placed.slot.0 as usize];
             let t = device::decode(bytes, placed, &shape);
             let fail = |what: String| {
-                panic!("{} on {}: buffer {b}: {what}\n{}\n{}", self.name, target.caps.name, self.nests[0], inductor::codegen::dump(&plan))
+                panic!("{} on {}: buffer {b}: {what}\n{}\n{}", self.name, plan.target.caps.name, self.nests[0], inductor::codegen::dump(plan))
             };
             if placed.ty.dtype.is_float() {
                 let (x, y) = (t.to_f64(), expected[b].floats());

@@ -1,4 +1,5 @@
-//! Matrix products in tiles: `shaders/matmul.wgsl.j2` with hooks generated from the body.
+//! Matrix products in tiles: `shaders/matmul.wgsl.j2`, or `shaders/cooperative.wgsl.j2` for matrix units, with hooks generated from
+//! the body.
 //!
 //! Operand hooks compute four neighboring values with whatever the body does to them first (prologue), along the dimension
 //! that is contiguous in memory; the epilogue hook runs the statements after the product and the writes, four neighboring
@@ -11,16 +12,17 @@ use crate::codegen::text::module::{self, header};
 use crate::codegen::text::storage::Kind;
 use crate::codegen::text::unit::Unit;
 use crate::codegen::text::{helpers, spell, vector};
-use crate::forms::Tile;
 use crate::forms::contraction::{BATCH, CLAMPED, K, Limit, M, N, Product, divides, in_range, lanes, prefers, product};
+use crate::forms::product::{Math, PAD, TEAM, Tile};
 use crate::loop_ir::facts::{needed, needed_before, stored};
 use crate::loop_ir::{Val, Write};
-use crate::types::Dim;
+use crate::types::{Cooperative, Dim};
 use std::sync::LazyLock;
 
 static TEMPLATES: LazyLock<minijinja::Environment<'static>> = LazyLock::new(|| {
     let mut env = minijinja::Environment::new();
     env.add_template("matmul", include_str!("../../../shaders/matmul.wgsl.j2")).expect("the matmul template is sound");
+    env.add_template("cooperative", include_str!("../../../shaders/cooperative.wgsl.j2")).expect("the cooperative template is sound");
     env
 });
 
@@ -53,6 +55,9 @@ enum Role {
     /// What follows the product.
     Store,
 }
+
+/// Terms whose sum is made in matrix units, which truncate, before it is added to the others: with fewer the error is below that of f32 sums.
+const PROMOTED: u32 = 128;
 
 /// Statements of an epilogue that is spelled for each output of an invocation.
 const LONG: usize = 24;
@@ -93,13 +98,19 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let (bindings, head) = header(unit, &vector, uses_symbols, &helpers);
     let rounds = tile.wm > 16 && store_lines > LONG;
     let has = |last: bool| roles.contains(&Role::Load { row: M, last });
-    let context = minijinja::context! {
-        tile => kernel.context(), tiles_m, tiles_n, entry, before, terms, steps => has(false), last => has(true), functions, rounds,
+    let native = matches!(tile.math, Math::Cooperative { .. }) && unit.target.caps.cooperative == Cooperative::Native;
+    let (name, sizes) = match tile.math {
+        Math::Fma { halves, unroll } => ("matmul", kernel.of_invocations(halves, unroll)),
+        Math::Cooperative { terms } => ("cooperative", kernel.of_subgroups(terms, !native)),
     };
-    let template = TEMPLATES.get_template("matmul").map_err(|e| e.to_string())?;
-    let body = template.render(context).map_err(|e| format!("matmul template: {e:#}"))?;
-    let name = format!("tile-{}x{}x{}-{}x{}", tile.bm, tile.bn, tile.bk, tile.wm, tile.wn);
-    Ok(Variant { name, wgsl: format!("{head}\n{body}\n"), workgroup: [tile.threads(), 1, 1], groups, bindings })
+    let context = minijinja::context! {
+        tile => sizes, tiles_m, tiles_n, entry, before, terms, steps => has(false), last => has(true), functions, rounds,
+    };
+    let template = TEMPLATES.get_template(name).map_err(|e| e.to_string())?;
+    let body = template.render(context).map_err(|e| format!("{name} template: {e:#}"))?;
+    let enable = if native { "enable f16;\nenable wgpu_cooperative_matrix;\n" } else { "" };
+    let wgsl = format!("{enable}{head}\n{body}\n");
+    Ok(Variant { name: name_of(tile), wgsl, workgroup: [tile.threads(), 1, 1], groups, bindings, cooperative: native })
 }
 
 impl Kernel<'_> {
@@ -116,9 +127,23 @@ impl Kernel<'_> {
         roles
     }
 
-    /// Sizes that the template spells.
-    fn context(&self) -> minijinja::Value {
-        let Tile { bm, bn, bk, wm, wn, halves, unroll } = self.tile;
+    /// Sizes that the template of cooperative matrices spells. Lines of workgroup memory lie along k or across, as memory does.
+    fn of_subgroups(&self, terms: u32, emulated: bool) -> minijinja::Value {
+        let Tile { bm, bn, bk, wm, wn, .. } = self.tile;
+        let threads = self.tile.threads();
+        let stage = |op: &str, k: usize, size: u32| {
+            let (lines, length) = if self.along_k[k] { (size, bk) } else { (bk, size) };
+            let (across, stride, rounds) = (length / 4, (length + PAD) / 4, size * bk / 4 / threads);
+            minijinja::context! { op, along_k => self.along_k[k], lines, across, stride, rounds }
+        };
+        let (stages, band, promoted) = ([stage("a", 0, bm), stage("b", 1, bn)], self.tile.band(&self.p.sizes()), PROMOTED / bk);
+        let (teams, mi, ni) = (threads / TEAM, wm / 16, wn / 16);
+        minijinja::context! { bm, bn, bk, wm, wn, threads, teams, mi, ni, terms, emulated, stages, band, promoted }
+    }
+
+    /// Sizes that the template of multiply-adds spells.
+    fn of_invocations(&self, halves: u32, unroll: u32) -> minijinja::Value {
+        let Tile { bm, bn, bk, wm, wn, .. } = self.tile;
         let (threads, mi, ni) = (self.tile.threads(), wm / 16, wn / 32);
         let items = |size: u32, along_k: bool| size / 4 * if along_k { bk / 4 } else { bk };
         let [a, b] = [items(bm, self.along_k[0]), items(bn, self.along_k[1])];
@@ -249,6 +274,15 @@ impl Kernel<'_> {
         }
         stores.into_iter().for_each(|s| em.line(s));
         Ok(format!("fn epilogue(z: u32, m: u32, q: u32, sums: vec4<{}>)", self.kind.wgsl()))
+    }
+}
+
+/// As `explain` shows it.
+fn name_of(tile: Tile) -> String {
+    let Tile { bm, bn, bk, wm, wn, math } = tile;
+    match math {
+        Math::Fma { .. } => format!("tile-{bm}x{bn}x{bk}-{wm}x{wn}"),
+        Math::Cooperative { terms } => format!("cooperative-{bm}x{bn}x{bk}-{wm}x{wn}-f16x{terms}"),
     }
 }
 

@@ -93,7 +93,7 @@ impl Shader {
         push_lines(&mut out, "  ", &self.lines);
         out.push_str("}\n");
         let Geometry { name, threads, groups, .. } = self.launch;
-        Variant { name, wgsl: out, workgroup: [threads, 1, 1], groups, bindings }
+        Variant { name, wgsl: out, workgroup: [threads, 1, 1], groups, bindings, cooperative: false }
     }
 }
 
@@ -145,7 +145,7 @@ pub fn together(units: &[Unit], shaders: Vec<Shader>) -> Result<Variant, String>
     push_lines(&mut out, "  ", &entry);
     push_lines(&mut out, "  ", &[branches.join("\nelse ")]);
     out.push_str("}\n");
-    Ok(Variant { name: format!("{count}-together-{threads}"), wgsl: out, workgroup: [threads, 1, 1], groups, bindings })
+    Ok(Variant { name: format!("{count}-together-{threads}"), wgsl: out, workgroup: [threads, 1, 1], groups, bindings, cooperative: false })
 }
 
 /// The head of the entry point, and its first statement where invocations are numbered by subgroup, so that neighbors share one

@@ -3,7 +3,7 @@
 use super::super::counters::{Counted, count};
 use crate::config::Environment;
 use crate::error::{Error, Result};
-use crate::types::{DeviceCaps, DeviceModel};
+use crate::types::{Cooperative, DeviceCaps, DeviceModel};
 
 /// What an adapter is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -233,18 +233,26 @@ pub(super) fn caps(adapter: &wgpu::Adapter) -> DeviceCaps {
         i64_comparisons: true,
         f64: has(wgpu::Features::SHADER_F64) && has(wgpu::Features::SHADER_INT64),
         exact_floats: true,
-        coop_f16_f32: has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && has(wgpu::Features::SHADER_F16) && has_coop_tile(adapter),
+        cooperative: if has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && has(wgpu::Features::SHADER_F16) && has_fragments(adapter) {
+            Cooperative::Native
+        } else {
+            Cooperative::Absent
+        },
         timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
         name: info.name,
     }
 }
 
-fn has_coop_tile(adapter: &wgpu::Adapter) -> bool {
-    adapter.cooperative_matrix_properties().iter().any(|p| {
-        (p.m_size, p.n_size, p.k_size) == (16, 16, 16)
-            && p.ab_type == wgpu::CooperativeScalarType::F16
-            && p.cr_type == wgpu::CooperativeScalarType::F32
-    })
+/// Matrices of the one shape that products use, by subgroups of the one size that they count on.
+fn has_fragments(adapter: &wgpu::Adapter) -> bool {
+    let info = adapter.get_info();
+    let subgroups = adapter.features().contains(wgpu::Features::SUBGROUP) && (info.subgroup_min_size, info.subgroup_max_size) == (32, 32);
+    subgroups
+        && adapter.cooperative_matrix_properties().iter().any(|p| {
+            (p.m_size, p.n_size, p.k_size) == (16, 16, 16)
+                && p.ab_type == wgpu::CooperativeScalarType::F16
+                && p.cr_type == wgpu::CooperativeScalarType::F32
+        })
 }
 
 /// The named speed model; coarse on purpose, so that plans do not depend on a measurement.

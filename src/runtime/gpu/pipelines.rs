@@ -84,7 +84,9 @@ fn prepare_variant(gpu: &GpuDevice, variant: &Variant, disk: Option<&DiskCache>)
     }
     // A panic of the shader front end must not take the process down.
     let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let words = if gpu.is_exact() { Some(spirv::without_simplification(&variant.wgsl).map_err(Error::Device)?) } else { None };
+        // What is handed over is SPIR-V 1.3, which has no cooperative matrices: their shaders go as they are.
+        let words =
+            if gpu.is_exact() && !variant.cooperative { Some(spirv::without_simplification(&variant.wgsl).map_err(Error::Device)?) } else { None };
         gpu.guarded("compiling a shader", || compile(gpu, variant, words, &layout, disk.map(|d| &d.cache)))
     }));
     let pipeline = built.unwrap_or_else(|_| Err(Error::Device("the shader compiler panicked".into())))?;

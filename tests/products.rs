@@ -1,0 +1,222 @@
+//! Matrix products in every tile: by multiply-adds and by cooperative matrices, on the adapter against the reference.
+
+mod kernels;
+
+use inductor::codegen::{Plan, generate};
+use inductor::config::Target;
+use inductor::forms::{Form, Math, Operand, candidates};
+use inductor::loop_ir::{Combiner, IndexExpr, Number, Tag, flatten};
+use inductor::ops::OpDef as _;
+use inductor::scalar::ScalarFn as F;
+use inductor::types::{Cooperative, DType, DeviceCaps, DeviceModel, Dim, HostTensor, MatmulPrecision, TensorType};
+use kernels::device::Gpu;
+use kernels::{Case, random, ty};
+
+/// `a[z, m, k] * b[z, k, n]` with a prologue on `a` and an epilogue of scale, bias and residual.
+fn product(batch: usize, m: usize, n: usize, k: usize, swap: (bool, bool), rich: bool) -> Case {
+    let a_shape = if swap.0 { [batch, k, m] } else { [batch, m, k] };
+    let b_shape = if swap.1 { [batch, n, k] } else { [batch, k, n] };
+    let mut inputs = vec![random(DType::F32, &a_shape, 1), random(DType::F32, &b_shape, 2)];
+    if rich {
+        inputs.extend([random(DType::F32, &[n], 3), random(DType::F32, &[batch, m, n], 4)]);
+    }
+    let name = format!("matmul {batch}x{m}x{n}x{k} {swap:?} {rich}");
+    let mut case = Case::new(name, inputs, vec![ty(DType::F32, &[batch, m, n])], |cx| {
+        let (a, b) = (cx.operand(0), cx.operand(1));
+        let y = cx.results[0].0;
+        let extra = rich.then(|| (cx.operand(2), cx.operand(3)));
+        let rows: Vec<Dim> = [batch, m, n].map(Dim::from).to_vec();
+        cx.nest(&rows, &[k.into()], |body, r, c| {
+            let a_at = if swap.0 { [&r[0], &c[0], &r[1]] } else { [&r[0], &r[1], &c[0]] }.map(Clone::clone);
+            let b_at = if swap.1 { [&r[0], &r[2], &c[0]] } else { [&r[0], &c[0], &r[2]] }.map(Clone::clone);
+            let (mut x, w) = (body.load(a.at(&a_at)), body.load(b.at(&b_at)));
+            if rich {
+                x = body.call(F::Relu, &[x]);
+            }
+            let p = body.call(F::Mul, &[x, w]);
+            let dot = body.reduce(Combiner::Sum, p);
+            body.tag = Tag::Matmul { a: x, b: w, dot, batch: 1, precision: Default::default() };
+            let mut out = dot;
+            if let Some((bias, residual)) = &extra {
+                let bias = body.load(bias.at(&r[2..]));
+                let residual = body.load(residual.at(r));
+                out = body.call(F::Add, &[out, bias]);
+                out = body.call(F::Add, &[out, residual]);
+            }
+            body.write(y, flatten(r, &rows), out);
+            Ok(())
+        })
+    });
+    case.tolerance = 1e-5;
+    case
+}
+
+#[test]
+fn matmul_with_tails() {
+    let all = [(false, false), (true, false), (false, true), (true, true)];
+    for (m, n, k) in
+        [(1, 1, 1), (16, 16, 8), (17, 33, 9), (64, 64, 16), (65, 63, 17), (33, 130, 40), (128, 128, 32), (132, 200, 52), (16, 64, 0), (40, 40, 3)]
+    {
+        for swap in all {
+            product(1, m, n, k, swap, false).check();
+            product(2, m, n, k, swap, true).check();
+        }
+    }
+}
+
+/// Parts of a sum whose length is known at run time only, of which some start behind its end.
+#[test]
+fn parts_of_a_product_with_symbols() {
+    let (m, k) = (Dim::symbol("m", 1, 512), Dim::symbol("k", 1, 512));
+    let chunk = k.ceil_div(&Dim::int(64)) * Dim::int(16);
+    for (rows, inner) in [(5i64, 7i64), (33, 100), (40, 64)] {
+        let (a, b) = (TensorType::new(DType::F32, vec![m.clone(), k.clone()]), TensorType::new(DType::F32, vec![k.clone(), Dim::int(48)]));
+        let sizes: Vec<Dim> = vec![4.into(), m.clone(), 48.into()];
+        let y = TensorType::new(DType::F32, sizes.clone());
+        let inputs = vec![random(DType::F32, &[rows as usize, inner as usize], 1), random(DType::F32, &[inner as usize, 48], 2)];
+        let mut case = Case::symbolic("parts of m x k", inputs, vec![a, b], vec![y], &[(&m, rows), (&k, inner)], |cx| {
+            let (a, b, y) = (cx.operand(0), cx.operand(1), cx.results[0].0);
+            cx.nest(&sizes, std::slice::from_ref(&chunk), |body, r, c| {
+                let at = r[0].times(&chunk).add(&c[0]);
+                let (position, end) = (body.index(&at, DType::I32), body.index(&IndexExpr::constant(&k), DType::I32));
+                let inside = body.call(F::Lt, &[position, end]);
+                let x = body.load_if(a.at(&[r[1].clone(), at.clone()]), inside);
+                let w = body.load_if(b.at(&[at.clone(), r[2].clone()]), inside);
+                let [x, w] = [x, w].map(|v| body.value_or(Some(inside), v, Number::new(DType::F32, 0.0)));
+                let p = body.call(F::Mul, &[x, w]);
+                let dot = body.reduce(Combiner::Sum, p);
+                body.tag = Tag::Matmul { a: x, b: w, dot, batch: 1, precision: Default::default() };
+                body.write(y, flatten(r, &sizes), dot);
+                Ok(())
+            })
+        });
+        case.tolerance = 1e-5;
+        case.check();
+    }
+}
+
+#[test]
+fn matmul_with_symbols() {
+    let (m, k) = (Dim::symbol("m", 1, 512), Dim::symbol("k", 1, 512));
+    for (rows, inner) in [(5i64, 7i64), (64, 64), (70, 100)] {
+        let (a, b) = (TensorType::new(DType::F32, vec![m.clone(), k.clone()]), TensorType::new(DType::F32, vec![k.clone(), Dim::int(48)]));
+        let y = TensorType::new(DType::F32, vec![m.clone(), Dim::int(48)]);
+        let inputs = vec![random(DType::F32, &[rows as usize, inner as usize], 1), random(DType::F32, &[inner as usize, 48], 2)];
+        let sizes = [(&m, rows), (&k, inner)];
+        let mut case = Case::symbolic("matmul m x k", inputs, vec![a, b], vec![y], &sizes, |cx| {
+            inductor::ops::Matmul { transpose_a: false, transpose_b: false }.lower(cx)
+        });
+        case.tolerance = 1e-5;
+        case.check();
+    }
+}
+
+/// The adapter at hand with matrix units, which it emulates.
+fn with_units(gpu: &Gpu) -> Target {
+    let caps = DeviceCaps { cooperative: Cooperative::Emulated, max_workgroup_bytes: 48 << 10, ..gpu.target.caps.clone() };
+    Target { caps, model: DeviceModel::large_gpu() }
+}
+
+fn allow(case: &mut Case, admitted: MatmulPrecision) {
+    for nest in &mut case.nests {
+        if let Tag::Matmul { precision, .. } = &mut nest.tag {
+            *precision = admitted;
+        }
+    }
+}
+
+/// Plans of a product in each tile of cooperative matrices that fits `bytes` of workgroup memory.
+fn in_units(case: &Case, target: &Target, bytes: u32) -> Vec<Plan> {
+    let program = case.program_for(target);
+    let operand = |b: &inductor::loop_ir::BufferId| {
+        let placed = &program.buffers[b.0 as usize];
+        Operand { dtype: placed.ty.dtype, storage: placed.storage, numel: placed.ty.numel() }
+    };
+    let operands: Vec<Operand> = program.commands[0].buffers.iter().map(operand).collect();
+    let units = |form: &Form| matches!(form, Form::Product(t) if matches!(t.math, Math::Cooperative { .. }) && t.shared_bytes(4) <= bytes);
+    let forms = candidates(&program.kernels[0], &operands, target).into_iter().map(|(form, _)| form).filter(units);
+    let plan = |form: Form| {
+        let mut program = program.clone();
+        program.forms[0] = form;
+        generate(program, target).unwrap_or_else(|e| panic!("{}: {e}", case.name))
+    };
+    forms.map(plan).collect()
+}
+
+/// What a precision promises of sums over random values.
+fn promise(precision: MatmulPrecision) -> f64 {
+    if precision == MatmulPrecision::Medium { 1e-3 } else { 1e-6 }
+}
+
+#[test]
+fn products_by_matrix_units() {
+    let shapes = [(33, 130, 40, (false, false)), (65, 63, 17, (true, false)), (64, 64, 64, (false, true)), (30, 36, 170, (true, true))];
+    for (m, n, k, swap) in shapes {
+        for precision in [MatmulPrecision::Medium, MatmulPrecision::High] {
+            let mut case = product(2, m, n, k, swap, true);
+            allow(&mut case, precision);
+            case.tolerance = promise(precision);
+            let native = in_units(&case, &Target::h100(), 48 << 10);
+            assert_eq!(native.len(), 4, "{}", case.name);
+            native.iter().for_each(kernels::validate);
+            let Some(gpu) = kernels::device::gpu() else { continue };
+            let plans = in_units(&case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes);
+            assert!(!plans.is_empty());
+            case.compare_plan(gpu, &plans[0]);
+        }
+    }
+}
+
+/// Rows of twelve orders of magnitude, terms that grow along a row by as many, and zeros: values within 2^16 of the largest are as exact as
+/// f32, and smaller ones are off by 2^-37 of it at most.
+#[test]
+fn high_products_over_wide_ranges() {
+    let Some(gpu) = kernels::device::gpu() else { return };
+    let (m, n, k) = (36, 36, 200);
+    let unit = |i: usize| ((i * 7919 + 13) % 1009) as f64 / 1009.0 - 0.5;
+    let ten = |e: usize| 10f64.powi(-(e as i32));
+    let rows: Vec<f64> = (0..m * k).map(|i| unit(i) * ten(i / k % 13)).collect();
+    let growing: Vec<f64> = (0..m * k).map(|i| if i / k == 3 { 0.0 } else { unit(i) * ten(12 - i % k * 12 / k) }).collect();
+    let y: Vec<f64> = (0..k * n).map(|i| unit(i + 5)).collect();
+    for x in [rows, growing] {
+        let mut case = product(1, m, n, k, (false, false), false);
+        case.inputs = vec![HostTensor::from_f64(DType::F32, &[1, m, k], &x), HostTensor::from_f64(DType::F32, &[1, k, n], &y)];
+        allow(&mut case, MatmulPrecision::High);
+        let plan = &in_units(&case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes)[0];
+        let initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).chain([None]).collect();
+        let (slots, _, _) = gpu.run(plan, &initial, &case.bindings, 1);
+        let got = kernels::device::decode(&slots[2], &plan.program.buffers[2], &[1, m, n]).to_f64();
+        let (x, y) = (case.inputs[0].to_f64(), case.inputs[1].to_f64());
+        for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+            let terms = (0..k).map(|t| (x[i * k + t], y[t * n + j]));
+            let (sum, left, right, own) = terms.fold((0.0, 0.0, 0.0, 0.0), |(s, l, r, o), (a, b)| (s + a * b, l + a * a, r + b * b, o + b.abs()));
+            // The largest value of the left operand is below one half.
+            let allowed = 1e-6 * f64::sqrt(left * right) + 0.5 * 2f64.powi(-37) * own;
+            assert!((got[i * n + j] - sum).abs() <= allowed, "row {i} column {j}: {} against {sum}", got[i * n + j]);
+        }
+    }
+}
+
+/// What is not finite stays so in its own row and column, and leaves the others alone.
+#[test]
+fn infinities_in_high_products() {
+    let Some(gpu) = kernels::device::gpu() else { return };
+    let (m, n, k) = (36, 36, 64);
+    let mut case = product(1, m, n, k, (false, false), false);
+    let mut x = case.inputs[0].to_f64();
+    (x[2 * k + 5], x[7 * k + 9]) = (f64::INFINITY, f64::NAN);
+    let clean = case.inputs[0].clone();
+    let run = |case: &Case| {
+        let plan = &in_units(case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes)[0];
+        let initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).chain([None]).collect();
+        let (slots, _, _) = gpu.run(plan, &initial, &case.bindings, 1);
+        kernels::device::decode(&slots[2], &plan.program.buffers[2], &[1, m, n]).to_f64()
+    };
+    allow(&mut case, MatmulPrecision::High);
+    let expected = run(&case);
+    case.inputs[0] = HostTensor::from_f64(DType::F32, clean.shape(), &x);
+    for (i, (got, want)) in run(&case).into_iter().zip(expected).enumerate() {
+        let row = i / n;
+        assert!(if row == 2 || row == 7 { !got.is_finite() } else { got == want }, "element {i}: {got}, {want} without infinities");
+    }
+}
