@@ -15,6 +15,9 @@ mod check;
 mod doctor;
 #[path = "main/models.rs"]
 mod models;
+#[cfg(feature = "gpu")]
+#[path = "main/tune.rs"]
+mod tune;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -46,6 +49,9 @@ enum Command {
     },
     /// Show what the compiler decides for a model.
     Explain(ExplainOptions),
+    /// Measure which forms of a model's products are the fastest on this device, for later compilations.
+    #[cfg(feature = "gpu")]
+    Tune(tune::TuneOptions),
     /// Run a model once on inputs from a safetensors file.
     Run(RunOptions),
     /// Compare cases with PyTorch's results.
@@ -146,6 +152,8 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Doctor { device } => doctor::doctor(&device),
         Command::Explain(options) => explain(&options).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "gpu")]
+        Command::Tune(options) => tune::tune(&options).map(|()| ExitCode::SUCCESS),
         Command::Run(options) => run_model(&options).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "torch")]
         Command::Check(options) => check::check(&options),

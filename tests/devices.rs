@@ -327,3 +327,35 @@ fn cotangents_give_gradients() {
         assert_eq!(result.output("y").unwrap().to_f32(), [2.0, 4.0, 6.0]);
     }
 }
+
+/// Every form of a product is measured, one that is kept is used, and gives the same numbers.
+#[test]
+fn measured_forms_are_used() {
+    let traced = inductor::trace_eval("product", |t| {
+        let x = t.parameter("x", DType::F32, (70, 50), Initializer::Normal { std: 1.0 });
+        let y = t.parameter("y", DType::F32, (50, 90), Initializer::Normal { std: 1.0 });
+        Ok(vec![("z", x.matmul(&y))])
+    })
+    .unwrap();
+    let examples: Vec<TensorType> = vec![];
+    for device in devices() {
+        if device.is_cpu() {
+            assert!(device.tune(&traced, &Config::default(), &[]).is_err());
+            continue;
+        }
+        let (_, kernels) = device.tune(&traced, &Config::default(), &[]).unwrap();
+        let [kernel] = &kernels[..] else { panic!("{kernels:?}") };
+        assert!(kernel.forms.len() > 1 && kernel.forms.iter().all(|(_, us)| *us > 0.0), "{kernels:?}");
+        let run = |device: &Device| {
+            let step = compile(&traced, device, &Config::default()).unwrap();
+            let z = step.run(&mut step.init(1).unwrap(), ()).unwrap().output("z").unwrap().to_f32();
+            (step.plan().program.forms[0].clone(), z)
+        };
+        let (plan, _) = inductor_with_report(&traced.graph, &examples, &device.target(), &Config::default()).unwrap();
+        let (last, mut tuning) = (&kernel.forms[kernel.forms.len() - 1].0, inductor::types::Tuning::default());
+        tuning.keep(inductor::schedule::kernel_hashes(&plan.program)[0].clone(), inductor::schedule::form_text(last));
+        let ((chosen, z), (used, same)) = (run(&device), run(&device.tuned(&tuning).unwrap()));
+        assert!(&used == last && used != chosen);
+        assert!(z.iter().zip(&same).all(|(a, b)| (a - b).abs() <= 1e-4));
+    }
+}

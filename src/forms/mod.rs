@@ -113,6 +113,15 @@ fn ranked(mut found: Vec<(Form, Cost)>) -> Vec<(Form, Cost)> {
     out
 }
 
+impl std::fmt::Display for Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Form::Product(tile) => tile.fmt(f),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
 impl Form {
     /// Whether no buffer that is written may share its slot with another that is read.
     pub fn needs_distinct_slots(&self, nest: &Nest) -> bool {

@@ -100,6 +100,16 @@ pub struct Sizes {
     pub k: f64,
 }
 
+impl std::fmt::Display for Tile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Tile { bm, bn, bk, wm, wn, math } = self;
+        match math {
+            Math::Fma { .. } => write!(f, "tile-{bm}x{bn}x{bk}-{wm}x{wn}"),
+            Math::Cooperative { terms } => write!(f, "cooperative-{bm}x{bn}x{bk}-{wm}x{wn}-f16x{terms}"),
+        }
+    }
+}
+
 impl Tile {
     /// Invocations of a workgroup.
     pub fn threads(&self) -> u32 {

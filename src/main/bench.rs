@@ -8,6 +8,7 @@ mod memory;
 use super::{emit, models, write_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use inductor::config::Mode;
 use inductor::graph::InputRole;
 use inductor::report::{Row, compile_text, memory_text, rows_text};
 use inductor::types::MatmulPrecision;
@@ -40,6 +41,9 @@ pub struct BenchOptions {
     /// How exactly products are computed where there are matrix units: highest, high or medium.
     #[arg(long, default_value = "highest")]
     precision: MatmulPrecision,
+    /// Measure the forms of products first, and use the fastest.
+    #[arg(long)]
+    tune: bool,
     /// Operands of the matmul suite are drawn from 0 to 1 instead of from -1 to 1.
     #[arg(long)]
     positive: bool,
@@ -143,6 +147,8 @@ fn train(options: &BenchOptions, device: &Device, model: &str, profiles: &mut Pr
         false => (models::load(model)?, vec![]),
     };
     let inputs = random_inputs(&traced, &sizes)?;
+    let tuned = tuned(options, device, &traced, Mode::Train(optim::AdamW::new(1e-4).into()), &inputs)?;
+    let device = tuned.as_ref().unwrap_or(device);
     let started = Instant::now();
     let step = compile_train(&traced, device, optim::AdamW::new(1e-4), &options.config())?;
     let mut state = step.init(1)?;
@@ -157,6 +163,20 @@ fn train(options: &BenchOptions, device: &Device, model: &str, profiles: &mut Pr
     let row = measure(options, "train", model, device, &step, &mut state, &inputs, first_step_s)?;
     profile(options, &step, profiles)?;
     Ok(row)
+}
+
+/// The device with measured forms of the program's products, where that was asked for.
+fn tuned(options: &BenchOptions, device: &Device, traced: &Traced, mode: Mode, inputs: &[HostTensor]) -> Result<Option<Device>> {
+    if !options.tune {
+        return Ok(None);
+    }
+    #[cfg(feature = "gpu")]
+    return super::tune::measured(device, traced, &Config { mode, ..options.config() }, inputs).map(Some);
+    #[cfg(not(feature = "gpu"))]
+    {
+        let _ = (device, traced, mode, inputs);
+        bail!("this build has no GPU support, and the interpreter no forms")
+    }
 }
 
 /// A product of the matmul suite.
@@ -236,6 +256,8 @@ fn matmul(options: &BenchOptions, device: &Device, shape: Shape, profiles: &mut 
         let b = matrix("b", shape.k, shape.n, shape.transpose[1]);
         Ok(vec![("c", a.matmul(&b))])
     })?;
+    let tuned = tuned(options, device, &traced, Mode::Inference, &[])?;
+    let device = tuned.as_ref().unwrap_or(device);
     let started = Instant::now();
     let step = compile(&traced, device, &options.config())?;
     let mut state = step.init(1)?;
@@ -321,7 +343,7 @@ fn profile(options: &BenchOptions, step: &Step, profiles: &mut Profiles) -> Resu
 }
 
 /// Inputs that fit the signature: uniform floats, and integers that are valid labels and tokens of every measured model.
-fn random_inputs(traced: &Traced, sizes: &[(Dim, i64)]) -> Result<Vec<HostTensor>> {
+pub fn random_inputs(traced: &Traced, sizes: &[(Dim, i64)]) -> Result<Vec<HostTensor>> {
     let graph = &traced.graph;
     let mut out = vec![];
     for input in graph.inputs.iter().filter(|i| i.role == InputRole::Input) {

@@ -207,6 +207,20 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
+/// What tuning measured: a row for each kernel, the model's choice first.
+#[cfg(feature = "gpu")]
+pub fn tuning_text(kernels: &[crate::runtime::TunedKernel]) -> String {
+    let mut table = Table::new(&["chosen us", "best us", "best", "all", "operators"]);
+    for kernel in kernels {
+        let Some((_, chosen)) = kernel.forms.first() else { continue };
+        let least = kernel.forms.iter().map(|f| f.1).fold(f64::INFINITY, f64::min);
+        let all: Vec<String> = kernel.forms.iter().map(|(form, us)| format!("{form} {us:.1}")).collect();
+        let best = kernel.better().map_or("as chosen".into(), |form| form.to_string());
+        table.row(&[format!("{chosen:.1}"), format!("{least:.1}"), best, all.join(", "), kernel.label.clone()]);
+    }
+    table.to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,6 +35,8 @@ mod step;
 #[cfg(feature = "gpu")]
 mod storage;
 mod tensor_file;
+#[cfg(feature = "gpu")]
+mod tune;
 mod uploads;
 mod verify;
 
@@ -51,3 +53,5 @@ pub use signature::Inputs;
 pub use state::State;
 pub use step::Step;
 pub use tensor_file::{NamedTensors, TensorFile, load_tensors, save_tensors};
+#[cfg(feature = "gpu")]
+pub use tune::TunedKernel;

@@ -12,14 +12,7 @@ pub fn choose_forms(program: &mut Program, target: &Target) {
     if target.caps.is_cpu() {
         return;
     }
-    let mut operands: Vec<Vec<Operand>> = vec![vec![]; program.kernels.len()];
-    for command in program.commands.iter().rev() {
-        let of = |b: &crate::loop_ir::BufferId| {
-            let placed = &program.buffers[b.0 as usize];
-            Operand { dtype: placed.ty.dtype, storage: placed.storage, numel: placed.ty.numel() }
-        };
-        operands[command.kernel as usize] = command.buffers.iter().map(of).collect();
-    }
+    let operands = operands(program);
     let chosen = program.kernels.iter().zip(&operands).map(|(nest, operands)| choose(nest, operands, target));
     let (kernels, forms): (Vec<Nest>, Vec<(Form, Cost)>) = chosen.unzip();
     let costs: Vec<f64> = forms.iter().map(|f| f.1.ns).collect();
@@ -38,8 +31,57 @@ fn choose(nest: &Nest, operands: &[Operand], target: &Target) -> (Nest, (Form, C
     (nest.clone(), best(nest, operands, target))
 }
 
+/// The form that was measured to be the fastest, else the one that promises to be.
 fn best(nest: &Nest, operands: &[Operand], target: &Target) -> (Form, Cost) {
-    candidates(nest, operands, target).swap_remove(0)
+    let mut found = candidates(nest, operands, target);
+    let tuning = &target.model.tuning;
+    let measured = (!tuning.is_empty()).then(|| tuning.form(&hash(nest, operands))).flatten();
+    let at = measured.and_then(|text| found.iter().position(|(form, _)| form_text(form) == text));
+    found.swap_remove(at.unwrap_or(0))
+}
+
+/// A kernel by what it computes of which buffers, whatever it is called.
+fn hash(nest: &Nest, operands: &[Operand]) -> String {
+    let operands: Vec<String> = operands.iter().map(|o| format!("{:?}", o)).collect();
+    let text = serde_json::to_string(&(&nest.rows, &nest.cols, &nest.body, &nest.writes, &nest.tag, operands));
+    // Nests serialize: their parts are plain data.
+    blake3::hash(text.unwrap_or_default().as_bytes()).to_hex()[..32].to_string()
+}
+
+/// The form as a measurement keeps it.
+pub fn form_text(form: &Form) -> String {
+    format!("{form:?}")
+}
+
+/// The hash of each kernel, by which a measurement is kept.
+pub fn kernel_hashes(program: &Program) -> Vec<String> {
+    program.kernels.iter().zip(operands(program)).map(|(nest, operands)| hash(nest, &operands)).collect()
+}
+
+/// For each kernel the form that it has, and those that promise not to be much slower, where the kernel is a product.
+pub fn alternatives(program: &Program, target: &Target) -> Vec<Vec<Form>> {
+    const MOST: usize = 6;
+    const SLOWER: f64 = 3.0;
+    let of = |((nest, chosen), operands): ((&Nest, &Form), Vec<Operand>)| {
+        let found = if matches!(chosen, Form::Product(_)) { candidates(nest, &operands, target) } else { vec![] };
+        let least = found.first().map_or(0.0, |(_, cost)| cost.ns);
+        let others = found.into_iter().filter(|(form, cost)| matches!(form, Form::Product(_)) && form != chosen && cost.ns <= SLOWER * least);
+        std::iter::once(chosen.clone()).chain(others.map(|(form, _)| form)).take(MOST).collect()
+    };
+    program.kernels.iter().zip(&program.forms).zip(operands(program)).map(of).collect()
+}
+
+/// The buffers of each kernel as forms see them: those of its first command.
+fn operands(program: &Program) -> Vec<Vec<Operand>> {
+    let mut out: Vec<Vec<Operand>> = vec![vec![]; program.kernels.len()];
+    for command in program.commands.iter().rev() {
+        let of = |b: &crate::loop_ir::BufferId| {
+            let placed = &program.buffers[b.0 as usize];
+            Operand { dtype: placed.ty.dtype, storage: placed.storage, numel: placed.ty.numel() }
+        };
+        out[command.kernel as usize] = command.buffers.iter().map(of).collect();
+    }
+    out
 }
 
 /// Records products that no tile runs, with their share of the step's predicted time, and warns of them once.

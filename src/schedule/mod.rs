@@ -25,7 +25,7 @@ mod split;
 mod split_scan;
 
 pub use check::check_memory;
-pub use choose::choose_forms;
+pub use choose::{alternatives, choose_forms, form_text, kernel_hashes};
 pub use place::buffer_bytes;
 pub use program::*;
 

@@ -1,6 +1,6 @@
 //! What a device can do, and how fast it is. Written by hand in tests, read from an adapter by `runtime`.
 
-use super::DType;
+use super::{DType, Tuning};
 use serde::{Deserialize, Serialize};
 
 /// Capabilities and limits that decide which kernels are legal. Each optional capability names what it unlocks and what
@@ -190,21 +190,38 @@ pub struct DeviceModel {
     pub gflops: u32,
     /// Invocations needed to fill the device.
     pub parallel_lanes: u32,
+    /// Forms of kernels that were measured. A plan has them in its kernels.
+    #[serde(skip)]
+    pub tuning: Tuning,
 }
 
 impl DeviceModel {
     /// A data-center GPU.
     pub fn large_gpu() -> DeviceModel {
-        DeviceModel { name: "large-gpu".into(), bandwidth_gbps: 3000, launch_ns: 4000, gflops: 60000, parallel_lanes: 1 << 18 }
+        DeviceModel {
+            name: "large-gpu".into(),
+            bandwidth_gbps: 3000,
+            launch_ns: 4000,
+            gflops: 60000,
+            parallel_lanes: 1 << 18,
+            tuning: Tuning::default(),
+        }
     }
 
     /// An integrated or small discrete GPU.
     pub fn small_gpu() -> DeviceModel {
-        DeviceModel { name: "small-gpu".into(), bandwidth_gbps: 100, launch_ns: 8000, gflops: 2000, parallel_lanes: 1 << 14 }
+        DeviceModel {
+            name: "small-gpu".into(),
+            bandwidth_gbps: 100,
+            launch_ns: 8000,
+            gflops: 2000,
+            parallel_lanes: 1 << 14,
+            tuning: Tuning::default(),
+        }
     }
 
     /// A software adapter or the interpreter.
     pub fn cpu() -> DeviceModel {
-        DeviceModel { name: "cpu".into(), bandwidth_gbps: 10, launch_ns: 20000, gflops: 50, parallel_lanes: 1 << 6 }
+        DeviceModel { name: "cpu".into(), bandwidth_gbps: 10, launch_ns: 20000, gflops: 50, parallel_lanes: 1 << 6, tuning: Tuning::default() }
     }
 }

@@ -20,6 +20,7 @@ mod provenance;
 mod shape;
 mod storage;
 mod tensor;
+mod tuning;
 
 pub use bind::{bind_named_symbols, bind_symbols};
 pub use caps::{Capability, Cooperative, DeviceCaps, DeviceModel};
@@ -33,3 +34,4 @@ pub use provenance::{Location, Provenance};
 pub use shape::{IntoShape, Shape, TensorType, broadcast_shapes, contiguous_strides};
 pub use storage::{Storage, per_word};
 pub use tensor::{HostTensor, StringError};
+pub use tuning::Tuning;

@@ -110,7 +110,7 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let body = template.render(context).map_err(|e| format!("{name} template: {e:#}"))?;
     let enable = if native { "enable f16;\nenable wgpu_cooperative_matrix;\n" } else { "" };
     let wgsl = format!("{enable}{head}\n{body}\n");
-    Ok(Variant { name: name_of(tile), wgsl, workgroup: [tile.threads(), 1, 1], groups, bindings, cooperative: native })
+    Ok(Variant { name: tile.to_string(), wgsl, workgroup: [tile.threads(), 1, 1], groups, bindings, cooperative: native })
 }
 
 impl Kernel<'_> {
@@ -274,15 +274,6 @@ impl Kernel<'_> {
         }
         stores.into_iter().for_each(|s| em.line(s));
         Ok(format!("fn epilogue(z: u32, m: u32, q: u32, sums: vec4<{}>)", self.kind.wgsl()))
-    }
-}
-
-/// As `explain` shows it.
-fn name_of(tile: Tile) -> String {
-    let Tile { bm, bn, bk, wm, wn, math } = tile;
-    match math {
-        Math::Fma { .. } => format!("tile-{bm}x{bn}x{bk}-{wm}x{wn}"),
-        Math::Cooperative { terms } => format!("cooperative-{bm}x{bn}x{bk}-{wm}x{wn}-f16x{terms}"),
     }
 }
 

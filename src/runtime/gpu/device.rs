@@ -1,7 +1,7 @@
 //! An open GPU device: limits, errors, and the pipelines it has compiled.
 
 use super::super::counters::{Counted, count};
-use super::super::speeds;
+use super::super::{speeds, tune};
 use super::adapters::{self, AdapterKind, Wanted};
 use crate::config::Environment;
 use crate::error::{Error, Result};
@@ -65,7 +65,8 @@ impl GpuDevice {
         let faults = Arc::new(Faults::default());
         watch(&device, &faults);
         let info = chosen.adapter.get_info();
-        let model = speeds::known(environment.cache_dir.as_deref(), &key(&info), adapters::model(kind));
+        let (folder, key) = (environment.cache_dir.as_deref(), key(&info));
+        let model = tune::known(folder, &key, speeds::known(folder, &key, adapters::model(kind)));
         let gpu = GpuDevice {
             info,
             device,
