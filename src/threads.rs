@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Calls `f` with every number below `count`.
 pub fn for_each(count: usize, f: impl Fn(usize) + Sync + Send) {
@@ -14,6 +14,17 @@ pub fn for_each(count: usize, f: impl Fn(usize) + Sync + Send) {
 /// What `f` gives for every number below `count`, in order.
 pub fn collect<T: Send>(count: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
     within(|| (0..count).into_par_iter().map(&f).collect()).unwrap_or_else(|| (0..count).map(&f).collect())
+}
+
+/// Calls `f` with every item.
+pub fn consume<T: Send>(items: Vec<T>, f: impl Fn(T) + Sync + Send) {
+    let items: Vec<Mutex<Option<T>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    let take = |k: usize| items[k].lock().unwrap_or_else(PoisonError::into_inner).take();
+    for_each(items.len(), |k| {
+        if let Some(item) = take(k) {
+            f(item);
+        }
+    });
 }
 
 /// Runs in the pool that the caller is in, else in ours; `None` without threads.
@@ -50,6 +61,11 @@ mod tests {
             sum.fetch_add(k, Ordering::Relaxed);
         });
         assert_eq!(sum.into_inner(), 999 * 500);
+        let left = AtomicUsize::new(0);
+        consume((0..100usize).collect(), |k| {
+            left.fetch_add(k, Ordering::Relaxed);
+        });
+        assert_eq!(left.into_inner(), 99 * 50);
         assert_eq!(collect(100, |k| k * k), (0..100).map(|k| k * k).collect::<Vec<_>>());
     }
 

@@ -35,7 +35,7 @@ fn product(batch: usize, m: usize, n: usize, k: usize, swap: (bool, bool), rich:
             }
             let p = body.call(F::Mul, &[x, w]);
             let dot = body.reduce(Combiner::Sum, p);
-            body.tag = Tag::Matmul { a: x, b: w, dot, batch: 1, precision: Default::default() };
+            body.tag = Tag::Matmul { a: x, b: w, dot, batch: 1, m: 1, precision: Default::default() };
             let mut out = dot;
             if let Some((bias, residual)) = &extra {
                 let bias = body.load(bias.at(&r[2..]));
@@ -85,7 +85,7 @@ fn parts_of_a_product_with_symbols() {
                 let [x, w] = [x, w].map(|v| body.value_or(Some(inside), v, Number::new(DType::F32, 0.0)));
                 let p = body.call(F::Mul, &[x, w]);
                 let dot = body.reduce(Combiner::Sum, p);
-                body.tag = Tag::Matmul { a: x, b: w, dot, batch: 1, precision: Default::default() };
+                body.tag = Tag::Matmul { a: x, b: w, dot, batch: 1, m: 1, precision: Default::default() };
                 body.write(y, flatten(r, &sizes), dot);
                 Ok(())
             })

@@ -3,10 +3,11 @@
 use super::product::{Machine, Sizes, price};
 use super::{Cost, Form, Lane, Operand, owns_words};
 use crate::config::Target;
-use crate::loop_ir::facts::{cone, is_constant_along, needed};
+use crate::loop_ir::facts::{cone, is_constant_along, needed, product_axes, stepped};
 use crate::loop_ir::{BodyBuilder, Element, IndexExpr, Instr, Nest, Rebase, Tag, Term, Val, Write, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceCaps, Dim, MatmulPrecision};
+use std::ops::Range;
 
 /// Kernel axis of matrices.
 pub const BATCH: u32 = 0;
@@ -30,8 +31,8 @@ pub struct Product<'a> {
     pub b: Val,
     /// The reduction.
     pub dot: Val,
-    /// Number of batch axes.
-    pub batch: usize,
+    /// Row axes of matrices, of their rows and of their columns.
+    axes: [Range<usize>; 3],
     /// Rows.
     pub m: Dim,
     /// Columns.
@@ -65,8 +66,8 @@ fn is_half(nest: &Nest, v: Val) -> bool {
 
 /// The parts of a nest that is a product in shape: no other reduction, and operands that do not vary along each other's axis.
 pub fn product(nest: &Nest) -> Option<Product<'_>> {
-    let Tag::Matmul { a, b, dot, batch, .. } = nest.tag else { return None };
-    let batch = batch as usize;
+    let Tag::Matmul { a, b, dot, .. } = nest.tag else { return None };
+    let axes = product_axes(nest)?;
     let only = nest.body.iter().enumerate().all(|(i, s)| !matches!(s.instr, Instr::Reduce(..)) || i == dot.0 as usize);
     let Instr::Reduce(_, arg) = nest.stmt(dot).instr else { return None };
     let multiplies = match &nest.stmt(arg).instr {
@@ -75,21 +76,20 @@ pub fn product(nest: &Nest) -> Option<Product<'_>> {
     };
     let level = nest.element_level();
     let rows_only = nest.writes.iter().all(|w| !nest.is_element_write(w, &level));
-    if !only || !multiplies || !rows_only || nest.rows.len() != batch + 2 {
-        return None;
-    }
-    if !is_constant_along(nest, a, batch as u32 + 1) || !is_constant_along(nest, b, batch as u32) {
+    let varies = |v: Val, axes: &Range<usize>| axes.clone().any(|axis| !is_constant_along(nest, v, axis as u32));
+    if !only || !multiplies || !rows_only || varies(a, &axes[2]) || varies(b, &axes[1]) {
         return None;
     }
     let checks = checks(nest, &level, a, b)?;
-    Some(Product { nest, a, b, dot, batch, m: nest.rows[batch].clone(), n: nest.rows[batch + 1].clone(), k: nest.col_count(), checks })
+    let [m, n] = [1, 2].map(|k| Dim::product(&nest.rows[axes[k].clone()]));
+    Some(Product { nest, a, b, dot, axes, m, n, k: nest.col_count(), checks })
 }
 
 /// Whether a nest is a product of more than a few outputs and terms: smaller ones, and those of one row or column, are as fast in loops.
 pub fn is_large(nest: &Nest) -> bool {
-    let Tag::Matmul { batch, .. } = nest.tag else { return false };
-    let Some([m, n]) = nest.rows.get(batch as usize..) else { return false };
-    let (m, n, k) = (m.hint(), n.hint(), nest.col_count().hint());
+    let Some([_, m, n]) = product_axes(nest) else { return false };
+    let [m, n] = [m, n].map(|axes| Dim::product(&nest.rows[axes]).hint());
+    let k = nest.col_count().hint();
     m.min(n) > 4 && m.saturating_mul(n) >= 256 && k >= 4
 }
 
@@ -122,7 +122,7 @@ pub struct Limit {
 impl Product<'_> {
     /// Number of matrices.
     pub fn batch_count(&self) -> Dim {
-        Dim::product(&self.nest.rows[..self.batch])
+        Dim::product(&self.nest.rows[self.axes[0].clone()])
     }
 
     /// Numbers to reckon with.
@@ -160,7 +160,7 @@ impl Product<'_> {
             Instr::Index(end) => end.as_constant()?.clone(),
             _ => return None,
         };
-        let (col, batch) = (self.nest.rows.len() as u32, self.batch as u32);
+        let (col, batch) = (self.nest.rows.len() as u32, self.axes[0].end as u32);
         let start = at.substitute(&|a| if a.id == col { IndexExpr::zero() } else { IndexExpr::axis(a.id, &a.size) }, &IndexExpr::value);
         let counts = at.linear_coefficient(col).is_some_and(|k| k.is(1)) && start.bounds().is_some_and(|(lo, _)| lo.range().0 >= 0);
         let plain = start.values().is_empty() && !start.uses_axis(|a| a >= batch);
@@ -195,30 +195,36 @@ pub fn in_range(nest: &Nest, limit: &Limit) -> Nest {
     to.finish(body, nest)
 }
 
-/// Whether an operand's loads run along memory with the column axis rather than with its row axis.
+/// Elements between neighbors that a sector of memory still holds together.
+const NEAR: i64 = 4;
+
+/// How many neighbors along an axis an index reads next to one another.
+fn run(index: &IndexExpr, axis: u32, size: &Dim) -> i64 {
+    let of = |(t, k): &(Term, Dim)| {
+        let (step, size) = match t {
+            Term::Axis(a) if a.id == axis => (k.as_int()?, size.hint()),
+            Term::Mod(e, d) => (e.linear_coefficient(axis)?.as_int()?.checked_mul(k.as_int()?)?, size.hint().min(d.hint())),
+            _ => return None,
+        };
+        (1..=NEAR).contains(&step).then(|| (size / step).max(1))
+    };
+    index.terms.iter().filter_map(of).max().unwrap_or(0)
+}
+
+/// Whether an operand's loads run along memory with the column axis rather than with its row axis: by the longer runs.
 pub fn prefers(p: &Product, v: Val, row: u32) -> bool {
-    let nest = p.nest;
-    let row = (p.batch + (row == N) as usize) as u32;
-    let last = (0..nest.cols.len()).rev().find(|&i| !nest.cols[i].is(1)).unwrap_or(0) + nest.rows.len();
-    let (mut by_row, mut by_col) = (0, 0);
-    for s in cone(nest, v) {
-        if let Instr::Load { index, .. } = &nest.stmt(s).instr {
-            let one = |axis: u32| {
-                let steps = index.terms.iter().any(|(t, k)| {
-                    let inside = match t {
-                        Term::Axis(a) => a.id == axis,
-                        Term::Mod(e, _) => e.linear_coefficient(axis).is_some_and(|c| c.is(1)),
-                        _ => false,
-                    };
-                    inside && k.is(1)
-                });
-                steps as u32
-            };
-            by_row += one(row);
-            by_col += one(last as u32);
-        }
-    }
-    by_col > by_row
+    let (nest, rows) = (p.nest, &p.axes[row as usize]);
+    let by_row = stepped(&nest.rows[rows.clone()], rows.start);
+    let by_col = stepped(&nest.cols, nest.rows.len());
+    let sizes = nest.sizes();
+    let runs = |axis: Option<u32>| {
+        let longest = |s: &Val| match (&nest.stmt(*s).instr, axis) {
+            (Instr::Load { index, .. }, Some(axis)) => Some(run(index, axis, &sizes[axis as usize])),
+            _ => None,
+        };
+        cone(nest, v).iter().filter_map(longest).sum::<i64>()
+    };
+    runs(by_col) > runs(by_row)
 }
 
 /// The coordinates of the nest's axes for four lanes along kernel axis `along`, the other axes by themselves. `clamped` lanes have
@@ -241,8 +247,10 @@ pub fn lanes(p: &Product, along: u32, clamped: bool) -> Vec<Lane> {
                 IndexExpr::axis(id, &size.ceil_div(&four)).times(&four).plus(&Dim::int(l as i64))
             }
         };
-        let mut axes = unflatten(&IndexExpr::axis(BATCH, &p.batch_count()), &p.nest.rows[..p.batch]);
-        axes.extend([at(M), at(N)]);
+        let rows = |id: u32| &p.nest.rows[p.axes[id as usize].clone()];
+        let mut axes = unflatten(&IndexExpr::axis(BATCH, &p.batch_count()), rows(BATCH));
+        axes.extend(unflatten(&at(M), rows(M)));
+        axes.extend(unflatten(&at(N), rows(N)));
         axes.extend(unflatten(&at(K), &p.nest.cols));
         Lane::at(axes)
     };

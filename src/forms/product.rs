@@ -165,6 +165,9 @@ pub const FEW_LANES: u32 = 4096;
 /// Terms that starting and ending a tile costs as much as.
 const START: f64 = 64.0;
 
+/// Numbers of parts that are tried: those of few outputs of very many terms are many.
+const PARTS: [i64; 22] = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 24, 32, 48, 64, 96, 128, 192];
+
 /// What multiplies, and how exactly it has to.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine<'a> {
@@ -222,7 +225,7 @@ impl Machine<'_> {
             let traffic = (2.0 * parts as f64 + 1.0) * outputs * self.bytes as f64 / model.bandwidth_gbps as f64 + model.launch_ns as f64;
             Some(arithmetic_ns(units, model) + if parts > 1 { traffic } else { 0.0 })
         };
-        let divided: Vec<(i64, f64)> = (2..=16).filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| Some((p, price(p)?))).collect();
+        let divided: Vec<(i64, f64)> = PARTS.into_iter().filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| Some((p, price(p)?))).collect();
         let least = divided.iter().map(|d| d.1).min_by(f64::total_cmp)?;
         // Few parts take less memory.
         let (parts, time) = *divided.iter().find(|d| d.1 <= NEAR * least)?;

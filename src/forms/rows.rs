@@ -8,7 +8,7 @@ use super::lanes::{Lane, has_vectors};
 use super::{Cost, ExpSum, Form, Operand, Work, is_in_place};
 use crate::config::Target;
 use crate::loop_ir::facts::{depths, rows_are_contiguous, stepped, write_depth};
-use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Tag, Val, flatten, unflatten};
+use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Tag, Term, Val, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DeviceCaps, Dim};
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,8 @@ const ROWS_ALONE: u32 = 64;
 const MANY_ROWS: u64 = 4096;
 /// Invocations that a team has at most, as long as rows are many.
 const TEAM: u32 = 64;
+/// Columns of a window that are spelled out.
+const WINDOW: u64 = 32;
 /// Registers of an invocation that may hold elements of a row between passes.
 const REGISTERS: u32 = 96;
 /// Groups of columns in registers: more of them make shaders long for what a wider team does as well.
@@ -170,6 +172,9 @@ impl<'a> Asked<'a> {
         if scans_in_order(nest) || (scans(nest) && rows_are_contiguous(nest)) {
             return Team { rows: ROWS_ALONE.min(self.limit), rows_first: true, lanes: self.lanes, ..Team::default() };
         }
+        if self.columns <= WINDOW && self.are_windows() {
+            return self.windows();
+        }
         if rows_are_contiguous(nest) {
             return self.unrolled(self.side_by_side());
         }
@@ -183,6 +188,28 @@ impl<'a> Asked<'a> {
     fn alone(&self) -> Team {
         let rows = if self.rows < MANY_ROWS { ROWS_ALONE } else { WORKGROUP };
         Team { rows: self.limit.min(rows), rows_first: true, lanes: self.lanes, ..Team::default() }
+    }
+
+    /// A window for each invocation, its elements spelled out: neighbors find what they share in the cache.
+    fn windows(&self) -> Team {
+        let alone = self.alone();
+        let kept = self.groups as u32;
+        let fits = self.nest.col_count().as_int().is_some_and(|n| n > 0) && self.nest.body.len() as u32 * kept * self.lanes <= STATEMENTS;
+        if fits { Team { kept, ..alone } } else { self.unrolled(alone) }
+    }
+
+    /// Whether rows are windows that overlap or touch in memory: a sector holds elements of neighboring ones.
+    fn are_windows(&self) -> bool {
+        let nest = self.nest;
+        let (Some(row), Some(col)) = (stepped(&nest.rows, 0), stepped(&nest.cols, nest.rows.len())) else { return false };
+        let width = nest.sizes()[col as usize].hint();
+        nest.body.iter().zip(nest.element_level()).any(|(stmt, element)| match &stmt.instr {
+            Instr::Load { index, .. } if element => match (step(index, row), step(index, col)) {
+                (Some(apart), Some(along)) => apart.max(along) <= NEAR && apart <= width * along,
+                _ => false,
+            },
+            _ => false,
+        })
     }
 
     /// Neighboring invocations on neighboring columns of a row.
@@ -276,6 +303,19 @@ impl<'a> Asked<'a> {
         let unroll = if one { 1 } else { [4, 2].into_iter().find(|n| small(n) && long(n)).unwrap_or(1) };
         Team { unroll, ..team }
     }
+}
+
+/// Elements between neighboring windows of which a sector still holds several.
+const NEAR: i64 = 4;
+
+/// Elements that an index moves by with an axis, within a dimension.
+fn step(index: &IndexExpr, axis: u32) -> Option<i64> {
+    let of = |(t, k): &(Term, Dim)| match t {
+        Term::Axis(a) if a.id == axis => k.as_int(),
+        Term::Mod(e, _) => e.linear_coefficient(axis)?.as_int()?.checked_mul(k.as_int()?),
+        _ => None,
+    };
+    index.terms.iter().filter_map(of).find(|step| *step > 0)
 }
 
 /// Chunks of rows that have a team of invocations each, and rows of a chunk: single rows, unless there are sums over rows.

@@ -177,9 +177,10 @@ fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
     }
     let numel = b.row_count();
     if numel == rows {
-        return try_embedding(a, b, unflatten(&row_flat, &b.rows)).or_else(|why| {
+        let place = place_of(a, b).unwrap_or(&row_flat);
+        return try_embedding(a, b, unflatten(place, &b.rows)).or_else(|why| {
             let b = factor_domain(b.clone());
-            permuted_axes(a, &b, &row_flat).map_or(Err(why), |axes| try_embedding(a, &b, axes))
+            permuted_axes(a, &b, place).map_or(Err(why), |axes| try_embedding(a, &b, axes))
         });
     }
     if numel != rows.clone() * &cols || template {
@@ -260,8 +261,15 @@ fn fold_rows(a: &Nest, b: &Nest, chunks: &Dim) -> Result<Nest, WhyNot> {
     Ok(merger.finish())
 }
 
-/// Where `b` reads what `a` writes through a permutation of its axes: those axes as expressions of `a`'s rows.
-fn permuted_axes(a: &Nest, b: &Nest, row_flat: &IndexExpr) -> Option<Vec<IndexExpr>> {
+/// Where each row of `a` writes what `b` reads, if every row has an element.
+fn place_of<'n>(a: &'n Nest, b: &Nest) -> Option<&'n IndexExpr> {
+    let reads = b.reads();
+    a.writes.iter().find(|w| reads.contains(&w.buffer)).map(|w| &w.index).filter(|place| is_bijective(place, &a.rows, 0))
+}
+
+/// Where `b` reads what `a` writes through a permutation of its axes: those axes as expressions of `a`'s rows, each of which writes at
+/// `place`.
+fn permuted_axes(a: &Nest, b: &Nest, place: &IndexExpr) -> Option<Vec<IndexExpr>> {
     let index = b.body.iter().find_map(|s| match &s.instr {
         Instr::Load { buffer, index, .. } if a.writes.iter().any(|w| w.buffer == *buffer) => Some(index),
         _ => None,
@@ -275,7 +283,7 @@ fn permuted_axes(a: &Nest, b: &Nest, row_flat: &IndexExpr) -> Option<Vec<IndexEx
     order.sort_by_key(|&i| (b.rows[i].is(1), std::cmp::Reverse(coefficient(i).hint())));
     let sizes: Vec<Dim> = order.iter().map(|&i| b.rows[i].clone()).collect();
     let mut axes = vec![IndexExpr::zero(); b.rows.len()];
-    for (at, e) in order.into_iter().zip(unflatten(row_flat, &sizes)) {
+    for (at, e) in order.into_iter().zip(unflatten(place, &sizes)) {
         axes[at] = e;
     }
     Some(axes)

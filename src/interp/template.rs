@@ -13,7 +13,6 @@ use crate::loop_ir::facts::{needed_before, stored};
 use crate::loop_ir::{BodyBuilder, BufferId, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Term, Val, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
-use std::ops::Range;
 
 /// Elements of a product's tile, about: half of a second-level cache.
 const TILE: i64 = 1 << 17;
@@ -81,26 +80,23 @@ pub struct Product {
 
 impl Product {
     fn new(bound: &Bound, tag: Tag) -> Option<Product> {
-        let Tag::Matmul { a, b, dot, batch, .. } = tag else { return None };
+        let Tag::Matmul { a, b, dot, .. } = tag else { return None };
         let nest = &bound.nest;
         let lane = Lane::of(nest.dtype(dot));
         if !matches!(lane, Lane::F32 | Lane::F64) {
             return None;
         }
-        let group = |at: usize| bound.axes[at].clone();
-        let batch = batch as usize;
-        let rows = nest.rows.len();
-        let domain = Domain { batch: 0..group(batch).start, m: group(batch), n: group(batch + 1), k: rows..rows + nest.cols.len() };
+        let domain = Domain::of(bound, tag)?;
         let buffers = buffer_count(nest);
         let scratch = |k: usize| BufferId((buffers + k) as u32);
-        let epilogue = epilogue(nest, dot, scratch(2))?;
+        let epilogue = epilogue(nest, dot, scratch(2), &domain.rows())?;
         let left = Operand::new(nest, a, lane, &domain, &domain.m, &domain.k, scratch(0))?;
         let right = Operand::new(nest, b, lane, &domain, &domain.k, &domain.n, scratch(1))?;
         if !runs_all_checks(nest, &[cone(nest, &[a], None)?, cone(nest, &[b], None)?]) {
             return None;
         }
         let direct = direct_store(nest, dot, lane, &domain);
-        let size = |r: &Range<usize>| domain.size(nest, r);
+        let size = |axes: &[usize]| domain_size(nest, axes);
         Some(Product {
             batch: size(&domain.batch),
             m: size(&domain.m),
@@ -214,16 +210,44 @@ struct Tile {
 
 /// Axes of a product by what they are for.
 struct Domain {
-    batch: Range<usize>,
-    m: Range<usize>,
-    n: Range<usize>,
-    k: Range<usize>,
+    batch: Vec<usize>,
+    m: Vec<usize>,
+    n: Vec<usize>,
+    k: Vec<usize>,
 }
 
+/// Columns from which on a matrix is worth a product of its own.
+const WIDE: i64 = 64;
+
 impl Domain {
-    fn size(&self, nest: &Nest, range: &Range<usize>) -> i64 {
-        range.clone().map(|i| axis_size(nest, i)).product()
+    /// Outer axes of columns that the result does not continue are further matrices, as long as each is wide enough.
+    fn of(bound: &Bound, tag: Tag) -> Option<Domain> {
+        let Tag::Matmul { batch, m, .. } = tag else { return None };
+        let nest = &bound.nest;
+        let start = |axis: u32| bound.axes.get(axis as usize).map(|range| range.start);
+        let (first, rows) = (start(batch)?, nest.rows.len());
+        let mut domain = Domain {
+            batch: (0..first).collect(),
+            m: (first..start(batch + m)?).collect(),
+            n: (start(batch + m)?..rows).collect(),
+            k: (rows..rows + nest.cols.len()).collect(),
+        };
+        let Some((_, strides)) = nest.writes.first().and_then(|w| linear(&w.index, rows + nest.cols.len())) else { return Some(domain) };
+        while walk(nest, &domain.n, &strides).single().is_none() && domain_size(nest, &domain.n[1..]) >= WIDE {
+            let outer = domain.n.remove(0);
+            domain.batch.push(outer);
+        }
+        Some(domain)
     }
+
+    /// Axes of the rows in the order of the product.
+    fn rows(&self) -> Vec<usize> {
+        [&self.batch[..], &self.m, &self.n].concat()
+    }
+}
+
+fn domain_size(nest: &Nest, axes: &[usize]) -> i64 {
+    axes.iter().map(|&i| axis_size(nest, i)).product()
 }
 
 fn axis_size(nest: &Nest, i: usize) -> i64 {
@@ -242,8 +266,8 @@ fn linear(e: &IndexExpr, axes: usize) -> Option<(i64, Vec<i64>)> {
     Some((e.offset.as_int()?, strides))
 }
 
-fn walk(nest: &Nest, range: &Range<usize>, strides: &[i64]) -> Walk {
-    Walk::new(range.clone().map(|i| (axis_size(nest, i), strides[i])))
+fn walk(nest: &Nest, axes: &[usize], strides: &[i64]) -> Walk {
+    Walk::new(axes.iter().map(|&i| (axis_size(nest, i), strides[i])))
 }
 
 fn buffer_count(nest: &Nest) -> usize {
@@ -252,11 +276,11 @@ fn buffer_count(nest: &Nest) -> usize {
 
 impl Operand {
     /// The matrix `v` over `rows` x `cols` axes.
-    fn new(nest: &Nest, v: Val, lane: Lane, domain: &Domain, rows: &Range<usize>, cols: &Range<usize>, scratch: BufferId) -> Option<Operand> {
+    fn new(nest: &Nest, v: Val, lane: Lane, domain: &Domain, rows: &[usize], cols: &[usize], scratch: BufferId) -> Option<Operand> {
         Operand::plain(nest, v, lane, domain, rows, cols).or_else(|| Operand::packed(nest, v, domain, rows, cols, scratch))
     }
 
-    fn plain(nest: &Nest, v: Val, lane: Lane, domain: &Domain, rows: &Range<usize>, cols: &Range<usize>) -> Option<Operand> {
+    fn plain(nest: &Nest, v: Val, lane: Lane, domain: &Domain, rows: &[usize], cols: &[usize]) -> Option<Operand> {
         let stmt = nest.stmt(v);
         let Instr::Load { buffer, index, mask: None } = &stmt.instr else { return None };
         let same = matches!((lane, stmt.dtype), (Lane::F32, DType::F32) | (Lane::F64, DType::F64));
@@ -266,35 +290,35 @@ impl Operand {
         Operand::of_index(nest, buffer.0 as usize, index, domain, rows, cols)
     }
 
-    fn of_index(nest: &Nest, buffer: usize, index: &IndexExpr, domain: &Domain, rows: &Range<usize>, cols: &Range<usize>) -> Option<Operand> {
+    fn of_index(nest: &Nest, buffer: usize, index: &IndexExpr, domain: &Domain, rows: &[usize], cols: &[usize]) -> Option<Operand> {
         let (offset, strides) = linear(index, nest.rows.len() + nest.cols.len())?;
         let (_, row_stride) = walk(nest, rows, &strides).single()?;
         let (_, col_stride) = walk(nest, cols, &strides).single()?;
-        let others = [&domain.m, &domain.n, &domain.k].into_iter().filter(|r| *r != rows && *r != cols).flat_map(|r| r.clone());
-        let elsewhere = others.into_iter().any(|i| strides[i] != 0);
+        let mut others = [&domain.m, &domain.n, &domain.k].into_iter().filter(|r| *r != rows && *r != cols).flatten();
+        let elsewhere = others.any(|&i| strides[i] != 0);
         (!elsewhere).then(|| Operand { buffer, offset, batch: walk(nest, &domain.batch, &strides), row_stride, col_stride, pack: None })
     }
 
     /// Computes the operand into scratch: batch axes that it depends on, then whichever order reads memory in order.
-    fn packed(nest: &Nest, v: Val, domain: &Domain, rows: &Range<usize>, cols: &Range<usize>, scratch: BufferId) -> Option<Operand> {
+    fn packed(nest: &Nest, v: Val, domain: &Domain, rows: &[usize], cols: &[usize], scratch: BufferId) -> Option<Operand> {
         let cone = cone(nest, &[v], None)?;
         let uses = |i: usize| cone.iter().any(|&v| nest.stmt(v).instr.index().is_some_and(|e| e.uses_axis(|a| a as usize == i)));
-        let foreign = |r: &Range<usize>| r != rows && r != cols && r.clone().any(uses);
+        let foreign = |r: &Vec<usize>| r != rows && r != cols && r.iter().copied().any(uses);
         if [&domain.m, &domain.n, &domain.k].into_iter().any(foreign) {
             return None;
         }
-        let contiguous = |r: &Range<usize>| {
-            let first = cone.iter().find_map(|&v| match &nest.stmt(v).instr {
-                Instr::Load { index, .. } => Some(index.linear_coefficient(r.end as u32 - 1)),
+        let contiguous = |r: &[usize]| {
+            let first = cone.iter().find_map(|&v| match (&nest.stmt(v).instr, r.last()) {
+                (Instr::Load { index, .. }, Some(&last)) => Some(index.linear_coefficient(last as u32)),
                 _ => None,
             });
             first.flatten().is_some_and(|k| k.is(1))
         };
         let swap = !rows.is_empty() && contiguous(rows) && (cols.is_empty() || !contiguous(cols));
         let (outer, inner) = if swap { (cols, rows) } else { (rows, cols) };
-        let batch: Vec<usize> = domain.batch.clone().filter(|&i| uses(i)).collect();
-        let axes: Vec<usize> = batch.iter().copied().chain(outer.clone()).chain(inner.clone()).collect();
-        let (matrix, stride) = (domain.size(nest, rows) * domain.size(nest, cols), domain.size(nest, inner));
+        let batch: Vec<usize> = domain.batch.iter().copied().filter(|&i| uses(i)).collect();
+        let axes: Vec<usize> = [&batch[..], outer, inner].concat();
+        let (matrix, stride) = (domain_size(nest, rows) * domain_size(nest, cols), domain_size(nest, inner));
         let mut strides = vec![0; nest.rows.len() + nest.cols.len()];
         let mut elements = matrix;
         for &i in batch.iter().rev() {
@@ -375,8 +399,8 @@ impl Part {
     }
 }
 
-/// Everything after `dot` as a pointwise nest over the rows, with `dot` loaded from `scratch` at the row's number.
-fn epilogue(nest: &Nest, dot: Val, scratch: BufferId) -> Option<Nest> {
+/// Everything after `dot` as a pointwise nest over the rows in that order, with `dot` loaded from `scratch` at the row's number.
+fn epilogue(nest: &Nest, dot: Val, scratch: BufferId, rows: &[usize]) -> Option<Nest> {
     let levels = nest.element_level();
     let mut roots: Vec<Val> = nest.writes.iter().flat_map(stored).collect();
     roots.extend(nest.checks().filter(|v| !levels[v.0 as usize]));
@@ -386,7 +410,7 @@ fn epilogue(nest: &Nest, dot: Val, scratch: BufferId) -> Option<Nest> {
     if over_columns {
         return None;
     }
-    let mut part = Part::of(nest, &(0..nest.rows.len()).collect::<Vec<_>>());
+    let mut part = Part::of(nest, rows);
     let index = part.place();
     part.to.set(dot, part.body.load(Element { buffer: scratch, index, dtype: nest.dtype(dot) }));
     part.to.copy_all(&mut part.body, nest, statements.into_iter().filter(|v| *v != dot));
@@ -413,7 +437,7 @@ impl Scatter {
         }
         let buffers = buffer_count(nest);
         let scratch = BufferId(buffers as u32);
-        let epilogue = epilogue(nest, sum, scratch)?;
+        let epilogue = epilogue(nest, sum, scratch, &(0..nest.rows.len()).collect::<Vec<_>>())?;
         let statements = cone(nest, &[index, source], None)?;
         if !runs_all_checks(nest, std::slice::from_ref(&statements)) {
             return None;

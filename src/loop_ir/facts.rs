@@ -10,6 +10,7 @@
 
 use super::{BufferId, IndexExpr, Instr, Nest, Tag, Term, Val, Write, factor_domain, flatten};
 use crate::types::Dim;
+use std::ops::Range;
 
 impl Nest {
     /// Its values in order.
@@ -119,6 +120,14 @@ pub fn stored(w: &Write) -> impl Iterator<Item = Val> + use<> {
 /// For each value, whether a write, the tag or a check needs it.
 pub fn live(nest: &Nest) -> Vec<bool> {
     needed(nest, nest.writes.iter().flat_map(stored).chain(nest.tag.values()).chain(nest.checks()))
+}
+
+/// Row axes of a nest with the tag of a product: those of its matrices, of their rows and of their columns. `None` where it has another
+/// tag.
+pub fn product_axes(nest: &Nest) -> Option<[Range<usize>; 3]> {
+    let Tag::Matmul { batch, m, .. } = nest.tag else { return None };
+    let (batch, first) = (batch as usize, batch.checked_add(m)? as usize);
+    (batch < first && first < nest.rows.len()).then(|| [0..batch, batch..first, first..nest.rows.len()])
 }
 
 /// Whether a value is the same along an axis.

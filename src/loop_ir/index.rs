@@ -344,8 +344,28 @@ impl IndexExpr {
         out
     }
 
-    /// `c * d * floor(e / d) + c * (e mod d)` is `c * e`.
+    /// `c * d * floor(e / d) + c * (e mod d)` is `c * e`, and `c * d * (floor(e / d) mod m) + c * (e mod d)` is `c * (e mod d * m)`.
     fn recombine(&self) -> Option<IndexExpr> {
+        self.recombine_quotient().or_else(|| self.recombine_remainders())
+    }
+
+    fn recombine_remainders(&self) -> Option<IndexExpr> {
+        for (i, (term, k)) in self.terms.iter().enumerate() {
+            let Term::Mod(e, d) = term else { continue };
+            let (quotient, scale) = (e.div(d), k.clone() * d);
+            let higher = self.terms.iter().enumerate().find_map(|(j, (t, c))| match t {
+                Term::Mod(q, m) if j != i && *c == scale && **q == quotient => Some((j, m)),
+                _ => None,
+            });
+            if let Some((j, m)) = higher {
+                let others = self.terms.iter().enumerate().filter(|(at, _)| *at != i && *at != j).map(|(_, t)| t.clone()).collect();
+                return Some(IndexExpr { terms: others, offset: self.offset.clone() }.add(&e.modulo(&(d.clone() * m)).times(k)));
+            }
+        }
+        None
+    }
+
+    fn recombine_quotient(&self) -> Option<IndexExpr> {
         for (i, (term, k)) in self.terms.iter().enumerate() {
             let Term::Mod(e, d) = term else { continue };
             let quotient = e.div(d);

@@ -195,8 +195,8 @@ pub enum Tag {
     /// Nothing special.
     #[default]
     Loop,
-    /// `dot = sum over the columns (k) of a * b`; rows are batch axes, then m, then n; `a` does not depend on n, `b` not on m.
-    /// Statements after `dot` that depend on it are the epilogue.
+    /// `dot = sum over the columns (k) of a * b`; rows are batch axes, then those of m, then those of n, one at least of each; `a` does
+    /// not depend on n, `b` not on m. Statements after `dot` that depend on it are the epilogue.
     Matmul {
         /// Left operand, element-level.
         a: Val,
@@ -204,8 +204,10 @@ pub enum Tag {
         b: Val,
         /// The reduction.
         dot: Val,
-        /// Number of batch axes; rows are `batch + 2` axes.
+        /// Number of batch axes.
         batch: u32,
+        /// Number of axes of m.
+        m: u32,
         /// How exactly it is to be computed at least.
         precision: MatmulPrecision,
     },
@@ -351,7 +353,7 @@ impl Tag {
     pub fn map(self, at: impl Fn(Val) -> Val) -> Tag {
         match self {
             Tag::Loop => Tag::Loop,
-            Tag::Matmul { a, b, dot, batch, precision } => Tag::Matmul { a: at(a), b: at(b), dot: at(dot), batch, precision },
+            Tag::Matmul { a, b, dot, batch, m, precision } => Tag::Matmul { a: at(a), b: at(b), dot: at(dot), batch, m, precision },
             Tag::ScatterSum { index, axis, source, sum } => Tag::ScatterSum { index: at(index), axis, source: at(source), sum: at(sum) },
             Tag::Segments { start, end } => Tag::Segments { start: at(start), end: at(end) },
         }

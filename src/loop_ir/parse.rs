@@ -157,11 +157,12 @@ fn tag(line: &mut Cursor<'_>) -> Result<Tag, String> {
         let (a, b, dot) = (named(line, "a")?, named(line, "b")?, named(line, "dot")?);
         line.expect("batch=")?;
         let batch = number(line)?;
+        let m = if line.eat(" m=") { number(line)? } else { 1 };
         let precision = match line.eat(" precision=") {
             true => line.take(|c| c.is_ascii_lowercase()).parse()?,
             false => MatmulPrecision::default(),
         };
-        Tag::Matmul { a, b, dot, batch, precision }
+        Tag::Matmul { a, b, dot, batch, m, precision }
     } else if line.eat("scatter_sum(") {
         let index = named(line, "index")?;
         line.expect("axis=i")?;

@@ -89,8 +89,11 @@ impl fmt::Display for Tag {
         match self {
             Tag::Loop => Ok(()),
             Tag::Segments { start, end } => write!(f, " segments(start=%{} end=%{})", start.0, end.0),
-            Tag::Matmul { a, b, dot, batch, precision } => {
+            Tag::Matmul { a, b, dot, batch, m, precision } => {
                 write!(f, " matmul(a=%{} b=%{} dot=%{} batch={batch}", a.0, b.0, dot.0)?;
+                if *m != 1 {
+                    write!(f, " m={m}")?;
+                }
                 if *precision != MatmulPrecision::Highest {
                     write!(f, " precision={}", precision.name())?;
                 }

@@ -2,6 +2,8 @@
 
 #[path = "bench_compile.rs"]
 mod compiling;
+#[path = "bench_conv.rs"]
+mod conv;
 #[path = "bench_memory.rs"]
 mod memory;
 
@@ -19,7 +21,7 @@ use std::time::Instant;
 /// What to measure, and where.
 #[derive(Args)]
 pub struct BenchOptions {
-    /// Suites: train, matmul, memory, compile.
+    /// Suites: train, matmul, conv, memory, compile.
     #[arg(default_value = "train")]
     suites: Vec<String>,
     /// Where to run: auto, gpu, software or cpu.
@@ -31,7 +33,7 @@ pub struct BenchOptions {
     /// Compile models of the train suite once for batches and sequences of any size, and run them at the size they have otherwise.
     #[arg(long)]
     symbolic: bool,
-    /// Sizes of the matmul suite (512, 1024, 2048 and 4096 unless given); rows of the memory suite (65,536 on a GPU, else 256);
+    /// Sizes of the matmul suite (512, 1024, 2048 and 4096 unless given); images of the conv suite (64 on a GPU, else 2); rows of the memory suite (65,536 on a GPU, else 256);
     /// blocks of the compile suite (6, 32 and 320).
     #[arg(long, value_delimiter = ',')]
     size: Vec<usize>,
@@ -66,8 +68,12 @@ pub struct BenchOptions {
 }
 
 /// What a size is in each suite that takes sizes, and the largest one.
-const SIZES: [(&str, &str, usize); 3] =
-    [("matmul", "rows and columns of a matrix", 1 << 17), ("memory", "rows of a matrix", 1 << 24), ("compile", "blocks of a model", 1 << 14)];
+const SIZES: [(&str, &str, usize); 4] = [
+    ("matmul", "rows and columns of a matrix", 1 << 17),
+    ("conv", "images", 1 << 10),
+    ("memory", "rows of a matrix", 1 << 24),
+    ("compile", "blocks of a model", 1 << 14),
+];
 
 fn check_sizes(options: &BenchOptions) -> Result<()> {
     for (suite, what, most) in SIZES.iter().filter(|s| options.suites.iter().any(|asked| asked == s.0)) {
@@ -108,9 +114,10 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
                     rows.push(matmul(options, &device, shape, &mut profiles)?);
                 }
             }
+            "conv" => rows.extend(conv::conv(options, &device, &mut profiles)?),
             "memory" => memory_rows.extend(memory::memory(options, &device, &mut profiles)?),
             "compile" => compile_rows.extend(compiling::compile(options)?),
-            _ => bail!("there is no suite {suite}: use train, matmul, memory or compile"),
+            _ => bail!("there is no suite {suite}: use train, matmul, conv, memory or compile"),
         }
     }
     if options.json.as_ref().is_none_or(|p| p.as_os_str() != "-") {

@@ -2,9 +2,9 @@
 //! derivative of any order is one of them, as is a transposed convolution.
 
 use super::array::{coordinates, flat_index, sizes};
-use super::window::{Window, all_of, constants};
+use super::window::{Phases, Window, all_of, constants};
 use super::{Array, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
-use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Tag, Val, flatten, unflatten};
+use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Tag, Val, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, MatmulPrecision, Shape, TensorType};
 use serde::{Deserialize, Serialize};
@@ -158,11 +158,34 @@ impl Problem {
         load(b, x, lead, at, mask)
     }
 
-    /// The output element that sees input `s` at `k`, loaded where it exists.
-    fn load_output(&self, b: &mut BodyBuilder, dy: &OperandView, lead: [&IndexExpr; 2], s: &[IndexExpr], k: &[IndexExpr]) -> Val {
-        let places = (0..s.len()).map(|i| self.window.output_at(b, i, &s[i], (&k[i], self.kernel[i]), &self.output[i])).collect();
-        let (at, mask) = all_of(b, places);
-        load(b, dy, lead, at, mask)
+    /// Rows of a nest: groups, an axis or more for channels, then the batch and places, where a matrix product takes all that follow the
+    /// channels as its columns. Weights are the same for all of those.
+    fn rows(&self, channels: &[Dim], places: &[Dim]) -> Vec<Dim> {
+        let batch = std::iter::once(self.batch.clone());
+        let groups = std::iter::once(Dim::int(self.groups));
+        match self.is_depthwise() {
+            true => batch.chain(groups).chain(channels.iter().chain(places).cloned()).collect(),
+            false => groups.chain(channels.iter().cloned()).chain(batch).chain(places.iter().cloned()).collect(),
+        }
+    }
+
+    /// Batch, group, channels and places among those rows.
+    fn of_rows<'r>(&self, row: &'r [IndexExpr], channels: usize) -> (&'r IndexExpr, &'r IndexExpr, &'r [IndexExpr], &'r [IndexExpr]) {
+        match self.is_depthwise() {
+            true => (&row[0], &row[1], &row[2..2 + channels], &row[2 + channels..]),
+            false => (&row[1 + channels], &row[0], &row[1..1 + channels], &row[2 + channels..]),
+        }
+    }
+
+    /// Inputs of a dimension by what sees them; a product's weights must not depend on places.
+    fn phases(&self, i: usize) -> Phases {
+        let (n, kernel) = (&self.input[i], self.kernel[i]);
+        if self.is_depthwise() { self.window.one_phase(i, n, kernel) } else { self.window.phases(i, n, kernel) }
+    }
+
+    /// Axes of the result's rows, where it is a product.
+    fn axes(&self, channels: usize) -> Option<u32> {
+        (!self.is_depthwise()).then_some(channels as u32)
     }
 }
 
@@ -171,11 +194,11 @@ fn load(b: &mut BodyBuilder, x: &OperandView, lead: [&IndexExpr; 2], at: Vec<Ind
     b.load_if(x.at(&at), mask)
 }
 
-/// `sum over columns of a * b`, stored at `at`. With a number of batch axes, it is a matrix product.
+/// `sum over columns of a * b`. With a number of axes of rows behind the groups, it is a matrix product.
 struct Dot {
     a: Val,
     b: Val,
-    batch: Option<u32>,
+    axes: Option<u32>,
 }
 
 impl Dot {
@@ -184,21 +207,11 @@ impl Dot {
         let (x, y) = (body.cast(self.a, accumulator), body.cast(self.b, accumulator));
         let product = body.call(ScalarFn::Mul, &[x, y]);
         let dot = body.reduce(Combiner::Sum, product);
-        if let Some(batch) = self.batch {
-            body.tag = Tag::Matmul { a: x, b: y, dot, batch, precision: MatmulPrecision::default() };
+        if let Some(m) = self.axes {
+            body.tag = Tag::Matmul { a: x, b: y, dot, batch: 1, m, precision: MatmulPrecision::default() };
         }
         body.cast(dot, dtype)
     }
-}
-
-/// Rows of a nest: those before, then spatial ones, which a matrix product takes as one.
-fn rows(before: Vec<Dim>, spatial: &[Dim], one: bool) -> Vec<Dim> {
-    let flat = Dim::product(spatial);
-    before.into_iter().chain(if one { vec![flat] } else { spatial.to_vec() }).collect()
-}
-
-fn spatial(rows: &[IndexExpr], sizes: &[Dim], one: bool) -> Vec<IndexExpr> {
-    if one { unflatten(&rows[0], sizes) } else { rows.to_vec() }
 }
 
 /// For evaluation: the sum of products of these pairs of elements, for each element of the result.
@@ -309,16 +322,15 @@ impl OpDef for Convolution {
         let (x, w) = (cx.operand(0), cx.operand(1));
         let (buffer, ty) = cx.results[0].clone();
         let p = Problem::of_forward(self, &x.ty.shape, &w.ty.shape)?;
-        let one = !p.is_depthwise();
-        let domain = rows(vec![p.batch.clone(), Dim::int(p.groups), p.outer.clone()], &p.output, one);
+        let domain = p.rows(std::slice::from_ref(&p.outer), &p.output);
         let cols: Vec<Dim> = [p.inner.clone()].into_iter().chain(p.kernel_dims()).collect();
         cx.nest(&domain, &cols, |b, row, col| {
-            let (n, g, m, at) = (&row[0], &row[1], &row[2], spatial(&row[3..], &p.output, one));
-            let o = p.channel(g, &p.outer, m);
+            let (n, g, m, at) = p.of_rows(row, 1);
+            let o = p.channel(g, &p.outer, &m[0]);
             let weight = load(b, &w, [&o, &col[0]], col[1..].to_vec(), None);
-            let input = p.load_input(b, &x, [n, &p.channel(g, &p.inner, &col[0])], &at, &col[1..]);
-            let value = Dot { a: weight, b: input, batch: one.then_some(2) }.build(b, ty.dtype);
-            let to: Vec<IndexExpr> = [n.clone(), o].into_iter().chain(at).collect();
+            let input = p.load_input(b, &x, [n, &p.channel(g, &p.inner, &col[0])], at, &col[1..]);
+            let value = Dot { a: weight, b: input, axes: p.axes(1) }.build(b, ty.dtype);
+            let to: Vec<IndexExpr> = [n.clone(), o].into_iter().chain(at.iter().cloned()).collect();
             b.write(buffer, flatten(&to, &ty.shape.0), value);
             Ok(())
         })
@@ -371,16 +383,22 @@ impl OpDef for ConvolutionInput {
         let (dy, w) = (cx.operand(0), cx.operand(1));
         let (buffer, ty) = cx.results[0].clone();
         let p = Problem::of_input(self, &dy.ty.shape, &w.ty.shape)?;
-        let one = !p.is_depthwise();
-        let domain = rows(vec![p.batch.clone(), Dim::int(p.groups), p.inner.clone()], &p.input, one);
-        let cols: Vec<Dim> = [p.outer.clone()].into_iter().chain(p.kernel_dims()).collect();
+        let phases: Vec<Phases> = (0..p.kernel.len()).map(|i| p.phases(i)).collect();
+        let sizes = |of: fn(&Phases) -> &Dim| phases.iter().map(of).cloned();
+        let channels: Vec<Dim> = std::iter::once(p.inner.clone()).chain(sizes(|f| &f.count)).collect();
+        let domain = p.rows(&channels, &sizes(|f| &f.each).collect::<Vec<_>>());
+        let cols: Vec<Dim> = std::iter::once(p.outer.clone()).chain(sizes(|f| &f.taps)).collect();
         cx.nest(&domain, &cols, |b, row, col| {
-            let (n, g, m, at) = (&row[0], &row[1], &row[2], spatial(&row[3..], &p.input, one));
+            let (n, g, m, at) = p.of_rows(row, channels.len());
             let o = p.channel(g, &p.outer, &col[0]);
-            let weight = load(b, &w, [&o, m], col[1..].to_vec(), None);
-            let output = p.load_output(b, &dy, [n, &o], &at, &col[1..]);
-            let value = Dot { a: weight, b: output, batch: one.then_some(2) }.build(b, ty.dtype);
-            let to: Vec<IndexExpr> = [n.clone(), p.channel(g, &p.inner, m)].into_iter().chain(at).collect();
+            let taps = (0..at.len()).map(|i| p.window.tap(b, i, &phases[i], [&m[i + 1], &at[i], &col[i + 1]], (p.kernel[i], &p.output[i])));
+            let (seen, positions) = taps.collect::<Vec<_>>().into_iter().unzip();
+            let ((k, exists), (from, sees)) = (all_of(b, positions), all_of(b, seen));
+            let weight = load(b, &w, [&o, &m[0]], k, exists);
+            let output = load(b, &dy, [n, &o], from, sees);
+            let value = Dot { a: weight, b: output, axes: p.axes(channels.len()) }.build(b, ty.dtype);
+            let input = (0..at.len()).map(|i| at[i].times(&phases[i].count).add(&m[i + 1]));
+            let to: Vec<IndexExpr> = [n.clone(), p.channel(g, &p.inner, &m[0])].into_iter().chain(input).collect();
             b.write(buffer, flatten(&to, &ty.shape.0), value);
             Ok(())
         })
@@ -440,17 +458,15 @@ impl OpDef for ConvolutionWeight {
         let (x, dy) = (cx.operand(0), cx.operand(1));
         let (buffer, ty) = cx.results[0].clone();
         let p = Problem::of_weight(self, &x.ty.shape, &dy.ty.shape)?;
-        let one = !p.is_depthwise();
-        let inner: Vec<Dim> = [p.inner.clone()].into_iter().chain(p.kernel_dims()).collect();
-        let domain = rows(vec![Dim::int(p.groups), p.outer.clone()], &inner, one);
+        let domain: Vec<Dim> = [Dim::int(p.groups), p.outer.clone(), p.inner.clone()].into_iter().chain(p.kernel_dims()).collect();
         let cols: Vec<Dim> = [p.batch.clone()].into_iter().chain(p.output.iter().cloned()).collect();
         cx.nest(&domain, &cols, |b, row, col| {
-            let (g, m, at) = (&row[0], &row[1], spatial(&row[2..], &inner, one));
+            let (g, m, at) = (&row[0], &row[1], &row[2..]);
             let o = p.channel(g, &p.outer, m);
             let output = load(b, &dy, [&col[0], &o], col[1..].to_vec(), None);
             let input = p.load_input(b, &x, [&col[0], &p.channel(g, &p.inner, &at[0])], &col[1..], &at[1..]);
-            let value = Dot { a: output, b: input, batch: one.then_some(1) }.build(b, ty.dtype);
-            let to: Vec<IndexExpr> = [o].into_iter().chain(at).collect();
+            let value = Dot { a: output, b: input, axes: p.axes(1) }.build(b, ty.dtype);
+            let to: Vec<IndexExpr> = [o].into_iter().chain(at.iter().cloned()).collect();
             b.write(buffer, flatten(&to, &ty.shape.0), value);
             Ok(())
         })

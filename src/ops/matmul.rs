@@ -112,7 +112,7 @@ impl OpDef for Matmul {
             let (x, y) = (body.cast(x, accumulator), body.cast(y, accumulator));
             let product = body.call(ScalarFn::Mul, &[x, y]);
             let dot = body.reduce(Combiner::Sum, product);
-            body.tag = Tag::Matmul { a: x, b: y, dot, batch: rank as u32 - 2, precision: MatmulPrecision::default() };
+            body.tag = Tag::Matmul { a: x, b: y, dot, batch: rank as u32 - 2, m: 1, precision: MatmulPrecision::default() };
             let out = body.cast(dot, ty.dtype);
             body.write(buffer, flatten(row, &ty.shape.0), out);
             Ok(())

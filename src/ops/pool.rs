@@ -1,7 +1,7 @@
 //! Pooling over sliding windows: the maximum with its index, the sum, and what carries cotangents back.
 
 use super::array::{coordinates, flat_index, sizes};
-use super::window::{Window, all_of, constants};
+use super::window::{Window, all_inside, constants};
 use super::{Array, Built, Class, Data, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
 use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Val, flatten};
 use crate::scalar::ScalarFn;
@@ -120,16 +120,21 @@ impl Pool {
         let places = (0..kernel.len())
             .map(|i| self.window.input_at(b, i, (&row[lead + i], &out[lead + i]), (&col[i], kernel[i]), &x.ty.shape[lead + i]))
             .collect();
-        let (at, mask) = all_of(b, places);
+        let (at, mask) = all_inside(b, places, &x.ty.shape.0[lead..]);
         let at: Vec<IndexExpr> = row[..lead].iter().cloned().chain(at).collect();
         (b.load_if(x.at(&at), mask), mask)
     }
 
-    /// Coordinates of the window that sees element `row` at kernel position `col`, and the condition under which it exists.
+    /// Windows that may see one element.
+    fn sight(&self, kernel: &[i64]) -> Vec<Dim> {
+        (0..kernel.len()).map(|i| self.window.sight(i, kernel[i])).collect()
+    }
+
+    /// Coordinates of number `col` of the windows that may see element `row`, and the condition under which it does.
     fn window_at(&self, b: &mut BodyBuilder, row: &[IndexExpr], windows: &Shape, col: &[IndexExpr], kernel: &[i64]) -> (Vec<IndexExpr>, Option<Val>) {
         let lead = row.len() - kernel.len();
-        let places = (0..kernel.len()).map(|i| self.window.output_at(b, i, &row[lead + i], (&col[i], kernel[i]), &windows[lead + i])).collect();
-        let (at, mask) = all_of(b, places);
+        let places = (0..kernel.len()).map(|i| self.window.seen_at(b, i, &row[lead + i], (&col[i], kernel[i]), &windows[lead + i]).0).collect();
+        let (at, mask) = all_inside(b, places, &windows.0[lead..]);
         (row[..lead].iter().cloned().chain(at).collect(), mask)
     }
 
@@ -292,13 +297,12 @@ impl OpDef for MaxPoolGrad {
         let (buffer, ty) = cx.results[0].clone();
         let kernel = self.pool.kernel()?;
         let lead = ty.shape.rank() - kernel.len();
-        cx.nest(&ty.shape.0, &self.pool.kernel, |b, row, col| {
+        cx.nest(&ty.shape.0, &self.pool.sight(&kernel), |b, row, col| {
             let (at, mask) = self.pool.window_at(b, row, &dy.ty.shape, col, &kernel);
-            let mask = mask.ok_or("a window has conditions")?;
             let chosen = b.load_if(index.at(&at), mask);
             let own = b.index(&flatten(&row[lead..], &self.size), DType::I32);
             let hit = b.call(ScalarFn::Eq, &[chosen, own]);
-            let hit = b.call(ScalarFn::LogicalAnd, &[hit, mask]);
+            let hit = b.both(Some(hit), mask);
             let v = b.load_if(dy.at(&at), hit);
             let v = b.cast(v, accumulator(ty.dtype));
             let sum = b.reduce(Combiner::Sum, v);
@@ -397,9 +401,9 @@ impl OpDef for WindowSpread {
         let dy = cx.operand(0);
         let (buffer, ty) = cx.results[0].clone();
         let kernel = self.pool.kernel()?;
-        cx.nest(&ty.shape.0, &self.pool.kernel, |b, row, col| {
+        cx.nest(&ty.shape.0, &self.pool.sight(&kernel), |b, row, col| {
             let (at, mask) = self.pool.window_at(b, row, &dy.ty.shape, col, &kernel);
-            let v = b.load_if(dy.at(&at), mask.ok_or("a window has conditions")?);
+            let v = b.load_if(dy.at(&at), mask);
             let v = b.cast(v, accumulator(ty.dtype));
             let sum = b.reduce(Combiner::Sum, v);
             let sum = b.cast(sum, ty.dtype);

@@ -99,19 +99,121 @@ impl Window {
         (if n.is(1) { IndexExpr::zero() } else { at }, conditions)
     }
 
+    /// Windows along dimension `i`, of `kernel` elements each, that may see one input element: those whose kernel position falls on it.
+    /// Where elements of a window lie apart, all positions are tried.
+    pub(super) fn sight(&self, i: usize, kernel: i64) -> Dim {
+        let [s, _, d] = self.numbers(i);
+        Dim::int(if d == 1 { (kernel + s - 1) / s } else { kernel })
+    }
+
+    /// The output along dimension `i`, of `out`, that sees input `x` as number `t` of [`Window::sight`], and at which position.
+    pub(super) fn seen_at(&self, b: &mut BodyBuilder, i: usize, x: &IndexExpr, (t, kernel): (&IndexExpr, i64), out: &Dim) -> (Place, IndexExpr) {
+        let [s, p, d] = self.numbers(i);
+        if d != 1 {
+            return (self.output_at(b, i, x, (t, kernel), out), t.clone());
+        }
+        let (step, reach) = (Dim::int(s), x.plus(&Dim::int(p)));
+        let at = reach.div(&step).add(&t.times(&Dim::int(-1)));
+        let k = reach.modulo(&step).add(&t.times(&step));
+        let mut conditions = within(b, &at, out);
+        if !k.is_within(&Dim::int(kernel)) {
+            conditions.push(compare(b, ScalarFn::Lt, &k, &Dim::int(kernel)));
+        }
+        ((if out.is(1) { IndexExpr::zero() } else { at }, conditions), k)
+    }
+
     /// The output along dimension `i`, of `out`, that sees input `x` at `k` of `kernel`.
-    pub(super) fn output_at(&self, b: &mut BodyBuilder, i: usize, x: &IndexExpr, (k, kernel): (&IndexExpr, i64), out: &Dim) -> Place {
+    fn output_at(&self, b: &mut BodyBuilder, i: usize, x: &IndexExpr, (k, kernel): (&IndexExpr, i64), out: &Dim) -> Place {
         let [s, p, d] = self.numbers(i);
         // Steps are added so that nothing below zero is divided.
         let steps = (d * (kernel - 1) - p).max(0).div_euclid(s) + 1;
         let shifted = x.add(&k.times(&Dim::int(-d))).plus(&Dim::int(p + steps * s));
         let at = shifted.div(&Dim::int(s)).plus(&Dim::int(-steps));
-        let mut conditions = vec![compare(b, ScalarFn::Ge, &at, &Dim::int(0)), compare(b, ScalarFn::Lt, &at, out)];
+        let mut conditions = within(b, &at, out);
         if s > 1 {
             conditions.push(compare(b, ScalarFn::Eq, &shifted.modulo(&Dim::int(s)), &Dim::int(0)));
         }
         (if out.is(1) { IndexExpr::zero() } else { at }, conditions)
     }
+
+    /// How the inputs of dimension `i` are told apart by what sees them.
+    pub(super) fn phases(&self, i: usize, n: &Dim, kernel: i64) -> Phases {
+        let [s, p, d] = self.numbers(i);
+        match n.try_div(&Dim::int(s)).filter(|_| d == 1) {
+            Some(each) => {
+                // The outputs `ceil((p - kernel + 1) / s)` to `floor((p + s - 1) / s)` behind `j`.
+                let (first, last) = ((p - kernel + s).div_euclid(s), (p + s - 1).div_euclid(s));
+                Phases { count: Dim::int(s), each, taps: Dim::int(last - first + 1), sight: Sight::Around(last) }
+            }
+            None => Phases { count: Dim::int(1), each: n.clone(), taps: Dim::int(kernel), sight: Sight::Any },
+        }
+    }
+
+    /// All inputs of dimension `i` as one phase, for whom the kernel position may vary with the input.
+    pub(super) fn one_phase(&self, i: usize, n: &Dim, kernel: i64) -> Phases {
+        Phases { count: Dim::int(1), each: n.clone(), taps: self.sight(i, kernel), sight: Sight::Near }
+    }
+
+    /// The output along dimension `i`, of `out`, that sees input `j` of phase `r` by tap `t`; and the kernel position at which it does.
+    pub(super) fn tap(
+        &self,
+        b: &mut BodyBuilder,
+        i: usize,
+        phases: &Phases,
+        [r, j, t]: [&IndexExpr; 3],
+        (kernel, out): (i64, &Dim),
+    ) -> (Place, Place) {
+        let [s, p, _] = self.numbers(i);
+        let last = match phases.sight {
+            Sight::Around(last) => last,
+            Sight::Any => return (self.output_at(b, i, j, (t, kernel), out), (t.clone(), vec![])),
+            Sight::Near => {
+                let (seen, k) = self.seen_at(b, i, j, (t, kernel), out);
+                // Where the position lies beyond the kernel nothing is seen.
+                return (seen, (if kernel == 1 { IndexExpr::zero() } else { k.modulo(&Dim::int(kernel)) }, vec![]));
+            }
+        };
+        let at = j.add(&t.times(&Dim::int(-1))).plus(&Dim::int(last));
+        let k = r.add(&t.times(&Dim::int(s))).plus(&Dim::int(p - s * last));
+        let (seen, exists) = (within(b, &at, out), within(b, &k, &Dim::int(kernel)));
+        ((if out.is(1) { IndexExpr::zero() } else { at }, seen), (if kernel == 1 { IndexExpr::zero() } else { k }, exists))
+    }
+}
+
+/// The inputs along a dimension by their place in a step of the window: input `j * count + r` is number `j` of phase `r`. An output
+/// that sees it lies a number of taps around `j`, the same for all phases, so that the gradient of a strided convolution is one of
+/// `count` times the channels that visits hardly any zero.
+pub(super) struct Phases {
+    /// Number of phases; one where they are not told apart.
+    pub count: Dim,
+    /// Inputs of each.
+    pub each: Dim,
+    /// Outputs that may see an input.
+    pub taps: Dim,
+    sight: Sight,
+}
+
+/// What sees an input.
+enum Sight {
+    /// Outputs around `j`, the last so far behind it.
+    Around(i64),
+    /// Any position of the kernel may fall on it.
+    Any,
+    /// Those of [`Window::sight`].
+    Near,
+}
+
+/// The conditions of `0 <= at < size` that are not known to hold.
+fn within(b: &mut BodyBuilder, at: &IndexExpr, size: &Dim) -> Vec<Val> {
+    let bounds = at.bounds();
+    let mut conditions = vec![];
+    if !bounds.as_ref().is_some_and(|(low, _)| Dim::int(0).known_le(low)) {
+        conditions.push(compare(b, ScalarFn::Ge, at, &Dim::int(0)));
+    }
+    if !bounds.is_some_and(|(_, high)| (high + Dim::int(1)).known_le(size)) {
+        conditions.push(compare(b, ScalarFn::Lt, at, size));
+    }
+    conditions
 }
 
 fn compare(b: &mut BodyBuilder, f: ScalarFn, at: &IndexExpr, with: &Dim) -> Val {
@@ -124,11 +226,18 @@ pub(super) fn all_of(b: &mut BodyBuilder, places: Vec<Place>) -> (Vec<IndexExpr>
     let (mut at, mut mask) = (vec![], None);
     for (coordinate, conditions) in places {
         at.push(coordinate);
-        for c in conditions {
-            mask = b.both(mask, Some(c));
-        }
+        // Those of a dimension first: they are shared by whatever varies in another.
+        let own = conditions.into_iter().fold(None, |own, c| b.both(own, Some(c)));
+        mask = b.both(mask, own);
     }
     (at, mask)
+}
+
+/// The same, with coordinates that are known to be inside: whoever is computed from the buffer instead of reading it sees its dimensions
+/// apart.
+pub(super) fn all_inside(b: &mut BodyBuilder, places: Vec<Place>, sizes: &[Dim]) -> (Vec<IndexExpr>, Option<Val>) {
+    let (at, mask) = all_of(b, places);
+    (at.iter().zip(sizes).map(|(at, n)| if n.is(0) { at.clone() } else { at.modulo(n) }).collect(), mask)
 }
 
 /// Sizes that must be constant.

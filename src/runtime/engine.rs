@@ -78,6 +78,15 @@ impl Engine {
         }
     }
 
+    /// Fills a buffer that is filled anew for every step.
+    pub fn feed(&mut self, buffer: BufferId, tensor: &HostTensor) -> Result<()> {
+        match self {
+            Engine::Cpu { interpreter, .. } => interpreter.write(buffer, tensor),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => engine.feed(buffer, tensor),
+        }
+    }
+
     pub fn read_all(&self, buffers: &[BufferId]) -> Result<Vec<HostTensor>> {
         match self {
             Engine::Cpu { interpreter, .. } => buffers.iter().map(|&b| interpreter.read(b)).collect(),

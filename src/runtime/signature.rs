@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::InputRole;
 use crate::loop_ir::BufferId;
 use crate::schedule::InputCheck;
+use crate::threads;
 use crate::types::{Bindings, DType, Guard, HostTensor, TensorType, bind_named_symbols, check_guards};
 
 /// Inputs of one step, by position (the order of the trace) or by name.
@@ -199,9 +200,28 @@ pub(super) fn describe_type(dtype: DType, shape: &[usize]) -> String {
 /// The first element that is NaN or an infinity.
 fn first_non_finite(tensor: &HostTensor) -> Option<usize> {
     match tensor.dtype() {
-        DType::F32 => tensor.bytes().chunks_exact(4).position(|c| !f32::from_le_bytes([c[0], c[1], c[2], c[3]]).is_finite()),
-        dtype if dtype.is_float() => tensor.to_f64().iter().position(|x| !x.is_finite()),
+        DType::F32 => first(tensor.bytes(), |c: [u8; 4]| !f32::from_le_bytes(c).is_finite()),
+        DType::F64 => first(tensor.bytes(), |c: [u8; 8]| !f64::from_le_bytes(c).is_finite()),
+        DType::F16 => first(tensor.bytes(), |c: [u8; 2]| !half::f16::from_le_bytes(c).is_finite()),
+        DType::BF16 => first(tensor.bytes(), |c: [u8; 2]| !half::bf16::from_le_bytes(c).is_finite()),
         _ => None,
+    }
+}
+
+/// The first element that passes a test. Blocks are looked at by all threads, and by vectors: which element it is is asked only where
+/// there is one.
+fn first<const N: usize>(bytes: &[u8], test: impl Fn([u8; N]) -> bool + Sync) -> Option<usize> {
+    const BLOCK: usize = 1 << 18;
+    let elements = bytes.as_chunks::<N>().0;
+    let blocks: Vec<&[[u8; N]]> = elements.chunks(BLOCK).collect();
+    let find = |k: usize| {
+        let any = blocks[k].iter().fold(false, |any, &c| any | test(c));
+        any.then(|| blocks[k].iter().position(|&c| test(c))).flatten().map(|at| k * BLOCK + at)
+    };
+    match blocks.len() {
+        0 => None,
+        1 => find(0),
+        n => threads::collect(n, find).into_iter().flatten().next(),
     }
 }
 
@@ -238,6 +258,10 @@ mod tests {
         assert!(fault([&x, &HostTensor::i32(&[2], &[1, 2])]).contains("y: expected i32"));
         assert!(fault([&HostTensor::f32(&[3, 2], &[0.0, 0.0, f32::NAN, 0.0, 0.0, 0.0]), &y]).contains("x: element 2 is not finite"));
         assert!(fault([&HostTensor::f32(&[0, 2], &[]), &HostTensor::i32(&[0], &[])]).contains("is empty"));
+        let mut long = vec![0.0; 1 << 20];
+        (long[600_001], long[900_000]) = (f32::INFINITY, f32::NAN);
+        assert_eq!(first_non_finite(&HostTensor::f32(&[1 << 20], &long)), Some(600_001));
+        assert_eq!(first_non_finite(&HostTensor::from_f64(DType::F16, &[3], &[0.0, 1.0, f64::NAN])), Some(2));
         let big = (HostTensor::f32(&[9, 2], &[0.0; 18]), HostTensor::i32(&[9], &[0; 9]));
         assert!(fault([&big.0, &big.1]).contains("outside its declared range"));
     }

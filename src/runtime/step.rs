@@ -158,7 +158,7 @@ impl Step {
         core.engine.bind(&checked.bindings)?;
         core.upload_state(shared, state)?;
         for (buffer, tensor) in &feeds {
-            core.engine.write(*buffer, tensor)?;
+            core.engine.feed(*buffer, tensor)?;
         }
         core.runs += 1;
         let run = core.runs;

@@ -2,6 +2,7 @@
 
 use crate::schedule::PlacedBuffer;
 use crate::types::{Bindings, DType, Dim, HostTensor, Storage};
+use std::borrow::Cow;
 
 /// Bytes of one element, as a device stores it.
 fn element_bytes(dtype: DType, storage: Storage) -> usize {
@@ -16,10 +17,13 @@ pub fn stored_bytes(dtype: DType, storage: Storage, numel: usize) -> usize {
     (numel * element_bytes(dtype, storage)).next_multiple_of(4)
 }
 
-/// The bytes a device holds for `tensor`; an i64 that does not fit a narrow buffer is named in the error.
-pub fn encode(tensor: &HostTensor, storage: Storage) -> Result<Vec<u8>, String> {
+/// The bytes a device holds for `tensor`, its own where they are; an i64 that does not fit a narrow buffer is named in the error.
+pub fn encode(tensor: &HostTensor, storage: Storage) -> Result<Cow<'_, [u8]>, String> {
     let dtype = tensor.dtype();
     let mut bytes = match storage {
+        Storage::Native | Storage::Packed if dtype != DType::Bool && tensor.bytes().len().is_multiple_of(4) => {
+            return Ok(Cow::Borrowed(tensor.bytes()));
+        }
         Storage::Native | Storage::Packed if dtype == DType::Bool => tensor.bytes().iter().map(|&b| (b != 0) as u8).collect(),
         Storage::Native | Storage::Packed => tensor.bytes().to_vec(),
         Storage::Word if dtype.is_float() => bytemuck::cast_slice(&tensor.to_f32()).to_vec(),
@@ -27,7 +31,7 @@ pub fn encode(tensor: &HostTensor, storage: Storage) -> Result<Vec<u8>, String> 
         Storage::Narrow => narrow(tensor)?,
     };
     bytes.resize(bytes.len().next_multiple_of(4), 0);
-    Ok(bytes)
+    Ok(Cow::Owned(bytes))
 }
 
 fn narrow(tensor: &HostTensor) -> Result<Vec<u8>, String> {

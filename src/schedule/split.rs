@@ -10,7 +10,7 @@ use crate::config::Target;
 use crate::forms::contraction::machine;
 use crate::forms::parts::{self, Along};
 use crate::forms::product::Sizes;
-use crate::loop_ir::facts::is_column_reduction;
+use crate::loop_ir::facts::{is_column_reduction, product_axes};
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
@@ -62,7 +62,7 @@ fn stages(nest: &Nest, mixed: bool, target: &Target) -> Option<(Chunks, bool)> {
     let (rows, cols) = (nest.row_count().hint(), nest.col_count().hint());
     let rows_first = is_column_reduction(nest);
     match nest.tag {
-        Tag::Matmul { batch, .. } => Some((product_chunks(nest, batch as usize, target)?, false)),
+        Tag::Matmul { .. } => Some((product_chunks(nest, target)?, false)),
         Tag::ScatterSum { .. } | Tag::Segments { .. } => None,
         Tag::Loop => {
             let along = Along { rows, cols, bytes: nest.body[at].dtype.size() as i64, rows_first };
@@ -90,18 +90,31 @@ impl Chunks {
     }
 }
 
-fn product_chunks(nest: &Nest, batch: usize, target: &Target) -> Option<Chunks> {
+fn product_chunks(nest: &Nest, target: &Target) -> Option<Chunks> {
     let size = |dims: &[Dim]| dims.iter().map(|d| d.hint() as f64).product();
-    let [m, n] = nest.rows.get(batch..)? else { return None };
-    let sizes = Sizes { batch: size(&nest.rows[..batch]), m: m.hint() as f64, n: n.hint() as f64, k: size(&nest.cols) };
+    let [batch, m, n] = product_axes(nest)?.map(|axes| size(&nest.rows[axes]));
+    let sizes = Sizes { batch, m, n, k: size(&nest.cols) };
     let machine = machine(nest, target);
     let count = machine.parts(&sizes)?;
+    if let Some(even) = even_chunks(nest, count, machine.step()) {
+        return Some(even);
+    }
     // Whole steps, so that only the last part ends within one.
     let step = Dim::int(machine.step());
     let size = nest.col_count().ceil_div(&(Dim::int(count) * &step)) * &step;
     // Parts that would start behind the end are left out, where that is known.
     let count = nest.col_count().as_int().map_or(count, |k| (k as u64).div_ceil(size.as_int().map_or(1, |s| s.max(1)) as u64) as i64);
     Some(Chunks { count, size })
+}
+
+/// About so many parts of whole steps, none of which ends early, best where each takes whole rows of an outermost axis of terms: then
+/// what a part reads is addressed as before.
+fn even_chunks(nest: &Nest, count: i64, step: i64) -> Option<Chunks> {
+    let outer = nest.cols.first().filter(|_| nest.cols.len() > 1)?.as_int()?;
+    let total = nest.col_count().as_int()?;
+    let fits = |c: &i64| outer % c == 0 && (total / c) % step == 0;
+    let count = (count - count / 4..=count + count / 2).filter(|c| *c > 1).filter(fits).min_by_key(|c| (c - count).abs())?;
+    Some(Chunks::even(count, &nest.col_count()))
 }
 
 fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffer>) -> [Nest; 2] {
@@ -147,8 +160,8 @@ fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffe
         buffers.push(Buffer { name: format!("{}.partial", nest.label), ty: TensorType { dtype, shape: Shape(rows.clone()) } });
         BufferId(buffers.len() as u32 - 1)
     };
-    if let (Tag::Matmul { batch, precision, .. }, Some([a, b])) = (nest.tag, factors) {
-        body.tag = Tag::Matmul { a, b, dot: partial, batch: batch + 1, precision };
+    if let (Tag::Matmul { batch, m, precision, .. }, Some([a, b])) = (nest.tag, factors) {
+        body.tag = Tag::Matmul { a, b, dot: partial, batch: batch + 1, m, precision };
     }
     let place = flatten(&axes(&rows, 0), &rows);
     let sums = scratch();

@@ -86,6 +86,9 @@ impl Emitter<'_> {
         if let Some(narrow) = self.narrow_comparison(f, of, args, lane)? {
             return Ok(narrow);
         }
+        if let Some(inside) = self.both_ends(f, args, lane)? {
+            return Ok(inside);
+        }
         let mut operands = args.iter().map(|&a| self.value(a, lane)).collect::<Result<Vec<_>, _>>()?;
         if spell::is_simplified(f) && of.is_float() {
             self.hide_operands(f, of, args, &mut operands)?;
@@ -136,6 +139,24 @@ impl Emitter<'_> {
         let [Some(x), Some(y)] = [self.narrow(args[0], lane)?, self.narrow(args[1], lane)?] else { return Ok(None) };
         let text = spell::call(self, f, DType::I32, &[&x.text, &y.text])?;
         Ok(Some(self.bind(Ex { text, depth: x.depth.max(y.depth) }, "v")))
+    }
+
+    /// `0 <= x && x < n` as one comparison: as an unsigned number, what is below zero is above every size.
+    fn both_ends(&mut self, f: ScalarFn, args: &[Val], lane: usize) -> Result<Option<Ex>, String> {
+        let nest = self.unit.nest;
+        let compared = |v: Val, with: ScalarFn| match &nest.stmt(v).instr {
+            Instr::Call(f, args) if *f == with && nest.dtype(args[0]) == DType::I32 => Some((args[0], args[1])),
+            _ => None,
+        };
+        let ([low, high], ScalarFn::LogicalAnd) = (args, f) else { return Ok(None) };
+        let (Some((x, zero)), Some((y, size))) = (compared(*low, ScalarFn::Ge), compared(*high, ScalarFn::Lt)) else { return Ok(None) };
+        let is_size = matches!(&nest.stmt(size).instr, Instr::Index(e) if e.as_constant().is_some_and(|n| n.range().0 >= 0));
+        if x != y || !is_size || self.number(zero, lane).map(Number::as_i64) != Some(0) || self.number(x, lane).is_some() {
+            return Ok(None);
+        }
+        let (x, size) = (self.value(x, lane)?, self.value(size, lane)?);
+        let text = format!("(u32({}) < u32({}))", x.text, size.text);
+        Ok(Some(self.bind(Ex { text, depth: x.depth.max(size.depth) }, "v")))
     }
 
     /// An i64 value as i32, where its range is known to fit.

@@ -4,12 +4,14 @@ use super::super::storage::{concrete_shape, decode, encode, stored_bytes};
 use super::device::{GpuDevice, lock};
 use super::pending::{LOSS_AT, Mapping, Pending, STAGING_BYTES, StagingPool};
 use super::pipelines::{Prepared, prepare};
+use super::staging::Staging;
 use crate::codegen::{Binding, Plan, Variant};
 use crate::error::{Error, Result};
 use crate::graph::OutputRole;
 use crate::loop_ir::BufferId;
 use crate::schedule::{PlacedBuffer, SlotKind};
 use crate::types::{Bindings, HostTensor};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -30,6 +32,7 @@ pub struct GpuEngine {
     ready: Vec<Ready>,
     loss: Option<BufferId>,
     staging: StagingPool,
+    uploads: Staging,
     queued: VecDeque<wgpu::SubmissionIndex>,
     launches: u64,
 }
@@ -81,6 +84,7 @@ impl GpuEngine {
             ready: vec![],
             loss: program.outputs.iter().find(|o| o.role == OutputRole::Loss).map(|o| o.buffer),
             staging: StagingPool::default(),
+            uploads: Staging::default(),
             queued: VecDeque::new(),
             launches: 0,
             plan,
@@ -103,6 +107,7 @@ impl GpuEngine {
         let changed = self.grow_slots(&sizes)?;
         self.write_symbols(bindings)?;
         self.bindings = bindings.clone();
+        self.uploads = Staging::default();
         if changed || !self.bound {
             self.ready = self.ready_launches()?;
             self.upload_constants()?;
@@ -116,17 +121,29 @@ impl GpuEngine {
 
     /// Fills a buffer.
     pub fn write(&mut self, buffer: BufferId, tensor: &HostTensor) -> Result<()> {
-        let placed = self.placed(buffer)?;
-        let bytes = encode(tensor, placed.storage).map_err(|e| Error::Input(format!("{}: {e}", placed.name)))?;
-        let name = placed.name.clone();
-        let slot = self.slot_of(buffer)?;
-        if bytes.len() as u64 > slot.size() {
-            return Err(Error::Input(format!("{name}: {} bytes do not fit its slot of {}", bytes.len(), slot.size())));
-        }
+        let bytes = self.encoded(buffer, tensor)?;
         if !bytes.is_empty() {
-            self.device.queue.write_buffer(slot, 0, &bytes);
+            self.device.queue.write_buffer(self.slot_of(buffer)?, 0, &bytes);
         }
         Ok(())
+    }
+
+    /// Fills a buffer that is filled anew for every step.
+    pub fn feed(&mut self, buffer: BufferId, tensor: &HostTensor) -> Result<()> {
+        let bytes = self.encoded(buffer, tensor)?;
+        let slot = self.slot_of(buffer)?.clone();
+        if bytes.is_empty() { Ok(()) } else { self.uploads.write(&self.device, &slot, &bytes) }
+    }
+
+    /// A tensor as its slot holds it.
+    fn encoded<'t>(&self, buffer: BufferId, tensor: &'t HostTensor) -> Result<Cow<'t, [u8]>> {
+        let placed = self.placed(buffer)?;
+        let bytes = encode(tensor, placed.storage).map_err(|e| Error::Input(format!("{}: {e}", placed.name)))?;
+        let size = self.slot_of(buffer)?.size();
+        if bytes.len() as u64 > size {
+            return Err(Error::Input(format!("{}: {} bytes do not fit its slot of {size}", placed.name, bytes.len())));
+        }
+        Ok(bytes)
     }
 
     /// A buffer's contents, after everything submitted so far.
@@ -451,7 +468,7 @@ impl GpuEngine {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("readback") });
         copies(&mut encoder, &staging);
         let submission = gpu.queue.submit([encoder.finish()]);
-        Mapping::request(&staging).wait(gpu, submission)?;
+        Mapping::request(&staging, wgpu::MapMode::Read).wait(gpu, submission)?;
         let view = staging.get_mapped_range(..).map_err(|e| Error::Device(format!("readback: {e}")))?;
         let bytes = view.to_vec();
         drop(view);

@@ -7,6 +7,7 @@ mod engine;
 mod pending;
 mod pipelines;
 mod spirv;
+mod staging;
 
 pub use adapters::{AdapterKind, AdapterReport, Wanted, adapters};
 pub use device::GpuDevice;

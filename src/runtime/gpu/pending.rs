@@ -26,37 +26,37 @@ pub struct Arrived {
     pub loss: [u8; 8],
 }
 
-/// A buffer that was asked to be mapped for reading.
+/// A buffer that was asked to be mapped.
 pub(super) struct Mapping {
     news: Mutex<Receiver<Result<(), wgpu::BufferAsyncError>>>,
 }
 
 impl Mapping {
     /// Asks for `buffer` to be mapped once what uses it is done. Nothing waits here.
-    pub fn request(buffer: &wgpu::Buffer) -> Mapping {
+    pub fn request(buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Mapping {
         let (sender, news) = channel();
         // The receiver may be gone: then nobody wants the news.
-        buffer.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
+        buffer.map_async(mode, .., move |result| drop(sender.send(result)));
         Mapping { news: Mutex::new(news) }
     }
 
-    /// Waits for the submission that writes the buffer, and for the mapping.
+    /// Waits for the submission that uses the buffer, and for the mapping.
     pub fn wait(&self, device: &GpuDevice, submission: wgpu::SubmissionIndex) -> Result<()> {
         device.wait_for(Some(submission))?;
         let news = lock(&self.news).recv_timeout(NEWS);
         device.check()?;
         match news {
-            Ok(result) => result.map_err(|e| Error::Device(format!("mapping a readback buffer: {e}"))),
-            Err(_) => Err(Error::Device(format!("a readback buffer was not mapped within {} s", NEWS.as_secs()))),
+            Ok(result) => result.map_err(|e| Error::Device(format!("mapping a staging buffer: {e}"))),
+            Err(_) => Err(Error::Device(format!("a staging buffer was not mapped within {} s", NEWS.as_secs()))),
         }
     }
 
     /// Whether the buffer is mapped, by what submissions since have heard. Nothing waits here.
-    fn is_done(&self) -> Result<bool> {
+    pub fn is_done(&self) -> Result<bool> {
         match lock(&self.news).try_recv() {
-            Ok(result) => result.map(|()| true).map_err(|e| Error::Device(format!("mapping a readback buffer: {e}"))),
+            Ok(result) => result.map(|()| true).map_err(|e| Error::Device(format!("mapping a staging buffer: {e}"))),
             Err(TryRecvError::Empty) => Ok(false),
-            Err(TryRecvError::Disconnected) => Err(Error::Device("mapping a readback buffer: there are no news".into())),
+            Err(TryRecvError::Disconnected) => Err(Error::Device("mapping a staging buffer: there are no news".into())),
         }
     }
 }
@@ -77,7 +77,7 @@ pub struct Pending {
 impl Pending {
     /// Asks for `buffer` to be mapped once `submission` is done. Nothing waits here.
     pub(super) fn new(device: Arc<GpuDevice>, pool: StagingPool, buffer: wgpu::Buffer, submission: wgpu::SubmissionIndex) -> Pending {
-        let mapping = Mapping::request(&buffer);
+        let mapping = Mapping::request(&buffer, wgpu::MapMode::Read);
         Pending { device, pool, stage: Stage::Mapping { buffer, submission, mapping } }
     }
 
