@@ -72,14 +72,18 @@ const CANDIDATES: [Candidate; 7] = [
 ];
 
 /// Tiles of cooperative matrices with one and with two terms.
-const COOPERATIVE: [[Candidate; 4]; 2] = [
+const COOPERATIVE: [[Candidate; 6]; 2] = [
     [
+        Candidate { tile: cooperative((128, 128), (64, 64), 1), speed: &[2.0, 3.3] },
         Candidate { tile: cooperative((128, 128), (32, 64), 1), speed: &[2.0, 3.2] },
         Candidate { tile: cooperative((128, 64), (32, 32), 1), speed: &[1.3, 2.4] },
         Candidate { tile: cooperative((64, 128), (32, 32), 1), speed: &[1.3, 2.4] },
+        Candidate { tile: cooperative((128, 64), (64, 32), 1), speed: &[1.2, 2.3] },
         Candidate { tile: cooperative((64, 64), (32, 32), 1), speed: &[0.8, 1.5, 2.0] },
     ],
     [
+        Candidate { tile: cooperative((128, 128), (64, 32), 2), speed: &[1.85] },
+        Candidate { tile: cooperative((128, 64), (64, 32), 2), speed: &[1.0, 1.5] },
         Candidate { tile: cooperative((128, 128), (32, 64), 2), speed: &[1.9] },
         Candidate { tile: cooperative((128, 64), (32, 32), 2), speed: &[1.0, 1.6] },
         Candidate { tile: cooperative((64, 128), (32, 32), 2), speed: &[1.0, 1.6] },

@@ -138,7 +138,8 @@ impl Kernel<'_> {
         };
         let (stages, band, promoted) = ([stage("a", 0, bm), stage("b", 1, bn)], self.tile.band(&self.p.sizes()), PROMOTED / bk);
         let (teams, mi, ni) = (threads / TEAM, wm / 16, wn / 16);
-        minijinja::context! { bm, bn, bk, wm, wn, threads, teams, mi, ni, terms, emulated, stages, band, promoted }
+        let sums = if terms == 1 { "c" } else { "t" };
+        minijinja::context! { bm, bn, bk, wm, wn, threads, teams, mi, ni, terms, emulated, stages, band, promoted, sums }
     }
 
     /// Sizes that the template of multiply-adds spells.
