@@ -10,6 +10,7 @@
 //! * Add here: a form is a file with its parameters and candidates, a variant of [`Form`], an arm of [`candidates`], and its
 //!   spelling in `codegen/forms/`.
 
+pub mod attention;
 pub mod contraction;
 mod cost;
 mod lanes;
@@ -21,6 +22,7 @@ mod rows;
 mod sort;
 mod transpose;
 
+pub use attention::Blocks;
 pub use cost::{Cost, Work};
 pub use lanes::{Lane, fits_vectors, flat_lanes, owns_words, restrict_to_vectors};
 pub use map::Map;
@@ -46,6 +48,8 @@ pub enum Form {
     Rows(Team),
     /// Tiles of a matrix product, whose operands pass through workgroup memory.
     Product(Tile),
+    /// Blocks of rows and columns of attention, with an online softmax between two products.
+    Attention(Blocks),
     /// Rows sorted by a workgroup that holds them, or the part of them that is written.
     Network(Network),
     /// Rows sorted by counting, an invocation for each element.
@@ -81,6 +85,9 @@ impl Operand {
 
 /// Forms that can run a nest, with their predicted times, best first. Never empty.
 pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Form, Cost)> {
+    if nest.attention_features().is_some() {
+        return attention::candidates(nest, target);
+    }
     // Loops over the terms take longer than any tile where tiles serve.
     let tiles = contraction::candidates(nest, operands, target);
     tiles.into_iter().chain(ranked(of_any_nest(nest, operands, target))).collect()
@@ -128,7 +135,7 @@ impl Form {
         match self {
             Form::Map(_) | Form::Product(_) => false,
             Form::Rows(_) => (0..nest.body.len() as u32).any(|i| gathered(nest, i).is_some()),
-            Form::Transpose(_) | Form::Network(_) | Form::Rank => true,
+            Form::Attention(_) | Form::Transpose(_) | Form::Network(_) | Form::Rank => true,
         }
     }
 }
@@ -153,6 +160,7 @@ mod tests {
             label: "test".into(),
             rows: dims(rows),
             cols: dims(cols),
+            inner: vec![],
             body: vec![],
             writes: vec![],
             tag: Tag::Loop,

@@ -81,7 +81,7 @@ impl Memo {
         let mut bytes = Bytes(std::mem::take(&mut self.bytes));
         bytes.0.clear();
         // With the numbers of statements and writes, equal bytes are of equal nests.
-        (&nest.rows, &nest.cols, &nest.tag, nest.body.len(), nest.writes.len()).hash(&mut bytes);
+        (&nest.rows, &nest.cols, &nest.inner, &nest.tag, nest.body.len(), nest.writes.len()).hash(&mut bytes);
         for stmt in &nest.body {
             match &stmt.instr {
                 Instr::Load { buffer, index, mask } => (u8::MAX, local(*buffer), index, mask, stmt.dtype).hash(&mut bytes),

@@ -46,7 +46,7 @@ pub(super) fn merge_labels(host: &str, guest: &str) -> Option<String> {
 /// A pointwise producer moves into the consumer's domain: each load of its result becomes an instance of its body.
 fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nest, WhyNot> {
     let written: Vec<BufferId> = a.writes.iter().map(|w| w.buffer).collect();
-    let level = b.element_level();
+    let (level, inner) = (b.element_level(), b.inner_level());
     let mut embedding: Option<IndexExpr> = None;
     let mut related = false;
     let mut times = 1;
@@ -61,6 +61,10 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
         }
         if matches!(b.tag, Tag::Matmul { .. }) && level[i] && (kept || !a.is_trivial()) {
             return Err(WhyNot::Template("operands of a matrix product are read from memory"));
+        }
+        let is_operand = inner[i] || b.attention_features().is_some_and(|f| index.uses_axis(|a| a as usize == f));
+        if b.attention_features().is_some() && (kept || (is_operand && !a.is_trivial())) {
+            return Err(WhyNot::Template("operands of attention are read from memory"));
         }
         let once = if level[i] || b.cols.is_empty() { b.sizes() } else { b.rows.clone() };
         // A consumer that reads a part of the buffer would store that part only.
@@ -311,7 +315,8 @@ fn check_rows(nest: &Nest, element: bool, limits: &Limits) -> Result<(), WhyNot>
 /// A buffer may be read and overwritten by one kernel only at the same index, by the invocation that owns it.
 fn check_overwrites(nest: &Nest) -> Result<(), WhyNot> {
     let level = nest.element_level();
-    let is_operand = |i: usize| nest.tag != Tag::Loop && level[i];
+    let attention = nest.attention_features().is_some();
+    let is_operand = |i: usize| attention || (nest.tag != Tag::Loop && level[i]);
     for w in &nest.writes {
         let mut loads = nest.body.iter().enumerate().filter(|(_, s)| matches!(s.instr, Instr::Load { buffer, .. } if buffer == w.buffer));
         if !reads_at_its_place(nest, w) || loads.any(|(i, _)| is_operand(i) || nest.is_ordered()) {
@@ -337,7 +342,8 @@ impl Merger {
         let label = merge_labels(&host.label, &guest.label).unwrap_or_else(|| host.label.clone());
         let mut provenance = host.provenance.clone();
         provenance.merge(&guest.provenance);
-        let body = BodyBuilder::with_capacity(host.body.len() + guest.body.len());
+        let mut body = BodyBuilder::with_capacity(host.body.len() + guest.body.len());
+        body.inner.clone_from(&host.inner);
         Merger { label, rows: host.rows.clone(), cols: host.cols.clone(), provenance, body, forwards: vec![] }
     }
 

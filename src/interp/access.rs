@@ -325,7 +325,7 @@ pub struct Bound {
 /// when `d` divides its size: the row-major order of points stays, and the index becomes linear.
 pub fn bind_nest(nest: &Nest, bindings: &Bindings) -> Result<Bound, String> {
     let eval = |d: &Dim| d.eval(bindings);
-    let sizes: Vec<i64> = nest.rows.iter().chain(&nest.cols).map(eval).collect::<Result<_, _>>()?;
+    let sizes: Vec<i64> = nest.rows.iter().chain(&nest.cols).chain(&nest.inner).map(eval).collect::<Result<_, _>>()?;
     if sizes.iter().try_fold(1i64, |n, &d| n.checked_mul(d)).is_none() {
         return Err(format!("a kernel over {sizes:?} has more elements than 64 bits count"));
     }
@@ -389,7 +389,9 @@ fn rebuild(nest: &Nest, bindings: &Bindings, parts: &[Vec<i64>]) -> Result<Bound
     let index = |e: &IndexExpr| bind_index(e, bindings, &coordinates);
     let mut out = nest.clone();
     let dims = |range: &[Vec<i64>]| range.iter().flatten().map(|&n| Dim::int(n)).collect::<Vec<_>>();
-    (out.rows, out.cols) = (dims(&parts[..nest.rows.len()]), dims(&parts[nest.rows.len()..]));
+    let (rows, rest) = parts.split_at(nest.rows.len());
+    let (cols, inner) = rest.split_at(nest.cols.len());
+    (out.rows, out.cols, out.inner) = (dims(rows), dims(cols), dims(inner));
     for stmt in &mut out.body {
         match &mut stmt.instr {
             Instr::Index(e) | Instr::Load { index: e, .. } => *e = index(e)?,

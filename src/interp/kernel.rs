@@ -180,7 +180,7 @@ impl Kernel {
         Builder { accumulate: Some(mask), ..Builder::new(nest) }.build()
     }
 
-    /// The same, but `buffer` differs from one range of rows to the next, so that no load of it is the same for all.
+    /// The same, but buffers from this one on differ from one range of rows to the next, so that no load of them is the same for all.
     pub fn with_tile(nest: &Nest, buffer: BufferId) -> Kernel {
         Builder { tile: Some(buffer), ..Builder::new(nest) }.build()
     }
@@ -290,7 +290,7 @@ impl<'a> Builder<'a> {
             self.levels[i] = match &stmt.instr {
                 Instr::Index(e) | Instr::Load { index: e, .. } => {
                     let access = self.access(e);
-                    let tile = matches!(&stmt.instr, Instr::Load { buffer, .. } if Some(*buffer) == self.tile);
+                    let tile = matches!(&stmt.instr, Instr::Load { buffer, .. } if self.tile.is_some_and(|first| *buffer >= first));
                     let level = access.level().max(of_operands).max(if tile { Level::Row } else { Level::Uniform });
                     self.accesses[i] = Some(access);
                     level
@@ -489,6 +489,7 @@ impl<'a> Builder<'a> {
                 (Op::Sort { descending: *descending, from: self.register(Level::Elem) }, args)
             }
             Instr::Reduce(..) | Instr::Proj(..) => unreachable!("results are placed where they are computed"),
+            Instr::Contract { .. } => unreachable!("attention contracts in products"),
         };
         Step { op, dtype, args, dst }
     }

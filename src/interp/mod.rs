@@ -3,7 +3,7 @@
 //! * Comes in: a program, values of its symbols, contents of its inputs.
 //! * Goes out: contents of its buffers, the status word.
 //! * How: `bind` puts numbers for symbols and compiles every nest: `access` makes index expressions runs of constant stride,
-//!   `kernel` makes bodies steps over registers, `template` takes products to the `gemm` crate. `exec` runs blocks of about
+//!   `kernel` makes bodies steps over registers, `template` and `attention` take products to the `gemm` crate. `exec` runs blocks of about
 //!   1,024 lanes, one operation at a time, in parallel where that pays.
 //! * Invariants: results do not depend on the number of threads (partitions depend on sizes alone; no float is added by an
 //!   atomic); a block reads all it needs before it writes; nothing is read where a mask is off; no thread pool exists before
@@ -15,6 +15,7 @@
 //! * Add here: a fast loop for a scalar function goes to `calls.rs`, its f32 approximation to `math.rs`; a tag to `template.rs`.
 
 mod access;
+mod attention;
 mod calls;
 mod exec;
 mod kernel;
@@ -130,7 +131,7 @@ impl Interpreter {
         let mut kernels = vec![];
         for nest in &self.program.kernels {
             let bound = access::bind_nest(nest, bindings).map_err(|e| Error::Input(format!("{}: {e}", nest.label)))?;
-            kernels.push(template::compile(&bound, nest.tag));
+            kernels.push(template::compile(nest, &bound));
         }
         let kernels = Arc::new(kernels);
         if self.cache.len() == KEPT {

@@ -5,12 +5,13 @@
 //! A scatter sum: a kernel over columns and the other rows that adds into a zeroed buffer in order, and the epilogue.
 
 use super::access::{Bound, Walk};
+use super::attention::Attention;
 use super::exec::{self, Context, PARALLEL};
 use super::kernel::Kernel;
 use super::lanes::{Lane, Reg};
 use super::raw::{Format, Line, Matrix, Memory, Scalar, lines, product};
 use crate::loop_ir::facts::{needed_before, stored};
-use crate::loop_ir::{BodyBuilder, BufferId, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Term, Val, flatten};
+use crate::loop_ir::{BodyBuilder, BufferId, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Term, Val, attention, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 
@@ -27,14 +28,21 @@ pub enum Executable {
     Product(Box<Product>),
     /// A sum into computed places.
     Scatter(Box<Scatter>),
+    /// Attention.
+    Attention(Box<Attention>),
 }
 
-/// Compiles a nest. A tag whose body has grown out of the shape that is fast here runs as it stands.
-pub fn compile(bound: &Bound, tag: Tag) -> Executable {
-    let special = match tag {
+/// Compiles a nest that was bound. A tag whose body has grown out of the shape that is fast here runs as it stands.
+pub fn compile(nest: &Nest, bound: &Bound) -> Executable {
+    let special = match nest.tag {
         Tag::Loop | Tag::Segments { .. } => None,
-        Tag::Matmul { .. } => Product::new(bound, tag).map(|p| Executable::Product(Box::new(p))),
-        Tag::ScatterSum { .. } => Scatter::new(bound, tag).map(|s| Executable::Scatter(Box::new(s))),
+        tag @ Tag::Matmul { .. } => Product::new(bound, tag).map(|p| Executable::Product(Box::new(p))),
+        tag @ Tag::ScatterSum { .. } => Scatter::new(bound, tag).map(|s| Executable::Scatter(Box::new(s))),
+        Tag::Attention { .. } => {
+            let parts = attention(nest).unwrap_or_else(|e| panic!("interp: unsound attention: {e}\n{nest}"));
+            let attention = Attention::new(bound, &parts).expect("operands of sound attention are matrices");
+            Some(Executable::Attention(Box::new(attention)))
+        }
     };
     special.unwrap_or_else(|| Executable::Loop(Kernel::new(&bound.nest)))
 }
@@ -46,12 +54,13 @@ impl Executable {
             Executable::Loop(kernel) => exec::run(kernel, cx),
             Executable::Product(product) => product.run(cx),
             Executable::Scatter(scatter) => scatter.run(cx),
+            Executable::Attention(attention) => attention.run(cx),
         }
     }
 }
 
 /// A matrix operand: plain in memory, or packed by a kernel first.
-struct Operand {
+pub(super) struct Operand {
     buffer: usize,
     offset: i64,
     /// Linear over the batch.
@@ -128,9 +137,7 @@ impl Product {
         memories.resize(self.buffers, cx.memories[0]);
         memories.extend([Memory::new(&mut first[0], format), Memory::new(&mut second[0], format)]);
         for operand in [&self.a, &self.b] {
-            if let Some((kernel, _)) = &operand.pack {
-                exec::run(kernel, &Context { memories: &memories, ..*cx });
-            }
+            operand.fill(&Context { memories: &memories, ..*cx });
         }
         let cx = Context { memories: &memories, ..*cx };
         let uniform = exec::run_uniform(&self.epilogue, &cx);
@@ -209,11 +216,11 @@ struct Tile {
 }
 
 /// Axes of a product by what they are for.
-struct Domain {
-    batch: Vec<usize>,
-    m: Vec<usize>,
-    n: Vec<usize>,
-    k: Vec<usize>,
+pub(super) struct Domain {
+    pub batch: Vec<usize>,
+    pub m: Vec<usize>,
+    pub n: Vec<usize>,
+    pub k: Vec<usize>,
 }
 
 /// Columns from which on a matrix is worth a product of its own.
@@ -246,12 +253,16 @@ impl Domain {
     }
 }
 
-fn domain_size(nest: &Nest, axes: &[usize]) -> i64 {
+pub(super) fn domain_size(nest: &Nest, axes: &[usize]) -> i64 {
     axes.iter().map(|&i| axis_size(nest, i)).product()
 }
 
 fn axis_size(nest: &Nest, i: usize) -> i64 {
-    nest.rows.iter().chain(&nest.cols).nth(i).and_then(Dim::as_int).expect("sizes are bound")
+    nest.rows.iter().chain(&nest.cols).chain(&nest.inner).nth(i).and_then(Dim::as_int).expect("sizes are bound")
+}
+
+fn axis_count(nest: &Nest) -> usize {
+    nest.rows.len() + nest.cols.len() + nest.inner.len()
 }
 
 /// Offset and the stride of every axis, when the index is linear in the axes.
@@ -270,13 +281,13 @@ fn walk(nest: &Nest, axes: &[usize], strides: &[i64]) -> Walk {
     Walk::new(axes.iter().map(|&i| (axis_size(nest, i), strides[i])))
 }
 
-fn buffer_count(nest: &Nest) -> usize {
+pub(super) fn buffer_count(nest: &Nest) -> usize {
     nest.reads().into_iter().chain(nest.writes.iter().map(|w| w.buffer)).map(|b| b.0 as usize + 1).max().unwrap_or(0)
 }
 
 impl Operand {
     /// The matrix `v` over `rows` x `cols` axes.
-    fn new(nest: &Nest, v: Val, lane: Lane, domain: &Domain, rows: &[usize], cols: &[usize], scratch: BufferId) -> Option<Operand> {
+    pub fn new(nest: &Nest, v: Val, lane: Lane, domain: &Domain, rows: &[usize], cols: &[usize], scratch: BufferId) -> Option<Operand> {
         Operand::plain(nest, v, lane, domain, rows, cols).or_else(|| Operand::packed(nest, v, domain, rows, cols, scratch))
     }
 
@@ -291,7 +302,7 @@ impl Operand {
     }
 
     fn of_index(nest: &Nest, buffer: usize, index: &IndexExpr, domain: &Domain, rows: &[usize], cols: &[usize]) -> Option<Operand> {
-        let (offset, strides) = linear(index, nest.rows.len() + nest.cols.len())?;
+        let (offset, strides) = linear(index, axis_count(nest))?;
         let (_, row_stride) = walk(nest, rows, &strides).single()?;
         let (_, col_stride) = walk(nest, cols, &strides).single()?;
         let mut others = [&domain.m, &domain.n, &domain.k].into_iter().filter(|r| *r != rows && *r != cols).flatten();
@@ -319,7 +330,7 @@ impl Operand {
         let batch: Vec<usize> = domain.batch.iter().copied().filter(|&i| uses(i)).collect();
         let axes: Vec<usize> = [&batch[..], outer, inner].concat();
         let (matrix, stride) = (domain_size(nest, rows) * domain_size(nest, cols), domain_size(nest, inner));
-        let mut strides = vec![0; nest.rows.len() + nest.cols.len()];
+        let mut strides = vec![0; axis_count(nest)];
         let mut elements = matrix;
         for &i in batch.iter().rev() {
             strides[i] = elements;
@@ -340,11 +351,18 @@ impl Operand {
         })
     }
 
-    fn scratch(&self, format: Format) -> Vec<Line> {
+    pub fn scratch(&self, format: Format) -> Vec<Line> {
         lines(self.pack.as_ref().map_or(0, |(_, n)| *n as usize * format.size()), 0)
     }
 
-    fn at<'a>(&self, cx: &Context<'a>, batch: i64, row: i64, col: i64) -> Matrix<'a> {
+    /// Fills its scratch, where it has some.
+    pub fn fill(&self, cx: &Context<'_>) {
+        if let Some((kernel, _)) = &self.pack {
+            exec::run(kernel, cx);
+        }
+    }
+
+    pub fn at<'a>(&self, cx: &Context<'a>, batch: i64, row: i64, col: i64) -> Matrix<'a> {
         let offset = self.offset + self.batch.offset(batch) + row * self.row_stride + col * self.col_stride;
         Matrix { memory: cx.memories[self.buffer], offset, row_stride: self.row_stride, col_stride: self.col_stride }
     }
@@ -374,27 +392,27 @@ fn runs_all_checks(nest: &Nest, elements: &[Vec<Val>]) -> bool {
 }
 
 /// A nest over some axes of another, in that order, under construction.
-struct Part {
-    rows: Vec<Dim>,
-    body: BodyBuilder,
-    to: Rebase,
+pub(super) struct Part {
+    pub rows: Vec<Dim>,
+    pub body: BodyBuilder,
+    pub to: Rebase,
 }
 
 impl Part {
     /// Without statements; no statement that is copied may use another axis.
-    fn of(nest: &Nest, axes: &[usize]) -> Part {
+    pub fn of(nest: &Nest, axes: &[usize]) -> Part {
         let rows: Vec<Dim> = axes.iter().map(|&i| Dim::int(axis_size(nest, i))).collect();
-        let mut at = vec![IndexExpr::zero(); nest.rows.len() + nest.cols.len()];
+        let mut at = vec![IndexExpr::zero(); axis_count(nest)];
         axes.iter().enumerate().for_each(|(new, &old)| at[old] = IndexExpr::axis(new as u32, &rows[new]));
         Part { rows, body: BodyBuilder::default(), to: Rebase::new(at) }
     }
 
     /// The number of a row.
-    fn place(&self) -> IndexExpr {
+    pub fn place(&self) -> IndexExpr {
         flatten(&crate::loop_ir::axes(&self.rows, 0), &self.rows)
     }
 
-    fn nest(self, nest: &Nest) -> Nest {
+    pub fn nest(self, nest: &Nest) -> Nest {
         self.body.nest(nest.label.clone(), self.rows, vec![], nest.provenance.clone())
     }
 }

@@ -19,6 +19,7 @@ impl Make {
             label: "test".into(),
             rows: rows.to_vec(),
             cols: cols.to_vec(),
+            inner: vec![],
             body: vec![],
             writes: vec![],
             tag: Tag::Loop,

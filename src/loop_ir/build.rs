@@ -26,6 +26,8 @@ pub struct BodyBuilder {
     pub writes: Vec<Write>,
     /// Known shape; `Tag::Loop` unless set.
     pub tag: Tag,
+    /// Sizes of the nest's inner axes; none unless set.
+    pub inner: Vec<Dim>,
 }
 
 impl BodyBuilder {
@@ -38,12 +40,14 @@ impl BodyBuilder {
     /// The body of a nest with what it stores, to be continued.
     pub fn of(nest: &Nest) -> BodyBuilder {
         let known = nest.values().map(|v| (nest.stmt(v).clone(), v)).rev();
-        BodyBuilder { known: known.collect(), stmts: nest.body.clone(), writes: nest.writes.clone(), tag: nest.tag }
+        let (stmts, writes, inner) = (nest.body.clone(), nest.writes.clone(), nest.inner.clone());
+        BodyBuilder { known: known.collect(), stmts, writes, tag: nest.tag, inner }
     }
 
     /// The nest over `rows` x `cols` with this body.
     pub fn nest(self, label: impl Into<String>, rows: Vec<Dim>, cols: Vec<Dim>, provenance: Provenance) -> Nest {
-        Nest { label: label.into(), rows, cols, body: self.stmts, writes: self.writes, tag: self.tag, provenance }
+        let BodyBuilder { stmts: body, writes, tag, inner, .. } = self;
+        Nest { label: label.into(), rows, cols, inner, body, writes, tag, provenance }
     }
 
     /// The nest with this body in the place of its own.
@@ -131,6 +135,12 @@ impl BodyBuilder {
     pub fn reduce(&mut self, combiner: Combiner, v: Val) -> Val {
         let dtype = self.dtype(v);
         self.push(Instr::Reduce(combiner, v), dtype)
+    }
+
+    /// The sum of products over an inner axis.
+    pub fn contract(&mut self, a: Val, b: Val, over: u32) -> Val {
+        let dtype = self.dtype(a);
+        self.push(Instr::Contract { a, b, over }, dtype)
     }
 
     /// An inclusive scan along the columns.

@@ -32,10 +32,27 @@ impl Nest {
         level
     }
 
+    /// For each value, whether it varies along an inner axis: only contractions see it.
+    pub fn inner_level(&self) -> Vec<bool> {
+        let first = (self.rows.len() + self.cols.len()) as u32;
+        let mut level: Vec<bool> = Vec::with_capacity(self.body.len());
+        for stmt in &self.body {
+            let varies = stmt.instr.index().is_some_and(|e| e.uses_axis(|a| a >= first));
+            let inherits = !matches!(stmt.instr, Instr::Contract { .. }) && stmt.instr.operands().iter().any(|v| level[v.0 as usize]);
+            level.push(varies || inherits);
+        }
+        level
+    }
+
     /// Whether a write happens once per element.
     pub fn is_element_write(&self, write: &Write, level: &[bool]) -> bool {
         let first_col = self.rows.len() as u32;
         level[write.value.0 as usize] || write.index.uses_axis(|a| a >= first_col) || write.index.values().iter().any(|&v| level[v as usize])
+    }
+
+    /// The row axis of features, in attention.
+    pub fn attention_features(&self) -> Option<usize> {
+        if let Tag::Attention { batch, .. } = self.tag { Some(batch as usize + 1) } else { None }
     }
 
     /// Number of row axes that tell chunks of rows apart, where values are summed over the rows of a chunk; the axes behind them

@@ -7,7 +7,8 @@
 //!   else *element-level*. [`Instr::Reduce`] turns an element-level value into a row-level one by combining over all
 //!   columns; [`Instr::Scan`] and [`Instr::Sort`] work along the flat column index. Writes happen after all reads of the
 //!   same point; a row-level write happens once per row, an element-level write once per element. An empty column domain
-//!   (no column axes) has one column.
+//!   (no column axes) has one column. A nest may have *inner* axes, numbered behind the columns: what depends on one is seen by
+//!   [`Instr::Contract`] only, which sums a product over it and gives a value of the element.
 //! * Invariants ([`verify`]): SSA order; dtypes agree; axes are numbered rows first and carry their sizes; every element of
 //!   a written buffer is written exactly once by the nests that write it; operands of a tag are what executors take them for.
 //! * Text: what [`print()`] and `Display` write, [`parse`] reads, so that tests and reproducers are files.
@@ -19,6 +20,7 @@
 //!   its row in `combiner.rs`, and a helper in `shaders/helpers.wgsl` where its state is more than one number; a question about nests
 //!   that two rooms ask goes to `facts`.
 
+mod attention;
 mod build;
 mod combiner;
 mod factor;
@@ -30,6 +32,7 @@ mod rebase;
 mod text;
 mod verify;
 
+pub use attention::{Attention, Contraction, Online, attention};
 pub use build::{BodyBuilder, Element};
 pub use combiner::{Combiner, CombinerRow, Identity, Merge, Part};
 pub use factor::factor_domain;
@@ -138,6 +141,15 @@ pub enum Instr {
     },
     /// Combines an element-level value over all columns. Result 0; further results through `Proj`.
     Reduce(Combiner, Val),
+    /// The sum of `a * b` over an inner axis, for each element.
+    Contract {
+        /// Left factor.
+        a: Val,
+        /// Right factor.
+        b: Val,
+        /// Number of the inner axis, among [`Nest::inner`].
+        over: u32,
+    },
     /// Inclusive prefix combination along the flat column index (single-result combiners).
     Scan(Combiner, Val),
     /// Stable sort along the flat column index, ascending or descending, NaN last (first when descending). Result 0 is the
@@ -229,6 +241,42 @@ pub enum Tag {
         /// The column behind the last that counts.
         end: Val,
     },
+    /// Scores of rows against columns, and a sum of what columns hold, weighted by them ([`attention()`]); rows are batch axes, then x,
+    /// then features.
+    Attention {
+        /// Number of batch axes; rows are `batch + 2` axes.
+        batch: u32,
+        /// Columns with weights that are not zero.
+        seen: Seen,
+    },
+}
+
+/// Columns that a row of x gives weight to. The others need not be looked at: where what they hold is not finite, executors differ,
+/// as zero times infinity is NaN for those that look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seen {
+    /// All of them.
+    #[default]
+    All,
+    /// Those up to the row's number.
+    UpToRow,
+    /// Those from the row's number on.
+    FromRow,
+}
+
+impl Seen {
+    /// Every kind with its name in text.
+    pub const NAMES: [(Seen, &'static str); 3] = [(Seen::All, "all"), (Seen::UpToRow, "up_to_row"), (Seen::FromRow, "from_row")];
+
+    /// Which of `columns` any of the rows `first..end` sees.
+    pub fn range(self, first: i64, end: i64, columns: i64) -> std::ops::Range<i64> {
+        match self {
+            Seen::All => 0..columns,
+            Seen::UpToRow => 0..end.min(columns),
+            Seen::FromRow => first.min(columns)..columns,
+        }
+    }
 }
 
 /// A loop nest over rows x columns with an SSA body.
@@ -240,6 +288,8 @@ pub struct Nest {
     pub rows: Vec<Dim>,
     /// Sizes of the column axes, numbered after the rows.
     pub cols: Vec<Dim>,
+    /// Sizes of the inner axes, numbered after the columns.
+    pub inner: Vec<Dim>,
     /// SSA body.
     pub body: Vec<Stmt>,
     /// Stores.
@@ -281,14 +331,14 @@ impl Nest {
         axes(&self.cols, self.rows.len() as u32)
     }
 
-    /// Sizes of all axes.
+    /// Sizes of rows and columns.
     pub fn sizes(&self) -> Vec<Dim> {
         self.rows.iter().chain(&self.cols).cloned().collect()
     }
 
-    /// All axes as coordinates.
+    /// All axes as coordinates, inner ones included.
     pub fn all_axes(&self) -> Vec<IndexExpr> {
-        axes(&self.sizes(), 0)
+        axes(&[self.sizes(), self.inner.clone()].concat(), 0)
     }
 
     /// Buffers loaded, without repeats, in order of first use.
@@ -342,7 +392,7 @@ impl Tag {
     /// The values that it names.
     pub fn values(&self) -> Vec<Val> {
         match *self {
-            Tag::Loop => vec![],
+            Tag::Loop | Tag::Attention { .. } => vec![],
             Tag::Matmul { a, b, dot, .. } => vec![a, b, dot],
             Tag::ScatterSum { index, source, sum, .. } => vec![index, source, sum],
             Tag::Segments { start, end } => vec![start, end],
@@ -352,7 +402,7 @@ impl Tag {
     /// The same about other values.
     pub fn map(self, at: impl Fn(Val) -> Val) -> Tag {
         match self {
-            Tag::Loop => Tag::Loop,
+            Tag::Loop | Tag::Attention { .. } => self,
             Tag::Matmul { a, b, dot, batch, m, precision } => Tag::Matmul { a: at(a), b: at(b), dot: at(dot), batch, m, precision },
             Tag::ScatterSum { index, axis, source, sum } => Tag::ScatterSum { index: at(index), axis, source: at(source), sum: at(sum) },
             Tag::Segments { start, end } => Tag::Segments { start: at(start), end: at(end) },
@@ -379,6 +429,7 @@ impl Instr {
             Instr::Call(_, args) => args.clone(),
             Instr::Bound { index: v, mask, .. } => std::iter::once(*v).chain(*mask).collect(),
             Instr::Cast(v) | Instr::Reduce(_, v) | Instr::Scan(_, v) | Instr::Proj(v, _) => vec![*v],
+            Instr::Contract { a, b, .. } => vec![*a, *b],
             Instr::Sort { key, .. } => vec![*key],
         }
     }
@@ -393,6 +444,7 @@ impl Instr {
             Instr::Cast(v) => Instr::Cast(value(*v)),
             Instr::Bound { index: v, size, mask, code } => Instr::Bound { index: value(*v), size: size.clone(), mask: mask.map(value), code: *code },
             Instr::Reduce(c, v) => Instr::Reduce(*c, value(*v)),
+            Instr::Contract { a, b, over } => Instr::Contract { a: value(*a), b: value(*b), over: *over },
             Instr::Scan(c, v) => Instr::Scan(*c, value(*v)),
             Instr::Sort { key, descending } => Instr::Sort { key: value(*key), descending: *descending },
             Instr::Proj(v, k) => Instr::Proj(value(*v), *k),

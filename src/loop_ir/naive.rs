@@ -3,6 +3,7 @@
 //! Floats are f64 rounded after every operation to the dtype they are computed in (f32 for the half floats), and to their
 //! own dtype where they are stored or cast.
 
+use super::facts::needed;
 use super::{Combiner, IndexExpr, Instr, Merge, Nest, Number, Part, Val, Write};
 use crate::scalar::ScalarFn;
 use crate::types::{Bindings, DType, Dim};
@@ -44,12 +45,16 @@ impl Memory {
 pub fn run(nest: &Nest, buffers: &mut [Memory], bindings: &Bindings) -> Result<Option<u32>, String> {
     let sizes = |dims: &[Dim]| dims.iter().map(|d| d.eval(bindings)).collect::<Result<Vec<i64>, String>>();
     let (rows, cols) = (sizes(&nest.rows)?, sizes(&nest.cols)?);
-    let level = nest.element_level();
+    let (level, inner) = (nest.element_level(), nest.inner_level());
     let mut status = None;
     for row in points(&rows) {
         let places: Vec<Vec<i64>> = points(&cols).into_iter().map(|col| [row.clone(), col].concat()).collect();
         let mut frame = Frame { nest, bindings, row: row.clone(), places, values: vec![], status: None };
         for (i, is_element) in level.iter().enumerate() {
+            if inner[i] {
+                frame.values.push(vec![vec![Number::Int(0)]]);
+                continue;
+            }
             let value = frame.statement(Val(i as u32), *is_element, buffers).map_err(|e| format!("%{i} of {}: {e}", nest.label))?;
             frame.values.push(value);
         }
@@ -164,6 +169,7 @@ impl Frame<'_> {
                 call(*f, dtype, stmt.dtype, &args)
             }
             Instr::Cast(x) => Ok(cast(self.at(*x, column), stmt.dtype)),
+            Instr::Contract { a, b, over } => self.contract(v, [*a, *b], *over, column.unwrap_or(0), buffers),
             Instr::Bound { index, size, mask, code } => {
                 let (i, n) = (self.at(*index, column).as_i64(), size.eval(self.bindings)?);
                 if !(0..n).contains(&i) && mask.is_none_or(|m| self.at(m, column).as_i64() != 0) {
@@ -173,6 +179,29 @@ impl Frame<'_> {
             }
             other => Err(format!("{other} is no scalar operation")),
         }
+    }
+
+    /// The sum of `a * b` over an inner axis at a column.
+    fn contract(&self, v: Val, [a, b]: [Val; 2], over: u32, column: usize, buffers: &[Memory]) -> Result<Number, String> {
+        let (inner, needed) = (self.nest.inner_level(), needed(self.nest, [a, b]));
+        let size = self.nest.inner[over as usize].eval(self.bindings)?;
+        let dtype = self.nest.dtype(v);
+        let place = self.places[column].len();
+        let row = [self.places[column].clone(), vec![0; self.nest.inner.len()]].concat();
+        let values = (0..v.0).map(|i| vec![vec![self.at(Val(i), Some(column))]]).collect();
+        let mut term = Frame { nest: self.nest, bindings: self.bindings, row, places: vec![], values, status: None };
+        let varying: Vec<Val> = (0..v.0).filter(|i| inner[*i as usize] && needed[*i as usize]).map(Val).collect();
+        let mut sum = 0.0;
+        for k in 0..size {
+            term.row[place + over as usize] = k;
+            for &i in &varying {
+                let value = term.scalar(i, None, buffers)?;
+                term.values[i.0 as usize] = vec![vec![value]];
+            }
+            let product = term.at(a, None).as_f64() * term.at(b, None).as_f64();
+            sum = float(dtype, sum + float(dtype, product).as_f64()).as_f64();
+        }
+        Ok(float(dtype, sum))
     }
 
     fn write(&self, write: &Write, is_element: bool, buffers: &mut [Memory]) -> Result<(), String> {

@@ -2,7 +2,7 @@
 //!
 //! Indices are simplified as they are read, so that text written by hand is as canonical as any.
 
-use super::{Axis, Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write};
+use super::{Axis, Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Seen, Stmt, Tag, Val, Write};
 use crate::scalar::ScalarFn;
 use crate::types::{Cursor, DType, Dim, MatmulPrecision, Provenance, Shape, Symbol, TensorType};
 use std::fmt;
@@ -103,14 +103,15 @@ fn header(line: &mut Cursor<'_>) -> Result<Open, String> {
     let rows = line.until("]")?;
     line.expect("cols[")?;
     let cols = line.until("]")?;
+    let inner = if line.eat("inner[") { line.until("]")? } else { "" };
     let symbols = if line.eat("symbols[") { self::symbols(line.until("]")?)? } else { vec![] };
-    let (rows, cols) = (sizes(rows, &symbols)?, sizes(cols, &symbols)?);
-    if rows.len() + cols.len() > MOST_AXES {
+    let (rows, cols, inner) = (sizes(rows, &symbols)?, sizes(cols, &symbols)?, sizes(inner, &symbols)?);
+    if rows.len() + cols.len() + inner.len() > MOST_AXES {
         return Err(format!("there are more than {MOST_AXES} axes"));
     }
     let tag = tag(line)?;
     line.expect("{")?;
-    Ok(Open { nest: Nest { label, rows, cols, body: vec![], writes: vec![], tag, provenance: Provenance::default() }, symbols })
+    Ok(Open { nest: Nest { label, rows, cols, inner, body: vec![], writes: vec![], tag, provenance: Provenance::default() }, symbols })
 }
 
 /// `n 1..64, t 1..128`
@@ -153,6 +154,13 @@ fn dtype(line: &mut Cursor<'_>) -> Result<DType, String> {
 fn tag(line: &mut Cursor<'_>) -> Result<Tag, String> {
     let tag = if line.eat("segments(") {
         Tag::Segments { start: named(line, "start")?, end: named(line, "end")? }
+    } else if line.eat("attention(") {
+        line.expect("batch=")?;
+        let batch = number(line)?;
+        line.expect("seen=")?;
+        let word = line.word();
+        let (seen, _) = Seen::NAMES.into_iter().find(|(_, name)| *name == word).ok_or_else(|| format!("no columns are seen as `{word}`"))?;
+        Tag::Attention { batch, seen }
     } else if line.eat("matmul(") {
         let (a, b, dot) = (named(line, "a")?, named(line, "b")?, named(line, "dot")?);
         line.expect("batch=")?;
@@ -259,6 +267,13 @@ impl Open {
             }
             "reduce" => Instr::Reduce(combiner(line)?, value(line)?),
             "scan" => Instr::Scan(combiner(line)?, value(line)?),
+            "contract" => {
+                let a = value(line)?;
+                line.expect(",")?;
+                let b = value(line)?;
+                line.expect("over")?;
+                Instr::Contract { a, b, over: number(line)? }
+            }
             "sort" => {
                 let descending = line.eat("descending ");
                 if !descending {
@@ -310,7 +325,7 @@ impl Open {
         }
         if line.eat("i") {
             let id = number(line)?;
-            let size = self.nest.rows.iter().chain(&self.nest.cols).nth(id as usize);
+            let size = self.nest.rows.iter().chain(&self.nest.cols).chain(&self.nest.inner).nth(id as usize);
             let axis = Axis { id, size: size.ok_or_else(|| format!("there is no axis i{id}"))?.clone() };
             return Ok(IndexExpr::axis(axis.id, &axis.size));
         }

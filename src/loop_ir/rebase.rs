@@ -124,6 +124,7 @@ impl Rebase {
     pub fn finish(self, mut b: BodyBuilder, nest: &Nest) -> Nest {
         b.writes = nest.writes.iter().map(|w| self.write(w)).collect();
         b.tag = self.tag(nest.tag);
+        b.inner.clone_from(&nest.inner);
         b.replace(nest)
     }
 

@@ -11,12 +11,13 @@
 //! }
 //! ```
 //!
-//! * A nest is named by its ops. A tag is written behind its sizes, as `matmul(a=%0 b=%1 dot=%3 batch=0)`.
+//! * A nest is named by its ops. A tag is written behind its sizes, as `matmul(a=%0 b=%1 dot=%3 batch=0)`. Inner axes stand behind
+//!   the columns, as `inner[64]`, and are counted from 0 by `contract %0, %1 over 0`.
 //! * An index is a sum of terms with their coefficients: axes `i0`, values `%4{10}` with the size that they are below, quotients
 //!   `(i0 + i1*4)/3` and remainders `(i0)%3`. Sizes of several words stand in parentheses.
 //! * Buffers are listed where the text is of a program: with their types, and their names to the end of the line.
 
-use super::{Buffer, Instr, Nest, Number, Tag, Term, Write};
+use super::{Buffer, Instr, Nest, Number, Seen, Tag, Term, Write};
 use crate::types::{Dim, MatmulPrecision, Symbol};
 use std::fmt;
 
@@ -32,7 +33,7 @@ pub fn print(buffers: &[Buffer], nests: &[Nest]) -> String {
 /// Symbols that occur in a nest, by name.
 fn symbols(nest: &Nest) -> Vec<Symbol> {
     let mut out = vec![];
-    nest.rows.iter().chain(&nest.cols).for_each(|d| d.collect_symbols(&mut out));
+    nest.rows.iter().chain(&nest.cols).chain(&nest.inner).for_each(|d| d.collect_symbols(&mut out));
     let indices = nest.body.iter().filter_map(|s| s.instr.index()).chain(nest.writes.iter().map(|w| &w.index));
     for e in indices {
         collect(e, &mut out);
@@ -67,6 +68,9 @@ impl fmt::Display for Nest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sizes = |dims: &[Dim]| dims.iter().map(|d| d.to_string()).collect::<Vec<_>>().join(", ");
         write!(f, "nest {} rows[{}] cols[{}]", self.label, sizes(&self.rows), sizes(&self.cols))?;
+        if !self.inner.is_empty() {
+            write!(f, " inner[{}]", sizes(&self.inner))?;
+        }
         let symbols: Vec<String> = symbols(self).iter().map(|s| format!("{} {}..{}", s.name, s.min, s.max)).collect();
         if !symbols.is_empty() {
             write!(f, " symbols[{}]", symbols.join(", "))?;
@@ -88,6 +92,10 @@ impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Tag::Loop => Ok(()),
+            Tag::Attention { batch, seen } => {
+                let name = Seen::NAMES.iter().find(|(s, _)| s == seen).map_or("", |(_, name)| name);
+                write!(f, " attention(batch={batch} seen={name})")
+            }
             Tag::Segments { start, end } => write!(f, " segments(start=%{} end=%{})", start.0, end.0),
             Tag::Matmul { a, b, dot, batch, m, precision } => {
                 write!(f, " matmul(a=%{} b=%{} dot=%{} batch={batch}", a.0, b.0, dot.0)?;
@@ -133,6 +141,7 @@ impl fmt::Display for Instr {
                 mask.map_or(Ok(()), |m| write!(f, " if %{}", m.0))
             }
             Instr::Reduce(c, v) => write!(f, "reduce {c:?} %{}", v.0),
+            Instr::Contract { a, b, over } => write!(f, "contract %{}, %{} over {over}", a.0, b.0),
             Instr::Scan(c, v) => write!(f, "scan {c:?} %{}", v.0),
             Instr::Sort { key, descending } => write!(f, "sort {} %{}", if *descending { "descending" } else { "ascending" }, key.0),
             Instr::Proj(v, k) => write!(f, "result {k} of %{}", v.0),

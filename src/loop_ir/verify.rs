@@ -72,6 +72,9 @@ fn check_statement(nest: &Nest, stmt: &Stmt, result: DType, fault: &mut dyn FnMu
             check_mask(nest, *mask, fault);
         }
         Instr::Call(f, args) => check_call(nest, *f, args, stmt.dtype, fault),
+        Instr::Contract { a, b, .. } if [*a, *b].iter().any(|v| nest.dtype(*v) != stmt.dtype) || stmt.dtype != DType::F32 => {
+            fault("the factors are not f32".into());
+        }
         Instr::Proj(..) if stmt.dtype != result => fault(format!("the result is of {result}")),
         _ => {}
     }
@@ -110,7 +113,7 @@ fn check_mask(nest: &Nest, mask: Option<Val>, fault: &mut dyn FnMut(String)) {
 fn check_axes(nest: &Nest, e: &IndexExpr, fault: &mut dyn FnMut(String)) {
     e.visit(&mut |t| {
         if let Term::Axis(a) = t {
-            let size = nest.rows.iter().chain(&nest.cols).nth(a.id as usize);
+            let size = nest.rows.iter().chain(&nest.cols).chain(&nest.inner).nth(a.id as usize);
             if size != Some(&a.size) {
                 fault(format!("axis i{} of size {} is not in the domain", a.id, a.size));
             }
@@ -148,10 +151,12 @@ fn check_once(nest: &Nest, w: &Write, fault: &mut dyn FnMut(String)) {
     if w.fold || !w.index.values().is_empty() || sizes.iter().any(|d| d.range().0 <= 0) {
         return;
     }
-    let told = |(i, d): (usize, &Dim)| d.is(1) || w.index.uses_axis(|a| a as usize == i);
+    // Features share their row's softmax: what is the same for all of them is stored once.
+    let shared = |i: usize| nest.attention_features() == Some(i) && is_constant_along(nest, w.value, i as u32);
+    let told = |(i, d): (usize, &Dim)| d.is(1) || w.index.uses_axis(|a| a as usize == i) || shared(i);
     match sizes.iter().enumerate().position(|axis| !told(axis)) {
         Some(i) => fault(format!("every i{i} stores at the same place")),
-        None if repeats(&w.index, &sizes) => fault("two points store at the same place".into()),
+        None if !(0..sizes.len()).any(shared) && repeats(&w.index, &sizes) => fault("two points store at the same place".into()),
         None => {}
     }
 }
@@ -196,6 +201,10 @@ fn check_tag(nest: &Nest, faults: &mut Vec<String>) {
             } else if !is_constant_along(nest, index, axis) || !is_constant_along(nest, source, axis) {
                 faults.push("what is scattered varies with the place that it is scattered to".into());
             }
+        }
+        Tag::Attention { .. } => faults.extend(super::attention(nest).err()),
+        _ if !nest.inner.is_empty() || nest.body.iter().any(|s| matches!(s.instr, Instr::Contract { .. })) => {
+            faults.push("inner axes are of attention".into());
         }
         Tag::Segments { start, end } => {
             let level = nest.element_level();

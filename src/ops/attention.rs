@@ -1,10 +1,10 @@
 //! Scaled dot product attention.
 
 use super::array::{coordinates, flat_index, sizes};
-use super::composite::{eval_decomposed, largest, sum_kept, widen};
+use super::composite::{eval_decomposed, largest, largest_kept, sum_kept, widen};
 use super::dropout::{check_probability, drop, is_kept};
 use super::softmax::exponentials;
-use super::{Array, Built, Class, Grads, Matmul, OpDef, Precision, Real, ReduceKind, Sample, VjpContext};
+use super::{Array, Built, Class, Grads, Matmul, OpDef, Precision, Real, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType, broadcast_pairs, broadcast_shapes, paired_besides};
@@ -30,27 +30,27 @@ pub struct ScaledDotProductAttention {
 }
 
 /// Operands by name.
-struct Parts<T> {
-    q: T,
-    k: T,
-    v: T,
-    mask: Option<T>,
-    key: Option<T>,
+pub(super) struct AttentionParts<T> {
+    pub q: T,
+    pub k: T,
+    pub v: T,
+    pub mask: Option<T>,
+    pub key: Option<T>,
 }
 
 impl ScaledDotProductAttention {
-    fn parts<T: Clone>(&self, operands: &[T]) -> Result<Parts<T>, String> {
+    pub(super) fn parts<T: Clone>(&self, operands: &[T]) -> Result<AttentionParts<T>, String> {
         let key = (self.dropout.get() != 0.0) as usize;
         if !(3 + key..=4 + key).contains(&operands.len()) {
             return Err("takes q, k, v, at most one mask, and a key with dropout".into());
         }
         let at = |i: usize| operands[i].clone();
         let mask = (operands.len() == 4 + key).then(|| at(3));
-        Ok(Parts { q: at(0), k: at(1), v: at(2), mask, key: (key == 1).then(|| at(operands.len() - 1)) })
+        Ok(AttentionParts { q: at(0), k: at(1), v: at(2), mask, key: (key == 1).then(|| at(operands.len() - 1)) })
     }
 
     /// The factor of the products, 0-d, of the accumulator's dtype.
-    fn factor(&self, b: &mut Builder, q: Value) -> Built {
+    pub(super) fn factor(&self, b: &mut Builder, q: Value) -> Built {
         let (dtype, d) = (b.dtype(q), b.shape(q).0.last().expect("rank is checked").clone());
         match (self.scale, d.as_int()) {
             (Some(scale), _) => b.constant(dtype, scale.get()),
@@ -64,6 +64,12 @@ impl ScaledDotProductAttention {
 
     /// The softmax, before dropout. Operands are in the accumulator's dtype.
     fn weights(&self, b: &mut Builder, q: Value, k: Value, mask: Option<Value>) -> Built {
+        let scores = self.scores(b, q, k, mask)?;
+        self.softmax(b, scores, mask)
+    }
+
+    /// What it is a softmax of.
+    pub(super) fn scores(&self, b: &mut Builder, q: Value, k: Value, mask: Option<Value>) -> Built {
         let products = b.op(Matmul { transpose_a: false, transpose_b: true }, &[q, k])?;
         let factor = self.factor(b, q)?;
         let mut scores = b.mul(products, factor)?;
@@ -83,19 +89,26 @@ impl ScaledDotProductAttention {
                 b.add(scores, mask)?
             };
         }
-        let max = b.reduce(ReduceKind::Max, scores, &[last], true)?;
+        Ok(scores)
+    }
+
+    /// The softmax of scores; zeros where a mask leaves nothing to attend to.
+    pub(super) fn softmax(&self, b: &mut Builder, scores: Value, mask: Option<Value>) -> Built {
+        let last = b.shape(scores).rank() - 1;
+        let max = largest_kept(b, scores)?;
         let shifted = b.sub(scores, max)?;
         let (e, sum) = exponentials(b, shifted, last)?;
         let p = b.div(e, sum)?;
         if mask.is_none() {
             return Ok(p);
         }
+        let minus_infinity = b.constant(b.dtype(scores), f64::NEG_INFINITY)?;
         let nothing = b.scalar(ScalarFn::Eq, &[max, minus_infinity])?;
         let zero = b.constant(b.dtype(p), 0.0)?;
         b.where_(nothing, zero, p)
     }
 
-    fn drop(&self, b: &mut Builder, p: Value, key: Option<Value>) -> Built {
+    pub(super) fn drop(&self, b: &mut Builder, p: Value, key: Option<Value>) -> Built {
         match key {
             Some(key) => drop(b, p, key, self.dropout.get()),
             None => Ok(p),
@@ -111,7 +124,7 @@ impl OpDef for ScaledDotProductAttention {
         Class::Composite
     }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
-        let Parts { q, k, v, mask, key } = self.parts(operands)?;
+        let AttentionParts { q, k, v, mask, key } = self.parts(operands)?;
         check_probability(self.dropout.get())?;
         let rank = q.shape.rank();
         if rank < 2 || k.shape.rank() != rank || v.shape.rank() != rank {
@@ -143,7 +156,7 @@ impl OpDef for ScaledDotProductAttention {
         Ok(vec![TensorType { dtype: q.dtype, shape }])
     }
     fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
-        let Ok(Parts { q, k, v, mask, .. }) = self.parts(operands) else { return vec![] };
+        let Ok(AttentionParts { q, k, v, mask, .. }) = self.parts(operands) else { return vec![] };
         let rank = q.shape.rank();
         if rank < 2 || k.shape.rank() != rank || v.shape.rank() != rank {
             return vec![];
@@ -159,7 +172,7 @@ impl OpDef for ScaledDotProductAttention {
         if precision == Precision::Working {
             return eval_decomposed(self, operands, precision);
         }
-        let Parts { q, k, v, mask, key } = self.parts(&operands.iter().collect::<Vec<&Array>>())?;
+        let AttentionParts { q, k, v, mask, key } = self.parts(&operands.iter().collect::<Vec<&Array>>())?;
         let (shape, rank) = (sizes(&types[0]), q.shape.len());
         let (t, s, d, e) = (q.shape[rank - 2], k.shape[rank - 2], q.shape[rank - 1], v.shape[rank - 1]);
         let scale = self.scale.map_or(1.0 / (d as f64).sqrt(), Real::get);
@@ -192,7 +205,7 @@ impl OpDef for ScaledDotProductAttention {
         let Some(g) = cx.cotangents[0] else { return Ok(vec![None; cx.operands.len()]) };
         let b = &mut *cx.b;
         let dtype = b.dtype(g);
-        let Parts { q, k, v, mask, key } = self.parts(cx.operands)?;
+        let AttentionParts { q, k, v, mask, key } = self.parts(cx.operands)?;
         let (q, k, v, g) = (widen(b, q)?, widen(b, k)?, widen(b, v)?, widen(b, g)?);
         let p = self.weights(b, q, k, mask)?;
         let dropped = self.drop(b, p, key)?;
@@ -226,7 +239,7 @@ impl OpDef for ScaledDotProductAttention {
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let mut build = || {
-            let Parts { q, k, v, mask, key } = self.parts(operands)?;
+            let AttentionParts { q, k, v, mask, key } = self.parts(operands)?;
             let dtype = b.dtype(q);
             let (q, k, v) = (widen(b, q)?, widen(b, k)?, widen(b, v)?);
             let p = self.weights(b, q, k, mask)?;

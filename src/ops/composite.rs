@@ -8,13 +8,21 @@ use crate::types::{Dim, Shape};
 /// Evaluates an op through its decomposition. Composites do this in working precision, where every step rounds; in exact
 /// arithmetic they evaluate their formula directly, so that the two check each other.
 pub(super) fn eval_decomposed(op: &dyn OpDef, operands: &[Array], precision: Precision) -> Result<Vec<Array>, String> {
+    eval_built(operands, precision, |b, inputs| op.decompose(b, inputs).ok_or_else(|| format!("{} has no decomposition", op.name()))?)
+}
+
+/// Evaluates what is built of operands.
+pub(super) fn eval_built(
+    operands: &[Array],
+    precision: Precision,
+    build: impl FnOnce(&mut Builder, &[Value]) -> Built<Vec<Value>>,
+) -> Result<Vec<Array>, String> {
     let mut b = Builder::new("decomposition");
     let mut inputs = vec![];
     for (i, x) in operands.iter().enumerate() {
         inputs.push(b.input(&format!("x{i}"), InputRole::Input, x.to_host().ty())?);
     }
-    let results = op.decompose(&mut b, &inputs).ok_or_else(|| format!("{} has no decomposition", op.name()))??;
-    for (i, v) in results.into_iter().enumerate() {
+    for (i, v) in build(&mut b, &inputs)?.into_iter().enumerate() {
         b.output(&format!("y{i}"), OutputRole::User, v);
     }
     Ok(super::run(&b.finish(), operands, precision)?)
@@ -29,6 +37,12 @@ pub(super) fn widen(b: &mut Builder, x: Value) -> Built {
 /// Sum over `dims`, kept with size one.
 pub(super) fn sum_kept(b: &mut Builder, x: Value, dims: &[usize]) -> Built {
     b.reduce(ReduceKind::Sum, x, dims, true)
+}
+
+/// Largest along the last dimension, kept with size one.
+pub(super) fn largest_kept(b: &mut Builder, x: Value) -> Built {
+    let last = b.shape(x).rank() - 1;
+    b.reduce(ReduceKind::Max, x, &[last], true)
 }
 
 /// Mean over `dims`, kept with size one.

@@ -113,6 +113,8 @@ operators! {
     CrossEntropy = "cross_entropy",
     Mse = "mse_loss",
     ScaledDotProductAttention = "scaled_dot_product_attention",
+    FusedAttention = "fused_attention",
+    FusedAttentionGrad = "fused_attention_grad",
 }
 
 impl OpDef for Op {

@@ -141,8 +141,8 @@ struct Identity {
 
 impl Identity {
     fn key(&self) -> impl PartialEq + Hash + '_ {
-        let Nest { rows, cols, body, writes, tag, .. } = &self.kernel;
-        (rows, cols, body, writes, tag, &self.formats)
+        let Nest { rows, cols, inner, body, writes, tag, .. } = &self.kernel;
+        (rows, cols, inner, body, writes, tag, &self.formats)
     }
 }
 

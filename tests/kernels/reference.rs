@@ -73,8 +73,33 @@ impl Row<'_> {
         self.values[v.0 as usize][c][0]
     }
 
+    /// An operand of a contraction at a column and a place along inner axes: a load, perhaps converted.
+    fn inner(&self, v: Val, c: usize, inner: &[i64]) -> Scalar {
+        match &self.nest.stmt(v).instr {
+            Instr::Load { buffer, index, mask: None } => {
+                let axes = [&self.row, &self.cols[c], inner].concat();
+                get(&self.buffers[buffer.0 as usize], index.eval(&axes, &|v| self.values[v as usize][c][0].i(), self.bindings).unwrap())
+            }
+            Instr::Cast(x) => cast(self.inner(*x, c, inner), self.nest.dtype(v)),
+            other => unreachable!("{other} is no operand of a contraction"),
+        }
+    }
+
+    fn contract(&self, a: Val, b: Val, over: u32, c: usize) -> Scalar {
+        let size = self.nest.inner[over as usize].eval(self.bindings).unwrap();
+        let product = |k: i64| {
+            let inner: Vec<i64> = (0..self.nest.inner.len()).map(|i| if i == over as usize { k } else { 0 }).collect();
+            self.inner(a, c, &inner).f() * self.inner(b, c, &inner).f()
+        };
+        Scalar::F((0..size).map(product).sum())
+    }
+
     fn statement(&mut self, k: usize) {
         let nest = self.nest;
+        if nest.inner_level()[k] {
+            self.values.push(vec![]);
+            return;
+        }
         let stmt = &nest.body[k];
         let dtype = nest.dtype(Val(k as u32));
         let n = self.cols.len();
@@ -105,6 +130,7 @@ impl Row<'_> {
                 })
             }
             Instr::Cast(v) => each(self, &|r, c| cast(r.at(*v, c), dtype)),
+            Instr::Contract { a, b, over } => each(self, &|r, c| r.contract(*a, *b, *over, c)),
             Instr::Bound { index, size, .. } => {
                 let size = size.eval(self.bindings).unwrap();
                 each(self, &|r, c| Scalar::I(r.at(*index, c).i().clamp(0, size - 1)))

@@ -1,5 +1,6 @@
 //! The spelling of each form of kernel.
 
+mod attention;
 mod map;
 mod network;
 mod product;
@@ -16,6 +17,7 @@ use crate::forms::Form;
 pub fn module(unit: &Unit) -> Result<Variant, String> {
     match unit.form {
         Form::Product(tile) => product::spell_product(unit, *tile),
+        Form::Attention(blocks) => attention::spell_attention(unit, *blocks),
         _ => Ok(spell(unit)?.variant(unit)),
     }
 }
@@ -28,7 +30,7 @@ pub fn spell(unit: &Unit) -> Result<Shader, String> {
     match unit.form {
         Form::Map(map) => map::spell(unit, map),
         Form::Transpose(transpose) => transpose::spell(unit, transpose),
-        Form::Product(_) => Err("a product has a launch of its own".into()),
+        Form::Product(_) | Form::Attention(_) => Err("products and attention have launches of their own".into()),
         Form::Rows(team) => rows::spell(unit, team),
         Form::Network(network) => network::spell(unit, network),
         Form::Rank => rank::spell(unit),

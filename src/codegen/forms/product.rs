@@ -17,14 +17,46 @@ use crate::forms::product::{Math, PAD, TEAM, Tile};
 use crate::loop_ir::facts::{needed, needed_before, stored};
 use crate::loop_ir::{Val, Write};
 use crate::types::{Cooperative, Dim};
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 static TEMPLATES: LazyLock<minijinja::Environment<'static>> = LazyLock::new(|| {
     let mut env = minijinja::Environment::new();
     env.add_template("matmul", include_str!("../../../shaders/matmul.wgsl.j2")).expect("the matmul template is sound");
+    env.add_template("attention", include_str!("../../../shaders/attention.wgsl.j2")).expect("the attention template is sound");
     env.add_template("cooperative", include_str!("../../../shaders/cooperative.wgsl.j2")).expect("the cooperative template is sound");
     env
 });
+
+/// A template with its context put in.
+pub(super) fn template(name: &str, context: minijinja::Value) -> Result<String, String> {
+    let template = TEMPLATES.get_template(name).map_err(|e| e.to_string())?;
+    template.render(context).map_err(|e| format!("{name} template: {e:#}"))
+}
+
+/// Functions that a template calls.
+pub(super) struct Functions {
+    pub text: String,
+    pub helpers: BTreeSet<String>,
+    pub uses_symbols: bool,
+    /// Lines of the last one.
+    pub last_lines: usize,
+}
+
+/// Spelled functions with their heads, and what they and the entry point use.
+pub(super) fn functions_of(hooks: Vec<Emitter>, heads: Vec<String>, mut helpers: BTreeSet<String>, mut uses_symbols: bool) -> Functions {
+    let (mut text, mut last_lines) = (String::new(), 0);
+    for (em, head) in hooks.into_iter().zip(heads) {
+        let (lines, used, globals, symbols) = em.finish();
+        debug_assert!(globals.is_empty());
+        helpers.extend(used);
+        uses_symbols |= symbols;
+        last_lines = lines.len();
+        let body: Vec<String> = lines.iter().map(|l| format!("  {}\n", l.replace('\n', "\n  "))).collect();
+        text += &format!("{head} {{\n{}}}\n", body.concat());
+    }
+    Functions { text, helpers, uses_symbols, last_lines }
+}
 
 /// The kernel of a product in tiles.
 pub fn spell_product(unit: &Unit, tile: Tile) -> Result<Variant, String> {
@@ -83,20 +115,11 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let (tiles_m, tiles_n) = (main.size_text(&tiles_m), main.size_text(&tiles_n));
     let mut entry = module::entry(&mut main, &groups);
     let terms = kernel.terms(&mut main)?;
-    let (before, mut helpers, _, mut uses_symbols) = main.finish();
-    let (mut functions, mut store_lines) = (String::new(), 0);
-    for (em, head) in hooks.into_iter().zip(heads) {
-        let (lines, used, globals, symbols) = em.finish();
-        debug_assert!(globals.is_empty());
-        helpers.extend(used);
-        uses_symbols |= symbols;
-        store_lines = lines.len();
-        let body: Vec<String> = lines.iter().map(|l| format!("  {}\n", l.replace('\n', "\n  "))).collect();
-        functions += &format!("{head} {{\n{}}}\n", body.concat());
-    }
-    entry.splice(0..0, helpers::opening(&helpers));
-    let (bindings, head) = header(unit, &vector, uses_symbols, &helpers);
-    let rounds = tile.wm > 16 && store_lines > LONG;
+    let (before, helpers, _, uses_symbols) = main.finish();
+    let functions = functions_of(hooks, heads, helpers, uses_symbols);
+    entry.splice(0..0, helpers::opening(&functions.helpers));
+    let (bindings, head) = header(unit, &vector, functions.uses_symbols, &functions.helpers);
+    let rounds = tile.wm > 16 && functions.last_lines > LONG;
     let has = |last: bool| roles.contains(&Role::Load { row: M, last });
     let native = matches!(tile.math, Math::Cooperative { .. }) && unit.target.caps.cooperative == Cooperative::Native;
     let (name, sizes) = match tile.math {
@@ -104,10 +127,10 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
         Math::Cooperative { terms } => ("cooperative", kernel.of_subgroups(terms, !native)),
     };
     let context = minijinja::context! {
-        tile => sizes, tiles_m, tiles_n, entry, before, terms, steps => has(false), last => has(true), functions, rounds,
+        tile => sizes, tiles_m, tiles_n, entry, before, terms, steps => has(false), last => has(true),
+        functions => functions.text, rounds,
     };
-    let template = TEMPLATES.get_template(name).map_err(|e| e.to_string())?;
-    let body = template.render(context).map_err(|e| format!("{name} template: {e:#}"))?;
+    let body = template(name, context)?;
     let enable = if native { "enable f16;\nenable wgpu_cooperative_matrix;\n" } else { "" };
     let wgsl = format!("{enable}{head}\n{body}\n");
     Ok(Variant { name: tile.to_string(), wgsl, workgroup: [tile.threads(), 1, 1], groups, bindings, cooperative: native })

@@ -409,8 +409,8 @@ mod tests {
 
     /// What `write` makes of an empty body.
     fn waits(write: impl FnOnce(&mut Emitter)) -> Barrier {
-        let (rows, cols, body, writes) = (vec![], vec![], vec![], vec![]);
-        let nest = Nest { label: String::new(), rows, cols, body, writes, tag: Tag::Loop, provenance: Default::default() };
+        let (rows, cols, inner, body, writes) = (vec![], vec![], vec![], vec![], vec![]);
+        let nest = Nest { label: String::new(), rows, cols, inner, body, writes, tag: Tag::Loop, provenance: Default::default() };
         let (form, target) = (Form::Map(Map { lanes: 1, threads: 64 }), Target::h100());
         let (buffers, bindings, level) = (vec![], vec![], vec![]);
         let unit = Unit { nest: &nest, form: &form, target: &target, symbols: &[], buffers, bindings, guarded: false, sets_status: false, level };

@@ -45,6 +45,7 @@ impl Emitter<'_> {
             Instr::Bound { .. } => self.bound(v, kind, lane)?,
             Instr::Scan(combiner, x) => self.running(v, *combiner, *x, lane)?,
             Instr::Reduce(..) => return Err(format!("%{}: a reduction is used before it is complete", v.0)),
+            Instr::Contract { .. } => return Err(format!("%{}: a contraction is used outside attention", v.0)),
             Instr::Sort { .. } => return Err(format!("%{}: a sort is used outside a sort kernel", v.0)),
             Instr::Proj(of, k) => return Err(format!("%{}: result {k} of %{} is used before it is complete", v.0, of.0)),
         };

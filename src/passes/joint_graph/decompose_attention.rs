@@ -4,7 +4,7 @@ use super::decompose_composites::decompose;
 use crate::ops::Op;
 use crate::rewrite::Rule;
 
-/// Decomposes attention until a template runs it whole; its derivative is written in products already.
+/// Decomposes attention that no kernel takes whole; its derivative is written in products already.
 ///
 /// ```text
 /// %3 = scaled_dot_product_attention(%0, %1, %2)   ->   matmul, mul, amax, sub, exp, sum, div, matmul

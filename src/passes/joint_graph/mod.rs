@@ -16,8 +16,7 @@ use super::pre_grad::{fold_constants, remove_identities};
 pub(super) const PASSES: &[Pass] = &[
     // Only inference has calls here: autograd inlines them.
     Pass::Rebuild("inline_calls", inline_calls::inline_calls),
-    // Before everything that looks at ops: what remains is what is lowered. Attention is a pass of its own, to be dropped
-    // when it has a template.
+    // Before everything that looks at ops: what remains is what is lowered. Attention that no kernel takes whole is a pass of its own.
     Pass::Rules("decompose_attention", &[decompose_attention::RULES]),
     Pass::Rules("decompose_composites", &[decompose_composites::RULES]),
     Pass::Rules("remove_noops", &[remove_noops::RULES, remove_identities::RULES]),

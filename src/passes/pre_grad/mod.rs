@@ -1,6 +1,7 @@
 //! Passes on the forward graph before it is differentiated.
 
 pub(super) mod fold_constants;
+mod fuse_attention;
 mod raise_attention;
 mod raise_norms;
 mod raise_softmax;
@@ -16,5 +17,7 @@ pub(super) const PASSES: &[Pass] = &[
     // Before attention and cross entropy, which contain it.
     Pass::Rules("raise_softmax", &[raise_softmax::RULES]),
     Pass::Rules("raise_attention", &[raise_attention::RULES]),
+    // A stage of its own behind everything that raises attention.
+    Pass::Rules("fuse_attention", &[fuse_attention::RULES]),
     Pass::Rules("raise_norms", &[raise_norms::RULES]),
 ];

@@ -1,0 +1,45 @@
+//! Attention in blocks: validated under several capabilities and, where there is an adapter, run and compared in f64.
+#![allow(missing_docs)]
+
+#[path = "kernels/mod.rs"]
+mod kernels;
+
+use inductor::ops::{AttentionOperand, FusedAttention, FusedAttentionGrad, Op, OpDef as _, Real, ScaledDotProductAttention};
+use inductor::types::{DType, HostTensor, TensorType};
+use kernels::{Case, random};
+
+/// Attention of t rows and s columns with features d and e, or one of its gradients.
+fn attention(of: Option<AttentionOperand>, attention: &ScaledDotProductAttention, sizes: [usize; 4], mask: Option<DType>) -> Case {
+    let [t, s, d, e] = sizes;
+    let mut inputs = vec![random(DType::F32, &[2, t, d], 1), random(DType::F32, &[2, s, d], 2), random(DType::F32, &[2, s, e], 3)];
+    inputs.extend(mask.map(|dtype| random(dtype, &[t, s], 4)));
+    if attention.dropout.get() != 0.0 {
+        inputs.push(HostTensor::from_i64(DType::U32, &[2], &[7, 9]));
+    }
+    if of.is_some() {
+        inputs.extend([random(DType::F32, &[2, t, e], 5), random(DType::F32, &[2, t], 6), random(DType::F32, &[2, t], 7)]);
+    }
+    let types: Vec<TensorType> = inputs.iter().map(|x| x.ty()).collect();
+    let op: Op = match of {
+        None => FusedAttention { attention: attention.clone() }.into(),
+        Some(of) => FusedAttentionGrad { of, attention: attention.clone() }.into(),
+    };
+    let results = op.infer(&types).unwrap();
+    let mut case = Case::new(format!("{op:?} {sizes:?} {mask:?}"), inputs, results, |cx| op.lower(cx));
+    case.tolerance = 2e-5;
+    case
+}
+
+#[test]
+fn attention_in_blocks() {
+    let plain = |causal: bool, dropout: f64| ScaledDotProductAttention { causal, scale: None, dropout: Real::new(dropout) };
+    let gradients = [AttentionOperand::Query, AttentionOperand::Key, AttentionOperand::Value].map(Some);
+    for of in [None].into_iter().chain(gradients) {
+        for (k, sizes) in [[1, 1, 1, 1], [70, 131, 5, 3], [3, 5, 80, 48], [4, 3, 130, 256]].into_iter().enumerate() {
+            attention(of, &plain(k % 2 == 1, 0.0), sizes, None).check();
+        }
+        attention(of, &plain(true, 0.25), [37, 70, 7, 4], None).check();
+        attention(of, &plain(true, 0.0), [70, 33, 4, 8], Some(DType::F32)).check();
+        attention(of, &plain(false, 0.0), [70, 36, 4, 5], Some(DType::Bool)).check();
+    }
+}
