@@ -6,7 +6,7 @@ mod kernels;
 
 use inductor::ops::{AttentionOperand, FusedAttention, FusedAttentionGrad, Op, OpDef as _, Real, ScaledDotProductAttention};
 use inductor::types::{DType, HostTensor, TensorType};
-use kernels::{Case, random};
+use kernels::{Case, random, ty};
 
 /// Attention of t rows and s columns with features d and e, or one of its gradients.
 fn attention(of: Option<AttentionOperand>, attention: &ScaledDotProductAttention, sizes: [usize; 4], mask: Option<DType>) -> Case {
@@ -19,7 +19,7 @@ fn attention(of: Option<AttentionOperand>, attention: &ScaledDotProductAttention
     if of.is_some() {
         inputs.extend([random(DType::F32, &[2, t, e], 5), random(DType::F32, &[2, t], 6), random(DType::F32, &[2, t], 7)]);
     }
-    let types: Vec<TensorType> = inputs.iter().map(|x| x.ty()).collect();
+    let types: Vec<TensorType> = inputs.iter().map(|x| ty(x.dtype(), x.shape())).collect();
     let op: Op = match of {
         None => FusedAttention { attention: attention.clone() }.into(),
         Some(of) => FusedAttentionGrad { of, attention: attention.clone() }.into(),

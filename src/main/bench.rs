@@ -1,5 +1,7 @@
 //! The measured suites.
 
+#[path = "bench_attention.rs"]
+mod attention;
 #[path = "bench_compile.rs"]
 mod compiling;
 #[path = "bench_conv.rs"]
@@ -21,7 +23,7 @@ use std::time::Instant;
 /// What to measure, and where.
 #[derive(Args)]
 pub struct BenchOptions {
-    /// Suites: train, matmul, conv, memory, compile.
+    /// Suites: train, matmul, conv, attention, memory, compile.
     #[arg(default_value = "train")]
     suites: Vec<String>,
     /// Where to run: auto, gpu, software or cpu.
@@ -33,7 +35,8 @@ pub struct BenchOptions {
     /// Compile models of the train suite once for batches and sequences of any size, and run them at the size they have otherwise.
     #[arg(long)]
     symbolic: bool,
-    /// Sizes of the matmul suite (512, 1024, 2048 and 4096 unless given); images of the conv suite (64 on a GPU, else 2); rows of the memory suite (65,536 on a GPU, else 256);
+    /// Sizes of the matmul suite (512, 1024, 2048 and 4096 unless given); images of the conv suite (64 on a GPU, else 2);
+    /// rows of the attention suite (1,024 and 4,096 on a GPU, else 256); rows of the memory suite (65,536 on a GPU, else 256);
     /// blocks of the compile suite (6, 32 and 320).
     #[arg(long, value_delimiter = ',')]
     size: Vec<usize>,
@@ -68,9 +71,10 @@ pub struct BenchOptions {
 }
 
 /// What a size is in each suite that takes sizes, and the largest one.
-const SIZES: [(&str, &str, usize); 4] = [
+const SIZES: [(&str, &str, usize); 5] = [
     ("matmul", "rows and columns of a matrix", 1 << 17),
     ("conv", "images", 1 << 10),
+    ("attention", "rows of a head", 1 << 16),
     ("memory", "rows of a matrix", 1 << 24),
     ("compile", "blocks of a model", 1 << 14),
 ];
@@ -115,9 +119,10 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
                 }
             }
             "conv" => rows.extend(conv::conv(options, &device, &mut profiles)?),
+            "attention" => rows.extend(attention::attention(options, &device, &mut profiles)?),
             "memory" => memory_rows.extend(memory::memory(options, &device, &mut profiles)?),
             "compile" => compile_rows.extend(compiling::compile(options)?),
-            _ => bail!("there is no suite {suite}: use train, matmul, conv, memory or compile"),
+            _ => bail!("there is no suite {suite}: use train, matmul, conv, attention, memory or compile"),
         }
     }
     if options.json.as_ref().is_none_or(|p| p.as_os_str() != "-") {

@@ -1,0 +1,138 @@
+//! The attention suite: causal attention of common shapes, its output and the gradients of its operands.
+
+use super::{BenchOptions, Profiles, measure, profile};
+use anyhow::Result;
+use inductor::graph::{Builder, InputRole, OutputRole};
+use inductor::ops::{AttentionOperand, FusedAttention, FusedAttentionGrad, ReduceKind, ScaledDotProductAttention};
+use inductor::report::Row;
+use inductor::types::TensorType;
+use inductor::{DType, Device, HostTensor, Initializer, State, Traced, compile};
+use std::time::Instant;
+
+/// Heads, and rows and features of each.
+#[derive(Clone, Copy)]
+struct Problem {
+    heads: usize,
+    rows: usize,
+    features: usize,
+    backward: bool,
+}
+
+/// Heads and features of the reference model (4 x 16 heads), of GPT-2 and of larger heads.
+const SHAPES: [(usize, usize); 3] = [(64, 64), (48, 64), (16, 128)];
+
+/// Rows whose error is looked at.
+const SAMPLE: usize = 16;
+
+/// Runs the suite; `--size` gives numbers of rows.
+pub fn attention(options: &BenchOptions, device: &Device, profiles: &mut Profiles) -> Result<Vec<Row>> {
+    let few: &[usize] = if device.is_cpu() || device.is_software() { &[256] } else { &[1024, 4096] };
+    let sizes = if options.size.is_empty() { few } else { &options.size };
+    let mut out = vec![];
+    for &rows in sizes {
+        for (heads, features) in SHAPES {
+            for backward in [false, true] {
+                out.push(row(options, device, Problem { heads, rows, features, backward }, profiles)?);
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn row(options: &BenchOptions, device: &Device, problem: Problem, profiles: &mut Profiles) -> Result<Row> {
+    let traced = problem.traced().map_err(anyhow::Error::msg)?;
+    let started = Instant::now();
+    let step = compile(&traced, device, &options.config())?;
+    let mut state = step.init(1)?;
+    step.run(&mut state, ())?.wait()?;
+    let first_step_s = started.elapsed().as_secs_f64();
+    let mut row = measure(options, "attention", &problem.name(), device, &step, &mut state, &[], first_step_s)?;
+    profile(options, &step, profiles)?;
+    let y = step.run(&mut state, ())?.output(if problem.backward { "dq" } else { "y" })?;
+    row.error = Some(problem.error(&state, &y)?);
+    row.tflops = Some(problem.flops() / (row.pipelined_ms * 1e-3) / 1e12);
+    Ok(row)
+}
+
+impl Problem {
+    fn name(&self) -> String {
+        let pass = if self.backward { "backward" } else { "forward" };
+        format!("{}x{}x{} causal {pass}", self.heads, self.rows, self.features)
+    }
+
+    /// Two products forward, five backward, of the half of the scores that is seen.
+    fn flops(&self) -> f64 {
+        let products = if self.backward { 5.0 } else { 2.0 };
+        products * (self.heads * self.features) as f64 * (self.rows as f64).powi(2)
+    }
+
+    /// Operands are state, so that no step uploads them.
+    fn traced(&self) -> Result<Traced, String> {
+        let mut b = Builder::new("attention");
+        let of_rows = TensorType::new(DType::F32, [self.heads, self.rows]);
+        let of_features = TensorType::new(DType::F32, [self.heads, self.rows, self.features]);
+        let mut input = |name: &str, ty: &TensorType| b.input(name, InputRole::Parameter, ty.clone());
+        let attention = ScaledDotProductAttention { causal: true, ..ScaledDotProductAttention::default() };
+        let operands = [input("q", &of_features)?, input("k", &of_features)?, input("v", &of_features)?];
+        let mut names = vec!["q", "k", "v"];
+        if self.backward {
+            let [y, g, logsumexp] = [input("y", &of_features)?, input("g", &of_features)?, input("logsumexp", &of_rows)?];
+            names.extend(["y", "g", "logsumexp"]);
+            let product = b.mul(y, g)?;
+            let delta = b.reduce(ReduceKind::Sum, product, &[2], false)?;
+            let operands: Vec<_> = operands.into_iter().chain([g, logsumexp, delta]).collect();
+            for (name, of) in [("dq", AttentionOperand::Query), ("dk", AttentionOperand::Key), ("dv", AttentionOperand::Value)] {
+                let grad = b.op(FusedAttentionGrad { of, attention: attention.clone() }, &operands)?;
+                b.output(name, OutputRole::User, grad);
+            }
+        } else {
+            let y = b.node(FusedAttention { attention }, &operands)?[0];
+            b.output("y", OutputRole::User, y);
+        }
+        let uniform = Initializer::Uniform { low: -1.0, high: 1.0 };
+        let initializers = names.into_iter().map(|name| (name.to_string(), uniform)).collect();
+        Ok(Traced { graph: b.finish(), initializers, ..Traced::default() })
+    }
+
+    /// The relative error (Frobenius) of a sample of rows of the output, or of the gradient of queries, against sums of f64.
+    fn error(&self, state: &State, result: &HostTensor) -> Result<f64> {
+        let names: &[&str] = if self.backward { &["q", "k", "v", "y", "g", "logsumexp"] } else { &["q", "k", "v"] };
+        let inputs: Vec<Vec<f64>> = names.iter().map(|name| Ok(state.get(name)?.to_f64())).collect::<Result<_>>()?;
+        let (result, d) = (result.to_f64(), self.features);
+        let (mut wrong, mut whole) = (0.0, 0.0);
+        for sample in 0..SAMPLE {
+            let (head, i) = (sample * self.heads / SAMPLE, (sample + 1) * self.rows / SAMPLE - 1);
+            let expected = self.expected(&inputs, head * self.rows, i);
+            let start = (head * self.rows + i) * d;
+            for (x, y) in expected.iter().zip(&result[start..start + d]) {
+                wrong += (x - y).powi(2);
+                whole += x * x;
+            }
+        }
+        Ok((wrong / whole).sqrt())
+    }
+
+    /// Row `i` of the head whose rows start at `first`.
+    fn expected(&self, inputs: &[Vec<f64>], first: usize, i: usize) -> Vec<f64> {
+        let d = self.features;
+        let row = |k: usize, j: usize| &inputs[k][(first + j) * d..(first + j + 1) * d];
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+        let scale = 1.0 / (d as f64).sqrt();
+        let scores: Vec<f64> = (0..=i).map(|j| dot(row(0, i), row(1, j)) * scale).collect();
+        let of_scores = |weight: &dyn Fn(usize) -> f64, held: usize| {
+            let mut sum = vec![0.0; d];
+            for j in 0..=i {
+                let w = weight(j);
+                sum.iter_mut().zip(row(held, j)).for_each(|(s, x)| *s += w * x);
+            }
+            sum
+        };
+        if self.backward {
+            let (logsumexp, delta) = (inputs[5][first + i], dot(row(3, i), row(4, i)));
+            return of_scores(&|j| scale * (scores[j] - logsumexp).exp() * (dot(row(4, i), row(2, j)) - delta), 1);
+        }
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+        of_scores(&|j| (scores[j] - max).exp() / sum, 2)
+    }
+}
