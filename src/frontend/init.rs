@@ -47,16 +47,37 @@ impl Initializer {
     pub fn sample(&self, dtype: DType, shape: &[usize], seed: u64, name: &str) -> HostTensor {
         let numel: usize = shape.iter().product();
         let bits = Bits::new(seed, name);
-        let draw = |f: &(dyn Fn(u64) -> f64 + Sync)| -> Vec<f64> { threads::collect(numel, |i| f(i as u64)) };
-        let values = match *self {
-            Initializer::Zeros => return HostTensor::zeros(dtype, shape),
-            Initializer::Ones => vec![1.0; numel],
-            Initializer::Constant(x) => vec![x; numel],
-            Initializer::Normal { std } => draw(&|i| std * bits.normal(i)),
-            Initializer::Uniform { low, high } => draw(&|i| low + (high - low) * bits.uniform(i)),
-        };
-        HostTensor::from_f64(dtype, shape, &values)
+        match *self {
+            Initializer::Zeros => HostTensor::zeros(dtype, shape),
+            Initializer::Ones => HostTensor::from_f64(dtype, shape, &vec![1.0; numel]),
+            Initializer::Constant(x) => HostTensor::from_f64(dtype, shape, &vec![x; numel]),
+            Initializer::Normal { std } => draw(dtype, shape, &|pair| bits.normals(pair).map(|x| std * x)),
+            Initializer::Uniform { low, high } => {
+                draw(dtype, shape, &|pair| [2 * pair, 2 * pair + 1].map(|index| low + (high - low) * bits.uniform(index)))
+            }
+        }
     }
+}
+
+/// Elements that a thread draws at a time, an even number.
+const CHUNK: usize = 1 << 16;
+
+/// A tensor of numbers that come in pairs, drawn by all threads.
+fn draw(dtype: DType, shape: &[usize], pair: &(dyn Fn(u64) -> [f64; 2] + Sync)) -> HostTensor {
+    let numel: usize = shape.iter().product();
+    if dtype != DType::F32 {
+        let drawn = threads::collect(numel.div_ceil(2), |k| pair(k as u64));
+        return HostTensor::from_f64(dtype, shape, &drawn.as_flattened()[..numel]);
+    }
+    let mut bytes = vec![0; 4 * numel];
+    let chunks = bytes.chunks_mut(4 * CHUNK).enumerate().collect();
+    threads::consume(chunks, |(k, chunk): (usize, &mut [u8])| {
+        let drawn = (k * CHUNK / 2..).flat_map(|k| pair(k as u64));
+        for (place, x) in chunk.chunks_exact_mut(4).zip(drawn) {
+            place.copy_from_slice(&(x as f32).to_le_bytes());
+        }
+    });
+    HostTensor::from_bytes(dtype, shape.to_vec(), bytes).expect("four bytes for each element")
 }
 
 /// Random bits as a pure function of (key, index).
@@ -84,12 +105,11 @@ impl Bits {
         (self.word(index) as f64 + 0.5) / 4294967296.0
     }
 
-    /// Standard normal by Box and Muller: elements `2k` and `2k + 1` share two words.
-    fn normal(&self, index: u64) -> f64 {
-        let pair = index & !1;
-        let radius = (-2.0 * libm::log(self.uniform(pair))).sqrt();
-        let angle = std::f64::consts::TAU * self.uniform(pair + 1);
-        radius * if index & 1 == 0 { libm::cos(angle) } else { libm::sin(angle) }
+    /// Standard normals by Box and Muller: elements `2k` and `2k + 1` share two words.
+    fn normals(&self, pair: u64) -> [f64; 2] {
+        let radius = (-2.0 * libm::log(self.uniform(2 * pair))).sqrt();
+        let angle = std::f64::consts::TAU * self.uniform(2 * pair + 1);
+        [radius * libm::cos(angle), radius * libm::sin(angle)]
     }
 }
 

@@ -78,6 +78,14 @@ impl Engine {
         }
     }
 
+    /// Gives back what writing took.
+    pub fn end_writing(&mut self) {
+        #[cfg(feature = "gpu")]
+        if let Engine::Gpu(engine) = self {
+            engine.end_writing();
+        }
+    }
+
     /// Fills a buffer that is filled anew for every step.
     pub fn feed(&mut self, buffer: BufferId, tensor: &HostTensor) -> Result<()> {
         match self {

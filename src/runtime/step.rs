@@ -354,6 +354,7 @@ impl Core {
             self.engine.write(buffer, &host)?;
             self.resident.insert(s.spec.name.clone(), entry.version);
         }
+        self.engine.end_writing();
         Ok(())
     }
 

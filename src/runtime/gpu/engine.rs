@@ -33,6 +33,8 @@ pub struct GpuEngine {
     loss: Option<BufferId>,
     staging: StagingPool,
     uploads: Staging,
+    /// Staging of state.
+    pieces: Staging,
     queued: VecDeque<wgpu::SubmissionIndex>,
     launches: u64,
 }
@@ -85,6 +87,7 @@ impl GpuEngine {
             loss: program.outputs.iter().find(|o| o.role == OutputRole::Loss).map(|o| o.buffer),
             staging: StagingPool::default(),
             uploads: Staging::default(),
+            pieces: Staging::default(),
             queued: VecDeque::new(),
             launches: 0,
             plan,
@@ -119,13 +122,16 @@ impl GpuEngine {
         self.device.check()
     }
 
-    /// Fills a buffer.
+    /// Fills a buffer that keeps what it is filled with.
     pub fn write(&mut self, buffer: BufferId, tensor: &HostTensor) -> Result<()> {
         let bytes = self.encoded(buffer, tensor)?;
-        if !bytes.is_empty() {
-            self.device.queue.write_buffer(self.slot_of(buffer)?, 0, &bytes);
-        }
-        Ok(())
+        let slot = self.slot_of(buffer)?.clone();
+        if bytes.is_empty() { Ok(()) } else { self.pieces.write_once(&self.device, &slot, &bytes) }
+    }
+
+    /// Gives back what writing took; called when the state is there.
+    pub fn end_writing(&mut self) {
+        self.pieces = Staging::default();
     }
 
     /// Fills a buffer that is filled anew for every step.
