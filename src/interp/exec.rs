@@ -4,7 +4,7 @@ use super::access::{Access, Block, Iota, Level, Visit};
 use super::calls;
 use super::kernel::{Arg, Effect, Kernel, Op, Phase, Place, Step, Store};
 use super::lanes::{Lane, Reg, Src, Value};
-use super::raw::{Format, Line, Memory};
+use super::raw::{Format, Line, Memory, lines};
 use super::reduce::{self, Accumulator};
 use crate::types::DType;
 use bytemuck::{Pod, Zeroable};
@@ -25,17 +25,35 @@ pub struct Scratch {
     pub tile: Vec<Line>,
 }
 
-/// Scratch of threads that are not running.
+/// Scratch of threads that are not running, and of products.
 #[derive(Default)]
-pub struct Pool(Mutex<Vec<Scratch>>);
+pub struct Pool {
+    free: Mutex<Vec<Scratch>>,
+    /// Memory of a product's packed operands.
+    packs: Mutex<[Vec<Line>; 2]>,
+}
 
 impl Pool {
     /// Runs `f` with scratch of its own.
     pub fn with<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> R {
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scratch = lock().pop().unwrap_or_default();
         let out = f(&mut scratch);
         lock().push(scratch);
+        out
+    }
+
+    /// Runs `f` with memory for two operands of so many bytes, which holds anything.
+    pub fn with_packs<R>(&self, bytes: [usize; 2], f: impl FnOnce(&mut [Vec<Line>; 2]) -> R) -> R {
+        let lock = || self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packs = std::mem::take(&mut *lock());
+        for (pack, bytes) in packs.iter_mut().zip(bytes) {
+            if pack.len() * size_of::<Line>() < bytes {
+                *pack = lines(bytes, 0);
+            }
+        }
+        let out = f(&mut packs);
+        *lock() = packs;
         out
     }
 }

@@ -21,6 +21,7 @@ mod exec;
 mod kernel;
 mod lanes;
 mod math;
+mod patch;
 mod raw;
 mod reduce;
 mod registers;

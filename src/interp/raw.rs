@@ -184,6 +184,26 @@ impl<'a> Memory<'a> {
         }
     }
 
+    /// Copies `n` elements of another memory, from `start` on and `stride` apart, to neighbors from `index` on.
+    #[inline]
+    pub fn copy<T: Pod>(&self, index: i64, n: usize, from: &Memory<'_>, start: i64, stride: i64) {
+        if n == 0 {
+            return;
+        }
+        let (to, source) = (self.span::<T>(index, 1, n), from.span::<T>(start, stride, n));
+        // SAFETY: `span` checked all elements of both; what is packed is scratch, so that they are different memories, and no other
+        // thread touches these elements, see the module.
+        unsafe {
+            if stride == 1 {
+                std::ptr::copy_nonoverlapping(source.cast_const(), to, n);
+            } else {
+                for i in 0..n as isize {
+                    *to.wrapping_offset(i) = *source.wrapping_offset(i * stride as isize);
+                }
+            }
+        }
+    }
+
     /// One element.
     #[inline(always)]
     pub fn get<T: Pod>(&self, index: i64) -> T {

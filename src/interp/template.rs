@@ -9,9 +9,10 @@ use super::attention::Attention;
 use super::exec::{self, Context, PARALLEL};
 use super::kernel::Kernel;
 use super::lanes::{Lane, Reg};
+use super::patch::{Patch, axis_count, axis_size, linear};
 use super::raw::{Format, Line, Matrix, Memory, Scalar, lines, product};
 use crate::loop_ir::facts::{needed_before, stored};
-use crate::loop_ir::{BodyBuilder, BufferId, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Term, Val, attention, flatten};
+use crate::loop_ir::{BodyBuilder, BufferId, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, attention, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 
@@ -68,7 +69,15 @@ pub(super) struct Operand {
     row_stride: i64,
     col_stride: i64,
     /// Fills buffer `buffer` with this many elements.
-    pack: Option<(Kernel, i64)>,
+    pack: Option<(Pack, i64)>,
+}
+
+/// How an operand gets to where a product reads it.
+enum Pack {
+    /// A load within bounds, copied.
+    Patch(Patch),
+    /// Anything, computed.
+    Kernel(Kernel),
 }
 
 /// `dot` for every (batch, m, n), then the epilogue.
@@ -131,18 +140,20 @@ impl Product {
         if self.batch * self.m * self.n == 0 {
             return;
         }
-        let mut packs: Vec<Vec<Line>> = [&self.a, &self.b].map(|o| o.scratch(format)).into();
-        let (first, second) = packs.split_at_mut(1);
-        let mut memories = cx.memories.to_vec();
-        memories.resize(self.buffers, cx.memories[0]);
-        memories.extend([Memory::new(&mut first[0], format), Memory::new(&mut second[0], format)]);
-        for operand in [&self.a, &self.b] {
-            operand.fill(&Context { memories: &memories, ..*cx });
-        }
-        let cx = Context { memories: &memories, ..*cx };
-        let uniform = exec::run_uniform(&self.epilogue, &cx);
+        cx.pool.with_packs([&self.a, &self.b].map(|o| o.scratch_bytes(format)), |[first, second]| {
+            let mut memories = cx.memories.to_vec();
+            memories.resize(self.buffers, cx.memories[0]);
+            memories.extend([Memory::new(first, format), Memory::new(second, format)]);
+            let cx = Context { memories: &memories, ..*cx };
+            [&self.a, &self.b].into_iter().for_each(|operand| operand.fill(&cx));
+            self.run_tiles::<T>(&cx, format);
+        });
+    }
+
+    fn run_tiles<T: Scalar>(&self, cx: &Context<'_>, format: Format) {
+        let uniform = exec::run_uniform(&self.epilogue, cx);
         let tiles = self.tiles();
-        let run = |tile: &Tile| self.run_tile::<T>(tile, &cx, &uniform, format);
+        let run = |tile: &Tile| self.run_tile::<T>(tile, cx, &uniform, format);
         let work = self.batch * self.m * self.n * (self.k / 8 + 8);
         if work < PARALLEL || tiles.len() == 1 {
             tiles.iter().for_each(run);
@@ -257,26 +268,6 @@ pub(super) fn domain_size(nest: &Nest, axes: &[usize]) -> i64 {
     axes.iter().map(|&i| axis_size(nest, i)).product()
 }
 
-fn axis_size(nest: &Nest, i: usize) -> i64 {
-    nest.rows.iter().chain(&nest.cols).chain(&nest.inner).nth(i).and_then(Dim::as_int).expect("sizes are bound")
-}
-
-fn axis_count(nest: &Nest) -> usize {
-    nest.rows.len() + nest.cols.len() + nest.inner.len()
-}
-
-/// Offset and the stride of every axis, when the index is linear in the axes.
-fn linear(e: &IndexExpr, axes: usize) -> Option<(i64, Vec<i64>)> {
-    let mut strides = vec![0; axes];
-    for (term, k) in &e.terms {
-        match term {
-            Term::Axis(a) => strides[a.id as usize] += k.as_int()?,
-            _ => return None,
-        }
-    }
-    Some((e.offset.as_int()?, strides))
-}
-
 fn walk(nest: &Nest, axes: &[usize], strides: &[i64]) -> Walk {
     Walk::new(axes.iter().map(|&i| (axis_size(nest, i), strides[i])))
 }
@@ -285,17 +276,21 @@ pub(super) fn buffer_count(nest: &Nest) -> usize {
     nest.reads().into_iter().chain(nest.writes.iter().map(|w| w.buffer)).map(|b| b.0 as usize + 1).max().unwrap_or(0)
 }
 
+/// Whether elements lie in memory as a product takes them.
+fn is_stored_as(dtype: DType, lane: Lane) -> bool {
+    matches!((lane, dtype), (Lane::F32, DType::F32) | (Lane::F64, DType::F64))
+}
+
 impl Operand {
     /// The matrix `v` over `rows` x `cols` axes.
     pub fn new(nest: &Nest, v: Val, lane: Lane, domain: &Domain, rows: &[usize], cols: &[usize], scratch: BufferId) -> Option<Operand> {
-        Operand::plain(nest, v, lane, domain, rows, cols).or_else(|| Operand::packed(nest, v, domain, rows, cols, scratch))
+        Operand::plain(nest, v, lane, domain, rows, cols).or_else(|| Operand::packed(nest, v, lane, domain, rows, cols, scratch))
     }
 
     fn plain(nest: &Nest, v: Val, lane: Lane, domain: &Domain, rows: &[usize], cols: &[usize]) -> Option<Operand> {
         let stmt = nest.stmt(v);
         let Instr::Load { buffer, index, mask: None } = &stmt.instr else { return None };
-        let same = matches!((lane, stmt.dtype), (Lane::F32, DType::F32) | (Lane::F64, DType::F64));
-        if !same {
+        if !is_stored_as(stmt.dtype, lane) {
             return None;
         }
         Operand::of_index(nest, buffer.0 as usize, index, domain, rows, cols)
@@ -311,7 +306,7 @@ impl Operand {
     }
 
     /// Computes the operand into scratch: batch axes that it depends on, then whichever order reads memory in order.
-    fn packed(nest: &Nest, v: Val, domain: &Domain, rows: &[usize], cols: &[usize], scratch: BufferId) -> Option<Operand> {
+    fn packed(nest: &Nest, v: Val, lane: Lane, domain: &Domain, rows: &[usize], cols: &[usize], scratch: BufferId) -> Option<Operand> {
         let cone = cone(nest, &[v], None)?;
         let uses = |i: usize| cone.iter().any(|&v| nest.stmt(v).instr.index().is_some_and(|e| e.uses_axis(|a| a as usize == i)));
         let foreign = |r: &Vec<usize>| r != rows && r != cols && r.iter().copied().any(uses);
@@ -336,10 +331,15 @@ impl Operand {
             strides[i] = elements;
             elements *= axis_size(nest, i);
         }
-        let mut part = Part::of(nest, &axes);
-        part.to.copy_all(&mut part.body, nest, cone);
-        part.body.write(scratch, part.place(), part.to.value(v));
-        let pack = part.nest(nest);
+        let pack = match Patch::new(nest, v, &axes).filter(|_| is_stored_as(nest.dtype(v), lane)) {
+            Some(patch) => Pack::Patch(patch),
+            None => {
+                let mut part = Part::of(nest, &axes);
+                part.to.copy_all(&mut part.body, nest, cone);
+                part.body.write(scratch, part.place(), part.to.value(v));
+                Pack::Kernel(Kernel::new(&part.nest(nest)))
+            }
+        };
         let (row_stride, col_stride) = if swap { (1, stride) } else { (stride, 1) };
         Some(Operand {
             buffer: scratch.0 as usize,
@@ -347,18 +347,26 @@ impl Operand {
             batch: walk(nest, &domain.batch, &strides),
             row_stride,
             col_stride,
-            pack: Some((Kernel::new(&pack), elements)),
+            pack: Some((pack, elements)),
         })
     }
 
     pub fn scratch(&self, format: Format) -> Vec<Line> {
-        lines(self.pack.as_ref().map_or(0, |(_, n)| *n as usize * format.size()), 0)
+        lines(self.scratch_bytes(format), 0)
+    }
+
+    fn scratch_bytes(&self, format: Format) -> usize {
+        self.pack.as_ref().map_or(0, |(_, n)| *n as usize * format.size())
     }
 
     /// Fills its scratch, where it has some.
     pub fn fill(&self, cx: &Context<'_>) {
-        if let Some((kernel, _)) = &self.pack {
-            exec::run(kernel, cx);
+        let to = &cx.memories[self.buffer];
+        match &self.pack {
+            Some((Pack::Patch(patch), _)) if to.format == Format::F64 => patch.copy::<f64>(cx, to),
+            Some((Pack::Patch(patch), _)) => patch.copy::<f32>(cx, to),
+            Some((Pack::Kernel(kernel), _)) => exec::run(kernel, cx),
+            None => {}
         }
     }
 

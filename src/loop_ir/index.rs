@@ -484,6 +484,16 @@ mod tests {
         assert_eq!(unflatten(&flatten(&there, &b), &a), axes(&a, 0));
     }
 
+    #[test]
+    fn coordinates_of_a_plane_are_its_places() {
+        let flat = axes(&dims(&[3 * 6 * 10]), 0).remove(0);
+        let at = unflatten(&flat, &dims(&[3, 6, 10]));
+        assert_eq!(flatten(&at[1..], &dims(&[6, 10])).to_string(), "(i0)%60");
+        assert_eq!(at[0].times(&Dim::int(600)).add(&flatten(&at[1..], &dims(&[6, 10]))).to_string(), "(i0)/60*600 + (i0)%60");
+        // Coordinates of another plane stay apart.
+        assert_eq!(flatten(&at[1..], &dims(&[6, 12])).to_string(), "(i0)%10 + ((i0)/10)%6*12");
+    }
+
     struct Random(u32);
 
     impl Random {

@@ -165,8 +165,8 @@ fn tag(line: &mut Cursor<'_>) -> Result<Tag, String> {
         let (a, b, dot) = (named(line, "a")?, named(line, "b")?, named(line, "dot")?);
         line.expect("batch=")?;
         let batch = number(line)?;
-        let m = if line.eat(" m=") { number(line)? } else { 1 };
-        let precision = match line.eat(" precision=") {
+        let m = if line.eat("m=") { number(line)? } else { 1 };
+        let precision = match line.eat("precision=") {
             true => line.take(|c| c.is_ascii_lowercase()).parse()?,
             false => MatmulPrecision::default(),
         };
