@@ -9,7 +9,7 @@ pub enum MatmulPrecision {
     /// Operands are f16, sums f32: relative errors of 5e-4 an operand.
     Medium,
     /// Each operand is two f16 terms of 22 bits together, scaled so that the largest value of a block of at most 128 rows and 32 terms fits,
-    /// and sums of 128 terms are promoted to f32: as exact as f32 sums where values lie within 2^16 of that largest; smaller ones are off by 2^-37
+    /// and sums of 32 terms are added in f32: as exact as f32 sums where values lie within 2^16 of that largest; smaller ones are off by 2^-37
     /// of it at most. An infinite operand gives NaN in its row or column.
     High,
     /// f32 operands and sums.

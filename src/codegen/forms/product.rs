@@ -88,9 +88,6 @@ enum Role {
     Store,
 }
 
-/// Terms whose sum is made in matrix units, which truncate, before it is added to the others: with fewer the error is below that of f32 sums.
-const PROMOTED: u32 = 128;
-
 /// Statements of an epilogue that is spelled for each output of an invocation.
 const LONG: usize = 24;
 
@@ -118,10 +115,11 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let (before, helpers, _, uses_symbols) = main.finish();
     let functions = functions_of(hooks, heads, helpers, uses_symbols);
     entry.splice(0..0, helpers::opening(&functions.helpers));
-    let (bindings, head) = header(unit, &vector, functions.uses_symbols, &functions.helpers);
+    let native = matches!(tile.math, Math::Cooperative { .. }) && unit.target.caps.cooperative == Cooperative::Native;
+    let pinned = native.then(|| unit.pinned());
+    let (bindings, head) = header(pinned.as_ref().unwrap_or(unit), &vector, functions.uses_symbols, &functions.helpers);
     let rounds = tile.wm > 16 && functions.last_lines > LONG;
     let has = |last: bool| roles.contains(&Role::Load { row: M, last });
-    let native = matches!(tile.math, Math::Cooperative { .. }) && unit.target.caps.cooperative == Cooperative::Native;
     let (name, sizes) = match tile.math {
         Math::Fma { halves, unroll } => ("matmul", kernel.of_invocations(halves, unroll)),
         Math::Cooperative { terms } => ("cooperative", kernel.of_subgroups(terms, !native)),
@@ -159,10 +157,9 @@ impl Kernel<'_> {
             let (across, stride, rounds) = (length / 4, (length + PAD) / 4, size * bk / 4 / threads);
             minijinja::context! { op, along_k => self.along_k[k], lines, across, stride, rounds }
         };
-        let (stages, band, promoted) = ([stage("a", 0, bm), stage("b", 1, bn)], self.tile.band(&self.p.sizes()), PROMOTED / bk);
+        let (stages, band) = ([stage("a", 0, bm), stage("b", 1, bn)], self.tile.band(&self.p.sizes()));
         let (teams, mi, ni) = (threads / TEAM, wm / 16, wn / 16);
-        let sums = if terms == 1 { "c" } else { "t" };
-        minijinja::context! { bm, bn, bk, wm, wn, threads, teams, mi, ni, terms, emulated, stages, band, promoted, sums }
+        minijinja::context! { bm, bn, bk, wm, wn, threads, teams, mi, ni, terms, emulated, stages, band }
     }
 
     /// Sizes that the template of multiply-adds spells.

@@ -26,7 +26,7 @@ pub struct BufferUse {
 pub struct BindingUse {
     /// The first of its buffers, counted over all dispatches of the launch.
     pub buffer: u32,
-    /// Whether any of them is written.
+    /// Whether it is bound for writing, as it is where any of them is written.
     pub written: bool,
     /// Type of the array's elements.
     pub element: Element,
@@ -138,6 +138,13 @@ impl<'a> Unit<'a> {
     pub fn of<'b>(&'b self, nest: &'b Nest) -> Unit<'b> {
         let (buffers, bindings, level) = (self.buffers.clone(), self.bindings.clone(), nest.element_level());
         Unit { nest, buffers, bindings, level, ..*self }
+    }
+
+    /// The same with all buffers bound for writing: a driver moves loads of others past the work that is to hide them.
+    pub fn pinned(&self) -> Unit<'_> {
+        let mut unit = self.of(self.nest);
+        unit.bindings.iter_mut().for_each(|b| b.written = true);
+        unit
     }
 
     /// The buffer behind a nest's buffer id.
