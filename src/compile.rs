@@ -14,7 +14,7 @@ use crate::graph::{Graph, Inline, InputRole, OutputRole, Value, inline_subgraphs
 use crate::loop_ir::Phase;
 use crate::lower::lower;
 use crate::partition::{fusible_by_traits, min_cut_rematerialization_partition};
-use crate::passes::{post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
+use crate::passes::{fuse_attention, post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
 use crate::schedule::{Program, schedule};
 use crate::types::{Decision, TensorType};
 use std::collections::HashSet;
@@ -62,7 +62,7 @@ pub fn inductor_with_report(graph: &Graph, example_inputs: &[TensorType], target
 fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Report) -> Result<Plan> {
     let mut clock = Clock { report, started: Instant::now() };
     let guards = graph.guards.clone();
-    let (graph, mut decisions) = (recursive_pre_grad_passes(graph)?, vec![]);
+    let (graph, mut decisions) = (fuse_attention(&recursive_pre_grad_passes(graph)?, &target.model)?, vec![]);
     clock.stage("pre_grad");
     let graphs = match &config.mode {
         Mode::Inference => {

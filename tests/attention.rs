@@ -5,7 +5,7 @@
 mod kernels;
 
 use inductor::ops::{AttentionOperand, FusedAttention, FusedAttentionGrad, Op, OpDef as _, Real, ScaledDotProductAttention};
-use inductor::types::{DType, HostTensor, TensorType};
+use inductor::types::{DType, Dim, HostTensor, TensorType};
 use kernels::{Case, random, ty};
 
 /// Attention of t rows and s columns with features d and e, or one of its gradients.
@@ -41,5 +41,21 @@ fn attention_in_blocks() {
         attention(of, &plain(true, 0.25), [37, 70, 7, 4], None).check();
         attention(of, &plain(true, 0.0), [70, 33, 4, 8], Some(DType::F32)).check();
         attention(of, &plain(false, 0.0), [70, 36, 4, 5], Some(DType::Bool)).check();
+    }
+}
+
+/// Lengths that are known at run time only.
+#[test]
+fn attention_of_symbolic_lengths() {
+    let (t, s) = (Dim::symbol("t", 1, 512), Dim::symbol("s", 1, 512));
+    for (rows, columns) in [(5i64, 70i64), (64, 64), (70, 33)] {
+        let of = |n: &Dim, features: i64| TensorType::new(DType::F32, vec![Dim::int(2), n.clone(), Dim::int(features)]);
+        let types = vec![of(&t, 8), of(&s, 8), of(&s, 4)];
+        let inputs = [(rows, 8), (columns, 8), (columns, 4)].map(|(n, features)| random(DType::F32, &[2, n as usize, features], n as u64)).to_vec();
+        let op = FusedAttention { attention: ScaledDotProductAttention { causal: true, ..Default::default() } };
+        let results = op.infer(&types).unwrap();
+        let mut case = Case::symbolic("attention t x s", inputs, types, results, &[(&t, rows), (&s, columns)], |cx| op.lower(cx));
+        case.tolerance = 2e-5;
+        case.check();
     }
 }

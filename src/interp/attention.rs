@@ -8,7 +8,7 @@ use super::lanes::{Lane, Reg};
 use super::raw::{Format, Line, Matrix, Memory, lines, product};
 use super::template::{Domain, Operand, Part, buffer_count, domain_size};
 use crate::loop_ir::facts::stored;
-use crate::loop_ir::{self, Attention as Parts, BufferId, Element, IndexExpr, Instr, Nest, Seen, Tag, Val, flatten};
+use crate::loop_ir::{self, Attention as Parts, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Seen, Tag, Val, flatten};
 use crate::types::DType;
 
 /// Scores of a block, about: half of a second-level cache.
@@ -144,7 +144,7 @@ impl Attention {
             let mut memories = cx.memories.to_vec();
             memories.extend(own.iter().zip(origins).map(|(memory, origin)| memory.with_origin(origin)));
             let cx = Context { memories: &memories, ..*cx };
-            exec::run_rows(&self.weights, &cx, &uniform[0], row..row + rows, scratch);
+            exec::run_part(&self.weights, &cx, &uniform[0], row..row + rows, seen.clone(), scratch);
             let values = self.values.at(&cx, batch, seen.start, 0);
             let sum = matrix(own[scores + 3], 0, self.features);
             product::<f32>(m, self.features as usize, n, sum, matrix(own[scores], seen.start, self.y), values);
@@ -183,16 +183,19 @@ fn weights(nest: &Nest, parts: &Parts, domain: &Domain, own: &Own) -> Nest {
     let row = flatten(&loop_ir::axes(&part.rows, 0), &part.rows);
     let col = flatten(&loop_ir::axes(&cols, rows.len() as u32), &cols);
     let element = row.times(&domain_size(nest, &domain.k).into()).add(&col);
-    let surface = parts.surface(nest, [parts.weight].into_iter().chain(parts.online.map(|o| o.score)));
+    let score = parts.online.map_or(parts.weight, |o| o.score);
+    let surface = parts.surface(nest, [parts.weight, score]);
     for v in nest.values().filter(|v| surface[v.0 as usize]) {
         match parts.contractions.iter().position(|c| c.dot == v) {
             Some(k) => part.to.set(v, part.body.load(own_element(own.score(k), element.clone()))),
+            // The scores of a block are at hand twice, so that each exponential is computed once.
+            None if is_max(parts, v) => part.to.set(v, part.body.reduce(Combiner::Max, part.to.value(score))),
             None => drop(part.to.copy(&mut part.body, nest, v)),
         }
     }
     if let Some(online) = parts.online {
         let max = part.to.value(online.max);
-        let sum = part.body.proj(max, 1);
+        let sum = part.body.reduce(Combiner::Sum, part.to.value(online.exp));
         part.body.write(own.max(), row.clone(), max);
         part.body.write(own.exponentials(), row, sum);
     }

@@ -112,28 +112,36 @@ pub fn run_uniform(kernel: &Kernel, cx: &Context<'_>) -> Vec<Reg> {
 
 /// Runs the blocks of a range of rows, one after the other.
 pub fn run_rows(kernel: &Kernel, cx: &Context<'_>, uniform: &[Reg], rows: Range<i64>, scratch: &mut Scratch) {
+    run_part(kernel, cx, uniform, rows, 0..kernel.cols, scratch);
+}
+
+/// The same for some of the columns, as if the nest had no others.
+pub fn run_part(kernel: &Kernel, cx: &Context<'_>, uniform: &[Reg], rows: Range<i64>, cols: Range<i64>, scratch: &mut Scratch) {
     let at_least = |n: usize, have: usize| n.saturating_sub(have);
     scratch.regs.extend((0..at_least(kernel.regs, scratch.regs.len())).map(|_| Reg::default()));
     scratch.reductions.extend((0..at_least(kernel.reductions.len(), scratch.reductions.len())).map(|_| Accumulator::default()));
     scratch.scans.extend((0..at_least(kernel.scans, scratch.scans.len())).map(|_| Accumulator::default()));
+    // Rows of a part of the columns do not continue one another: they run one by one.
+    let is_part = kernel.cols_inner && cols != (0..kernel.cols);
+    let most = if is_part { 1 } else { kernel.row_block };
     let mut row = rows.start;
     while row < rows.end {
-        let n = kernel.row_block.min(rows.end - row) as usize;
+        let n = most.min(rows.end - row) as usize;
         let block = Block { row, rows: n, col: 0, cols: 0, cols_inner: kernel.cols_inner, all_cols: kernel.cols };
-        run_block(kernel, cx, uniform, block, scratch);
+        run_block(kernel, cx, uniform, block, &cols, scratch);
         row += n as i64;
     }
 }
 
-fn run_block(kernel: &Kernel, cx: &Context<'_>, uniform: &[Reg], rows: Block, scratch: &mut Scratch) {
+fn run_block(kernel: &Kernel, cx: &Context<'_>, uniform: &[Reg], rows: Block, cols: &Range<i64>, scratch: &mut Scratch) {
     for (p, phase) in kernel.phases.iter().enumerate() {
         let last = p + 1 == kernel.phases.len();
         run_steps(&phase.before, cx, uniform, &rows, Level::Row, scratch);
         if !phase.body.is_empty() || (last && !kernel.elem_stores.is_empty()) {
             start_phase(kernel, phase, rows.rows, scratch);
-            let mut col = 0;
-            while col < kernel.cols {
-                let block = Block { col, cols: kernel.col_block.min(kernel.cols - col) as usize, ..rows };
+            let mut col = cols.start;
+            while col < cols.end {
+                let block = Block { col, cols: kernel.col_block.min(cols.end - col) as usize, ..rows };
                 run_steps(&phase.body, cx, uniform, &block, Level::Elem, scratch);
                 if last {
                     run_stores(&kernel.elem_stores, cx, uniform, &block, scratch);

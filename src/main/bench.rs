@@ -52,7 +52,7 @@ pub struct BenchOptions {
     /// Operands of the matmul suite are drawn from 0 to 1 instead of from -1 to 1.
     #[arg(long)]
     positive: bool,
-    /// Only cases of the memory suite whose name contains this.
+    /// Only cases of the memory and attention suites whose name contains this.
     #[arg(long)]
     filter: Option<String>,
     /// Measured steps; the median is reported.

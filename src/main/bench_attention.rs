@@ -31,8 +31,9 @@ pub fn attention(options: &BenchOptions, device: &Device, profiles: &mut Profile
     let mut out = vec![];
     for &rows in sizes {
         for (heads, features) in SHAPES {
-            for backward in [false, true] {
-                out.push(row(options, device, Problem { heads, rows, features, backward }, profiles)?);
+            let passes = [false, true].map(|backward| Problem { heads, rows, features, backward });
+            for problem in passes.into_iter().filter(|p| options.filter.as_ref().is_none_or(|f| p.name().contains(f.as_str()))) {
+                out.push(row(options, device, problem, profiles)?);
             }
         }
     }

@@ -76,17 +76,16 @@ fn row_type(y: &TensorType) -> TensorType {
     TensorType { dtype: DType::F32, shape: Shape(y.shape.0[..y.shape.rank() - 1].to_vec()) }
 }
 
-/// Rows and columns below which attention stays decomposed: a tile would be nearly empty.
+/// Rows and columns below which attention stays decomposed.
 const FEWEST: i64 = 16;
 
 impl FusedAttention {
-    /// The fused form of an attention, where it takes less time than products and a softmax: it saves their passes over the scores, and
-    /// fills its tiles.
+    /// The fused form of an attention that the kernels take, and whose blocks are not nearly empty.
     pub fn of(attention: &ScaledDotProductAttention, operands: &[TensorType]) -> Option<FusedAttention> {
         check(attention, operands).ok()?;
         let rows = |t: &TensorType| t.shape[t.shape.rank() - 2].hint();
-        let pays = rows(&operands[0]) >= FEWEST && rows(&operands[1]) >= FEWEST;
-        pays.then(|| FusedAttention { attention: attention.clone() })
+        let fills = rows(&operands[0]) >= FEWEST && rows(&operands[1]) >= FEWEST;
+        fills.then(|| FusedAttention { attention: attention.clone() })
     }
 
     fn define(&self, b: &mut Builder, operands: &[Value]) -> Built<Vec<Value>> {

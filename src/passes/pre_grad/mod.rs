@@ -9,6 +9,12 @@ pub(super) mod remove_identities;
 
 use super::Pass;
 
+/// Behind everything that raises attention.
+pub(super) const FUSE_ATTENTION: Pass = Pass::Rules("fuse_attention", &[fuse_attention::RULES]);
+
+/// The same where arithmetic is dear.
+pub(super) const FUSE_LARGE_ATTENTION: Pass = Pass::Rules("fuse_large_attention", &[fuse_attention::LARGE]);
+
 /// In order.
 pub(super) const PASSES: &[Pass] = &[
     // First, so that patterns are not hidden behind ops that do nothing.
@@ -17,7 +23,5 @@ pub(super) const PASSES: &[Pass] = &[
     // Before attention and cross entropy, which contain it.
     Pass::Rules("raise_softmax", &[raise_softmax::RULES]),
     Pass::Rules("raise_attention", &[raise_attention::RULES]),
-    // A stage of its own behind everything that raises attention.
-    Pass::Rules("fuse_attention", &[fuse_attention::RULES]),
     Pass::Rules("raise_norms", &[raise_norms::RULES]),
 ];
