@@ -105,8 +105,6 @@ pub struct Config {
     pub fuse: bool,
     /// Let buffers whose lifetimes do not meet share a slot.
     pub reuse: bool,
-    /// Let new values of state overwrite the old ones in place.
-    pub donate: bool,
     /// Round values of half precision to their type after every operation, as if each were stored. Without it operations that are
     /// fused hand on f32, so that a comparison, `trunc` or a conversion to integers may see what a half cannot hold: closer to
     /// the exact value, and further from a framework that runs one operation at a time.
@@ -132,7 +130,6 @@ impl Default for Config {
             saving: Saving::MinCut,
             fuse: true,
             reuse: true,
-            donate: true,
             emulate_precision_casts: false,
             matmul_precision: MatmulPrecision::default(),
             check_gradients: false,

@@ -55,7 +55,7 @@ fn devices_agree() {
     let traced = mlp(16, &[8, 32, 4]).unwrap();
     let mut reference: Option<Vec<f32>> = None;
     for device in devices() {
-        for config in [Config::default(), Config { reuse: false, donate: false, ..Config::default() }, Config { fuse: false, ..Config::default() }] {
+        for config in [Config::default(), Config { reuse: false, ..Config::default() }, Config { fuse: false, ..Config::default() }] {
             let step = compile_train(&traced, &device, AdamW::new(1e-2), &config).unwrap();
             let mut state = step.init(1).unwrap();
             step.poison_temporaries();

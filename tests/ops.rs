@@ -48,7 +48,7 @@ const EXECUTORS: &[(&str, Executor)] = &[
             .map_err(|e| e.to_string())?;
         evaluate(&graph, inputs, Precision::Working).map_err(|e| e.to_string())
     }),
-    ("nests", |graph, inputs| interpret(graph, inputs, &Config { fuse: false, reuse: false, donate: false, ..Config::default() })),
+    ("nests", |graph, inputs| interpret(graph, inputs, &Config { fuse: false, reuse: false, ..Config::default() })),
     ("program", |graph, inputs| interpret(graph, inputs, &Config::default())),
 ];
 

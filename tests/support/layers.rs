@@ -196,7 +196,7 @@ pub fn to_memory(t: &HostTensor) -> Memory {
 /// The scheduled program on the interpreter, temporaries poisoned first.
 fn program(graph: &Graph, what: What, inputs: &Named, target: &Target, fuse: bool, reuse: bool) -> Result<Named, String> {
     let mode = if what == What::Forward { Mode::Inference } else { Mode::Vjp };
-    let config = Config { mode, fuse, reuse, donate: reuse, ..Config::default() };
+    let config = Config { mode, fuse, reuse, ..Config::default() };
     let types: Vec<_> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
     let plan = inductor(graph, &types, target, &config).map_err(|e| e.to_string())?;
     run_program(plan.program, inputs)
