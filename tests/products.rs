@@ -64,6 +64,31 @@ fn matmul_with_tails() {
     }
 }
 
+/// Where the result, and what is added to it, lies along the rows, the transposed product runs.
+#[test]
+fn results_along_rows() {
+    for (m, n, k) in [(64usize, 33usize, 20usize), (17, 48, 9), (96, 64, 16)] {
+        let inputs = [[m, k], [k, n], [n, m]].iter().zip(1..).map(|(shape, seed)| random(DType::F32, shape, seed)).collect();
+        let sizes = [n, m].map(Dim::from);
+        let mut case = Case::new(format!("transposed {m}x{n}x{k}"), inputs, vec![ty(DType::F32, &[n, m])], |cx| {
+            let (a, b, added, y) = (cx.operand(0), cx.operand(1), cx.operand(2), cx.results[0].0);
+            cx.nest(&[m.into(), n.into()], &[k.into()], |body, r, c| {
+                let (x, w) = (body.load(a.at(&[r[0].clone(), c[0].clone()])), body.load(b.at(&[c[0].clone(), r[1].clone()])));
+                let p = body.call(F::Mul, &[x, w]);
+                let dot = body.reduce(Combiner::Sum, p);
+                body.tag = Tag::Matmul { a: x, b: w, dot, batch: 0, m: 1, precision: Default::default() };
+                let place = [r[1].clone(), r[0].clone()];
+                let added = body.load(added.at(&place));
+                let out = body.call(F::Add, &[dot, added]);
+                body.write(y, flatten(&place, &sizes), out);
+                Ok(())
+            })
+        });
+        case.tolerance = 1e-5;
+        case.check();
+    }
+}
+
 /// Parts of a sum whose length is known at run time only, of which some start behind its end.
 #[test]
 fn parts_of_a_product_with_symbols() {

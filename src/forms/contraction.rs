@@ -211,6 +211,28 @@ fn run(index: &IndexExpr, axis: u32, size: &Dim) -> i64 {
     index.terms.iter().filter_map(of).max().unwrap_or(0)
 }
 
+/// The transposed product, where that is what runs along memory: whatever is stored, and read beside it, lies along its rows, as the
+/// gradient of a transposed weight does.
+pub fn transposed(nest: &Nest) -> Option<Nest> {
+    let Tag::Matmul { a, b, dot, batch, precision, .. } = nest.tag else { return None };
+    let [_, m, n] = product_axes(nest)?;
+    let along = |axes: &Range<usize>, w: &Write| {
+        let axis = stepped(&nest.rows[axes.clone()], axes.start);
+        axis.map_or(0, |axis| run(&w.index, axis, &nest.rows[axis as usize]))
+    };
+    if nest.writes.is_empty() || !nest.writes.iter().all(|w| along(&m, w) > along(&n, w)) {
+        return None;
+    }
+    let order: Vec<usize> = (0..m.start).chain(n.clone()).chain(m).collect();
+    let rows: Vec<Dim> = order.iter().map(|&i| nest.rows[i].clone()).collect();
+    let mut axes = nest.all_axes();
+    for (to, &from) in order.iter().enumerate() {
+        axes[from] = IndexExpr::axis(to as u32, &rows[to]);
+    }
+    let tag = Tag::Matmul { a: b, b: a, dot, batch, m: n.len() as u32, precision };
+    Some(Rebase::new(axes).nest(&Nest { tag, ..nest.clone() }, &rows, &nest.cols))
+}
+
 /// Whether an operand's loads run along memory with the column axis rather than with its row axis: by the longer runs.
 pub fn prefers(p: &Product, v: Val, row: u32) -> bool {
     let (nest, rows) = (p.nest, &p.axes[row as usize]);

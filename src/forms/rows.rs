@@ -172,7 +172,7 @@ impl<'a> Asked<'a> {
         if scans_in_order(nest) || (scans(nest) && rows_are_contiguous(nest)) {
             return Team { rows: ROWS_ALONE.min(self.limit), rows_first: true, lanes: self.lanes, ..Team::default() };
         }
-        if self.columns <= WINDOW && self.are_windows() {
+        if self.columns <= WINDOW && !scans(nest) && self.are_windows() {
             return self.windows();
         }
         if rows_are_contiguous(nest) {

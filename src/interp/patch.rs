@@ -10,7 +10,7 @@ use crate::scalar::ScalarFn;
 use crate::types::Dim;
 
 /// `offset + sum of stride * axis` over the axes of a patch.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 struct Linear {
     offset: i64,
     strides: Vec<i64>,
@@ -35,12 +35,17 @@ impl Patch {
     /// What `v` is over these axes, outermost first, where it is a load within bounds that are linear in them.
     pub fn new(nest: &Nest, v: Val, axes: &[usize]) -> Option<Patch> {
         let Instr::Load { buffer, index, mask } = &nest.stmt(v).instr else { return None };
+        let axes: Vec<usize> = axes.iter().copied().filter(|&i| axis_size(nest, i) != 1).collect();
         let over = |e: &IndexExpr| {
             let (offset, strides) = linear(e, axis_count(nest))?;
             let elsewhere = strides.iter().enumerate().any(|(i, s)| *s != 0 && !axes.contains(&i));
             (!elsewhere).then(|| Linear { offset, strides: axes.iter().map(|&i| strides[i]).collect() })
         };
-        let mut conditions = vec![];
+        let mut conditions: Vec<Condition> = vec![];
+        let mut add = |at: Linear, low: i64, high: i64| match conditions.iter_mut().find(|c| c.at == at) {
+            Some(c) => (c.low, c.high) = (c.low.max(low), c.high.min(high)),
+            None => conditions.push(Condition { at, low, high }),
+        };
         let mut open: Vec<Val> = mask.iter().copied().collect();
         while let Some(v) = open.pop() {
             let Instr::Call(f, args) = &nest.stmt(v).instr else { return None };
@@ -52,17 +57,41 @@ impl Patch {
                 ScalarFn::LogicalAnd => open.extend(args),
                 ScalarFn::Ge => {
                     let (at, low) = compared()?;
-                    conditions.push(Condition { at, low, high: i64::MAX });
+                    add(at, low, i64::MAX);
                 }
                 ScalarFn::Lt => {
                     let (at, high) = compared()?;
-                    conditions.push(Condition { at, low: i64::MIN, high });
+                    add(at, i64::MIN, high);
                 }
                 _ => return None,
             }
         }
         let sizes = axes.iter().map(|&i| axis_size(nest, i)).collect();
-        Some(Patch { buffer: buffer.0 as usize, load: over(index)?, conditions, sizes })
+        let mut patch = Patch { buffer: buffer.0 as usize, load: over(index)?, conditions, sizes };
+        patch.merge_axes();
+        Some(patch)
+    }
+
+    /// Axes that load and conditions see as one become one.
+    fn merge_axes(&mut self) {
+        for i in (0..self.sizes.len().saturating_sub(1)).rev() {
+            let size = self.sizes[i + 1];
+            let continues = |e: &Linear| e.strides[i] == e.strides[i + 1] * size;
+            if continues(&self.load) && self.conditions.iter().all(|c| continues(&c.at)) {
+                let outer = self.sizes.remove(i);
+                self.sizes[i] = outer * size;
+                self.load.strides.remove(i);
+                for c in &mut self.conditions {
+                    c.at.strides.remove(i);
+                }
+            }
+        }
+    }
+
+    /// What an element costs, in nanoseconds or so: its share of a run, and a load by itself where neighbors are none in memory.
+    pub fn cost(&self) -> f64 {
+        let (run, step) = (self.sizes.last().copied().unwrap_or(1).max(1), self.load.strides.last().copied().unwrap_or(1));
+        10.0 / run as f64 + if step == 1 { 0.25 } else { 1.0 }
     }
 
     /// Writes all elements to neighbors in `to`.
@@ -81,28 +110,31 @@ impl Patch {
     }
 
     fn copy_runs<T: Scalar>(&self, from: &Memory<'_>, to: &Memory<'_>, runs: std::ops::Range<i64>, inner: i64, outer: &[i64]) {
-        let of = |e: &Linear, at: &[i64]| e.offset + at.iter().zip(&e.strides).map(|(i, s)| i * s).sum::<i64>();
-        let step = |e: &Linear| e.strides.get(outer.len()).copied().unwrap_or(0);
         let mut at = vec![0i64; outer.len()];
         let mut rest = runs.start;
         for (place, n) in at.iter_mut().zip(outer).rev() {
             (*place, rest) = (rest % n, rest / n);
         }
+        let all: Vec<&Linear> = std::iter::once(&self.load).chain(self.conditions.iter().map(|c| &c.at)).collect();
+        let steps: Vec<i64> = all.iter().map(|e| e.strides.get(outer.len()).copied().unwrap_or(0)).collect();
+        let mut bases: Vec<i64> = all.iter().map(|e| e.offset + at.iter().zip(&e.strides).map(|(i, s)| i * s).sum::<i64>()).collect();
         for run in runs {
             let (mut first, mut end) = (0, inner);
-            for c in &self.conditions {
-                (first, end) = c.narrow(of(&c.at, &at), step(&c.at), first, end);
+            for (c, (base, step)) in self.conditions.iter().zip(bases[1..].iter().zip(&steps[1..])) {
+                (first, end) = c.narrow(*base, *step, first, end);
             }
             let (first, end, start) = (first.min(inner), end.max(first).min(inner), run * inner);
             to.fill(start, 1, first as usize, T::ZERO);
-            to.copy::<T>(start + first, (end - first) as usize, from, of(&self.load, &at) + first * step(&self.load), step(&self.load));
+            to.copy::<T>(start + first, (end - first) as usize, from, bases[0] + first * steps[0], steps[0]);
             to.fill(start + end, 1, (inner - end) as usize, T::ZERO);
-            for (place, n) in at.iter_mut().zip(outer).rev() {
-                *place += 1;
-                if *place < *n {
+            for i in (0..outer.len()).rev() {
+                at[i] += 1;
+                let moved = if at[i] < outer[i] { 1 } else { 1 - outer[i] };
+                bases.iter_mut().zip(&all).for_each(|(base, e)| *base += moved * e.strides[i]);
+                if moved == 1 {
                     break;
                 }
-                *place = 0;
+                at[i] = 0;
             }
         }
     }
@@ -158,6 +190,15 @@ fn number(nest: &Nest, v: Val) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn axes_that_all_see_as_one_are_merged() {
+        let linear = |strides: [i64; 4]| Linear { offset: 0, strides: strides.to_vec() };
+        let conditions = vec![Condition { at: linear([0, 1, 0, 0]), low: 0, high: 2 }];
+        let mut patch = Patch { buffer: 0, load: linear([30, 12, 4, 1]), conditions, sizes: vec![5, 2, 3, 4] };
+        patch.merge_axes();
+        assert_eq!((patch.sizes, patch.load.strides, &patch.conditions[0].at.strides[..]), (vec![5, 2, 12], vec![30, 12, 1], &[0, 1, 0][..]));
+    }
 
     #[test]
     fn conditions_hold_for_an_interval() {

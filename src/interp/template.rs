@@ -320,26 +320,28 @@ impl Operand {
             });
             first.flatten().is_some_and(|k| k.is(1))
         };
-        let swap = !rows.is_empty() && contiguous(rows) && (cols.is_empty() || !contiguous(cols));
-        let (outer, inner) = if swap { (cols, rows) } else { (rows, cols) };
         let batch: Vec<usize> = domain.batch.iter().copied().filter(|&i| uses(i)).collect();
-        let axes: Vec<usize> = [&batch[..], outer, inner].concat();
-        let (matrix, stride) = (domain_size(nest, rows) * domain_size(nest, cols), domain_size(nest, inner));
+        let order = |swap: bool| if swap { [&batch[..], cols, rows].concat() } else { [&batch[..], rows, cols].concat() };
+        let patch = |swap: bool| Patch::new(nest, v, &order(swap)).map(|patch| (swap, patch));
+        let patches = [false, true].into_iter().filter(|_| is_stored_as(nest.dtype(v), lane)).filter_map(patch);
+        let patch = patches.min_by(|(_, a), (_, b)| a.cost().total_cmp(&b.cost()));
+        let (swap, pack) = match patch {
+            Some((swap, patch)) => (swap, Pack::Patch(patch)),
+            None => {
+                let swap = !rows.is_empty() && contiguous(rows) && (cols.is_empty() || !contiguous(cols));
+                let mut part = Part::of(nest, &order(swap));
+                part.to.copy_all(&mut part.body, nest, cone);
+                part.body.write(scratch, part.place(), part.to.value(v));
+                (swap, Pack::Kernel(Kernel::new(&part.nest(nest))))
+            }
+        };
+        let (matrix, stride) = (domain_size(nest, rows) * domain_size(nest, cols), domain_size(nest, if swap { rows } else { cols }));
         let mut strides = vec![0; axis_count(nest)];
         let mut elements = matrix;
         for &i in batch.iter().rev() {
             strides[i] = elements;
             elements *= axis_size(nest, i);
         }
-        let pack = match Patch::new(nest, v, &axes).filter(|_| is_stored_as(nest.dtype(v), lane)) {
-            Some(patch) => Pack::Patch(patch),
-            None => {
-                let mut part = Part::of(nest, &axes);
-                part.to.copy_all(&mut part.body, nest, cone);
-                part.body.write(scratch, part.place(), part.to.value(v));
-                Pack::Kernel(Kernel::new(&part.nest(nest)))
-            }
-        };
         let (row_stride, col_stride) = if swap { (1, stride) } else { (stride, 1) };
         Some(Operand {
             buffer: scratch.0 as usize,

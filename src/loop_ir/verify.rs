@@ -186,10 +186,10 @@ fn check_tag(nest: &Nest, faults: &mut Vec<String>) {
     let summed = |v: Val| if let Instr::Reduce(Combiner::Sum, x) = nest.stmt(v).instr { Some(x) } else { None };
     match nest.tag {
         Tag::Matmul { a, b, dot, batch, m, .. } => {
-            let product = Instr::Call(ScalarFn::Mul, vec![a, b]);
+            let products = [vec![a, b], vec![b, a]].map(|factors| Instr::Call(ScalarFn::Mul, factors));
             let (first, rows) = (batch.saturating_add(m), nest.rows.len() as u32);
             let along = |v: Val, mut axes: std::ops::Range<u32>| axes.any(|axis| !is_constant_along(nest, v, axis));
-            if m == 0 || first >= rows || summed(dot).is_none_or(|x| nest.stmt(x).instr != product) {
+            if m == 0 || first >= rows || summed(dot).is_none_or(|x| !products.contains(&nest.stmt(x).instr)) {
                 faults.push("the matmul tag does not fit the body".into());
             } else if along(a, first..rows) || along(b, batch..first) {
                 faults.push("the left operand of a product varies with its columns, or the right one with its rows".into());

@@ -2,7 +2,7 @@
 
 use super::program::{Dispatch, Program};
 use crate::config::Target;
-use crate::forms::contraction::is_large;
+use crate::forms::contraction::{is_large, transposed};
 use crate::forms::{Cost, Form, Operand, candidates, expand_online, keeping};
 use crate::loop_ir::Nest;
 use crate::types::Decision;
@@ -28,7 +28,9 @@ fn choose(nest: &Nest, operands: &[Operand], target: &Target) -> (Nest, (Form, C
             return (expanded, (form, cost));
         }
     }
-    (nest.clone(), best(nest, operands, target))
+    let nest = transposed(nest).unwrap_or_else(|| nest.clone());
+    let chosen = best(&nest, operands, target);
+    (nest, chosen)
 }
 
 /// The form that was measured to be the fastest, else the one that promises to be.
