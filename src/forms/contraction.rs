@@ -52,16 +52,9 @@ pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Fo
 /// What multiplies the elements of a product.
 pub fn machine<'a>(nest: &Nest, target: &'a Target) -> Machine<'a> {
     let Target { caps, model } = target;
-    let Tag::Matmul { a, b, dot, precision, .. } = nest.tag else { return Machine { caps, model, bytes: 4, precision: MatmulPrecision::Highest } };
+    let Tag::Matmul { dot, precision, .. } = nest.tag else { return Machine { caps, model, bytes: 4, precision: MatmulPrecision::Highest } };
     let bytes = caps.computes_in(nest.dtype(dot)).map_or(4, |kind| kind.size().max(4) as u32);
-    // Operands that are f16 in memory lose nothing.
-    let halves = nest.dtype(dot) == DType::F32 && [a, b].into_iter().all(|v| is_half(nest, v));
-    Machine { caps, model, bytes, precision: if halves { MatmulPrecision::Medium } else { precision } }
-}
-
-fn is_half(nest: &Nest, v: Val) -> bool {
-    let loads = |x: Val| matches!(nest.stmt(x).instr, Instr::Load { .. }) && nest.dtype(x) == DType::F16;
-    matches!(nest.stmt(v).instr, Instr::Cast(x) if loads(x))
+    Machine { caps, model, bytes, precision }
 }
 
 /// The parts of a nest that is a product in shape: no other reduction, and operands that do not vary along each other's axis.

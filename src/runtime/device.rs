@@ -2,8 +2,7 @@
 
 use crate::config::{Environment, Target};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
-use crate::types::{Cooperative, DType, DeviceCaps, DeviceModel, MatmulPrecision};
+use crate::types::{Cooperative, DeviceCaps, DeviceModel, MatmulPrecision};
 use std::fmt;
 use std::sync::Arc;
 #[cfg(feature = "gpu")]
@@ -84,15 +83,13 @@ impl Device {
         self.target_ref().clone()
     }
 
-    /// What a program is compiled for to run here. Matrix units are tried before the first program that may use them, one of products below
-    /// the highest precision or of f16; where they are wrong, which is warned of once, the target has none.
-    pub fn target_for(&self, graph: &Graph, precision: MatmulPrecision) -> Target {
+    /// What a program with products of this precision is compiled for to run here. Matrix units are tried before their first use; where they
+    /// are wrong, which is warned of once, the target has none.
+    pub fn target_for(&self, precision: MatmulPrecision) -> Target {
         let target = self.target();
         match &*self.0 {
             #[cfg(feature = "gpu")]
-            Kind::Gpu { device, units, .. }
-                if (precision != MatmulPrecision::Highest || has_halves(graph)) && target.caps.cooperative != Cooperative::Absent =>
-            {
+            Kind::Gpu { device, units, .. } if precision != MatmulPrecision::Highest && target.caps.cooperative != Cooperative::Absent => {
                 match units.get_or_init(|| super::probe::multiplies(device, &target)) {
                     true => target,
                     false => Target { caps: DeviceCaps { cooperative: Cooperative::Absent, ..target.caps }, ..target },
@@ -179,12 +176,6 @@ impl Device {
         let device = GpuDevice::open(if software { Wanted::Software } else { Wanted::Hardware }, environment)?;
         Ok(Device(Arc::new(Kind::Gpu { device: Arc::new(device), target: OnceLock::new(), units: OnceLock::new() })))
     }
-}
-
-/// Whether values of a graph are f16.
-#[cfg(feature = "gpu")]
-fn has_halves(graph: &Graph) -> bool {
-    graph.nodes.iter().any(|node| node.types.iter().any(|ty| ty.dtype == DType::F16))
 }
 
 impl fmt::Debug for Device {

@@ -48,7 +48,7 @@ impl Device {
     /// device without timestamps.
     pub fn tune(&self, traced: &Traced, config: &Config, inputs: &[HostTensor]) -> Result<(Tuning, Vec<TunedKernel>)> {
         let Some(gpu) = self.gpu() else { return Err(Error::Platform("the interpreter has no forms to measure".into())) };
-        let mut target = self.target_for(&traced.graph, config.matmul_precision);
+        let mut target = self.target_for(config.matmul_precision);
         target.model.tuning = Tuning::default();
         let rounds = Rounds { traced, device: self, config, target };
         let (plan, _) = rounds.compile()?;
