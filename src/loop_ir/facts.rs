@@ -8,8 +8,8 @@
 //! | [`is_column_reduction`] | schedule | all; one is enough | the last row against the last column |
 //! | [`rows_are_contiguous`] | layout of a kernel | of single elements; along columns only those that vary with the row | the last row and the last column that step |
 
-use super::{BufferId, IndexExpr, Instr, Nest, Tag, Term, Val, Write, factor_domain, flatten};
-use crate::types::Dim;
+use super::{BufferId, IndexExpr, Instr, Nest, Seen, Tag, Term, Val, Write, factor_domain, flatten};
+use crate::types::{Bindings, Dim};
 use std::ops::Range;
 
 impl Nest {
@@ -224,4 +224,21 @@ pub fn reads_at_its_place(nest: &Nest, w: &Write) -> bool {
 /// does not read what it writes.
 pub fn owns_words(nest: &Nest, buffer: BufferId) -> bool {
     factor_domain(nest.clone()).is_pointwise() && !nest.reads().contains(&buffer)
+}
+
+/// Multiply-adds of a product, or of attention, whose columns that no row sees are not counted; none of others.
+pub fn multiply_adds(nest: &Nest, sizes: &Bindings) -> f64 {
+    let size = |d: &Dim| d.eval(sizes).unwrap_or(0) as f64;
+    let points: f64 = nest.rows.iter().chain(&nest.cols).map(size).product();
+    match nest.tag {
+        Tag::Matmul { .. } => points,
+        Tag::Attention { seen, .. } => {
+            let scores = points / nest.rows.last().map_or(1.0, size).max(1.0);
+            let contracted =
+                nest.body.iter().filter_map(|s| if let Instr::Contract { over, .. } = s.instr { nest.inner.get(over as usize) } else { None });
+            let all = points + scores * contracted.map(size).sum::<f64>();
+            if seen == Seen::All { all } else { all / 2.0 }
+        }
+        _ => 0.0,
+    }
 }

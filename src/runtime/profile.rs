@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::frontend::{Initializer, trace_eval};
 use crate::loop_ir::Phase;
+use crate::loop_ir::facts::multiply_adds;
 use crate::schedule::{Dispatch, Program, buffer_bytes};
 use crate::types::{Bindings, DType};
 use serde::Serialize;
@@ -26,6 +27,10 @@ pub struct ProfiledCommand {
     pub us: f64,
     /// Compulsory traffic: each buffer read once and each buffer written once, wholly.
     pub bytes: u64,
+    /// Operations of products and attention, two for each multiply-add.
+    pub flops: f64,
+    /// Its shader: launches of one shader do the same.
+    pub shader: u32,
 }
 
 /// The commands of a step in execution order.
@@ -37,6 +42,8 @@ pub struct Profile {
     pub device: String,
     /// What a kernel that reads and writes each element once moves on this device, GB/s counted both ways.
     pub copy_gbps: f64,
+    /// Arithmetic of the device's speed model, GFLOP/s.
+    pub peak_gflops: u32,
     /// In execution order.
     pub commands: Vec<ProfiledCommand>,
 }
@@ -56,14 +63,17 @@ impl Step {
         }
         let (program, bindings) = (&self.plan().program, self.bindings());
         let commands = self.command_times()?.into_iter().map(|time| {
-            let dispatches = self.plan().launches[time.launch].commands.iter().map(|&c| &program.commands[c as usize]).collect::<Vec<_>>();
+            let launch = &self.plan().launches[time.launch];
+            let dispatches = launch.commands.iter().map(|&c| &program.commands[c as usize]).collect::<Vec<_>>();
             let bytes = compulsory_bytes(program, &dispatches, &bindings);
-            let command = self.plan().launches[time.launch].commands[0] as usize;
-            ProfiledCommand { command, phase: dispatches[0].phase, label: time.label, start_us: time.start_us, us: time.us, bytes }
+            let flops = dispatches.iter().map(|d| 2.0 * multiply_adds(&program.kernels[d.kernel as usize], &bindings)).sum();
+            let (command, shader) = (launch.commands[0] as usize, launch.code);
+            ProfiledCommand { command, phase: dispatches[0].phase, label: time.label, start_us: time.start_us, us: time.us, bytes, flops, shader }
         });
         let commands = commands.collect();
         let copy_gbps = copy_gbps(self.device(), COPIED)?;
-        Ok(Profile { name: program.name.clone(), device: self.device().caps().name.clone(), copy_gbps, commands })
+        let (name, peak_gflops) = (program.name.clone(), self.device().model().gflops);
+        Ok(Profile { name, device: self.device().caps().name.clone(), copy_gbps, peak_gflops, commands })
     }
 }
 
