@@ -62,7 +62,8 @@ pub fn inductor_with_report(graph: &Graph, example_inputs: &[TensorType], target
 fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Report) -> Result<Plan> {
     let mut clock = Clock { report, started: Instant::now() };
     let guards = graph.guards.clone();
-    let (graph, mut decisions) = (fuse_attention(&recursive_pre_grad_passes(graph)?, &target.model)?, vec![]);
+    let (graph, mut decisions) = (recursive_pre_grad_passes(graph)?, vec![]);
+    let graph = fuse_attention(&graph, &target.model, !matches!(config.mode, Mode::Inference))?;
     clock.stage("pre_grad");
     let graphs = match &config.mode {
         Mode::Inference => {

@@ -21,7 +21,7 @@ pub const CLAMPED: u32 = 4;
 /// First of the kernel axes of inner axes.
 pub const INNER: u32 = 8;
 
-/// Sizes of a workgroup's blocks. Each invocation holds `4 * quads` rows, of which eight invocations share each.
+/// Sizes of a workgroup's blocks. Each invocation holds four rows, of which eight invocations share each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Blocks {
     /// Rows of a workgroup.
@@ -32,10 +32,6 @@ pub struct Blocks {
     pub bf: u32,
     /// Terms of contractions that are staged at a time, a multiple of four.
     pub bk: u32,
-    /// Fours of rows of an invocation.
-    pub quads: u32,
-    /// Whether what rows hold stays in workgroup memory from step to step.
-    pub resident: bool,
     /// Terms of a stage that are spelled out.
     pub unroll: u32,
 }
@@ -49,13 +45,7 @@ const MOST_FEATURES: u32 = 128;
 impl Blocks {
     /// Invocations of a workgroup.
     pub fn threads(&self) -> u32 {
-        self.bx / (16 * self.quads) * TEAM
-    }
-
-    /// Vectors of what rows hold in workgroup memory, for contractions of so many terms.
-    pub fn held(&self, terms: &[u32]) -> u32 {
-        let staged: u32 = if self.resident { terms.iter().map(|k| k.next_multiple_of(self.bk)).sum() } else { self.bk };
-        staged * self.bx / 4
+        self.bx / 16 * TEAM
     }
 
     /// Vectors of what columns hold in workgroup memory.
@@ -63,20 +53,63 @@ impl Blocks {
         (self.bk * self.by / 4).max(VALUES * self.bf / 4)
     }
 
-    /// Vectors that rows exchange their maxima through.
-    pub fn exchanged(&self) -> u32 {
-        8 * self.bx / 4
-    }
-
-    /// Bytes of workgroup memory.
-    pub fn shared_bytes(&self, terms: &[u32]) -> u32 {
-        16 * (self.held(terms) + self.staged() + self.exchanged() + self.by * self.bx / 4)
+    /// Bytes of workgroup memory: rows, columns or values, maxima of eight invocations a row, and weights.
+    pub fn shared_bytes(&self) -> u32 {
+        16 * (self.bk * self.bx / 4 + self.staged() + 8 * self.bx / 4 + self.by * self.bx / 4)
     }
 }
 
 /// Numbers of terms of a nest's contractions.
 pub fn terms(nest: &Nest, parts: &Attention) -> Option<Vec<u32>> {
     parts.contractions.iter().map(|c| u32::try_from(nest.inner[c.over as usize].as_int()?).ok()).collect()
+}
+
+/// Attention to be computed by one kernel and its gradients by three, or by products and a softmax.
+#[derive(Clone, Copy, Debug)]
+pub struct Problem {
+    /// Rows of queries, of all batches.
+    pub rows: f64,
+    /// Rows of keys.
+    pub columns: f64,
+    /// Features of queries and keys.
+    pub scored: f64,
+    /// Features of values.
+    pub summed: f64,
+    /// Whether rows see no later column.
+    pub causal: bool,
+}
+
+/// Scores of 256 MiB: from there on memory decides.
+const MANY: f64 = (1 << 26) as f64;
+
+impl Problem {
+    /// Whether the kernels take less time on a device, or the scores are too many to be stored.
+    pub fn pays(&self, gradients: bool, model: &DeviceModel) -> bool {
+        // Kernels in a step were a tenth slower than alone.
+        const MARGIN: f64 = 1.1;
+        let [fused, decomposed] = self.times(gradients, model);
+        self.rows * self.columns >= MANY || MARGIN * fused < decomposed
+    }
+
+    /// Nanoseconds of a score, by the kernels and decomposed. Measured on the reference H100, as shares of its arithmetic: 28.7 TFLOPS forward,
+    /// 17.5 for the five products of a backward of which the kernels compute three more, and 41 for products. A product takes as long as its arithmetic,
+    /// while a score is stored; the softmax reads and writes it.
+    fn times(&self, gradients: bool, model: &DeviceModel) -> [f64; 2] {
+        const FORWARD: f64 = 0.48;
+        const BACKWARD: f64 = 0.29;
+        const PRODUCTS: f64 = 0.69;
+        let (gflops, bandwidth) = (model.gflops.max(1) as f64, model.bandwidth_gbps.max(1) as f64);
+        // Blocks of the diagonal are computed whole.
+        let seen = |block: f64| if self.causal { ((self.columns + block) / (2.0 * self.columns)).min(1.0) } else { 1.0 };
+        let products = |scored: f64, summed: f64| 2.0 * (scored * self.scored + summed * self.summed) / gflops;
+        let mut fused = seen(128.0) * products(1.0, 1.0) / FORWARD;
+        let mut decomposed = products(1.0, 1.0) / PRODUCTS + 8.0 / bandwidth;
+        if gradients {
+            fused += seen(64.0) * products(3.0, 2.0) / BACKWARD;
+            decomposed += products(2.0, 2.0) / PRODUCTS + 12.0 / bandwidth;
+        }
+        [fused, decomposed]
+    }
 }
 
 /// Blocks that can run attention, those first that promise the shortest time.
@@ -89,17 +122,25 @@ pub fn candidates(nest: &Nest, target: &Target) -> Vec<(Form, Cost)> {
     let bf = features.div_ceil(parts_of_features).next_multiple_of(32);
     // A compiler for a processor takes seconds for what a GPU's takes milliseconds.
     let unroll = |bk: u32| if target.model.parallel_lanes < FEW_LANES { 4 } else { bk };
-    let blocks = |(bx, by, quads, bk, resident): (u32, u32, u32, u32, bool)| Blocks { bx, by, bf, bk, quads, resident, unroll: unroll(bk) };
+    let blocks = |(bx, by, bk): (u32, u32, u32)| Blocks { bx, by, bf, bk, unroll: unroll(bk) };
     let caps = &target.caps;
-    let legal = |b: &Blocks| b.threads() <= caps.max_invocations.min(caps.max_workgroup_size) && b.shared_bytes(&terms) <= caps.max_workgroup_bytes;
-    let sizes = if rows > 32 { &SIZES[..] } else { &SIZES[SIZES.len() - 2..] };
+    let legal = |b: &Blocks| b.threads() <= caps.max_invocations.min(caps.max_workgroup_size) && b.shared_bytes() <= caps.max_workgroup_bytes;
+    let first = match rows {
+        0..=32 => 3,
+        _ if parts.online.is_none() => 2,
+        33..=128 => 1,
+        _ => 0,
+    };
+    let sizes = &SIZES[first..];
     let found = sizes.iter().map(|s| blocks(*s)).filter(legal);
     found.map(|b| (Form::Attention(b), price(nest, &terms, &b, &target.model))).collect()
 }
 
-/// Rows, columns, fours of rows of an invocation, terms of a stage, and whether rows stay, best first; the last are for few rows and for
-/// little workgroup memory.
-const SIZES: [(u32, u32, u32, u32, bool); 4] = [(64, 64, 1, 16, true), (64, 64, 1, 16, false), (32, 32, 1, 16, false), (32, 32, 1, 8, false)];
+/// Rows, columns and terms of a stage, best first. TFLOPS of causal attention of 64 heads of 64 features on the reference H100, forward at
+/// 4,096 rows: 28.7 by the first, 24.3, 22.0; rows that stay in workgroup memory gave 22.3, two fours of rows for an invocation 26.9,
+/// 32 columns 17.8 to 22.1. Backward at 2,048 rows: 16.7, 14.0, 17.5; two fours of rows 14.3, 32 columns 11.4 to 12.8. The last are for few
+/// rows and for little workgroup memory.
+const SIZES: [(u32, u32, u32); 5] = [(128, 64, 16), (64, 64, 32), (64, 64, 16), (32, 32, 16), (32, 32, 8)];
 
 /// By the multiply-adds of whole blocks, of which half of the device's arithmetic is reached, by the share of the device that is busy.
 fn price(nest: &Nest, terms: &[u32], b: &Blocks, model: &DeviceModel) -> Cost {

@@ -4,7 +4,7 @@
 //! * Invariants: a pass rebuilds old -> new through the builder with a value map; it never mutates. Inputs and outputs keep
 //!   names, roles, types and order. Nodes keep their region and provenance. Subgraphs are visited before the graph that
 //!   holds them. After each pass the graph is verified in debug builds and tests.
-//! * Must not know: kernels, devices but for the speeds that [`fuse_attention`] asks for.
+//! * Must not know: kernels, devices; but [`fuse_attention`] asks `forms` for a price.
 //! * Add here: one file `<stage>/<verb_noun>.rs` with one function, and one line in the stage's ordered list, with a comment
 //!   where its place matters. A family of algebraic rules is a list of `rewrite::Rule`s in such a file.
 
@@ -44,12 +44,11 @@ pub fn recursive_pre_grad_passes(graph: &Graph) -> Result<Graph> {
     run_stage("pre_grad", pre_grad::PASSES, graph)
 }
 
-/// Attention becomes one kernel where that is faster on a device of these speeds; between the passes before autograd and autograd.
-pub fn fuse_attention(graph: &Graph, model: &DeviceModel) -> Result<Graph> {
-    // Operations in the time of a byte, from which on a score is computed faster than it is read.
-    const CHEAP: u32 = 10;
-    let cheap = model.gflops >= CHEAP.saturating_mul(model.bandwidth_gbps);
-    run_stage("pre_grad", &[if cheap { pre_grad::FUSE_ATTENTION } else { pre_grad::FUSE_LARGE_ATTENTION }], graph)
+/// Attention becomes one kernel where that pays on a device of these speeds, with its gradients or without; behind the passes before
+/// autograd, which raise it.
+pub fn fuse_attention(graph: &Graph, model: &DeviceModel, gradients: bool) -> Result<Graph> {
+    let rebuild = |m: String| Error::compile(format!("fuse_attention: {m}"));
+    pre_grad::fuse_attention::fuse_attention(graph, &|problem| problem.pays(gradients, model)).map_err(rebuild)
 }
 
 /// Passes on the joint graph, or on the forward graph for inference: simplifies, and decomposes every composite.
@@ -64,8 +63,7 @@ pub fn post_grad_passes(graph: &Graph) -> Result<Graph> {
 
 /// One pass by name, subgraphs included; for filetests.
 pub fn run_pass(name: &str, graph: &Graph) -> Result<Graph> {
-    let fusing = &[pre_grad::FUSE_ATTENTION, pre_grad::FUSE_LARGE_ATTENTION][..];
-    let all = [("pre_grad", pre_grad::PASSES), ("pre_grad", fusing), ("joint_graph", joint_graph::PASSES), ("post_grad", post_grad::PASSES)];
+    let all = [("pre_grad", pre_grad::PASSES), ("joint_graph", joint_graph::PASSES), ("post_grad", post_grad::PASSES)];
     let found = all.into_iter().find_map(|(stage, passes)| passes.iter().find(|p| p.name() == name).map(|p| (stage, *p)));
     let (stage, pass) = found.ok_or_else(|| Error::compile(format!("there is no pass named {name}")))?;
     run_stage(stage, &[pass], graph)

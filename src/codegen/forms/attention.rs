@@ -115,28 +115,21 @@ impl Kernel<'_> {
 
     /// Sizes that the template spells.
     fn context(&self) -> minijinja::Value {
-        let Blocks { bx, by, bf, bk, quads, resident, unroll } = self.blocks;
+        let Blocks { bx, by, bf, bk, unroll } = self.blocks;
         let threads = self.blocks.threads();
         let [row_items, col_items] = [bx, by].map(|n| n / 4 * (bk / 4));
         // Where few invocations stage rows, others stage columns.
-        let col_first = if !resident && row_items + col_items <= threads { row_items } else { 0 };
+        let col_first = if row_items + col_items <= threads { row_items } else { 0 };
         let value_items = VALUES * bf / 4;
-        let (held, staged) = (self.blocks.held(&self.terms), self.blocks.staged());
         minijinja::context! {
-            bx, by, bf, bk, quads, resident, unroll, threads, row_items, col_items, col_first, held, staged,
+            bx, by, bf, bk, unroll, threads, row_items, col_items, col_first, staged => self.blocks.staged(),
             values => VALUES, value_items, value_rounds => value_items.div_ceil(threads),
         }
     }
 
-    /// Stages of each contraction, and where what its rows hold begins.
-    fn contractions(&self) -> Vec<minijinja::Value> {
-        let mut base = 0;
-        let each = self.terms.iter().map(|k| {
-            let (stages, start) = (k.div_ceil(self.blocks.bk), base);
-            base += stages * self.blocks.bk;
-            minijinja::context! { stages, base => start }
-        });
-        each.collect()
+    /// Stages of each contraction.
+    fn contractions(&self) -> Vec<u32> {
+        self.terms.iter().map(|k| k.div_ceil(self.blocks.bk)).collect()
     }
 
     /// The kernel axis that a function's lanes run along, and its size.

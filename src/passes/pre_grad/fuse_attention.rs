@@ -1,33 +1,48 @@
 //! Replaces attention by one kernel.
 
-use crate::ops::{FusedAttention, Op};
-use crate::rewrite::{Rewritten, Rule, Site};
+use crate::forms::attention::Problem;
+use crate::graph::{Builder, Graph, ValueMap};
+use crate::ops::{FusedAttention, Op, OpDef, ScaledDotProductAttention};
+use crate::types::TensorType;
+use std::sync::Arc;
 
-/// Fuses attention whose kernel takes less time than products and a softmax; the rest is decomposed behind autograd.
+/// Fuses attention that `pays` says is faster so, in subgraphs too; the rest is decomposed behind autograd.
 ///
 /// ```text
 /// %3 = scaled_dot_product_attention(%0, %1, %2)   ->   %3, %4 = fused_attention(%0, %1, %2)
 /// ```
 ///
-/// A gradient computes each score again twice, some eight operations for each feature, and saves ten passes over the scores and half of the
-/// launches. That pays where arithmetic is cheap. Before autograd, since the kernel's derivative reads the logarithms beside its
-/// result. Linear.
-pub(in crate::passes) const RULES: &[Rule] = &[Rule { name: "attention -> fused attention", apply: |site| fuse(site, 0) }];
-
-/// The same where arithmetic is dear: only scores that no memory should hold.
-pub(in crate::passes) const LARGE: &[Rule] = &[Rule { name: "attention with many scores -> fused attention", apply: |site| fuse(site, MANY) }];
-
-/// Scores of 64 MiB.
-const MANY: i64 = 1 << 24;
-
-fn fuse(site: &mut Site<'_>, fewest: i64) -> Rewritten {
-    let Op::ScaledDotProductAttention(op) = site.op() else { return Ok(None) };
-    let types: Vec<_> = site.operands.iter().map(|&v| site.b.ty(v).clone()).collect();
-    let Some(fused) = FusedAttention::of(op, &types) else { return Ok(None) };
-    let (q, k) = (&types[0].shape, &types[1].shape);
-    let scores = q.0[..q.rank() - 1].iter().chain([&k[k.rank() - 2]]).fold(1i64, |n, d| n.saturating_mul(d.hint()));
-    if scores < fewest {
-        return Ok(None);
+/// Before autograd, since the kernel's derivative reads the logarithms beside its result. Linear.
+pub(in crate::passes) fn fuse_attention(graph: &Graph, pays: &dyn Fn(&Problem) -> bool) -> Result<Graph, String> {
+    let (mut b, mut map) = (Builder::new(&graph.name), ValueMap::default());
+    b.copy_inputs(graph, &mut map)?;
+    for id in graph.ids() {
+        let node = graph.node(id);
+        let mut op = node.op.clone();
+        let subgraphs: Result<Vec<Arc<Graph>>, String> = op.subgraphs().iter().map(|g| fuse_attention(g, pays).map(Arc::new)).collect();
+        op.set_subgraphs(subgraphs?);
+        if let Op::ScaledDotProductAttention(attention) = &node.op {
+            let types: Vec<TensorType> = node.operands.iter().map(|v| graph.ty(*v).clone()).collect();
+            let fused = FusedAttention::of(attention, &types).filter(|_| pays(&problem(attention, &types)));
+            op = fused.map_or(op, Op::from);
+        }
+        b.copy_changed_node(graph, id, op, &mut map)?;
     }
-    Ok(Some(vec![site.b.node(fused, site.operands)?[0]]))
+    for output in &graph.outputs {
+        b.output(&output.name, output.role.clone(), map[&output.value]);
+    }
+    Ok(b.finish())
+}
+
+fn problem(attention: &ScaledDotProductAttention, types: &[TensorType]) -> Problem {
+    let (q, v) = (&types[0].shape.0, &types[2].shape.0);
+    let size = |shape: &[crate::types::Dim]| shape.iter().map(|d| d.hint() as f64).product::<f64>();
+    let (rows, features) = q.split_at(q.len() - 1);
+    Problem {
+        rows: size(rows),
+        columns: size(&v[v.len() - 2..v.len() - 1]),
+        scored: size(features),
+        summed: size(&v[v.len() - 1..]),
+        causal: attention.causal,
+    }
 }

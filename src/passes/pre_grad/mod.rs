@@ -1,19 +1,13 @@
 //! Passes on the forward graph before it is differentiated.
 
 pub(super) mod fold_constants;
-mod fuse_attention;
+pub(super) mod fuse_attention;
 mod raise_attention;
 mod raise_norms;
 mod raise_softmax;
 pub(super) mod remove_identities;
 
 use super::Pass;
-
-/// Behind everything that raises attention.
-pub(super) const FUSE_ATTENTION: Pass = Pass::Rules("fuse_attention", &[fuse_attention::RULES]);
-
-/// The same where arithmetic is dear.
-pub(super) const FUSE_LARGE_ATTENTION: Pass = Pass::Rules("fuse_large_attention", &[fuse_attention::LARGE]);
 
 /// In order.
 pub(super) const PASSES: &[Pass] = &[
