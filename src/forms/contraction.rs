@@ -52,9 +52,22 @@ pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Fo
 /// What multiplies the elements of a product.
 pub fn machine<'a>(nest: &Nest, target: &'a Target) -> Machine<'a> {
     let Target { caps, model } = target;
-    let Tag::Matmul { dot, precision, .. } = nest.tag else { return Machine { caps, model, bytes: 4, precision: MatmulPrecision::Highest } };
+    let Tag::Matmul { dot, precision, .. } = nest.tag else {
+        return Machine { caps, model, bytes: 4, loads: [0.0; 2], precision: MatmulPrecision::Highest };
+    };
     let bytes = caps.computes_in(nest.dtype(dot)).map_or(4, |kind| kind.size().max(4) as u32);
-    Machine { caps, model, bytes, precision }
+    Machine { caps, model, bytes, loads: loads(nest), precision }
+}
+
+/// What loading an element that comes alone costs: its place, its bounds and a select. Layers of ResNet-18 on the reference H100 are so much
+/// slower than the products that they are.
+const ALONE: f64 = 14.0;
+
+/// What loading an element of each operand costs beside vectors.
+fn loads(nest: &Nest) -> [f64; 2] {
+    let Some(p) = product(nest) else { return [0.0; 2] };
+    let Some(limit) = p.limit() else { return p.loads() };
+    product(&in_range(nest, &limit)).map_or([0.0; 2], |p| p.loads())
 }
 
 /// The parts of a nest that is a product in shape: no other reduction, and operands that do not vary along each other's axis.
@@ -122,6 +135,18 @@ impl Product<'_> {
     pub fn sizes(&self) -> Sizes {
         let size = |d: &Dim| d.hint().max(1) as f64;
         Sizes { batch: size(&self.batch_count()), m: size(&self.m), n: size(&self.n), k: size(&self.k) }
+    }
+
+    fn loads(&self) -> [f64; 2] {
+        [(self.a, M), (self.b, N)].map(|(v, row)| {
+            let four = lanes(self, if prefers(self, v, row) { K } else { row }, false);
+            let four: Vec<&Lane> = four.iter().collect();
+            let in_vectors = |v: &Val| match &self.nest.stmt(*v).instr {
+                Instr::Load { index, mask, .. } => mask.is_none() && owns_words(self.nest, &four, 1, index, 4),
+                _ => true,
+            };
+            if cone(self.nest, v).iter().all(in_vectors) { 0.0 } else { ALONE }
+        })
     }
 
     /// The size of an operand's own axis.

@@ -113,7 +113,8 @@ fn even_chunks(nest: &Nest, count: i64, step: i64) -> Option<Chunks> {
     let outer = nest.cols.first().filter(|_| nest.cols.len() > 1)?.as_int()?;
     let total = nest.col_count().as_int()?;
     let fits = |c: &i64| outer % c == 0 && (total / c) % step == 0;
-    let count = (count - count / 4..=count + count / 2).filter(|c| *c > 1).filter(fits).min_by_key(|c| (c - count).abs())?;
+    let near = count / 16;
+    let count = (count - near..=count + near).filter(|c| *c > 1).filter(fits).min_by_key(|c| (c - count).abs())?;
     Some(Chunks::even(count, &nest.col_count()))
 }
 
