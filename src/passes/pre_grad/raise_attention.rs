@@ -18,7 +18,34 @@ use crate::scalar::ScalarFn;
 /// the product or on either operand, as a factor or a divisor, or absent; then an added mask, or one that selects minus
 /// infinity where it is false; `iota >= iota` is recognized as causal. A row that attends to nothing is NaN written by
 /// hand and zero in attention, as in PyTorch. PyTorch: `_sfdp_pattern_1` to `_30`. Linear.
-pub(in crate::passes) const RULES: &[Rule] = &[Rule { name: "softmax(q k^T * scale + mask) v -> attention", apply: attention }];
+///
+/// Programs that were decomposed on their way here flatten the leading dimensions of each product; these are taken apart again.
+pub(in crate::passes) const RULES: &[Rule] = &[
+    Rule { name: "reshape(matmul(reshape(x), reshape(y))) over leading dimensions -> matmul(x, y)", apply: unflatten },
+    Rule { name: "softmax(q k^T * scale + mask) v -> attention", apply: attention },
+];
+
+fn unflatten(site: &mut Site<'_>) -> Rewritten {
+    let Op::Reshape(_) = site.op() else { return Ok(None) };
+    let Op::Matmul(op) = &site.def(site.operands[0]).op else { return Ok(None) };
+    let (op, flat) = (op.clone(), site.def(site.operands[0]).operands.clone());
+    let lead = |v: Value| site.b.shape(v).0.split_last_chunk::<2>();
+    let (Some((leading, matrix)), Some((_, product))) = (site.ty().shape.0.split_last_chunk::<2>(), lead(site.operands[0])) else { return Ok(None) };
+    let mut whole = vec![];
+    for &v in &flat {
+        let Op::Reshape(_) = site.def(v).op else { return Ok(None) };
+        let below = site.def(v).operands[0];
+        let (Some((outer, inner)), Some((_, of_flat))) = (lead(below), lead(v)) else { return Ok(None) };
+        if outer != leading || inner != of_flat {
+            return Ok(None);
+        }
+        whole.push(below);
+    }
+    if matrix != product {
+        return Ok(None);
+    }
+    Ok(Some(vec![site.b.op(op, &whole)?]))
+}
 
 /// What the scores are made of.
 struct Scores {
