@@ -144,7 +144,7 @@ pub fn live(nest: &Nest) -> Vec<bool> {
 pub fn product_axes(nest: &Nest) -> Option<[Range<usize>; 3]> {
     let Tag::Matmul { batch, m, .. } = nest.tag else { return None };
     let (batch, first) = (batch as usize, batch.checked_add(m)? as usize);
-    (batch < first && first < nest.rows.len()).then(|| [0..batch, batch..first, first..nest.rows.len()])
+    (batch < first && first < nest.rows.len()).then_some([0..batch, batch..first, first..nest.rows.len()])
 }
 
 /// Whether a value is the same along an axis.

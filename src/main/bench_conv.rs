@@ -150,7 +150,7 @@ impl Problem<'_> {
         let (a, b) = (state.get(names[0])?.to_f64(), state.get(names[1])?.to_f64());
         let (mut wrong, mut whole) = (0.0, 0.0);
         // A step that divides no size visits all coordinates.
-        for flat in (0..result.len()).step_by(result.len() / SAMPLE | 1) {
+        for flat in (0..result.len()).step_by((result.len() / SAMPLE) | 1) {
             let exact = self.sum(&a, &b, unravel(flat, shape));
             wrong += (result[flat] - exact).powi(2);
             whole += exact * exact;

@@ -403,7 +403,7 @@ impl Place<'_> {
     }
 
     fn row(&self) -> Vec<IndexExpr> {
-        [self.lead, &[self.i.clone()]].concat()
+        [self.lead, std::slice::from_ref(self.i)].concat()
     }
 
     fn element(&self, row: &IndexExpr, feature: &IndexExpr) -> Vec<IndexExpr> {
