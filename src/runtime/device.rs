@@ -2,7 +2,9 @@
 
 use crate::config::{Environment, Target};
 use crate::error::{Error, Result};
-use crate::types::{Cooperative, DeviceCaps, DeviceModel, MatmulPrecision};
+#[cfg(feature = "gpu")]
+use crate::types::Cooperative;
+use crate::types::{DeviceCaps, DeviceModel, MatmulPrecision};
 use std::fmt;
 use std::sync::Arc;
 #[cfg(feature = "gpu")]
@@ -87,16 +89,16 @@ impl Device {
     /// are wrong, which is warned of once, the target has none.
     pub fn target_for(&self, precision: MatmulPrecision) -> Target {
         let target = self.target();
-        match &*self.0 {
-            #[cfg(feature = "gpu")]
-            Kind::Gpu { device, units, .. } if precision != MatmulPrecision::Highest && target.caps.cooperative != Cooperative::Absent => {
-                match units.get_or_init(|| super::probe::multiplies(device, &target)) {
-                    true => target,
-                    false => Target { caps: DeviceCaps { cooperative: Cooperative::Absent, ..target.caps }, ..target },
-                }
+        #[cfg(not(feature = "gpu"))]
+        let _ = precision;
+        #[cfg(feature = "gpu")]
+        if let Kind::Gpu { device, units, .. } = &*self.0 {
+            let asked = precision != MatmulPrecision::Highest && target.caps.cooperative != Cooperative::Absent;
+            if asked && !units.get_or_init(|| super::probe::multiplies(device, &target)) {
+                return Target { caps: DeviceCaps { cooperative: Cooperative::Absent, ..target.caps }, ..target };
             }
-            _ => target,
         }
+        target
     }
 
     /// True for the interpreter.
