@@ -230,8 +230,10 @@ impl Machine<'_> {
         // Few parts take less memory.
         let (parts, time) = *divided.iter().find(|d| d.1 <= NEAR * least)?;
         let whole = price(1)?;
-        // Predictions are a tenth off, and one launch more also costs those around it.
-        (time < 0.9 * whole && whole - time > 4.0 * model.launch_ns as f64).then_some(parts)
+        // Predictions are a tenth off, one launch more also costs those around it, and what followed the product leaves its kernel: a saving of
+        // less than a fifth must be worth many launches.
+        let launches = (whole - time) / model.launch_ns as f64;
+        (time < 0.8 * whole && launches > 4.0 || time < 0.9 * whole && launches > 50.0).then_some(parts)
     }
 }
 
