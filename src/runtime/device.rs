@@ -143,6 +143,17 @@ impl Device {
         }
     }
 
+    /// This adapter for another target; what is known of its matrix units stays.
+    #[cfg(feature = "gpu")]
+    pub(super) fn retargeted(&self, target: Target) -> Option<Device> {
+        match &*self.0 {
+            Kind::Cpu { .. } => None,
+            Kind::Gpu { device, units, .. } => {
+                Some(Device(Arc::new(Kind::Gpu { device: device.clone(), target: OnceLock::from(target), units: units.clone() })))
+            }
+        }
+    }
+
     /// A device that is taken to have these capabilities.
     #[cfg(feature = "gpu")]
     pub(super) fn assumed(device: Arc<GpuDevice>, target: Target) -> Device {
@@ -194,5 +205,19 @@ mod tests {
     fn names_are_checked() {
         assert!(Device::from_name("cpu").unwrap().is_cpu());
         assert_eq!(Device::from_name("tpu").unwrap_err().to_string(), "platform: tpu is no device: use auto, gpu, software or cpu");
+    }
+
+    /// Matrix units that were found wrong stay so whatever tuning adds.
+    #[cfg(feature = "gpu")]
+    #[test]
+    fn tuning_does_not_forget_that_units_are_wrong() {
+        let Ok(software) = Device::software() else { return };
+        let gpu = software.gpu().expect("a software adapter is one").clone();
+        let target = Target { caps: DeviceCaps { cooperative: Cooperative::Native, ..software.caps().clone() }, model: software.model().clone() };
+        let wrong = Device(Arc::new(Kind::Gpu { device: gpu, target: OnceLock::from(target), units: OnceLock::from(false) }));
+        for device in [wrong.tuned(&Default::default()).unwrap(), wrong] {
+            assert_eq!(device.target_for(MatmulPrecision::High).caps.cooperative, Cooperative::Absent);
+            assert_eq!(device.target_for(MatmulPrecision::Highest).caps.cooperative, Cooperative::Native);
+        }
     }
 }

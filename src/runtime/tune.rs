@@ -1,18 +1,18 @@
 //! Which of the forms that promise much is the fastest for each product of a program, measured on the device on the program's own
 //! buffers; kept in the cache folder, an input of later compilations ([`Tuning`]).
 //!
-//! A round compiles the program with the next form of every product and times a few steps by timestamps, so that there are as many
+//! A round spells the program with the next form of every product and times a few steps by timestamps, so that there are as many
 //! rounds as a product has forms, however many products there are.
 
 use super::gpu::cache::BlobFile;
 use super::{Device, Step};
 use crate::codegen::{Plan, generate};
-use crate::compile::inductor_with_report;
+use crate::compile::{Report, inductor_with_report};
 use crate::config::{Config, Target};
 use crate::error::{Error, Result};
 use crate::forms::Form;
 use crate::frontend::Traced;
-use crate::schedule::{alternatives, form_text, kernel_hashes};
+use crate::schedule::{Program, alternatives, form_text, kernel_hashes};
 use crate::types::{DeviceModel, HostTensor, TensorType, Tuning};
 use std::path::Path;
 use std::time::Instant;
@@ -50,14 +50,16 @@ impl Device {
         let Some(gpu) = self.gpu() else { return Err(Error::Platform("the interpreter has no forms to measure".into())) };
         let mut target = self.target_for(config.matmul_precision);
         target.model.tuning = Tuning::default();
-        let rounds = Rounds { traced, device: self, config, target };
-        let (plan, _) = rounds.compile()?;
-        if !plan.program.symbols.is_empty() {
+        let graph = &traced.graph;
+        let examples: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
+        let (Plan { program, .. }, report) = inductor_with_report(graph, &examples, &target, config)?;
+        if !program.symbols.is_empty() {
             return Err(Error::Input("sizes of a program that is tuned are fixed".into()));
         }
-        let kernels = rounds.measure(&plan, inputs)?;
+        let hashes = kernel_hashes(&program);
+        let kernels = Rounds { traced, device: self, config, target, program, report }.measure(inputs)?;
         let mut found = Tuning::default();
-        for (hash, kernel) in kernel_hashes(&plan.program).into_iter().zip(&kernels) {
+        for (hash, kernel) in hashes.into_iter().zip(&kernels) {
             if let Some(form) = kernel.better() {
                 found.keep(hash, form_text(form));
             }
@@ -73,10 +75,9 @@ impl Device {
 
     /// This device, for compilations that know of a measurement.
     pub fn tuned(&self, tuning: &Tuning) -> Result<Device> {
-        let Some(gpu) = self.gpu() else { return Err(Error::Platform("the interpreter has no forms".into())) };
         let mut target = self.target();
         target.model.tuning.extend(tuning);
-        Ok(Device::assumed(gpu.clone(), target))
+        self.retargeted(target).ok_or_else(|| Error::Platform("the interpreter has no forms".into()))
     }
 }
 
@@ -96,19 +97,15 @@ struct Rounds<'a> {
     device: &'a Device,
     config: &'a Config,
     target: Target,
+    program: Program,
+    report: Report,
 }
 
 impl Rounds<'_> {
-    fn compile(&self) -> Result<(Plan, crate::compile::Report)> {
-        let graph = &self.traced.graph;
-        let examples: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
-        inductor_with_report(graph, &examples, &self.target, self.config)
-    }
-
     /// The forms of each kernel with their times; kernels without a choice have one.
-    fn measure(&self, plan: &Plan, inputs: &[HostTensor]) -> Result<Vec<TunedKernel>> {
-        let forms = alternatives(&plan.program, &self.target);
-        let label = |k: usize| plan.program.commands.iter().find(|c| c.kernel as usize == k).map(|c| c.label.clone()).unwrap_or_default();
+    fn measure(&self, inputs: &[HostTensor]) -> Result<Vec<TunedKernel>> {
+        let forms = alternatives(&self.program, &self.target);
+        let label = |k: usize| self.program.commands.iter().find(|c| c.kernel as usize == k).map(|c| c.label.clone()).unwrap_or_default();
         let mut kernels: Vec<TunedKernel> = (0..forms.len()).map(|k| TunedKernel { label: label(k), forms: vec![] }).collect();
         for round in 0..forms.iter().map(Vec::len).max().unwrap_or(0) {
             let times = self.round(&forms, round, inputs)?;
@@ -121,10 +118,9 @@ impl Rounds<'_> {
 
     /// Microseconds of each kernel with its form of that number, or with its first.
     fn round(&self, forms: &[Vec<Form>], round: usize, inputs: &[HostTensor]) -> Result<Vec<f64>> {
-        let (plan, report) = self.compile()?;
-        let mut program = plan.program;
-        program.forms = forms.iter().filter_map(|forms| forms.get(round).or(forms.first()).cloned()).collect();
-        let step = Step::new(generate(program, &self.target)?, report, self.traced, self.device, self.config)?;
+        let forms_of_round = forms.iter().filter_map(|forms| forms.get(round).or(forms.first()).cloned()).collect();
+        let program = Program { forms: forms_of_round, ..self.program.clone() };
+        let step = Step::new(generate(program, &self.target)?, self.report.clone(), self.traced, self.device, self.config)?;
         step.run(&mut step.init(0)?, inputs)?.wait()?;
         let warm = Instant::now();
         while warm.elapsed().as_secs_f64() < WARM_UP_S {

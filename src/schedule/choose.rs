@@ -45,9 +45,8 @@ fn best(nest: &Nest, operands: &[Operand], target: &Target) -> (Form, Cost) {
 /// A kernel by what it computes of which buffers, whatever it is called.
 fn hash(nest: &Nest, operands: &[Operand]) -> String {
     let operands: Vec<String> = operands.iter().map(|o| format!("{:?}", o)).collect();
-    let text = serde_json::to_string(&(&nest.rows, &nest.cols, &nest.body, &nest.writes, &nest.tag, operands));
-    // Nests serialize: their parts are plain data.
-    blake3::hash(text.unwrap_or_default().as_bytes()).to_hex()[..32].to_string()
+    let text = serde_json::to_string(&(&nest.rows, &nest.cols, &nest.inner, &nest.body, &nest.writes, &nest.tag, operands));
+    blake3::hash(text.expect("the parts of a nest are plain data").as_bytes()).to_hex()[..32].to_string()
 }
 
 /// The form as a measurement keeps it.
@@ -65,9 +64,10 @@ pub fn alternatives(program: &Program, target: &Target) -> Vec<Vec<Form>> {
     const MOST: usize = 6;
     const SLOWER: f64 = 3.0;
     let of = |((nest, chosen), operands): ((&Nest, &Form), Vec<Operand>)| {
-        let found = if matches!(chosen, Form::Product(_)) { candidates(nest, &operands, target) } else { vec![] };
+        let is_product = |form: &Form| matches!(form, Form::Product(_));
+        let found = if is_product(chosen) { candidates(nest, &operands, target) } else { vec![] };
         let least = found.first().map_or(0.0, |(_, cost)| cost.ns);
-        let others = found.into_iter().filter(|(form, cost)| matches!(form, Form::Product(_)) && form != chosen && cost.ns <= SLOWER * least);
+        let others = found.into_iter().filter(|(form, cost)| is_product(form) && form != chosen && cost.ns <= SLOWER * least);
         std::iter::once(chosen.clone()).chain(others.map(|(form, _)| form)).take(MOST).collect()
     };
     program.kernels.iter().zip(&program.forms).zip(operands(program)).map(of).collect()
