@@ -115,7 +115,7 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
                 let asked = !options.size.is_empty() || !options.shape.is_empty();
                 let sizes: &[usize] = if asked { &options.size } else { &[512, 1024, 2048, 4096] };
                 for shape in sizes.iter().map(|&n| Shape::square(n)).chain(options.shape.iter().copied()) {
-                    rows.push(matmul(options, &device, shape, &mut profiles)?);
+                    rows.push(arithmetic(options, &device, &Product { shape, positive: options.positive }, &mut profiles)?);
                 }
             }
             "conv" => rows.extend(conv::conv(options, &device, &mut profiles)?),
@@ -205,26 +205,90 @@ impl Shape {
     fn square(n: usize) -> Shape {
         Shape { batch: 1, m: n, n, k: n, transpose: [false; 2] }
     }
-
-    fn flops(&self) -> f64 {
-        2.0 * [self.batch, self.m, self.n, self.k].iter().map(|&n| n as f64).product::<f64>()
-    }
 }
 
-impl Shape {
-    /// The relative error (Frobenius) of a sample of the outputs against sums of f64.
-    fn error(&self, state: &State, c: &HostTensor) -> Result<f64> {
-        let (a, b, c) = (state.get("a")?.to_f64(), state.get("b")?.to_f64(), c.to_f64());
+/// Arithmetic on operands that are state, so that no step uploads them.
+trait Work {
+    fn suite(&self) -> &'static str;
+    fn name(&self) -> String;
+    fn traced(&self) -> Result<Traced>;
+    /// The output whose error is looked at.
+    fn output(&self) -> &'static str;
+    fn flops(&self) -> f64;
+    /// A sample of that output's elements: by sums of f64, and as computed.
+    fn sample(&self, state: &State, result: &[f64]) -> Result<Vec<(f64, f64)>>;
+}
+
+/// Measures work with its speed and its relative error (Frobenius).
+fn arithmetic(options: &BenchOptions, device: &Device, work: &dyn Work, profiles: &mut Profiles) -> Result<Row> {
+    let traced = work.traced()?;
+    let tuned = tuned(options, device, &traced, Mode::Inference, &[])?;
+    let device = tuned.as_ref().unwrap_or(device);
+    let started = Instant::now();
+    let step = compile(&traced, device, &options.config())?;
+    let mut state = step.init(1)?;
+    step.run(&mut state, ())?.wait()?;
+    let first_step_s = started.elapsed().as_secs_f64();
+    let mut row = measure(options, work.suite(), &work.name(), device, &step, &mut state, &[], first_step_s)?;
+    profile(options, &step, profiles)?;
+    let result = step.run(&mut state, ())?.output(work.output())?.to_f64();
+    let (wrong, whole) =
+        work.sample(&state, &result)?.iter().fold((0.0, 0.0), |(wrong, whole), (exact, got)| (wrong + (got - exact).powi(2), whole + exact * exact));
+    row.error = Some((wrong / whole).sqrt());
+    row.tflops = Some(work.flops() / (row.pipelined_ms * 1e-3) / 1e12);
+    Ok(row)
+}
+
+/// The product of a shape, on operands from 0 or -1 to 1.
+struct Product {
+    shape: Shape,
+    positive: bool,
+}
+
+impl Work for Product {
+    fn suite(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn name(&self) -> String {
+        self.shape.to_string()
+    }
+
+    fn output(&self) -> &'static str {
+        "c"
+    }
+
+    fn flops(&self) -> f64 {
+        let Shape { batch, m, n, k, .. } = self.shape;
+        2.0 * [batch, m, n, k].iter().map(|&n| n as f64).product::<f64>()
+    }
+
+    fn traced(&self) -> Result<Traced> {
+        let Shape { batch, m, n, k, transpose } = self.shape;
+        let uniform = Initializer::Uniform { low: if self.positive { 0.0 } else { -1.0 }, high: 1.0 };
+        Ok(trace_eval("matmul", |t| {
+            let matrix = |name: &str, rows: usize, columns: usize, transpose: bool| {
+                let (rows, columns) = if transpose { (columns, rows) } else { (rows, columns) };
+                let x = match batch {
+                    1 => t.parameter(name, DType::F32, (rows, columns), uniform),
+                    batch => t.parameter(name, DType::F32, (batch, rows, columns), uniform),
+                };
+                if transpose { x.transpose(-2, -1) } else { x }
+            };
+            Ok(vec![("c", matrix("a", m, k, transpose[0]).matmul(&matrix("b", k, n, transpose[1])))])
+        })?)
+    }
+
+    fn sample(&self, state: &State, c: &[f64]) -> Result<Vec<(f64, f64)>> {
+        let Shape { m, n, k, transpose, .. } = self.shape;
+        let (a, b) = (state.get("a")?.to_f64(), state.get("b")?.to_f64());
         let spread = |n: usize| (0..n).step_by(n.div_ceil(32));
-        let (mut wrong, mut whole) = (0.0, 0.0);
-        for (i, j) in spread(self.m).flat_map(|i| spread(self.n).map(move |j| (i, j))) {
-            let left = |t: usize| a[if self.transpose[0] { t * self.m + i } else { i * self.k + t }];
-            let right = |t: usize| b[if self.transpose[1] { j * self.k + t } else { t * self.n + j }];
-            let sum: f64 = (0..self.k).map(|t| left(t) * right(t)).sum();
-            wrong += (c[i * self.n + j] - sum).powi(2);
-            whole += sum * sum;
-        }
-        Ok((wrong / whole).sqrt())
+        let of = |i: usize, j: usize| {
+            let left = |t: usize| a[if transpose[0] { t * m + i } else { i * k + t }];
+            let right = |t: usize| b[if transpose[1] { j * k + t } else { t * n + j }];
+            ((0..k).map(|t| left(t) * right(t)).sum(), c[i * n + j])
+        };
+        Ok(spread(m).flat_map(|i| spread(n).map(move |j| (i, j))).map(|(i, j)| of(i, j)).collect())
     }
 }
 
@@ -250,37 +314,6 @@ impl std::str::FromStr for Shape {
             _ => Err(format!("{text}: a shape is MxNxK or BATCHxMxNxK, with sizes of 1 to {}", 1 << 17)),
         }
     }
-}
-
-fn matmul(options: &BenchOptions, device: &Device, shape: Shape, profiles: &mut Profiles) -> Result<Row> {
-    // Operands are state, so that no step uploads them.
-    let uniform = Initializer::Uniform { low: if options.positive { 0.0 } else { -1.0 }, high: 1.0 };
-    let traced = trace_eval("matmul", |t| {
-        let matrix = |name: &str, rows: usize, columns: usize, transpose: bool| {
-            let (rows, columns) = if transpose { (columns, rows) } else { (rows, columns) };
-            let x = match shape.batch {
-                1 => t.parameter(name, DType::F32, (rows, columns), uniform),
-                batch => t.parameter(name, DType::F32, (batch, rows, columns), uniform),
-            };
-            if transpose { x.transpose(-2, -1) } else { x }
-        };
-        let a = matrix("a", shape.m, shape.k, shape.transpose[0]);
-        let b = matrix("b", shape.k, shape.n, shape.transpose[1]);
-        Ok(vec![("c", a.matmul(&b))])
-    })?;
-    let tuned = tuned(options, device, &traced, Mode::Inference, &[])?;
-    let device = tuned.as_ref().unwrap_or(device);
-    let started = Instant::now();
-    let step = compile(&traced, device, &options.config())?;
-    let mut state = step.init(1)?;
-    step.run(&mut state, ())?.wait()?;
-    let first_step_s = started.elapsed().as_secs_f64();
-    let mut row = measure(options, "matmul", &shape.to_string(), device, &step, &mut state, &[], first_step_s)?;
-    profile(options, &step, profiles)?;
-    let c = step.run(&mut state, ())?.output("c")?;
-    row.error = Some(shape.error(&state, &c)?);
-    row.tflops = Some(shape.flops() / (row.pipelined_ms * 1e-3) / 1e12);
-    Ok(row)
 }
 
 #[allow(clippy::too_many_arguments)]

@@ -1,13 +1,12 @@
 //! The attention suite: causal attention of common shapes, its output and the gradients of its operands.
 
-use super::{BenchOptions, Profiles, measure, profile};
+use super::{BenchOptions, Profiles, Work, arithmetic};
 use anyhow::Result;
 use inductor::graph::{Builder, InputRole, OutputRole};
 use inductor::ops::{AttentionOperand, FusedAttention, FusedAttentionGrad, ReduceKind, ScaledDotProductAttention};
 use inductor::report::Row;
 use inductor::types::TensorType;
-use inductor::{DType, Device, HostTensor, Initializer, State, Traced, compile};
-use std::time::Instant;
+use inductor::{DType, Device, Initializer, State, Traced};
 
 /// Heads, and rows and features of each.
 #[derive(Clone, Copy)]
@@ -33,32 +32,29 @@ pub fn attention(options: &BenchOptions, device: &Device, profiles: &mut Profile
         for (heads, features) in SHAPES {
             let passes = [false, true].map(|backward| Problem { heads, rows, features, backward });
             for problem in passes.into_iter().filter(|p| options.filter.as_ref().is_none_or(|f| p.name().contains(f.as_str()))) {
-                out.push(row(options, device, problem, profiles)?);
+                out.push(arithmetic(options, device, &problem, profiles)?);
             }
         }
     }
     Ok(out)
 }
 
-fn row(options: &BenchOptions, device: &Device, problem: Problem, profiles: &mut Profiles) -> Result<Row> {
-    let traced = problem.traced().map_err(anyhow::Error::msg)?;
-    let started = Instant::now();
-    let step = compile(&traced, device, &options.config())?;
-    let mut state = step.init(1)?;
-    step.run(&mut state, ())?.wait()?;
-    let first_step_s = started.elapsed().as_secs_f64();
-    let mut row = measure(options, "attention", &problem.name(), device, &step, &mut state, &[], first_step_s)?;
-    profile(options, &step, profiles)?;
-    let y = step.run(&mut state, ())?.output(if problem.backward { "dq" } else { "y" })?;
-    row.error = Some(problem.error(&state, &y)?);
-    row.tflops = Some(problem.flops() / (row.pipelined_ms * 1e-3) / 1e12);
-    Ok(row)
-}
+impl Work for Problem {
+    fn suite(&self) -> &'static str {
+        "attention"
+    }
 
-impl Problem {
     fn name(&self) -> String {
         let pass = if self.backward { "backward" } else { "forward" };
         format!("{}x{}x{} causal {pass}", self.heads, self.rows, self.features)
+    }
+
+    fn traced(&self) -> Result<Traced> {
+        self.program().map_err(anyhow::Error::msg)
+    }
+
+    fn output(&self) -> &'static str {
+        if self.backward { "dq" } else { "y" }
     }
 
     /// Two products forward, five backward, of the half of the scores that is seen.
@@ -67,8 +63,21 @@ impl Problem {
         products * (self.heads * self.features) as f64 * (self.rows as f64).powi(2)
     }
 
+    fn sample(&self, state: &State, result: &[f64]) -> Result<Vec<(f64, f64)>> {
+        let names: &[&str] = if self.backward { &["q", "k", "v", "y", "g", "logsumexp"] } else { &["q", "k", "v"] };
+        let inputs: Vec<Vec<f64>> = names.iter().map(|name| Ok(state.get(name)?.to_f64())).collect::<Result<_>>()?;
+        let rows = (0..SAMPLE).flat_map(|sample| {
+            let (head, i) = (sample * self.heads / SAMPLE, (sample + 1) * self.rows / SAMPLE - 1);
+            let start = (head * self.rows + i) * self.features;
+            self.expected(&inputs, head * self.rows, i).into_iter().zip(result[start..start + self.features].iter().copied())
+        });
+        Ok(rows.collect())
+    }
+}
+
+impl Problem {
     /// Operands are state, so that no step uploads them.
-    fn traced(&self) -> Result<Traced, String> {
+    fn program(&self) -> Result<Traced, String> {
         let mut b = Builder::new("attention");
         let of_rows = TensorType::new(DType::F32, [self.heads, self.rows]);
         let of_features = TensorType::new(DType::F32, [self.heads, self.rows, self.features]);
@@ -93,24 +102,6 @@ impl Problem {
         let uniform = Initializer::Uniform { low: -1.0, high: 1.0 };
         let initializers = names.into_iter().map(|name| (name.to_string(), uniform)).collect();
         Ok(Traced { graph: b.finish(), initializers, ..Traced::default() })
-    }
-
-    /// The relative error (Frobenius) of a sample of rows of the output, or of the gradient of queries, against sums of f64.
-    fn error(&self, state: &State, result: &HostTensor) -> Result<f64> {
-        let names: &[&str] = if self.backward { &["q", "k", "v", "y", "g", "logsumexp"] } else { &["q", "k", "v"] };
-        let inputs: Vec<Vec<f64>> = names.iter().map(|name| Ok(state.get(name)?.to_f64())).collect::<Result<_>>()?;
-        let (result, d) = (result.to_f64(), self.features);
-        let (mut wrong, mut whole) = (0.0, 0.0);
-        for sample in 0..SAMPLE {
-            let (head, i) = (sample * self.heads / SAMPLE, (sample + 1) * self.rows / SAMPLE - 1);
-            let expected = self.expected(&inputs, head * self.rows, i);
-            let start = (head * self.rows + i) * d;
-            for (x, y) in expected.iter().zip(&result[start..start + d]) {
-                wrong += (x - y).powi(2);
-                whole += x * x;
-            }
-        }
-        Ok((wrong / whole).sqrt())
     }
 
     /// Row `i` of the head whose rows start at `first`.

@@ -1,13 +1,12 @@
 //! The conv suite: layers of ResNet-18 and ResNet-50, their outputs and both of their gradients.
 
-use super::{BenchOptions, Profiles, measure, profile};
+use super::{BenchOptions, Profiles, Work, arithmetic};
 use anyhow::Result;
 use inductor::graph::{Builder, InputRole, OutputRole};
 use inductor::ops::{Convolution, ConvolutionInput, ConvolutionWeight, Window};
 use inductor::report::Row;
 use inductor::types::TensorType;
-use inductor::{DType, Device, Initializer, State, Traced, compile};
-use std::time::Instant;
+use inductor::{DType, Device, Initializer, State, Traced};
 
 /// A layer: channels, square images and kernels.
 struct Layer {
@@ -56,7 +55,7 @@ pub fn conv(options: &BenchOptions, device: &Device, profiles: &mut Profiles) ->
     for &batch in batches {
         for layer in &LAYERS {
             for pass in [Pass::Forward, Pass::Input, Pass::Weight] {
-                out.push(row(options, device, &Problem { batch, layer, pass }, profiles)?);
+                out.push(arithmetic(options, device, &Problem { batch, layer, pass }, profiles)?);
             }
         }
     }
@@ -69,28 +68,45 @@ struct Problem<'l> {
     pass: Pass,
 }
 
-fn row(options: &BenchOptions, device: &Device, problem: &Problem, profiles: &mut Profiles) -> Result<Row> {
-    let traced = problem.traced().map_err(anyhow::Error::msg)?;
-    let started = Instant::now();
-    let step = compile(&traced, device, &options.config())?;
-    let mut state = step.init(1)?;
-    step.run(&mut state, ())?.wait()?;
-    let first_step_s = started.elapsed().as_secs_f64();
-    let mut row = measure(options, "conv", &problem.name(), device, &step, &mut state, &[], first_step_s)?;
-    profile(options, &step, profiles)?;
-    let y = step.run(&mut state, ())?.output("y")?;
-    row.error = Some(problem.error(&state, &y.to_f64())?);
-    row.tflops = Some(problem.flops() / (row.pipelined_ms * 1e-3) / 1e12);
-    Ok(row)
-}
+impl Work for Problem<'_> {
+    fn suite(&self) -> &'static str {
+        "conv"
+    }
 
-impl Problem<'_> {
     fn name(&self) -> String {
         let Layer { inner, outer, size, kernel, stride } = *self.layer;
         let pass = format!("{:?}", self.pass).to_lowercase();
         format!("{}x{inner}x{size}x{size} {outer}x{kernel}x{kernel} s{stride} {pass}", self.batch)
     }
 
+    fn traced(&self) -> Result<Traced> {
+        self.program().map_err(anyhow::Error::msg)
+    }
+
+    fn output(&self) -> &'static str {
+        "y"
+    }
+
+    fn flops(&self) -> f64 {
+        let Layer { inner, outer, kernel, .. } = *self.layer;
+        2.0 * [self.batch, inner, outer, kernel, kernel, self.places(), self.places()].iter().map(|&n| n as f64).product::<f64>()
+    }
+
+    fn sample(&self, state: &State, result: &[f64]) -> Result<Vec<(f64, f64)>> {
+        let [x, w, y] = self.shapes();
+        let (names, shape) = match self.pass {
+            Pass::Forward => (["x", "w"], y),
+            Pass::Input => (["y", "w"], x),
+            Pass::Weight => (["x", "y"], w),
+        };
+        let (a, b) = (state.get(names[0])?.to_f64(), state.get(names[1])?.to_f64());
+        // A step that divides no size visits all coordinates.
+        let places = (0..result.len()).step_by((result.len() / SAMPLE) | 1);
+        Ok(places.map(|flat| (self.sum(&a, &b, unravel(flat, shape)), result[flat])).collect())
+    }
+}
+
+impl Problem<'_> {
     fn padding(&self) -> usize {
         self.layer.kernel / 2
     }
@@ -98,11 +114,6 @@ impl Problem<'_> {
     /// Places of the output along a side.
     fn places(&self) -> usize {
         (self.layer.size + 2 * self.padding() - self.layer.kernel) / self.layer.stride + 1
-    }
-
-    fn flops(&self) -> f64 {
-        let Layer { inner, outer, kernel, .. } = *self.layer;
-        2.0 * [self.batch, inner, outer, kernel, kernel, self.places(), self.places()].iter().map(|&n| n as f64).product::<f64>()
     }
 
     /// Shapes of the input, of the weight and of the output.
@@ -113,7 +124,7 @@ impl Problem<'_> {
     }
 
     /// Operands are state, so that no step uploads them.
-    fn traced(&self) -> Result<Traced, String> {
+    fn program(&self) -> Result<Traced, String> {
         let mut b = Builder::new("conv");
         let window = Window { stride: vec![self.layer.stride as u32; 2], padding: vec![self.padding() as u32; 2], dilation: vec![1; 2] };
         let [x, w, y] = self.shapes();
@@ -137,25 +148,6 @@ impl Problem<'_> {
         let uniform = Initializer::Uniform { low: -1.0, high: 1.0 };
         let initializers = ["x", "w", "y"].map(|name| (name.to_string(), uniform)).to_vec();
         Ok(Traced { graph: b.finish(), initializers, ..Traced::default() })
-    }
-
-    /// The relative error (Frobenius) of a sample of the results against sums of f64.
-    fn error(&self, state: &State, result: &[f64]) -> Result<f64> {
-        let [x, w, y] = self.shapes();
-        let (names, shape) = match self.pass {
-            Pass::Forward => (["x", "w"], y),
-            Pass::Input => (["y", "w"], x),
-            Pass::Weight => (["x", "y"], w),
-        };
-        let (a, b) = (state.get(names[0])?.to_f64(), state.get(names[1])?.to_f64());
-        let (mut wrong, mut whole) = (0.0, 0.0);
-        // A step that divides no size visits all coordinates.
-        for flat in (0..result.len()).step_by((result.len() / SAMPLE) | 1) {
-            let exact = self.sum(&a, &b, unravel(flat, shape));
-            wrong += (result[flat] - exact).powi(2);
-            whole += exact * exact;
-        }
-        Ok((wrong / whole).sqrt())
     }
 
     /// One element of the result.
