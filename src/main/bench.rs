@@ -18,7 +18,7 @@ use inductor::report::{Row, compile_text, memory_text, rows_text};
 use inductor::types::MatmulPrecision;
 use inductor::{Config, DType, Device, Dim, HostTensor, Initializer, State, Step, Traced, compile, compile_train, optim, trace_eval};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What to measure, and where.
 #[derive(Args)]
@@ -316,6 +316,16 @@ impl std::str::FromStr for Shape {
     }
 }
 
+/// Does something at least so many times and so long; how many times it was.
+fn repeat(least: usize, time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<usize> {
+    let (started, mut count) = (Instant::now(), 0);
+    while count < least || started.elapsed() < time {
+        work()?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 #[allow(clippy::too_many_arguments)]
 fn measure(
     options: &BenchOptions,
@@ -327,9 +337,9 @@ fn measure(
     inputs: &[HostTensor],
     first_step_s: f64,
 ) -> Result<Row> {
-    for _ in 0..options.warm_up {
-        step.run(state, inputs)?.wait()?;
-    }
+    // The clocks of a GPU rise under load: a product measured cold is several times slower than it is.
+    let warm = if device.is_cpu() || device.is_software() { Duration::ZERO } else { Duration::from_millis(400) };
+    repeat(options.warm_up, warm, || Ok(step.run(state, inputs)?.wait()?))?;
     let before = step.launches();
     let mut times = vec![];
     for _ in 0..options.steps.max(1) {
@@ -341,13 +351,14 @@ fn measure(
     times.sort_by(f64::total_cmp);
     let started = Instant::now();
     let mut last = None;
-    for _ in 0..options.steps.max(1) {
+    let steps = repeat(options.steps.max(1), warm / 4, || {
         last = Some(step.run(state, inputs)?);
-    }
+        Ok(())
+    })?;
     if let Some(last) = last {
         last.wait()?;
     }
-    let pipelined_ms = started.elapsed().as_secs_f64() * 1e3 / options.steps.max(1) as f64;
+    let pipelined_ms = started.elapsed().as_secs_f64() * 1e3 / steps as f64;
     Ok(Row {
         suite: suite.into(),
         name: name.into(),
