@@ -4,7 +4,7 @@ mod kernels;
 
 use inductor::codegen::{Plan, generate};
 use inductor::config::Target;
-use inductor::forms::{Form, Math, Operand, candidates};
+use inductor::forms::{Form, Math, Operand, Tile, candidates};
 use inductor::loop_ir::{Combiner, IndexExpr, Number, Tag, flatten};
 use inductor::ops::OpDef as _;
 use inductor::scalar::ScalarFn as F;
@@ -152,14 +152,20 @@ fn allow(case: &mut Case, admitted: MatmulPrecision) {
 
 /// Plans of a product in each tile of cooperative matrices that fits `bytes` of workgroup memory.
 fn in_units(case: &Case, target: &Target, bytes: u32) -> Vec<Plan> {
+    let units = |t: &Tile| matches!(t.math, Math::Cooperative { .. }) && t.workers.is_none() && t.shared_bytes(4) <= bytes;
+    in_tiles(case, target, |t| units(&t).then_some(t))
+}
+
+/// Plans of a product in the tiles that `choose` makes of those that the device can run.
+fn in_tiles(case: &Case, target: &Target, choose: impl Fn(Tile) -> Option<Tile>) -> Vec<Plan> {
     let program = case.program_for(target);
     let operand = |b: &inductor::loop_ir::BufferId| {
         let placed = &program.buffers[b.0 as usize];
         Operand { dtype: placed.ty.dtype, storage: placed.storage, numel: placed.ty.numel() }
     };
     let operands: Vec<Operand> = program.commands[0].buffers.iter().map(operand).collect();
-    let units = |form: &Form| matches!(form, Form::Product(t) if matches!(t.math, Math::Cooperative { .. }) && t.shared_bytes(4) <= bytes);
-    let forms = candidates(&program.kernels[0], &operands, target).into_iter().map(|(form, _)| form).filter(units);
+    let chosen = |form: Form| if let Form::Product(tile) = form { choose(tile).map(Form::Product) } else { None };
+    let forms = candidates(&program.kernels[0], &operands, target).into_iter().filter_map(|(form, _)| chosen(form));
     let plan = |form: Form| {
         let mut program = program.clone();
         program.forms[0] = form;
@@ -188,6 +194,29 @@ fn products_by_matrix_units() {
             let plans = in_units(&case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes);
             assert!(!plans.is_empty());
             case.compare_plan(gpu, &plans[0]);
+        }
+    }
+}
+
+/// Workgroups that share the steps of all tiles, fewer and more than there are tiles, some without any: twice, since counts must be zero again.
+#[test]
+fn tiles_that_workgroups_share() {
+    let shapes =
+        [(70, 65, 170, (false, false), 3), (40, 131, 33, (true, true), 7), (66, 36, 512, (false, true), 40), (130, 64, 16, (true, false), 2)];
+    for (m, n, k, swap, workers) in shapes {
+        let mut case = product(2, m, n, k, swap, true);
+        case.tolerance = 1e-5;
+        allow(&mut case, MatmulPrecision::High);
+        let shared = |t: Tile| t.workers.is_none().then_some(Tile { workers: Some(workers), ..t });
+        let native = in_tiles(&case, &Target::h100(), shared);
+        assert!(native.iter().any(|plan| plan.code[0].variants[0].cooperative), "{}", case.name);
+        native.iter().for_each(kernels::validate);
+        let Some(gpu) = kernels::device::gpu() else { continue };
+        // Short shaders: a compiler for a processor takes long.
+        let small = |t: Tile| (t.bm * t.bn <= 4096 && t.shared_bytes(4) <= gpu.target.caps.max_workgroup_bytes).then_some(t);
+        let plain = |t: Tile| if let Math::Fma { halves, .. } = t.math { Tile { math: Math::Fma { halves, unroll: 4 }, ..t } } else { t };
+        for plan in in_tiles(&case, &with_units(gpu), |t| small(t).and_then(shared).map(plain)) {
+            case.compare_runs(gpu, &plan, 2);
         }
     }
 }

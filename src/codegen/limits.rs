@@ -2,6 +2,7 @@
 
 use super::text::unit::Unit;
 use crate::error::Error;
+use crate::forms::Form;
 use crate::loop_ir::{Instr, Nest};
 use crate::schedule::Program;
 use crate::types::{Bindings, DType, Dim};
@@ -49,7 +50,8 @@ fn check_numbers(nest: &Nest) -> Result<(), String> {
 /// Bindings and index width of one kernel.
 pub fn check_unit(unit: &Unit) -> Result<(), String> {
     let caps = &unit.target.caps;
-    let storage = unit.bindings.len() as u32 + (unit.sets_status || unit.guarded) as u32;
+    let scratch = matches!(unit.form, Form::Product(tile) if tile.workers.is_some());
+    let storage = unit.bindings.len() as u32 + (unit.sets_status || unit.guarded) as u32 + scratch as u32;
     if storage > caps.max_storage_buffers {
         return Err(format!("{storage} storage buffers in one kernel are more than the {} of {}", caps.max_storage_buffers, caps.name));
     }

@@ -21,6 +21,9 @@ pub enum Binding {
     /// Values of the program's symbols, `array<vec4<u32>, ceil(n / 4)>` in a uniform buffer, in the order of
     /// `Program::symbols`. Absent when there are none.
     Symbols,
+    /// Memory that workgroups of one dispatch share, `array<atomic<u32>>`: [`Variant::scratch_bytes`] of zeros, which a dispatch leaves
+    /// so that every kernel of a plan may use the same.
+    Scratch,
 }
 
 /// One way to run a kernel.
@@ -37,6 +40,9 @@ pub struct Variant {
     pub groups: Dim,
     /// Bindings of group 0.
     pub bindings: Vec<Binding>,
+    /// Bytes of [`Binding::Scratch`].
+    #[serde(default)]
+    pub scratch_bytes: u64,
     /// Uses cooperative matrices.
     #[serde(default)]
     pub cooperative: bool,

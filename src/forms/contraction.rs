@@ -46,17 +46,21 @@ pub struct Product<'a> {
 /// Tiles that can run a product, shortest time first. Empty where a nest is none, or so small that loops over its terms serve.
 pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Form, Cost)> {
     let Some(p) = product(nest).filter(|p| p.fits(operands, &target.caps)) else { return vec![] };
-    machine(nest, target).by_time(&p.sizes()).into_iter().map(|(tile, units)| (Form::Product(tile), price(units, &target.model))).collect()
+    let machine = machine(nest, target);
+    // The status word and the memory of shared tiles are bound, too.
+    let machine = Machine { shares: machine.shares && operands.len() + 2 <= target.caps.max_storage_buffers as usize, ..machine };
+    machine.by_time(&p.sizes()).into_iter().map(|(tile, units)| (Form::Product(tile), price(units, &target.model))).collect()
 }
 
 /// What multiplies the elements of a product.
 pub fn machine<'a>(nest: &Nest, target: &'a Target) -> Machine<'a> {
     let Target { caps, model } = target;
     let Tag::Matmul { dot, precision, .. } = nest.tag else {
-        return Machine { caps, model, bytes: 4, loads: [0.0; 2], precision: MatmulPrecision::Highest };
+        return Machine { caps, model, bytes: 4, loads: [0.0; 2], precision: MatmulPrecision::Highest, shares: false };
     };
     let bytes = caps.computes_in(nest.dtype(dot)).map_or(4, |kind| kind.size().max(4) as u32);
-    Machine { caps, model, bytes, loads: loads(nest), precision }
+    let shares = caps.shares_storage && product(nest).is_some_and(|p| p.has_known_sizes() && p.limit().is_none());
+    Machine { caps, model, bytes, loads: loads(nest), precision, shares: shares && caps.computes_in(nest.dtype(dot)) == Some(DType::F32) }
 }
 
 /// What loading an element that comes alone costs: its place, its bounds and a select. Layers of ResNet-18 on the reference H100 are so much
@@ -135,6 +139,10 @@ impl Product<'_> {
     pub fn sizes(&self) -> Sizes {
         let size = |d: &Dim| d.hint().max(1) as f64;
         Sizes { batch: size(&self.batch_count()), m: size(&self.m), n: size(&self.n), k: size(&self.k) }
+    }
+
+    fn has_known_sizes(&self) -> bool {
+        [&self.batch_count(), &self.m, &self.n, &self.k].into_iter().all(|size| size.as_int().is_some())
     }
 
     fn loads(&self) -> [f64; 2] {

@@ -25,6 +25,8 @@ pub struct Tile {
     pub wn: u32,
     /// What multiplies.
     pub math: Math,
+    /// Workgroups that share the steps of all tiles evenly; none where each has a tile of its own.
+    pub workers: Option<u32>,
 }
 
 /// How a tile multiplies.
@@ -50,37 +52,41 @@ struct Candidate {
     /// Share of the fastest tile's arithmetic that a multiprocessor reaches with one of its workgroups, with two and so on, up to as many as
     /// it holds.
     speed: &'static [f64],
+    /// The same where workgroups share tiles, as many of them as it holds; zero where that was not faster for any product.
+    shared: f64,
 }
 
 const fn tile(size: (u32, u32, u32), block: (u32, u32), halves: u32) -> Tile {
-    Tile { bm: size.0, bn: size.1, bk: size.2, wm: block.0, wn: block.1, math: Math::Fma { halves, unroll: size.2 } }
+    Tile { bm: size.0, bn: size.1, bk: size.2, wm: block.0, wn: block.1, math: Math::Fma { halves, unroll: size.2 }, workers: None }
 }
 
 const fn cooperative(size: (u32, u32), block: (u32, u32), terms: u32) -> Tile {
-    Tile { bm: size.0, bn: size.1, bk: 32, wm: block.0, wn: block.1, math: Math::Cooperative { terms } }
+    Tile { bm: size.0, bn: size.1, bk: 32, wm: block.0, wn: block.1, math: Math::Cooperative { terms }, workers: None }
 }
 
 /// Shares are those of the reference H100 (`benches/results.md`).
 const CANDIDATES: [Candidate; 7] = [
-    Candidate { tile: tile((128, 128, 16), (64, 64), 1), speed: &[0.59, 1.0] },
-    Candidate { tile: tile((128, 64, 16), (32, 64), 2), speed: &[0.42, 0.9] },
-    Candidate { tile: tile((64, 64, 16), (32, 32), 2), speed: &[0.42, 0.78, 0.84, 0.88] },
-    Candidate { tile: tile((64, 32, 16), (32, 32), 2), speed: &[0.24, 0.45, 0.56, 0.62, 0.63] },
-    Candidate { tile: tile((32, 64, 16), (16, 32), 2), speed: &[0.28, 0.5, 0.58, 0.63, 0.65] },
-    Candidate { tile: tile((32, 32, 16), (16, 32), 2), speed: &[0.15, 0.28, 0.38, 0.45, 0.5, 0.54] },
-    Candidate { tile: tile((32, 32, 16), (16, 32), 1), speed: &[0.1, 0.2, 0.28, 0.35, 0.4, 0.43] },
+    Candidate { tile: tile((128, 128, 16), (64, 64), 1), speed: &[0.59, 1.0], shared: 1.0 },
+    Candidate { tile: tile((128, 64, 16), (32, 64), 2), speed: &[0.42, 0.9], shared: 0.0 },
+    Candidate { tile: tile((64, 64, 16), (32, 32), 2), speed: &[0.42, 0.74, 0.78, 0.88], shared: 0.8 },
+    Candidate { tile: tile((64, 32, 16), (32, 32), 2), speed: &[0.24, 0.45, 0.56, 0.62, 0.63], shared: 0.0 },
+    Candidate { tile: tile((32, 64, 16), (16, 32), 2), speed: &[0.28, 0.5, 0.58, 0.63, 0.65], shared: 0.55 },
+    Candidate { tile: tile((32, 32, 16), (16, 32), 2), speed: &[0.15, 0.28, 0.38, 0.45, 0.5, 0.54], shared: 0.0 },
+    Candidate { tile: tile((32, 32, 16), (16, 32), 1), speed: &[0.1, 0.2, 0.28, 0.35, 0.4, 0.43], shared: 0.0 },
 ];
 
-/// Tiles of cooperative matrices with one and with two terms. Only the first of each was measured, at 62 TFLOPS with two terms where the fastest
-/// of multiply-adds reaches 44; the others are for tuning, and never promise more.
-const COOPERATIVE: [[Candidate; 4]; 2] = [of_terms(1), of_terms(2)];
+/// Tiles of cooperative matrices with one and with two terms.
+const COOPERATIVE: [[Candidate; 4]; 2] = [
+    of_terms(1, [&[2.3], &[1.9], &[1.0, 1.9], &[0.7, 1.4, 1.8]], [1.9, 1.7, 1.6, 1.4]),
+    of_terms(2, [&[1.6], &[1.5], &[0.6, 1.1], &[0.4, 0.8, 1.1]], [1.5, 1.45, 0.95, 0.9]),
+];
 
-const fn of_terms(terms: u32) -> [Candidate; 4] {
+const fn of_terms(terms: u32, speeds: [&'static [f64]; 4], shared: [f64; 4]) -> [Candidate; 4] {
     [
-        Candidate { tile: cooperative((128, 128), (32, 64), terms), speed: &[1.4] },
-        Candidate { tile: cooperative((128, 128), (64, 32), terms), speed: &[1.0] },
-        Candidate { tile: cooperative((128, 64), (32, 32), terms), speed: &[0.4, 0.8] },
-        Candidate { tile: cooperative((64, 64), (32, 32), terms), speed: &[0.4, 0.7, 0.8] },
+        Candidate { tile: cooperative((128, 128), (64, 32), terms), speed: speeds[0], shared: shared[0] },
+        Candidate { tile: cooperative((128, 128), (32, 64), terms), speed: speeds[1], shared: shared[1] },
+        Candidate { tile: cooperative((128, 64), (32, 32), terms), speed: speeds[2], shared: shared[2] },
+        Candidate { tile: cooperative((64, 64), (32, 32), terms), speed: speeds[3], shared: shared[3] },
     ]
 }
 
@@ -99,11 +105,12 @@ pub struct Sizes {
 
 impl std::fmt::Display for Tile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Tile { bm, bn, bk, wm, wn, math } = self;
+        let Tile { bm, bn, bk, wm, wn, math, workers } = self;
         match math {
-            Math::Fma { .. } => write!(f, "tile-{bm}x{bn}x{bk}-{wm}x{wn}"),
-            Math::Cooperative { terms } => write!(f, "cooperative-{bm}x{bn}x{bk}-{wm}x{wn}-f16x{terms}"),
+            Math::Fma { .. } => write!(f, "tile-{bm}x{bn}x{bk}-{wm}x{wn}")?,
+            Math::Cooperative { terms } => write!(f, "cooperative-{bm}x{bn}x{bk}-{wm}x{wn}-f16x{terms}")?,
         }
+        workers.map_or(Ok(()), |workers| write!(f, "-by-{workers}"))
     }
 }
 
@@ -125,11 +132,28 @@ impl Tile {
         }
     }
 
+    /// Bytes of the memory that workgroups which share tiles leave sums in: a count for each of [`SHARED_TILES`] tiles, then a tile for
+    /// each of a workgroup's two ends. Zero where none are shared.
+    pub fn scratch_bytes(&self) -> u64 {
+        self.workers.map_or(0, |workers| 4 * (SHARED_TILES + 2 * workers as u64 * (self.bm * self.bn) as u64))
+    }
+
     /// Rows of tiles that neighboring workgroups take together. A matrix of some thousand tiles no cache holds.
     pub fn band(&self, sizes: &Sizes) -> u32 {
         let tiles = (sizes.m / self.bm as f64).ceil() * (sizes.n / self.bn as f64).ceil();
         if tiles > 2048.0 { 16 } else { 1 }
     }
+}
+
+/// Tiles that workgroups may share, a power of two. More come out even enough by themselves.
+pub const SHARED_TILES: u64 = 1 << 14;
+
+/// How a tile divides the work of a product.
+struct Division {
+    /// Number of tiles.
+    tiles: f64,
+    /// Steps along the terms of each.
+    steps: f64,
 }
 
 impl Candidate {
@@ -138,15 +162,50 @@ impl Candidate {
         threads <= caps.max_invocations.min(caps.max_workgroup_size) && self.tile.shared_bytes(machine.bytes) <= caps.max_workgroup_bytes
     }
 
+    fn division(&self, s: &Sizes) -> Division {
+        let Tile { bm, bn, bk, .. } = self.tile;
+        Division { tiles: s.batch * (s.m / bm as f64).ceil() * (s.n / bn as f64).ceil(), steps: (s.k / bk as f64).ceil() }
+    }
+
+    /// The tile with as many workgroups as the device holds at a time, each of which takes as many steps as the others (stream-K, Osama et
+    /// al. 2023), and the time of the product so.
+    fn shared(&self, s: &Sizes, machine: &Machine) -> Option<(Tile, f64)> {
+        // Terms that storing the parts of a workgroup costs as much as, and adding up each of a tile; and how clearly it is to be worth it.
+        const STORED: f64 = 48.0;
+        const ADDED: f64 = 20.0;
+        const CLEARLY: f64 = 1.03;
+        let (Division { tiles, steps }, held) = (self.division(s), self.speed.len() as f64);
+        let workers = (processors(machine.model) * held).floor();
+        // The fewest steps that are worth a workgroup.
+        const FEWEST: f64 = 8.0;
+        let all = tiles * steps;
+        if !machine.shares
+            || self.shared == 0.0
+            || tiles > SHARED_TILES as f64
+            || tiles % workers == 0.0
+            || !(FEWEST * workers..2f64.powi(31)).contains(&all)
+        {
+            return None;
+        }
+        let (bm, bn) = (self.tile.bm as f64, self.tile.bn as f64);
+        let terms = (all / workers).ceil() * self.tile.bk as f64;
+        let [a, b] = machine.loads;
+        let beside = START * (terms / s.k + 1.0) + STORED + ADDED * (workers / tiles + 1.0);
+        let time = held / self.shared * bm * bn * (terms + beside) + held * (bm * a + bn * b) * terms;
+        Some((Tile { workers: Some(workers as u32), ..self.tile }, CLEARLY * time))
+    }
+
     /// Time in multiply-adds of one multiprocessor at full speed: that of the one with most tiles.
     fn time(&self, s: &Sizes, machine: &Machine) -> f64 {
         let (bm, bn) = (self.tile.bm as f64, self.tile.bn as f64);
-        let tiles = s.batch * (s.m / bm).ceil() * (s.n / bn).ceil();
+        let Division { tiles, .. } = self.division(s);
         let (each, held) = (tiles / processors(machine.model), self.speed.len() as f64);
         // Workgroups start as others end, so that what does not come out even matters less the more there are.
         let most = if each <= 4.0 * held { each.ceil() } else { each + 0.5 };
         let (rounds, rest) = ((most / held).floor(), most % held);
-        let alone = if rest == 0.0 { 0.0 } else { rest / self.speed[(rest.ceil() as usize).clamp(1, self.speed.len()) - 1] };
+        // Where it holds many, they end at different times, so that the last ones are not alone.
+        let beside = if rounds > 0.0 && held >= 4.0 { self.speed.len() } else { (rest.ceil() as usize).clamp(1, self.speed.len()) };
+        let alone = rest / self.speed[beside - 1];
         let [a, b] = machine.loads;
         (rounds * held / self.speed[self.speed.len() - 1] + alone) * bm * bn * (s.k + START) + most * (bm * a + bn * b) * s.k
     }
@@ -179,6 +238,8 @@ pub struct Machine<'a> {
     pub loads: [f64; 2],
     /// How exact products of f32 are to be. Others are [`MatmulPrecision::Highest`].
     pub precision: MatmulPrecision,
+    /// Whether workgroups may share tiles: sums are of f32, sizes are known, and one workgroup sees what others stored.
+    pub shares: bool,
 }
 
 impl Machine<'_> {
@@ -191,7 +252,8 @@ impl Machine<'_> {
             MatmulPrecision::Highest => &[],
         };
         let legal = cooperative.iter().chain(&CANDIDATES).filter(|c| c.is_legal(self));
-        let mut timed: Vec<(Tile, f64)> = legal.map(|c| (self.spelled(c.tile), c.time(sizes, self))).collect();
+        let timed = legal.flat_map(|c| [Some((c.tile, c.time(sizes, self))), c.shared(sizes, self)].into_iter().flatten());
+        let mut timed: Vec<(Tile, f64)> = timed.map(|(tile, time)| (self.spelled(tile), time)).collect();
         timed.sort_by(|a, b| a.1.total_cmp(&b.1));
         timed
     }

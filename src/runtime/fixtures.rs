@@ -163,6 +163,14 @@ fn dispatch(kernel: u32, buffers: &[u32], phase: Phase, guarded: bool, label: &s
 
 fn code(name: &str, wgsl: &str, bindings: Vec<Binding>) -> KernelCode {
     KernelCode {
-        variants: vec![Variant { name: name.into(), wgsl: wgsl.into(), workgroup: [1, 1, 1], groups: Dim::int(1), bindings, cooperative: false }],
+        variants: vec![Variant {
+            name: name.into(),
+            wgsl: wgsl.into(),
+            workgroup: [1, 1, 1],
+            groups: Dim::int(1),
+            bindings,
+            scratch_bytes: 0,
+            cooperative: false,
+        }],
     }
 }

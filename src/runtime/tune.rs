@@ -148,7 +148,7 @@ mod tests {
     use crate::forms::{Math, Tile};
 
     fn tile(bm: u32) -> Form {
-        Form::Product(Tile { bm, bn: 64, bk: 16, wm: 32, wn: 32, math: Math::Fma { halves: 1, unroll: 16 } })
+        Form::Product(Tile { bm, bn: 64, bk: 16, wm: 32, wn: 32, math: Math::Fma { halves: 1, unroll: 16 }, workers: None })
     }
 
     #[test]

@@ -44,6 +44,10 @@ pub struct DeviceCaps {
     /// 16x16x16 cooperative matrices of f16 with f32 accumulators, by subgroups of 32. Unlocks products of
     /// [`MatmulPrecision`](super::MatmulPrecision) high and medium; without it all products are f32 tiles.
     pub cooperative: Cooperative,
+    /// A workgroup sees what others of its dispatch stored before a storage barrier and an atomic. Unlocks tiles of products that
+    /// workgroups share; without it each has tiles of its own.
+    #[serde(default)]
+    pub shares_storage: bool,
     /// Timestamp queries around a dispatch. Unlocks per-kernel times; without it only wall clock is reported.
     pub timestamps: bool,
 }
@@ -73,6 +77,7 @@ impl DeviceCaps {
             is(self.f64, "64-bit floats", "on", "f64 programs are refused"),
             is(self.cooperative != Cooperative::Absent, "cooperative matrices", "on, 16x16x16 f16 to f32", "matmul uses f32 tiles"),
             is(self.timestamps, "timestamps", "on", "only wall clock is reported"),
+            is(self.shares_storage, "storage shared within a dispatch", "on", "each workgroup of a product has tiles of its own"),
             is(self.i64_comparisons, "comparisons of 64-bit integers", probed, "they compare words"),
             is(self.exact_floats, "floats as written, NaN and infinities", probed, "shaders are SPIR-V that forbids simplification"),
         ]
@@ -110,6 +115,7 @@ impl DeviceCaps {
             f64: true,
             exact_floats: true,
             cooperative: Cooperative::Absent,
+            shares_storage: false,
             timestamps: false,
         }
     }
@@ -133,6 +139,7 @@ impl DeviceCaps {
             f64: false,
             exact_floats: true,
             cooperative: Cooperative::Absent,
+            shares_storage: false,
             timestamps: false,
         }
     }
@@ -156,6 +163,7 @@ impl DeviceCaps {
             f64: true,
             exact_floats: true,
             cooperative: Cooperative::Native,
+            shares_storage: true,
             timestamps: true,
         }
     }

@@ -58,6 +58,7 @@ fn open() -> Option<Gpu> {
         f64: features.contains(wgpu::Features::SHADER_F64),
         exact_floats: true,
         cooperative: Cooperative::Absent,
+        shares_storage: true,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
     };
     let model = if info.device_type == wgpu::DeviceType::Cpu { DeviceModel::cpu() } else { DeviceModel::large_gpu() };
@@ -129,6 +130,13 @@ impl Gpu {
             pipelines.push(self.pipeline(&code.variants[0].wgsl));
         }
         let mut times = vec![];
+        let bytes = plan.code.iter().map(|code| code.variants[0].scratch_bytes).max().unwrap_or(0).max(4);
+        let scratch = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: bytes,
+            usage: wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        });
         for _ in 0..repeat {
             let start = std::time::Instant::now();
             let mut encoder = self.device.create_command_encoder(&Default::default());
@@ -149,6 +157,7 @@ impl Gpu {
                                 }
                                 Binding::StatusRead | Binding::StatusWrite => status.as_entire_binding(),
                                 Binding::Symbols => symbols.as_entire_binding(),
+                                Binding::Scratch => scratch.as_entire_binding(),
                             },
                         })
                         .collect();

@@ -197,9 +197,14 @@ impl Case {
 
     /// Runs a plan of this case on the adapter, and compares every written buffer.
     pub fn compare_plan(&self, gpu: &device::Gpu, plan: &Plan) {
+        self.compare_runs(gpu, plan, 1);
+    }
+
+    /// The same after several runs.
+    pub fn compare_runs(&self, gpu: &device::Gpu, plan: &Plan, runs: u32) {
         let mut initial: Vec<Option<HostTensor>> = self.inputs.iter().cloned().map(Some).collect();
         initial.resize(self.types.len(), None);
-        let (got, _, _) = gpu.run(plan, &initial, &self.bindings, 1);
+        let (got, _, _) = gpu.run(plan, &initial, &self.bindings, runs);
         let mut expected: Vec<Array> = plan
             .program
             .buffers

@@ -72,7 +72,15 @@ pub fn spell_attention(unit: &Unit, blocks: Blocks) -> Result<Variant, String> {
     };
     let body = template("attention", context)?;
     let name = format!("attention-{}x{}x{}", blocks.bx, blocks.by, blocks.bf);
-    Ok(Variant { name, wgsl: format!("{head}\n{body}\n"), workgroup: [blocks.threads(), 1, 1], groups, bindings, cooperative: false })
+    Ok(Variant {
+        name,
+        wgsl: format!("{head}\n{body}\n"),
+        workgroup: [blocks.threads(), 1, 1],
+        groups,
+        bindings,
+        scratch_bytes: 0,
+        cooperative: false,
+    })
 }
 
 impl Kernel<'_> {

@@ -6,14 +6,14 @@
 //! columns at once. Rows and columns beyond the end read the last ones and are not stored; only the step that goes beyond the terms reads
 //! under a guard, so that sizes that divide by nothing run the same inner loop as the others.
 
-use crate::codegen::plan::Variant;
+use crate::codegen::plan::{Binding, Variant};
 use crate::codegen::text::emit::{Emitter, Ex};
 use crate::codegen::text::module::{self, header};
 use crate::codegen::text::storage::Kind;
 use crate::codegen::text::unit::Unit;
 use crate::codegen::text::{helpers, spell, vector};
 use crate::forms::contraction::{BATCH, CLAMPED, K, Limit, M, N, Product, divides, in_range, lanes, prefers, product};
-use crate::forms::product::{Math, PAD, TEAM, Tile};
+use crate::forms::product::{Math, PAD, SHARED_TILES, TEAM, Tile};
 use crate::loop_ir::facts::{needed, needed_before, stored};
 use crate::loop_ir::{Val, Write};
 use crate::types::{Cooperative, Dim};
@@ -24,6 +24,8 @@ static TEMPLATES: LazyLock<minijinja::Environment<'static>> = LazyLock::new(|| {
     let mut env = minijinja::Environment::new();
     env.add_template("matmul", include_str!("../../../shaders/matmul.wgsl.j2")).expect("the matmul template is sound");
     env.add_template("attention", include_str!("../../../shaders/attention.wgsl.j2")).expect("the attention template is sound");
+    env.add_template("tile_order", include_str!("../../../shaders/tile_order.wgsl.j2")).expect("the order of tiles is sound");
+    env.add_template("shared_tiles", include_str!("../../../shaders/shared_tiles.wgsl.j2")).expect("shared tiles are sound");
     env.add_template("cooperative", include_str!("../../../shaders/cooperative.wgsl.j2")).expect("the cooperative template is sound");
     env
 });
@@ -88,6 +90,9 @@ enum Role {
     Store,
 }
 
+/// Steps of cooperative products that are summed before they are added to f32: 128 terms, whose error is half of what f32 has in 4,096.
+const SEGMENT: u32 = 4;
+
 /// Statements of an epilogue that is spelled for each output of an invocation.
 const LONG: usize = 24;
 
@@ -108,8 +113,9 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     module::all_checked(&missing)?;
     let mut main = output(unit, p);
     let (tiles_m, tiles_n) = (p.m.ceil_div(&Dim::int(tile.bm as i64)), p.n.ceil_div(&Dim::int(tile.bn as i64)));
-    let groups = p.batch_count() * &tiles_m * &tiles_n;
-    let (tiles_m, tiles_n) = (main.size_text(&tiles_m), main.size_text(&tiles_n));
+    let tiles = p.batch_count() * &tiles_m * &tiles_n;
+    let groups = tile.workers.map_or_else(|| tiles.clone(), |workers| Dim::int(workers as i64));
+    let (tiles_m, tiles_n, tiles) = (main.size_text(&tiles_m), main.size_text(&tiles_n), main.size_text(&tiles));
     let mut entry = module::entry(&mut main, &groups);
     let terms = kernel.terms(&mut main)?;
     let (before, helpers, _, uses_symbols) = main.finish();
@@ -117,7 +123,14 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     entry.splice(0..0, helpers::opening(&functions.helpers));
     let native = matches!(tile.math, Math::Cooperative { .. }) && unit.target.caps.cooperative == Cooperative::Native;
     let pinned = native.then(|| unit.pinned());
-    let (bindings, head) = header(pinned.as_ref().unwrap_or(unit), &vector, functions.uses_symbols, &functions.helpers);
+    let (mut bindings, mut head) = header(pinned.as_ref().unwrap_or(unit), &vector, functions.uses_symbols, &functions.helpers);
+    if tile.workers.is_some() {
+        if unit.guarded && unit.sets_status {
+            return Err("workgroups that share tiles may not be skipped by a status word that they set".into());
+        }
+        head += &format!("@group(0) @binding({}) var<storage, read_write> scratch: array<atomic<u32>>;\n", bindings.len());
+        bindings.push(Binding::Scratch);
+    }
     let rounds = tile.wm > 16 && functions.last_lines > LONG;
     let has = |last: bool| roles.contains(&Role::Load { row: M, last });
     let (name, sizes) = match tile.math {
@@ -125,13 +138,21 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
         Math::Cooperative { terms } => ("cooperative", kernel.of_subgroups(terms, !native)),
     };
     let context = minijinja::context! {
-        tile => sizes, tiles_m, tiles_n, entry, before, terms, steps => has(false), last => has(true),
+        tile => sizes, tiles_m, tiles_n, tiles, workers => tile.workers, first_part => SHARED_TILES, entry, before, terms, steps => has(false), last => has(true),
         functions => functions.text, rounds,
     };
     let body = template(name, context)?;
     let enable = if native { "enable f16;\nenable wgpu_cooperative_matrix;\n" } else { "" };
     let wgsl = format!("{enable}{head}\n{body}\n");
-    Ok(Variant { name: tile.to_string(), wgsl, workgroup: [tile.threads(), 1, 1], groups, bindings, cooperative: native })
+    Ok(Variant {
+        name: tile.to_string(),
+        wgsl,
+        workgroup: [tile.threads(), 1, 1],
+        groups,
+        bindings,
+        scratch_bytes: tile.scratch_bytes(),
+        cooperative: native,
+    })
 }
 
 impl Kernel<'_> {
@@ -159,7 +180,7 @@ impl Kernel<'_> {
         };
         let (stages, band) = ([stage("a", 0, bm), stage("b", 1, bn)], self.tile.band(&self.p.sizes()));
         let (teams, mi, ni) = (threads / TEAM, wm / 16, wn / 16);
-        minijinja::context! { bm, bn, bk, wm, wn, threads, teams, mi, ni, terms, emulated, stages, band }
+        minijinja::context! { bm, bn, bk, wm, wn, threads, teams, mi, ni, terms, emulated, stages, band, segment => SEGMENT }
     }
 
     /// Sizes that the template of multiply-adds spells.

@@ -93,7 +93,7 @@ impl Shader {
         push_lines(&mut out, "  ", &self.lines);
         out.push_str("}\n");
         let Geometry { name, threads, groups, .. } = self.launch;
-        Variant { name, wgsl: out, workgroup: [threads, 1, 1], groups, bindings, cooperative: false }
+        Variant { name, wgsl: out, workgroup: [threads, 1, 1], groups, bindings, scratch_bytes: 0, cooperative: false }
     }
 }
 
@@ -145,7 +145,15 @@ pub fn together(units: &[Unit], shaders: Vec<Shader>) -> Result<Variant, String>
     push_lines(&mut out, "  ", &entry);
     push_lines(&mut out, "  ", &[branches.join("\nelse ")]);
     out.push_str("}\n");
-    Ok(Variant { name: format!("{count}-together-{threads}"), wgsl: out, workgroup: [threads, 1, 1], groups, bindings, cooperative: false })
+    Ok(Variant {
+        name: format!("{count}-together-{threads}"),
+        wgsl: out,
+        workgroup: [threads, 1, 1],
+        groups,
+        bindings,
+        scratch_bytes: 0,
+        cooperative: false,
+    })
 }
 
 /// The head of the entry point, and its first statement where invocations are numbered by subgroup, so that neighbors share one

@@ -238,6 +238,8 @@ pub(super) fn caps(adapter: &wgpu::Adapter) -> DeviceCaps {
         } else {
             Cooperative::Absent
         },
+        // WGSL promises nothing between workgroups; naga's storage barriers in SPIR-V are those of the device.
+        shares_storage: info.backend == wgpu::Backend::Vulkan,
         timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
         name: info.name,
     }

@@ -1,4 +1,4 @@
-//! Runs a plan on a device: slots are buffers, a step is one compute pass in one submission.
+//! Runs a plan on a device: slots are buffers, a step is a compute pass in each of a few submissions, in order.
 
 use super::super::storage::{concrete_shape, decode, encode, stored_bytes};
 use super::device::{GpuDevice, lock};
@@ -18,6 +18,10 @@ use std::sync::Arc;
 /// Steps that may be queued before `run` waits for the oldest: enough to hide the host, few enough to bound memory.
 const IN_FLIGHT: usize = 8;
 
+/// Launches of a step's first submission; each that follows has twice as many. The device works on them while the host records the others,
+/// which takes it more than a microsecond each.
+const FIRST_LAUNCHES: usize = 32;
+
 /// A plan with its buffers and pipelines on a device. The same interface as the interpreter's.
 pub struct GpuEngine {
     device: Arc<GpuDevice>,
@@ -26,6 +30,8 @@ pub struct GpuEngine {
     bound: bool,
     slots: Vec<Option<wgpu::Buffer>>,
     status: wgpu::Buffer,
+    /// What workgroups of a dispatch share, where a kernel does; kernels leave it as zeros where they count.
+    scratch: Option<wgpu::Buffer>,
     symbols: Option<wgpu::Buffer>,
     prepared: Vec<Prepared>,
     /// By launch.
@@ -75,12 +81,14 @@ impl GpuEngine {
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
+        let scratch = scratch(device, &plan, &prepared)?;
         let mut engine = GpuEngine {
             device: device.clone(),
             bindings: Bindings::new(),
             bound: false,
             slots: vec![None; program.slots.len()],
             status,
+            scratch,
             symbols: None,
             prepared,
             ready: vec![],
@@ -188,8 +196,16 @@ impl GpuEngine {
             gpu.wait_for(self.queued.pop_front())?;
         }
         gpu.queue.write_buffer(&self.status, 0, &[0; 16]);
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
-        self.record(&mut encoder, 0..self.ready.len(), None);
+        let begin = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
+        let (mut start, mut count) = (0, FIRST_LAUNCHES);
+        while self.ready.len() - start > 2 * count {
+            let mut encoder = begin();
+            self.record(&mut encoder, start..start + count, None);
+            gpu.queue.submit([encoder.finish()]);
+            (start, count) = (start + count, 2 * count);
+        }
+        let mut encoder = begin();
+        self.record(&mut encoder, start..self.ready.len(), None);
         let staging = self.staging_buffer();
         encoder.copy_buffer_to_buffer(&self.status, 0, &staging, 0, 4);
         if let Some(loss) = self.loss {
@@ -254,7 +270,7 @@ impl GpuEngine {
 
     /// Bytes of all buffers of this engine.
     pub fn peak_bytes(&self) -> u64 {
-        let slots = self.slots.iter().flatten().chain(&self.symbols);
+        let slots = self.slots.iter().flatten().chain(&self.symbols).chain(&self.scratch);
         slots.map(|b| b.size()).sum::<u64>() + self.status.size()
     }
 
@@ -278,6 +294,14 @@ impl GpuEngine {
     pub fn device(&self) -> &Arc<GpuDevice> {
         &self.device
     }
+}
+
+/// Memory that the workgroups of a dispatch share, as much as the kernel with most of it wants.
+fn scratch(device: &GpuDevice, plan: &Plan, prepared: &[Prepared]) -> Result<Option<wgpu::Buffer>> {
+    let wanted = plan.code.iter().zip(prepared).map(|(code, chosen)| code.variants[chosen.variant].scratch_bytes);
+    let Some(size) = wanted.max().filter(|&bytes| bytes > 0) else { return Ok(None) };
+    let descriptor = wgpu::BufferDescriptor { label: Some("scratch"), size, usage: wgpu::BufferUsages::STORAGE, mapped_at_creation: false };
+    device.guarded("allocating memory that workgroups share", || device.device.create_buffer(&descriptor)).map(Some)
 }
 
 impl GpuEngine {
@@ -406,6 +430,7 @@ impl GpuEngine {
             Binding::Read(k) | Binding::ReadWrite(k) => self.slot_of(*buffers.get(*k as usize).ok_or_else(|| missing("buffer"))?),
             Binding::StatusWrite | Binding::StatusRead => Ok(&self.status),
             Binding::Symbols => self.symbols.as_ref().ok_or_else(|| missing("symbols")),
+            Binding::Scratch => self.scratch.as_ref().ok_or_else(|| missing("scratch memory")),
         }
     }
 

@@ -143,7 +143,7 @@ fn key_of(gpu: &GpuDevice, variant: &Variant) -> [u8; 32] {
 fn kind_of(binding: &Binding) -> u8 {
     match binding {
         Binding::Read(_) | Binding::StatusRead => 0,
-        Binding::ReadWrite(_) | Binding::StatusWrite => 1,
+        Binding::ReadWrite(_) | Binding::StatusWrite | Binding::Scratch => 1,
         Binding::Symbols => 2,
     }
 }
