@@ -82,10 +82,8 @@ pub enum Ban {
     Heavy,
     /// A reduction whose result is much smaller than its operand.
     SmallResult,
-    /// A kernel of the backward reads it from memory, so that recomputing would store it there anyway.
-    StoredInBackward,
-    /// It joins a value to one from before a kernel boundary: recomputing would reach back through both.
-    FarApart,
+    /// It costs no more to save than a value that only it reads and that would have to be saved instead.
+    Dominated,
     /// It ends a chain of a hundred fusible ops.
     LongChain,
     /// Its region says so, or it leaves a region that is recomputed.
@@ -98,8 +96,7 @@ impl Ban {
         match self {
             Ban::Heavy => "too expensive to recompute",
             Ban::SmallResult => "a small result of a reduction",
-            Ban::StoredInBackward => "the backward reads it from memory anyway",
-            Ban::FarApart => "recomputing would reach back past a kernel boundary",
+            Ban::Dominated => "no larger than what it would be computed from",
             Ban::LongChain => "ends a long chain of fusible ops",
             Ban::Region => "a checkpoint region saves it",
         }
