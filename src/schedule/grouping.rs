@@ -8,7 +8,7 @@
 use super::group::Group;
 use super::order::{Merge, Order};
 use crate::fusion::{Kernel, Limits, Memo, Structure, WhyNot};
-use crate::loop_ir::{BufferId, Instr, Tag};
+use crate::loop_ir::{BufferId, Instr, Phase, Tag};
 use crate::lower::Lowered;
 use crate::types::Decision;
 use rustc_hash::{FxHashSet, FxHasher};
@@ -114,6 +114,15 @@ impl Grouping<'_> {
         let (order, outputs) = (&self.order, &self.outputs);
         // Stored although the two become one.
         let keep = |buffer: BufferId| outputs[buffer.0 as usize] || order.readers(buffer).iter().any(|r| r != a && r != b);
+        let phases = (x.phase, y.phase);
+        if phases == (Phase::Forward, Phase::Backward) {
+            // What fusing spares crosses no more; what it brings forward does.
+            let elements = |id: usize, crosses: &dyn Fn(&BufferId) -> bool| order.writes(id).iter().filter(|b| crosses(b)).map(|b| self.size(*b)).sum::<i64>();
+            let more = elements(b, &|_| true) - elements(a, &|b| !keep(*b));
+            if more > 0 {
+                return Err(WhyNot::Holds(more));
+            }
+        }
         let fused = self.memo.fuse(&x.kernel, &y.kernel, &keep, &self.limits)?;
         Ok((fused, self.order.merge(a, b)?))
     }
@@ -264,11 +273,11 @@ impl Grouping<'_> {
         out.into_iter().map(|(w, _)| w).collect()
     }
 
-    /// Kernels of one kind over one domain that share reads and do not depend on each other.
+    /// Kernels over one domain that share reads and do not depend on each other: two of a kind, or a pointwise one and one that it
+    /// rides in.
     fn fuse_neighbors(&mut self) {
         for id in self.alive() {
-            let plain = |s: &Structure| s.nest.tag == Tag::Loop && (s.column_work || s.pointwise);
-            if !self.groups[id].as_ref().is_some_and(|g| plain(&g.kernel.structure)) {
+            if self.groups[id].is_none() {
                 continue;
             }
             let large = self.order.reads(id).iter().filter(|b| self.size(**b) > 256);
@@ -277,16 +286,23 @@ impl Grouping<'_> {
                 if self.groups[other].is_none() || self.groups[id].is_none() {
                     continue;
                 }
-                let (x, y) = (self.get(id), self.get(other));
-                let points = |g: &Group| g.kernel.structure.nest.row_count() * g.kernel.structure.nest.col_count();
-                let kind = |g: &Group| (g.kernel.structure.column_work, g.phase);
-                let fits = plain(&y.kernel.structure) && kind(x) == kind(y) && points(x) == points(y);
                 let related = |a, b| self.order.successors(a).any(|s| s == b);
-                if fits && !related(id, other) && !related(other, id) && self.attempt(id, other).is_none() {
+                if self.may_share(id, other) && !related(id, other) && !related(other, id) && self.attempt(id, other).is_none() {
                     self.attempt(other, id);
                 }
             }
         }
+    }
+
+    /// Whether two kernels that share reads are of a kind that one kernel holds.
+    fn may_share(&self, id: usize, other: usize) -> bool {
+        let (x, y) = (self.get(id), self.get(other));
+        let points = |s: &Structure| s.nest.row_count() * s.nest.col_count();
+        let plain = |s: &Structure| s.nest.tag == Tag::Loop && (s.column_work || s.pointwise);
+        let (a, b) = (&*x.kernel.structure, &*y.kernel.structure);
+        let alike = plain(a) && plain(b) && a.column_work == b.column_work && points(a) == points(b);
+        let rides = |a: &Structure, b: &Structure| a.pointwise && !b.pointwise && (points(a) == points(b) || a.nest.row_count() == b.nest.row_count());
+        x.phase == y.phase && (alike || rides(a, b) || rides(b, a))
     }
 
     /// Topological order, earliest position first; a kernel is as early as the earliest that waits for it.
