@@ -246,6 +246,11 @@ pub trait OpDef {
         }
     }
 
+    /// Whether its kernel checks indices, so that whatever writes state waits for it.
+    fn checks_indices(&self) -> bool {
+        self.class() == Class::Gather
+    }
+
     /// Whether it renames elements.
     fn is_view(&self) -> bool {
         self.class() == Class::View

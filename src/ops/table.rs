@@ -151,6 +151,9 @@ impl OpDef for Op {
     fn recompute_cost(&self) -> RecomputeCost {
         self.def().recompute_cost()
     }
+    fn checks_indices(&self) -> bool {
+        self.def().checks_indices()
+    }
     fn is_view(&self) -> bool {
         self.def().is_view()
     }

@@ -178,6 +178,9 @@ impl Context<'_> {
         if cost == RecomputeCost::Heavy {
             return Some(Ban::Heavy);
         }
+        if node.op.checks_indices() {
+            return Some(Ban::Checks);
+        }
         if node.op.is_random() {
             return None;
         }

@@ -80,6 +80,8 @@ pub struct Partition {
 pub enum Ban {
     /// A matrix product, sort, scan or scatter.
     Heavy,
+    /// It checks indices: the update would wait for the second check.
+    Checks,
     /// A reduction whose result is much smaller than its operand.
     SmallResult,
     /// It costs no more to save than a value that only it reads and that would have to be saved instead.
@@ -95,6 +97,7 @@ impl Ban {
     pub fn reason(self) -> &'static str {
         match self {
             Ban::Heavy => "too expensive to recompute",
+            Ban::Checks => "its indices are checked once, early",
             Ban::SmallResult => "a small result of a reduction",
             Ban::Dominated => "no larger than what it would be computed from",
             Ban::LongChain => "ends a long chain of fusible ops",
