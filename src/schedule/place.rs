@@ -19,11 +19,12 @@ use std::collections::BTreeMap;
 /// Places every buffer that is read or written by a group or stands at the border, and takes them out of `lowered`. Buffers nobody
 /// stores get a slot of no bytes.
 ///
-/// `together` says how many neighbors one launch takes (each runs alone where it is empty): they share no slot but for the same buffer.
+/// `in_place` tells which buffer takes over the memory of which, and `together` how many neighbors one launch takes (each runs alone where it is empty): they share no slot but for the same buffer.
 pub fn place(
     lowered: &mut Lowered,
     groups: &[Group],
     together: &[u32],
+    in_place: &[(BufferId, BufferId)],
     target: &Target,
     config: &Config,
 ) -> Result<(Vec<PlacedBuffer>, Vec<Slot>), String> {
@@ -41,7 +42,7 @@ pub fn place(
     }
     lowered.constants.iter().for_each(|(b, _)| fixed(*b, SlotKind::Constant, &mut slots));
     lowered.outputs.iter().for_each(|o| fixed(o.buffer, SlotKind::Output, &mut slots));
-    place_temporaries(lowered, &launches(groups, together), config, &mut slot_of, &mut slots, &bytes);
+    place_temporaries(lowered, &launches(groups, together), in_place, config, &mut slot_of, &mut slots, &bytes);
     let empty = SlotId(slots.len() as u32);
     slots.push(Slot { bytes: Dim::int(0), kind: SlotKind::Temporary });
     let placed = std::mem::take(&mut lowered.buffers).into_iter().zip(storage).zip(slot_of);
@@ -69,6 +70,7 @@ type Span = (usize, usize);
 fn place_temporaries(
     lowered: &Lowered,
     launches: &[&[Group]],
+    in_place: &[(BufferId, BufferId)],
     config: &Config,
     slot_of: &mut [Option<SlotId>],
     slots: &mut Vec<Slot>,
@@ -78,6 +80,16 @@ fn place_temporaries(
     for (at, launch) in launches.iter().enumerate() {
         for b in launch.iter().flat_map(|g| &g.kernel.buffers) {
             spans[b.0 as usize].get_or_insert((at, at)).1 = at;
+        }
+    }
+    // Who takes over memory lives in it together with whom it takes it from: one tenant, the first of them.
+    let mut tenant: Vec<BufferId> = (0..spans.len() as u32).map(BufferId).collect();
+    for &(to, from) in in_place {
+        let first = tenant[from.0 as usize];
+        tenant[to.0 as usize] = first;
+        let last = spans[to.0 as usize].take().map(|(_, last)| last);
+        if let (Some(whole), Some(last)) = (&mut spans[first.0 as usize], last) {
+            whole.1 = last;
         }
     }
     let open = |i: usize| slot_of[i].is_none();
@@ -97,6 +109,7 @@ fn place_temporaries(
         tenants[at].0.insert(span.0, span.1);
         slot_of[b.0 as usize] = Some(SlotId((first + at) as u32));
     }
+    in_place.iter().for_each(|(to, _)| slot_of[to.0 as usize] = slot_of[tenant[to.0 as usize].0 as usize]);
 }
 
 /// Whether a slot holds what is placed after it: the largest come first; equal sizes only where one is a symbol's.
