@@ -2,7 +2,7 @@
 //! recomputed.
 
 use super::network::{INFINITE, saving_cost};
-use super::{Ban, Fusible, expected_bytes};
+use super::{Ban, Fusible, Pressure, expected_bytes};
 use crate::graph::{Graph, InputRole, Node, NodeId, OutputRole, Policy, Value};
 use crate::ops::{Class, OpDef, RecomputeCost};
 use std::cmp::Reverse;
@@ -22,22 +22,26 @@ pub(super) struct Classes {
     pub ban: Vec<Option<Ban>>,
     /// It is never saved: a view, or inside a region that is recomputed.
     pub never_saved: Vec<bool>,
+    /// How dear memory is.
+    pub pressure: Pressure,
 }
 
 impl Classes {
-    pub(super) fn of(joint: &Graph, fusible: Fusible<'_>) -> Classes {
+    pub(super) fn of(joint: &Graph, fusible: Fusible<'_>, pressure: Pressure) -> Classes {
         let users = users(joint);
         let required_forward = ancestors(joint, |role| !matches!(role, OutputRole::Gradient(_)));
         let tangent = tangent_closure(joint);
         let is_output = forward_outputs(joint);
-        let cx = Context { joint, users: &users, required_forward: &required_forward, tangent: &tangent, is_output: &is_output, fusible };
+        let cx = Context { joint, users: &users, required_forward: &required_forward, tangent: &tangent, is_output: &is_output, fusible, pressure };
         let wave = cx.waves();
         let stored_in_forward = joint.ids().map(|id| cx.stored_in_forward(id, &wave)).collect();
         let stored_in_backward = joint.ids().map(|id| cx.stored_in_backward(id)).collect();
         let mut ban: Vec<Option<Ban>> = joint.ids().map(|id| cx.ban(id)).collect();
-        cx.ban_long_chains(&mut ban);
+        if pressure == Pressure::NONE {
+            cx.ban_long_chains(&mut ban);
+        }
         let never_saved = joint.ids().map(|id| joint.node(id).op.is_view() || (must_recompute(joint.node(id)) && !cx.leaves_region(id))).collect();
-        let mut classes = Classes { required_forward, tangent, stored_in_forward, stored_in_backward, ban, never_saved };
+        let mut classes = Classes { required_forward, tangent, stored_in_forward, stored_in_backward, ban, never_saved, pressure };
         ban_dominated(joint, &users, &mut classes);
         classes
     }
@@ -110,6 +114,7 @@ struct Context<'a> {
     /// The forward returns it.
     is_output: &'a [bool],
     fusible: Fusible<'a>,
+    pressure: Pressure,
 }
 
 impl Context<'_> {
@@ -175,7 +180,8 @@ impl Context<'_> {
             Some(Policy::MustSave) => return Some(Ban::Region),
             None => {}
         }
-        if cost == RecomputeCost::Heavy {
+        let product = node.op.class() == Class::Template && self.pressure > Pressure::NONE;
+        if cost == RecomputeCost::Heavy && !product {
             return Some(Ban::Heavy);
         }
         if node.op.checks_indices() {

@@ -24,6 +24,7 @@ use super::classify::Classes;
 use super::{Choice, expected_bytes};
 use crate::graph::{Graph, NodeId, OutputRole, Value};
 use crate::ops::{Class, OpDef, RecomputeCost};
+use crate::types::TensorType;
 use petgraph::algo::dinics;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::unionfind::UnionFind;
@@ -37,9 +38,12 @@ pub(super) const INFINITE: u128 = 1 << 100;
 /// Costs are in 1/1024 of a saved byte.
 const UNIT: u128 = 1024;
 /// A byte that a kernel moves in addition.
-const MOVED: u128 = UNIT / 4;
+pub(super) const MOVED: u128 = UNIT / 4;
 /// A byte that is computed again in a kernel that runs anyway.
 const COMPUTED: u128 = UNIT / 32;
+
+/// Multiplications with additions that take as long as moving a byte.
+const MULTIPLY_ADDS: f64 = 10.0;
 
 /// Cost of saving a value: its bytes, and storing them where the forward would not.
 pub(super) fn saving_cost(joint: &Graph, classes: &Classes, v: Value) -> u128 {
@@ -48,7 +52,8 @@ pub(super) fn saving_cost(joint: &Graph, classes: &Classes, v: Value) -> u128 {
         return INFINITE;
     }
     let bytes = expected_bytes(joint.ty(v)).max(1) as u128;
-    if classes.stored_in_forward[i] { bytes * UNIT } else { bytes * (UNIT + MOVED) }
+    let once = if classes.stored_in_forward[i] { bytes * UNIT } else { bytes * (UNIT + MOVED) };
+    classes.pressure.weigh(once)
 }
 
 /// Cost of computing a node in the backward; infinite where it may not be.
@@ -63,7 +68,12 @@ pub(super) fn recomputing_cost(joint: &Graph, classes: &Classes, id: NodeId) -> 
     match node.op.recompute_cost() {
         RecomputeCost::Free => 0,
         RecomputeCost::Cheap => written * COMPUTED + stored,
-        RecomputeCost::Pass | RecomputeCost::Heavy => read * MOVED + stored,
+        RecomputeCost::Pass => read * MOVED + stored,
+        RecomputeCost::Heavy => {
+            let types: Vec<TensorType> = node.operands.iter().map(|v| joint.ty(*v).clone()).collect();
+            let arithmetic = node.op.multiply_adds(&types, &node.types) / MULTIPLY_ADDS;
+            (read + written + arithmetic as u128) * MOVED
+        }
     }
 }
 

@@ -136,7 +136,7 @@ proptest! {
     #[test]
     fn the_cut_is_optimal_and_right(steps in prop::collection::vec((any::<u8>(), 0usize..8, 0usize..8), 1..7)) {
         let joint = joint_graph(&program(&steps), Wrt::Inputs, Seed::Loss).unwrap();
-        let classes = Classes::of(&joint, &fusible_by_traits);
+        let classes = Classes::of(&joint, &fusible_by_traits, Pressure::NONE);
         let free = joint.ids().filter(|&id| in_network(&joint, &classes, id) && !classes.never_saved[id.0 as usize]).count();
         prop_assume!(free <= 14);
         prop_assert_eq!(min_cut(&joint, &classes).unwrap().1, brute_force(&joint, &classes));

@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 
 /// Bytes that may be held for longer than needed.
 const SMALL: i64 = 64 << 10;
-
 /// What kernels hold and whom they wait for, by number.
 pub struct Sequence<'a> {
     /// Kernels that are no more are absent.
@@ -102,8 +101,20 @@ impl<'a> Walk<'a> {
         walk
     }
 
-    fn next(&mut self) -> Option<usize> {
+    fn next(&self) -> Option<usize> {
         self.frees.first().or(self.ready.first()).map(|&(_, id)| id)
+    }
+
+    fn takes(&self, id: usize) -> i64 {
+        let written = self.of.written(id);
+        written.iter().filter(|b| !self.held[b.0 as usize]).map(|b| self.of.bytes[b.0 as usize]).sum()
+    }
+
+    /// Bytes that nobody reads behind a kernel.
+    fn freed(&self, id: usize) -> i64 {
+        let written = self.of.written(id);
+        let last = |b: &&BufferId| self.readers[b.0 as usize].len() == 1 && !written.contains(b);
+        self.of.group(id).kernel.reads().iter().filter(last).map(|b| self.of.bytes[b.0 as usize]).sum()
     }
 
     fn becomes_ready(&mut self, id: usize) {
@@ -113,12 +124,8 @@ impl<'a> Walk<'a> {
 
     /// Whether a kernel that is ready frees what it takes by now.
     fn look(&mut self, id: usize) {
-        let bytes = |b: &BufferId| self.of.bytes[b.0 as usize];
-        let written = self.of.written(id);
-        let takes: i64 = written.iter().filter(|b| !self.held[b.0 as usize]).map(bytes).sum();
-        let last = |b: &&BufferId| self.readers[b.0 as usize].len() == 1 && !written.contains(b);
-        let frees: i64 = self.of.group(id).kernel.reads().iter().filter(last).map(bytes).sum();
-        if frees > 0 && takes <= frees {
+        let frees = self.freed(id);
+        if frees > 0 && self.takes(id) <= frees {
             self.frees.insert((self.place[id], id));
         }
     }
