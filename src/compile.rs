@@ -13,10 +13,11 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Inline, InputRole, OutputRole, Value, inline_subgraphs};
 use crate::loop_ir::Phase;
 use crate::lower::lower;
-use crate::partition::{fusible_by_traits, min_cut_rematerialization_partition};
+use crate::partition::{Pressure, fusible_by_traits, partition_under};
 use crate::passes::{fuse_attention, post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
 use crate::schedule::{Program, schedule};
-use crate::types::{Decision, TensorType};
+use crate::types::{Decision, Dim, TensorType};
+use serde::Serialize;
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -32,9 +33,11 @@ pub struct Report {
     /// The graphs that were lowered, by phase: what `verify` evaluates.
     pub graphs: Vec<(Phase, Graph)>,
     /// Saved values: name, bytes and reason.
-    pub saved: Vec<(String, crate::types::Dim, String)>,
+    pub saved: Vec<(String, Dim, String)>,
     /// Recomputed values: name, bytes and reason.
-    pub recomputed: Vec<(String, crate::types::Dim, String)>,
+    pub recomputed: Vec<(String, Dim, String)>,
+    /// What computing values again costs, in bytes that memory could move meanwhile.
+    pub recomputing: u64,
     /// The buffer that holds each stored graph value, by phase: what `verify` compares.
     pub values: Vec<(Phase, Value, crate::loop_ir::BufferId)>,
 }
@@ -62,71 +65,145 @@ pub fn inductor_with_report(graph: &Graph, example_inputs: &[TensorType], target
 fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Report) -> Result<Plan> {
     let mut clock = Clock { report, started: Instant::now() };
     let guards = graph.guards.clone();
-    let (graph, mut decisions) = (recursive_pre_grad_passes(graph)?, vec![]);
-    let graph = fuse_attention(&graph, &target.model, !matches!(config.mode, Mode::Inference))?;
+    let (graph, training) = (recursive_pre_grad_passes(graph)?, config.mode != Mode::Inference);
+    let graph = fuse_attention(&graph, &target.model, training)?;
     clock.stage("pre_grad");
-    let graphs = match &config.mode {
-        Mode::Inference => {
-            let inlined = inline_subgraphs(&graph, Inline::All).map_err(Error::compile)?;
-            let joint = recursive_joint_graph_passes(&inlined)?;
-            clock.report.joint_nodes = joint.nodes.len();
-            clock.stage("joint");
-            let forward = fw_compiler_base(&joint)?;
-            clock.stage("post_grad");
-            vec![(Phase::Forward, forward)]
-        }
-        Mode::Train(optimizer) => {
-            check_trainable(&graph)?;
-            let mut graphs = compile_joint(&graph, Wrt::Parameters, Seed::Loss, config, &mut decisions, &mut clock)?;
-            let trained = trained_parameters(&graph, &graphs);
-            clock.report.untrained = untrained_parameters(&graph, &trained);
-            let update = compile_update(&trained, optimizer)?;
-            check_names(&graph, &update)?;
-            graphs.push((Phase::Update, update));
-            clock.stage("update");
-            graphs
-        }
-        Mode::Vjp => compile_joint(&graph, Wrt::Inputs, Seed::Cotangents, config, &mut decisions, &mut clock)?,
-    };
-    dump_graphs(config, &graphs)?;
-    let lowered = lower(&graphs.iter().map(|(p, g)| (*p, g)).collect::<Vec<_>>(), config)?;
-    clock.report.values = lowered.values.clone();
-    clock.stage("lower");
-    let mut program = schedule(&graph.name, lowered, target, config)?;
+    let stages = Stages { graph: &graph, target, config };
+    let mut program = if training { stages.training(&mut clock)? } else { stages.inference(&mut clock)? };
     program.guards = guards;
-    program.decisions.splice(0..0, decisions);
-    clock.stage("schedule");
-    clock.report.graphs = graphs;
     let plan = generate(program, target)?;
     clock.stage("codegen");
     dump_plan(config, &plan)?;
     Ok(plan)
 }
 
-/// Differentiation, joint passes, the cut, and both halves compiled.
-fn compile_joint(
-    graph: &Graph,
-    wrt: Wrt,
-    seed: Seed,
-    config: &Config,
-    decisions: &mut Vec<Decision>,
-    clock: &mut Clock<'_>,
-) -> Result<Vec<(Phase, Graph)>> {
-    let graph = inline_subgraphs(graph, Inline::All).map_err(Error::compile)?;
-    let joint = autograd::joint_graph(&graph, wrt, seed)?;
-    clock.stage("autograd");
-    let joint = recursive_joint_graph_passes(&joint)?;
-    clock.report.joint_nodes = joint.nodes.len();
-    clock.stage("joint");
-    let partition = min_cut_rematerialization_partition(&joint, &fusible_by_traits, config.saving)?;
-    clock.stage("partition");
-    decisions.extend(partition.decisions.iter().cloned());
-    clock.report.saved = partition.saved.iter().map(|s| (s.name.clone(), s.bytes.clone(), s.reason.clone())).collect();
-    clock.report.recomputed = partition.recomputed.iter().map(|s| (s.label.clone(), s.bytes.clone(), s.reason.clone())).collect();
-    let forward = fw_compiler_base(&partition.forward)?;
-    let backward = bw_compiler(&partition.backward)?;
-    clock.stage("post_grad");
-    Ok(vec![(Phase::Forward, forward), (Phase::Backward, backward)])
+/// How much a training step may save less, and what it costs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Frontier {
+    /// Bytes that cross from forward to backward.
+    pub saved_bytes: u64,
+    /// Bytes of all buffers on the device.
+    pub peak_bytes: u64,
+    /// Predicted milliseconds of a step that are spent on computing values again, by the model of the device.
+    pub recomputing_ms: f64,
+}
+
+/// Every cut that a memory budget chooses from, from the one without a budget on.
+pub fn frontier(graph: &Graph, target: &Target, config: &Config) -> Result<Vec<Frontier>> {
+    crate::platform::check(target, graph)?;
+    let graph = fuse_attention(&recursive_pre_grad_passes(graph)?, &target.model, true)?;
+    let stages = Stages { graph: &graph, target, config };
+    let mut clock = Clock { report: &mut Report::default(), started: Instant::now() };
+    let joint = stages.joint(&mut clock)?;
+    let point = |pressure| -> Result<Frontier> {
+        let program = stages.cut(&joint, pressure, &mut clock)?;
+        let saved_bytes = clock.report.saved.iter().map(|(_, bytes, _)| hint(bytes)).sum();
+        let recomputing_ms = clock.report.recomputing as f64 / target.model.bandwidth_gbps.max(1) as f64 / 1e6;
+        Ok(Frontier { saved_bytes, peak_bytes: hint(&program.peak_bytes()), recomputing_ms })
+    };
+    Pressure::all().map(point).collect()
+}
+
+/// What all cuts of a program have in common.
+struct Stages<'a> {
+    /// After the pre-grad passes.
+    graph: &'a Graph,
+    target: &'a Target,
+    config: &'a Config,
+}
+
+impl Stages<'_> {
+    fn inference(&self, clock: &mut Clock<'_>) -> Result<Program> {
+        let inlined = inline_subgraphs(self.graph, Inline::All).map_err(Error::compile)?;
+        let joint = recursive_joint_graph_passes(&inlined)?;
+        clock.report.joint_nodes = joint.nodes.len();
+        clock.stage("joint");
+        let forward = fw_compiler_base(&joint)?;
+        clock.stage("post_grad");
+        self.program(vec![(Phase::Forward, forward)], vec![], clock)
+    }
+
+    /// The program that saves least without losing time; with a memory budget, the fastest that is known to fit.
+    fn training(&self, clock: &mut Clock<'_>) -> Result<Program> {
+        let joint = self.joint(clock)?;
+        let program = self.cut(&joint, Pressure::NONE, clock)?;
+        let unbounded = hint(&program.peak_bytes());
+        let Some(limit) = self.config.memory_budget.map(|b| b.bytes(unbounded)) else { return Ok(program) };
+        if unbounded <= limit {
+            return Ok(program);
+        }
+        let mut floor = unbounded;
+        for pressure in Pressure::all().skip(1) {
+            let program = self.cut(&joint, pressure, clock)?;
+            let peak = hint(&program.peak_bytes());
+            if peak <= limit {
+                return Ok(program);
+            }
+            floor = floor.min(peak);
+        }
+        Err(Error::compile(format!(
+            "a step of {} takes at least {floor} bytes, and the memory budget is {limit}; without a budget it takes {unbounded}",
+            self.graph.name
+        )))
+    }
+
+    /// Differentiation and joint passes.
+    fn joint(&self, clock: &mut Clock<'_>) -> Result<Graph> {
+        let (wrt, seed) = match self.config.mode {
+            Mode::Vjp => (Wrt::Inputs, Seed::Cotangents),
+            _ => (Wrt::Parameters, Seed::Loss),
+        };
+        if seed == Seed::Loss {
+            check_trainable(self.graph)?;
+        }
+        let graph = inline_subgraphs(self.graph, Inline::All).map_err(Error::compile)?;
+        let joint = autograd::joint_graph(&graph, wrt, seed)?;
+        clock.stage("autograd");
+        let joint = recursive_joint_graph_passes(&joint)?;
+        clock.report.joint_nodes = joint.nodes.len();
+        clock.stage("joint");
+        Ok(joint)
+    }
+
+    /// The cut, both halves compiled, and the update.
+    fn cut(&self, joint: &Graph, pressure: Pressure, clock: &mut Clock<'_>) -> Result<Program> {
+        let partition = partition_under(joint, &fusible_by_traits, self.config.saving, pressure)?;
+        clock.stage("partition");
+        clock.report.saved = partition.saved.iter().map(|s| (format!("{} ({})", s.name, s.label), s.bytes.clone(), s.reason.clone())).collect();
+        clock.report.recomputed = partition.recomputed.iter().map(|s| (s.label.clone(), s.bytes.clone(), s.reason.clone())).collect();
+        clock.report.recomputing = partition.recomputing;
+        let forward = fw_compiler_base(&partition.forward)?;
+        let backward = bw_compiler(&partition.backward)?;
+        clock.stage("post_grad");
+        let mut graphs = vec![(Phase::Forward, forward), (Phase::Backward, backward)];
+        if let Mode::Train(optimizer) = &self.config.mode {
+            let trained = trained_parameters(self.graph, &graphs);
+            clock.report.untrained = untrained_parameters(self.graph, &trained);
+            let update = compile_update(&trained, optimizer)?;
+            check_names(self.graph, &update)?;
+            graphs.push((Phase::Update, update));
+            clock.stage("update");
+        }
+        self.program(graphs, partition.decisions, clock)
+    }
+
+    /// Loop nests and one schedule over all graphs.
+    fn program(&self, graphs: Vec<(Phase, Graph)>, decisions: Vec<Decision>, clock: &mut Clock<'_>) -> Result<Program> {
+        dump_graphs(self.config, &graphs)?;
+        let lowered = lower(&graphs.iter().map(|(p, g)| (*p, g)).collect::<Vec<_>>(), self.config)?;
+        clock.report.values = lowered.values.clone();
+        clock.stage("lower");
+        let mut program = schedule(&self.graph.name, lowered, self.target, self.config)?;
+        program.decisions.splice(0..0, decisions);
+        clock.stage("schedule");
+        clock.report.graphs = graphs;
+        Ok(program)
+    }
+}
+
+/// A number to reckon with for bytes; symbols count as expected.
+fn hint(bytes: &Dim) -> u64 {
+    bytes.hint().max(0) as u64
 }
 
 /// Makes a forward ready for lowering; inference and training share it.

@@ -3,6 +3,7 @@
 use crate::types::{DeviceCaps, DeviceModel, MatmulPrecision};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// What is compiled from a forward graph.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -92,6 +93,44 @@ pub enum Saving {
     Everything,
 }
 
+/// How much memory a step may take.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum MemoryBudget {
+    /// Bytes of all buffers on the device.
+    Bytes(u64),
+    /// A share of what the step takes without a budget.
+    Fraction(f64),
+}
+
+impl MemoryBudget {
+    /// In bytes, for a step that takes `unbounded` without it.
+    pub fn bytes(self, unbounded: u64) -> u64 {
+        match self {
+            MemoryBudget::Bytes(bytes) => bytes,
+            MemoryBudget::Fraction(share) => (unbounded as f64 * share.clamp(0.0, 1.0)) as u64,
+        }
+    }
+}
+
+impl FromStr for MemoryBudget {
+    type Err = String;
+
+    /// `0.5` and `50%` are shares, `3000MiB`, `3GiB` and `3000000000B` are bytes.
+    fn from_str(text: &str) -> Result<MemoryBudget, String> {
+        let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+        let wrong = || format!("{text} is no memory budget: give a share as 0.5 or 50%, or bytes as 3000MiB or 3GiB");
+        let number = |digits: &str| digits.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0).ok_or_else(wrong);
+        if let Some((digits, unit)) = units.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit))) {
+            return Ok(MemoryBudget::Bytes((number(digits)? * *unit as f64) as u64));
+        }
+        let share = match text.strip_suffix('%') {
+            Some(percent) => number(percent)? / 100.0,
+            None => number(text)?,
+        };
+        if share <= 1.0 { Ok(MemoryBudget::Fraction(share)) } else { Err(wrong()) }
+    }
+}
+
 /// Options of a compilation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -101,6 +140,10 @@ pub struct Config {
     pub verify: Verify,
     /// What crosses from forward to backward.
     pub saving: Saving,
+    /// How much memory a step may take: activations are computed again, products among them, until it fits. A budget that no cut
+    /// meets is an error that names the smallest one that can be met.
+    #[serde(default)]
+    pub memory_budget: Option<MemoryBudget>,
     /// Fuse nests into kernels; off gives one kernel per node.
     pub fuse: bool,
     /// Let buffers whose lifetimes do not meet share a slot.
@@ -128,6 +171,7 @@ impl Default for Config {
             mode: Mode::Inference,
             verify: Verify::Off,
             saving: Saving::MinCut,
+            memory_budget: None,
             fuse: true,
             reuse: true,
             emulate_precision_casts: false,

@@ -21,8 +21,8 @@ mod tune;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use inductor::compile::inductor_with_report;
-use inductor::config::{Mode, Target};
+use inductor::compile::{frontier, inductor_with_report};
+use inductor::config::{MemoryBudget, Mode, Target};
 use inductor::graph::InputRole;
 use inductor::runtime::{Explain, TensorFile, replay, save_tensors};
 use inductor::types::{MatmulPrecision, Shape};
@@ -99,6 +99,12 @@ struct ExplainOptions {
     /// How exactly products are computed where there are matrix units: highest, high or medium.
     #[arg(long, default_value = "highest")]
     precision: MatmulPrecision,
+    /// Memory that the step may take: a share of what it takes otherwise (`0.5`, `50%`), or bytes (`3000MiB`).
+    #[arg(long)]
+    memory_budget: Option<MemoryBudget>,
+    /// Show what each memory budget saves and costs, instead of the program.
+    #[arg(long, requires = "train")]
+    frontier: bool,
     /// Write graphs, loop nests and shaders of every stage into this folder.
     #[arg(long)]
     dump: Option<PathBuf>,
@@ -184,7 +190,11 @@ fn explain(options: &ExplainOptions) -> Result<()> {
         (_, true) => Mode::Vjp,
         _ => Mode::Inference,
     };
-    let config = Config { mode, dump: options.dump.clone(), matmul_precision: options.precision, ..Config::default() };
+    let (dump, matmul_precision) = (options.dump.clone(), options.precision);
+    let config = Config { mode, dump, matmul_precision, memory_budget: options.memory_budget, ..Config::default() };
+    if options.frontier {
+        return emit(&report::frontier_text(&frontier(&traced.graph, &target, &config)?));
+    }
     if let Some(dir) = &options.dump {
         refuse_dumping_over(dir, Path::new(&options.model))?;
     }

@@ -128,15 +128,7 @@ fn fuse_siblings(a: &Nest, b: &Nest, _limits: &Limits) -> Result<Nest, WhyNot> {
         return Err(WhyNot::Domain(format!("{} against {} elements", a.row_count(), b.row_count())));
     }
     let axes = unflatten(&flatten(&a.row_axes(), &a.rows), &b.rows);
-    // What is read in another order is not shared.
-    let loads = |n: &Nest| {
-        n.body
-            .iter()
-            .filter_map(|s| if let Instr::Load { buffer, index, .. } = &s.instr { Some((*buffer, index.clone())) } else { None })
-            .collect::<Vec<_>>()
-    };
-    let own = loads(a);
-    if !loads(b).iter().any(|(buffer, index)| own.contains(&(*buffer, index.moved(&axes)))) {
+    if shared_loads(a, b, &axes).next().is_none() {
         return Err(WhyNot::Unrelated);
     }
     let mut merger = Merger::new(a, b);
@@ -147,7 +139,41 @@ fn fuse_siblings(a: &Nest, b: &Nest, _limits: &Limits) -> Result<Nest, WhyNot> {
     Ok(merger.finish())
 }
 
-/// A producer with column work hosts the consumer.
+/// Loads of `a` that `b` has too when its axes are those. What is read in another order is not shared.
+fn shared_loads(a: &Nest, b: &Nest, axes: &[IndexExpr]) -> impl Iterator<Item = usize> {
+    let load = |s: &Stmt| if let Instr::Load { buffer, index, .. } = &s.instr { Some((*buffer, index.moved(axes))) } else { None };
+    let others: Vec<(BufferId, IndexExpr)> = b.body.iter().filter_map(load).collect();
+    a.body.iter().enumerate().filter_map(move |(i, stmt)| match &stmt.instr {
+        Instr::Load { buffer, index, .. } if others.iter().any(|(b, e)| b == buffer && e == index) => Some(i),
+        _ => None,
+    })
+}
+
+/// A nest with column work takes in a pointwise one that reads the same elements: of its whole domain, or one for each row.
+fn fuse_reader(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
+    let (rows, numel) = (a.row_count(), b.row_count());
+    let for_rows = numel == rows;
+    if !for_rows && (a.tag != Tag::Loop || numel != rows * &a.col_count()) {
+        return Err(WhyNot::Domain(format!("{} x {} against {numel} elements", a.row_count(), a.col_count())));
+    }
+    check_rows(a, !for_rows, limits)?;
+    let (level, inner) = (a.element_level(), a.inner_level());
+    let sizes = if for_rows { a.rows.clone() } else { a.sizes() };
+    let reads = b.reads();
+    for (i, stmt) in a.body.iter().enumerate() {
+        let Instr::Load { buffer, index, .. } = &stmt.instr else { continue };
+        if level[i] == for_rows || inner[i] || !reads.contains(buffer) || !is_bijective(index, &sizes, 0) {
+            continue;
+        }
+        let axes = unflatten(index, &b.rows);
+        if shared_loads(a, b, &axes).any(|shared| shared == i) {
+            return try_embedding(a, b, axes);
+        }
+    }
+    Err(WhyNot::Unrelated)
+}
+
+/// A nest with column work hosts its consumer.
 fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
     if a.is_ordered() || b.is_ordered() {
         return Err(WhyNot::Ordered);
@@ -156,6 +182,10 @@ fn fuse_columns(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
     let template = a.tag != Tag::Loop;
     if b.tag != Tag::Loop || (template && b.has_column_work()) {
         return Err(WhyNot::Template("a template takes a pointwise epilogue only"));
+    }
+    let related = b.reads().iter().any(|r| a.writes.iter().any(|w| w.buffer == *r));
+    if !related && b.is_pointwise() {
+        return fuse_reader(a, b, limits);
     }
     let row_flat = flatten(&a.row_axes(), &a.rows);
     let col_flat = flatten(&a.col_axes(), &a.cols);

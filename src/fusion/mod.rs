@@ -80,6 +80,10 @@ pub enum WhyNot {
     Rows(i64),
     /// State is written only after everything that can set the status word.
     Status,
+    /// The backward's part would be computed in the forward, and hold more bytes until it is read than are held otherwise.
+    Holds(i64),
+    /// The consumer waits for something else, and what the producer reads would be held meanwhile: so many more elements.
+    Waits(i64),
     /// Another kernel between the two depends on one and is needed by the other.
     Cycle,
     /// Sums over chunks of rows stay as they are.
@@ -116,6 +120,8 @@ impl fmt::Display for WhyNot {
             WhyNot::Overwrite(b) => write!(f, "would overwrite what it still reads: b{}", b.0),
             WhyNot::Rows(n) => write!(f, "{n} rows leave the device idle"),
             WhyNot::Status => write!(f, "state is written after the last check"),
+            WhyNot::Holds(n) => write!(f, "{n} elements of the backward would be computed in the forward and wait"),
+            WhyNot::Waits(n) => write!(f, "the consumer waits for something else, and {n} more elements would be held meanwhile"),
             WhyNot::Cycle => write!(f, "a kernel between the two depends on both"),
             WhyNot::Chunks(s) => write!(f, "sums over rows: {s}"),
             WhyNot::SearchLimit => write!(f, "too many kernels between the two"),

@@ -12,7 +12,7 @@ mod memory;
 use super::{emit, models, write_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use inductor::config::Mode;
+use inductor::config::{MemoryBudget, Mode};
 use inductor::graph::InputRole;
 use inductor::report::{Row, compile_text, memory_text, rows_text};
 use inductor::types::MatmulPrecision;
@@ -46,6 +46,9 @@ pub struct BenchOptions {
     /// How exactly products are computed where there are matrix units: highest, high or medium.
     #[arg(long, default_value = "highest")]
     precision: MatmulPrecision,
+    /// Memory that a step of the train suite may take: a share of what it takes otherwise (`0.5`, `50%`), or bytes (`3000MiB`).
+    #[arg(long)]
+    memory_budget: Option<MemoryBudget>,
     /// Measure the forms of products first, and use the fastest.
     #[arg(long)]
     tune: bool,
@@ -90,7 +93,7 @@ fn check_sizes(options: &BenchOptions) -> Result<()> {
 
 impl BenchOptions {
     fn config(&self) -> Config {
-        Config { matmul_precision: self.precision, ..Config::default() }
+        Config { matmul_precision: self.precision, memory_budget: self.memory_budget, ..Config::default() }
     }
 }
 

@@ -284,6 +284,11 @@ impl OpDef for Convolution {
     fn class(&self) -> Class {
         Class::Template
     }
+    fn multiply_adds(&self, operands: &[TensorType], results: &[TensorType]) -> f64 {
+        let weight = &operands[1];
+        let terms = weight.numel().hint() as f64 / weight.shape.0.first().map_or(1.0, |d| d.hint().max(1) as f64);
+        results[0].numel().hint() as f64 * terms
+    }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         check_operands(&self.window, self.groups, operands)?;
         let (x, w) = (&operands[0], &operands[1]);

@@ -203,6 +203,10 @@ impl OpDef for FusedAttention {
     fn class(&self) -> Class {
         Class::Template
     }
+    fn multiply_adds(&self, operands: &[TensorType], _results: &[TensorType]) -> f64 {
+        let keys = operands[1].shape.0.iter().rev().nth(1).map_or(1.0, |d| d.hint() as f64);
+        2.0 * operands[0].numel().hint() as f64 * keys
+    }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let y = check(&self.attention, operands)?;
         let row = row_type(&y);

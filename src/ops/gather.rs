@@ -202,6 +202,9 @@ impl OpDef for CheckIndex {
     fn class(&self) -> Class {
         Class::Pointwise
     }
+    fn checks_indices(&self) -> bool {
+        true
+    }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let [index] = operands else { return Err("takes an index".into()) };
         if !index.dtype.is_int() {

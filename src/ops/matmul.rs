@@ -25,6 +25,11 @@ impl OpDef for Matmul {
     fn class(&self) -> Class {
         Class::Template
     }
+    fn multiply_adds(&self, operands: &[TensorType], results: &[TensorType]) -> f64 {
+        let shape = &operands[0].shape.0;
+        let terms = if self.transpose_a { shape.iter().rev().nth(1) } else { shape.last() };
+        results[0].numel().hint() as f64 * terms.map_or(1.0, |d| d.hint() as f64)
+    }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let [a, b] = operands else { return Err("takes two operands".into()) };
         let rank = a.shape.rank();

@@ -246,6 +246,16 @@ pub trait OpDef {
         }
     }
 
+    /// Multiplications with additions of a product, for the price of computing it again; none of anything else.
+    fn multiply_adds(&self, _operands: &[TensorType], _results: &[TensorType]) -> f64 {
+        0.0
+    }
+
+    /// Whether its kernel checks indices, so that whatever writes state waits for it.
+    fn checks_indices(&self) -> bool {
+        self.class() == Class::Gather
+    }
+
     /// Whether it renames elements.
     fn is_view(&self) -> bool {
         self.class() == Class::View

@@ -151,6 +151,12 @@ impl OpDef for Op {
     fn recompute_cost(&self) -> RecomputeCost {
         self.def().recompute_cost()
     }
+    fn multiply_adds(&self, operands: &[TensorType], results: &[TensorType]) -> f64 {
+        self.def().multiply_adds(operands, results)
+    }
+    fn checks_indices(&self) -> bool {
+        self.def().checks_indices()
+    }
     fn is_view(&self) -> bool {
         self.def().is_view()
     }

@@ -1,7 +1,8 @@
 //! What each node of a joint graph is: which half needs it, how far it is from the backward, and whether it may be
 //! recomputed.
 
-use super::{Ban, Fusible, expected_bytes};
+use super::network::{INFINITE, saving_cost};
+use super::{Ban, Fusible, Pressure, expected_bytes};
 use crate::graph::{Graph, InputRole, Node, NodeId, OutputRole, Policy, Value};
 use crate::ops::{Class, OpDef, RecomputeCost};
 use std::cmp::Reverse;
@@ -13,31 +14,41 @@ pub(super) struct Classes {
     pub required_forward: Vec<bool>,
     /// It depends on a cotangent.
     pub tangent: Vec<bool>,
-    /// Steps to the nearest node that is not the forward's; at least 1 for nodes of the forward.
-    pub distance: Vec<u32>,
-    /// The forward stores it in any case: it is an output, or a kernel that cannot hold it reads it.
+    /// The forward stores it in any case: it is an output, or a later kernel reads it.
     pub stored_in_forward: Vec<bool>,
+    /// A kernel of the backward that cannot hold it reads it, so that recomputing it stores it.
+    pub stored_in_backward: Vec<bool>,
     /// Why it is not recomputed.
     pub ban: Vec<Option<Ban>>,
     /// It is never saved: a view, or inside a region that is recomputed.
     pub never_saved: Vec<bool>,
+    /// How dear memory is.
+    pub pressure: Pressure,
 }
 
 impl Classes {
-    pub(super) fn of(joint: &Graph, fusible: Fusible<'_>) -> Classes {
+    pub(super) fn of(joint: &Graph, fusible: Fusible<'_>, pressure: Pressure) -> Classes {
         let users = users(joint);
         let required_forward = ancestors(joint, |role| !matches!(role, OutputRole::Gradient(_)));
         let tangent = tangent_closure(joint);
-        let distance = distances(&users, &required_forward);
         let is_output = forward_outputs(joint);
-        let cx = Context { joint, users: &users, required_forward: &required_forward, tangent: &tangent, is_output: &is_output, fusible };
-        let stored_in_forward = joint.ids().map(|id| cx.stored_in_forward(id)).collect();
+        let cx = Context { joint, users: &users, required_forward: &required_forward, tangent: &tangent, is_output: &is_output, fusible, pressure };
+        let wave = cx.waves();
+        let stored_in_forward = joint.ids().map(|id| cx.stored_in_forward(id, &wave)).collect();
+        let stored_in_backward = joint.ids().map(|id| cx.stored_in_backward(id)).collect();
         let mut ban: Vec<Option<Ban>> = joint.ids().map(|id| cx.ban(id)).collect();
-        cx.ban_used_far_apart(&mut ban);
-        cx.ban_long_chains(&mut ban);
+        if pressure == Pressure::NONE {
+            cx.ban_long_chains(&mut ban);
+        }
         let never_saved = joint.ids().map(|id| joint.node(id).op.is_view() || (must_recompute(joint.node(id)) && !cx.leaves_region(id))).collect();
-        Classes { required_forward, tangent, distance, stored_in_forward, ban, never_saved }
+        let mut classes = Classes { required_forward, tangent, stored_in_forward, stored_in_backward, ban, never_saved, pressure };
+        ban_dominated(joint, &users, &mut classes);
+        classes
     }
+}
+
+fn may_ban(node: &Node) -> bool {
+    node.op.recompute_cost() != RecomputeCost::Free && !must_recompute(node) && !node.op.is_random()
 }
 
 fn must_recompute(node: &Node) -> bool {
@@ -92,17 +103,6 @@ fn tangent_closure(joint: &Graph) -> Vec<bool> {
     tangent
 }
 
-fn distances(users: &[Vec<NodeId>], required_forward: &[bool]) -> Vec<u32> {
-    let mut distance = vec![0u32; users.len()];
-    for i in (0..users.len()).rev() {
-        if required_forward[i] {
-            let nearest = users[i].iter().map(|u| distance[u.0 as usize]).min().unwrap_or(u32::MAX - 1);
-            distance[i] = nearest.saturating_add(1);
-        }
-    }
-    distance
-}
-
 /// Nodes closer than this to the start of a fusible chain may always be recomputed.
 const LONG_CHAIN: u32 = 100;
 
@@ -114,6 +114,7 @@ struct Context<'a> {
     /// The forward returns it.
     is_output: &'a [bool],
     fusible: Fusible<'a>,
+    pressure: Pressure,
 }
 
 impl Context<'_> {
@@ -126,11 +127,37 @@ impl Context<'_> {
         self.users[id.0 as usize].iter().any(|&u| if self.joint.node(u).op.is_view() { self.any_reader(u, f) } else { f(u) })
     }
 
-    fn stored_in_forward(&self, id: NodeId) -> bool {
+    /// How many kernel boundaries lie before each node of the forward, at least.
+    fn waves(&self) -> Vec<u32> {
+        let mut wave = vec![0u32; self.joint.nodes.len()];
+        for id in self.joint.ids() {
+            let after = |v: &Value| wave[v.node.0 as usize] + self.ends_kernel(v.node, id) as u32;
+            wave[id.0 as usize] = self.joint.node(id).operands.iter().map(after).max().unwrap_or(0);
+        }
+        wave
+    }
+
+    /// Whether a value is complete only behind the kernel that computes it: sums of a row are at hand in the row's kernel, sums over
+    /// rows are not.
+    fn ends_kernel(&self, producer: NodeId, consumer: NodeId) -> bool {
+        let node = self.joint.node(producer);
+        let along_rows = || {
+            let (from, to) = (&self.joint.ty(node.operands[0]).shape.0, &node.types[0].shape.0);
+            let kept = from.iter().zip(to).take_while(|(a, b)| a == b).count();
+            to[kept..].iter().all(|d| d.is(1))
+        };
+        !self.fusible(producer, consumer) || (node.op.class() == Class::Reduction && !along_rows())
+    }
+
+    fn stored_in_forward(&self, id: NodeId, wave: &[u32]) -> bool {
         let i = id.0 as usize;
-        let seen_as_output =
-            self.is_output[id.0 as usize] || self.users[i].iter().any(|&u| self.joint.node(u).op.is_view() && self.stored_in_forward(u));
-        self.required_forward[i] && (seen_as_output || self.any_reader(id, &|u| self.required_forward[u.0 as usize] && !self.fusible(id, u)))
+        let by_view = |u: &NodeId| self.joint.node(*u).op.is_view() && self.stored_in_forward(*u, wave);
+        let later = |u: NodeId| self.required_forward[u.0 as usize] && wave[u.0 as usize] > wave[i];
+        self.required_forward[i] && (self.is_output[i] || self.users[i].iter().any(by_view) || self.any_reader(id, &later))
+    }
+
+    fn stored_in_backward(&self, id: NodeId) -> bool {
+        self.any_reader(id, &|u| self.tangent[u.0 as usize] && !self.fusible(id, u))
     }
 
     /// Whether a node outside its region reads it, or the forward returns it.
@@ -153,14 +180,15 @@ impl Context<'_> {
             Some(Policy::MustSave) => return Some(Ban::Region),
             None => {}
         }
-        if cost == RecomputeCost::Heavy {
+        let product = node.op.class() == Class::Template && self.pressure > Pressure::NONE;
+        if cost == RecomputeCost::Heavy && !product {
             return Some(Ban::Heavy);
+        }
+        if node.op.checks_indices() {
+            return Some(Ban::Checks);
         }
         if node.op.is_random() {
             return None;
-        }
-        if self.any_reader(id, &|u| self.tangent[u.0 as usize] && !self.fusible(id, u)) {
-            return Some(Ban::StoredInBackward);
         }
         if cost == RecomputeCost::Pass && node.op.class() == Class::Reduction {
             let bytes = |v: &Value| expected_bytes(self.joint.ty(*v));
@@ -173,45 +201,6 @@ impl Context<'_> {
         None
     }
 
-    fn may_ban(&self, id: NodeId) -> bool {
-        let node = self.joint.node(id);
-        node.op.recompute_cost() != RecomputeCost::Free && !must_recompute(node) && !node.op.is_random()
-    }
-
-    /// Bans consumers that lie past the first kernel boundary after a value: a residual connection is saved at its end, since
-    /// recomputing it would read everything that was ever added to it.
-    fn ban_used_far_apart(&self, ban: &mut [Option<Ban>]) {
-        for id in self.joint.ids().filter(|id| self.required_forward[id.0 as usize]) {
-            let readers: Vec<NodeId> = self.users[id.0 as usize].iter().copied().filter(|u| self.required_forward[u.0 as usize]).collect();
-            let Some(&last) = readers.last() else { continue };
-            if readers.len() < 2 {
-                continue;
-            }
-            let boundary = self.first_boundary(&readers, last);
-            for &reader in readers.iter().filter(|&&r| r > boundary && self.fusible(id, r) && self.may_ban(r)) {
-                ban[reader.0 as usize].get_or_insert(Ban::FarApart);
-            }
-        }
-    }
-
-    /// The first node, walking fusible consumers in order, that cannot join the kernel; `last` when there is none before it.
-    fn first_boundary(&self, start: &[NodeId], last: NodeId) -> NodeId {
-        let mut queue: BinaryHeap<Reverse<(NodeId, bool)>> = start.iter().map(|&id| Reverse((id, true))).collect();
-        let mut seen = BTreeSet::new();
-        while let Some(Reverse((id, joins))) = queue.pop() {
-            if !joins {
-                return id;
-            }
-            if !seen.insert(id) {
-                continue;
-            }
-            for &u in self.users[id.0 as usize].iter().filter(|&&u| self.required_forward[u.0 as usize] && u <= last) {
-                queue.push(Reverse((u, self.fusible(id, u))));
-            }
-        }
-        last
-    }
-
     fn ban_long_chains(&self, ban: &mut [Option<Ban>]) {
         let mut seen = vec![false; self.joint.nodes.len()];
         for start in self.joint.ids().filter(|id| self.required_forward[id.0 as usize]) {
@@ -220,7 +209,7 @@ impl Context<'_> {
                 if std::mem::replace(&mut seen[id.0 as usize], true) {
                     continue;
                 }
-                if id.0 > start.0 + LONG_CHAIN && queue.is_empty() && self.may_ban(id) {
+                if id.0 > start.0 + LONG_CHAIN && queue.is_empty() && may_ban(self.joint.node(id)) {
                     ban[id.0 as usize].get_or_insert(Ban::LongChain);
                     break;
                 }
@@ -228,5 +217,35 @@ impl Context<'_> {
                 queue.extend(self.users[id.0 as usize].iter().filter(joins).map(|&u| Reverse(u)));
             }
         }
+    }
+}
+
+/// Bans what costs no more to save than an operand that only it reads and that must be saved otherwise: no cut is better for
+/// recomputing it. A residual connection is so saved at its end, not in its parts.
+fn ban_dominated(joint: &Graph, users: &[Vec<NodeId>], classes: &mut Classes) {
+    for id in joint.ids() {
+        let i = id.0 as usize;
+        if classes.ban[i].is_some() || classes.tangent[i] || !may_ban(joint.node(id)) {
+            continue;
+        }
+        let price = saving_cost(joint, classes, Value::first(id));
+        let bound = |v: &Value| sole_source(joint, users, classes, *v).is_some_and(|source| price <= saving_cost(joint, classes, source));
+        if price < INFINITE && joint.node(id).operands.iter().any(bound) {
+            classes.ban[i] = Some(Ban::Dominated);
+        }
+    }
+}
+
+/// The value behind views that nothing else reads, if it may not be recomputed.
+fn sole_source(joint: &Graph, users: &[Vec<NodeId>], classes: &Classes, mut v: Value) -> Option<Value> {
+    loop {
+        let node = joint.node(v.node);
+        if users[v.node.0 as usize].len() != 1 || node.types.len() != 1 {
+            return None;
+        }
+        if !node.op.is_view() {
+            return classes.ban[v.node.0 as usize].is_some().then_some(v);
+        }
+        v = node.operands[0];
     }
 }

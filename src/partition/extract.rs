@@ -1,6 +1,7 @@
 //! Builds the two graphs from what is saved.
 
 use super::classify::Classes;
+use super::network::{MOVED, recomputing_cost};
 use super::{Choice, Partition, RecomputedValue, SavedValue, expected_bytes};
 use crate::autograd;
 use crate::graph::{Builder, Graph, InputRole, NodeId, OutputRole, Value, ValueMap};
@@ -16,6 +17,8 @@ pub(super) fn extract(joint: &Graph, classes: &Classes, choice: &Choice, cost: u
     let backward = autograd::set_unit_cotangents(&backward_graph(joint, choice, &names, &demand)?)?;
     let saved: Vec<SavedValue> = choice.saved.iter().map(|v| saved_value(joint, classes, *v, &names[v])).collect();
     let recomputed: Vec<RecomputedValue> = demand.order.iter().filter_map(|&id| recomputed_value(joint, classes, id)).collect();
+    let again = demand.order.iter().filter(|id| classes.required_forward[id.0 as usize] && !classes.tangent[id.0 as usize]);
+    let recomputing = again.map(|&id| recomputing_cost(joint, classes, id)).sum::<u128>() / MOVED;
     let decision = |subject: &str, ty: &TensorType, verdict: &str, reason: &str| Decision {
         stage: "partition".into(),
         subject: format!("{subject}: {ty}"),
@@ -24,7 +27,7 @@ pub(super) fn extract(joint: &Graph, classes: &Classes, choice: &Choice, cost: u
     };
     let mut decisions: Vec<Decision> = saved.iter().map(|s| decision(&format!("{} ({})", s.name, s.label), &s.ty, "saved", &s.reason)).collect();
     decisions.extend(recomputed.iter().map(|r| decision(&r.label, &r.ty, "recomputed", &r.reason)));
-    Ok(Partition { forward, backward, saved, recomputed, decisions, cost })
+    Ok(Partition { forward, backward, saved, recomputed, decisions, cost, recomputing: recomputing as u64 })
 }
 
 fn bytes(ty: &TensorType) -> Dim {

@@ -73,6 +73,8 @@ pub struct Partition {
     pub decisions: Vec<Decision>,
     /// Cost of the cut in the network's unit; 0 when everything is saved.
     pub cost: u128,
+    /// What computing again costs, in bytes that memory could move meanwhile.
+    pub recomputing: u64,
 }
 
 /// Why a value is not recomputed.
@@ -80,12 +82,12 @@ pub struct Partition {
 pub enum Ban {
     /// A matrix product, sort, scan or scatter.
     Heavy,
+    /// It checks indices: the update would wait for the second check.
+    Checks,
     /// A reduction whose result is much smaller than its operand.
     SmallResult,
-    /// A kernel of the backward reads it from memory, so that recomputing would store it there anyway.
-    StoredInBackward,
-    /// It joins a value to one from before a kernel boundary: recomputing would reach back through both.
-    FarApart,
+    /// It costs no more to save than a value that only it reads and that would have to be saved instead.
+    Dominated,
     /// It ends a chain of a hundred fusible ops.
     LongChain,
     /// Its region says so, or it leaves a region that is recomputed.
@@ -97,12 +99,32 @@ impl Ban {
     pub fn reason(self) -> &'static str {
         match self {
             Ban::Heavy => "too expensive to recompute",
+            Ban::Checks => "its indices are checked once, early",
             Ban::SmallResult => "a small result of a reduction",
-            Ban::StoredInBackward => "the backward reads it from memory anyway",
-            Ban::FarApart => "recomputing would reach back past a kernel boundary",
+            Ban::Dominated => "no larger than what it would be computed from",
             Ban::LongChain => "ends a long chain of fusible ops",
             Ban::Region => "a checkpoint region saves it",
         }
+    }
+}
+
+/// How dear memory is. At each step a saved byte weighs half as much again against the time of computing it again; from the first
+/// on, matrix products may be computed again, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pressure(u32);
+
+impl Pressure {
+    /// Only what costs next to no time is computed again.
+    pub const NONE: Pressure = Pressure(0);
+
+    /// The weight of what costs so much without it.
+    fn weigh(self, cost: u128) -> u128 {
+        (1..self.0).fold(cost, |cost, _| cost + cost / 2)
+    }
+
+    /// Every pressure, the lowest first.
+    pub fn all() -> impl Iterator<Item = Pressure> {
+        (0..=12).map(Pressure)
     }
 }
 
@@ -113,8 +135,13 @@ pub fn fusible_by_traits(graph: &Graph, producer: NodeId, consumer: NodeId) -> b
 
 /// Cuts a joint graph where the least has to be saved.
 pub fn min_cut_rematerialization_partition(joint: &Graph, fusible: Fusible<'_>, saving: Saving) -> Result<Partition, Error> {
+    partition_under(joint, fusible, saving, Pressure::NONE)
+}
+
+/// The same where memory is dearer.
+pub fn partition_under(joint: &Graph, fusible: Fusible<'_>, saving: Saving, pressure: Pressure) -> Result<Partition, Error> {
     let _span = tracing::info_span!("partition", nodes = joint.nodes.len()).entered();
-    let classes = Classes::of(joint, fusible);
+    let classes = Classes::of(joint, fusible, pressure);
     let (choice, cost) = match saving {
         Saving::Everything => (network::save_everything(joint, &classes), 0),
         Saving::MinCut => network::min_cut(joint, &classes).map_err(Error::compile)?,

@@ -5,15 +5,17 @@
 //! backward can read it):
 //!
 //! ```text
-//! computes(n) -> has(r)       cost of saving r       the only edges that may be cut; a cut edge is a saved value
+//! computes(n) -> has(r)       cost of saving r       a cut edge is a saved value
+//! SOURCE -> computes(n)       cost of recomputing n  a cut edge is a node that the backward computes again
 //! has(operand) -> computes(n) infinite               computing n needs its operands
 //! has(operand) -> SINK        infinite               a node that depends on a cotangent reads it, or a gradient is it
-//! SOURCE -> computes(n)       infinite               n may not be recomputed
 //! ```
 //!
-//! Inputs have no vertex: the backward reads them. The cost of saving is its bytes, times 1.1 for each step away from the
-//! backward (up to 100; a value saved early lives longer), doubled when the forward would not store it otherwise. Values
-//! that are never saved cost infinitely much. Among equal cuts the one nearest the sink is taken: it recomputes least.
+//! Inputs have no vertex: the backward reads them. Costs are bytes: those saved count in full, those that kernels move in
+//! addition count a quarter, since they cost time only: storing what the forward would not store, storing what the backward
+//! would not store, reading operands of a reduction once more. What rides in a kernel that runs anyway costs its arithmetic,
+//! counted as a small part of its bytes. Values that are never saved and nodes that may not be recomputed cost infinitely
+//! much. Among equal cuts the one nearest the sink is taken: it recomputes least.
 //!
 //! A vertex that may not be recomputed is the source itself. What is left falls apart into one small network for each stretch
 //! between two such nodes; they are cut one by one, and equal ones once, so that the whole is near-linear in the graph.
@@ -22,6 +24,7 @@ use super::classify::Classes;
 use super::{Choice, expected_bytes};
 use crate::graph::{Graph, NodeId, OutputRole, Value};
 use crate::ops::{Class, OpDef, RecomputeCost};
+use crate::types::TensorType;
 use petgraph::algo::dinics;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::unionfind::UnionFind;
@@ -30,21 +33,48 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeSet, HashMap};
 
 /// More than any sum of costs.
-const INFINITE: u128 = 1 << 100;
+pub(super) const INFINITE: u128 = 1 << 100;
 
-/// Costs are in 1/1024 byte, so that the growth by distance is seen on single bytes.
+/// Costs are in 1/1024 of a saved byte.
 const UNIT: u128 = 1024;
+/// A byte that a kernel moves in addition.
+pub(super) const MOVED: u128 = UNIT / 4;
+/// A byte that is computed again in a kernel that runs anyway.
+const COMPUTED: u128 = UNIT / 32;
 
-/// Cost of saving a value.
-pub(super) fn cost(joint: &Graph, classes: &Classes, v: Value) -> u128 {
+/// Multiplications with additions that take as long as moving a byte.
+const MULTIPLY_ADDS: f64 = 10.0;
+
+/// Cost of saving a value: its bytes, and storing them where the forward would not.
+pub(super) fn saving_cost(joint: &Graph, classes: &Classes, v: Value) -> u128 {
     let i = v.node.0 as usize;
     if classes.never_saved[i] {
         return INFINITE;
     }
     let bytes = expected_bytes(joint.ty(v)).max(1) as u128;
-    let steps = classes.distance[i].clamp(1, 100);
-    let aged = (0..steps).fold(bytes * UNIT, |c, _| c + c / 10);
-    if classes.stored_in_forward[i] { aged } else { aged * 2 }
+    let once = if classes.stored_in_forward[i] { bytes * UNIT } else { bytes * (UNIT + MOVED) };
+    classes.pressure.weigh(once)
+}
+
+/// Cost of computing a node in the backward; infinite where it may not be.
+pub(super) fn recomputing_cost(joint: &Graph, classes: &Classes, id: NodeId) -> u128 {
+    let node = joint.node(id);
+    if classes.ban[id.0 as usize].is_some() {
+        return INFINITE;
+    }
+    let written: u128 = node.types.iter().map(|ty| expected_bytes(ty) as u128).sum();
+    let read: u128 = node.operands.iter().map(|v| expected_bytes(joint.ty(*v)) as u128).sum();
+    let stored = if classes.stored_in_backward[id.0 as usize] { written * MOVED } else { 0 };
+    match node.op.recompute_cost() {
+        RecomputeCost::Free => 0,
+        RecomputeCost::Cheap => written * COMPUTED + stored,
+        RecomputeCost::Pass => read * MOVED + stored,
+        RecomputeCost::Heavy => {
+            let types: Vec<TensorType> = node.operands.iter().map(|v| joint.ty(*v).clone()).collect();
+            let arithmetic = node.op.multiply_adds(&types, &node.types) / MULTIPLY_ADDS;
+            (read + written + arithmetic as u128) * MOVED
+        }
+    }
 }
 
 /// Whether a node has a place in the network: no input, no cotangent in it.
@@ -94,13 +124,16 @@ impl Network {
                 true if classes.ban[id.0 as usize].is_some() => SOURCE,
                 true => network.vertex(),
             };
+            if computes > SINK {
+                network.arc(SOURCE, computes, recomputing_cost(joint, classes, id));
+            }
             for v in &joint.node(id).operands {
                 has.get(v).into_iter().for_each(|&from| network.arc(from, computes, INFINITE));
             }
             if computes != SINK {
                 for value in joint.results(id) {
                     let out = network.vertex();
-                    network.arc(computes, out, cost(joint, classes, value));
+                    network.arc(computes, out, saving_cost(joint, classes, value));
                     network.saveable.push(Saveable { value, computes, has: out });
                     has.insert(value, out);
                 }

@@ -1,6 +1,6 @@
 //! The cut is the cheapest there is, and the halves compute what the whole does.
 
-use super::network::{cost, in_network, min_cut};
+use super::network::{in_network, min_cut, recomputing_cost, saving_cost};
 use super::*;
 use crate::autograd::{Seed, Wrt, joint_graph, set_unit_cotangents};
 use crate::graph::{Builder, InputRole, OutputRole, Policy, Region};
@@ -68,24 +68,23 @@ fn check_values_at(joint: &Graph, partition: &Partition, positive: bool, below: 
     }
 }
 
-/// Whether the backward can be computed from inputs and those values without recomputing what may not be.
-fn feasible(joint: &Graph, classes: &Classes, saved: &BTreeSet<Value>) -> bool {
-    let mut needed = BTreeSet::new();
-    for output in joint.outputs.iter().filter(|o| matches!(o.role, OutputRole::Gradient(_))) {
-        needed.insert(output.value);
-    }
+/// What the backward computes of the forward when those values are saved; `None` when it may not.
+fn recomputed(joint: &Graph, classes: &Classes, saved: &BTreeSet<Value>) -> Option<BTreeSet<NodeId>> {
+    let mut needed: BTreeSet<Value> = joint.outputs.iter().filter(|o| matches!(o.role, OutputRole::Gradient(_))).map(|o| o.value).collect();
     for id in joint.ids().filter(|id| classes.tangent[id.0 as usize]) {
         needed.extend(joint.node(id).operands.iter().copied());
     }
+    let mut computed = BTreeSet::new();
     while let Some(v) = needed.pop_last() {
         if in_network(joint, classes, v.node) && !saved.contains(&v) {
             if classes.ban[v.node.0 as usize].is_some() {
-                return false;
+                return None;
             }
+            computed.insert(v.node);
             needed.extend(joint.node(v.node).operands.iter().copied());
         }
     }
-    true
+    Some(computed)
 }
 
 fn brute_force(joint: &Graph, classes: &Classes) -> u128 {
@@ -93,8 +92,12 @@ fn brute_force(joint: &Graph, classes: &Classes) -> u128 {
         joint.ids().filter(|&id| in_network(joint, classes, id) && !classes.never_saved[id.0 as usize]).map(Value::first).collect();
     assert!(candidates.len() <= 14, "too large for brute force");
     let subset = |bits: u32| candidates.iter().enumerate().filter(move |(k, _)| bits >> k & 1 == 1).map(|(_, v)| *v).collect::<BTreeSet<_>>();
-    let price = |saved: &BTreeSet<Value>| saved.iter().map(|v| cost(joint, classes, *v)).sum::<u128>();
-    (0..1u32 << candidates.len()).map(subset).filter(|s| feasible(joint, classes, s)).map(|s| price(&s)).min().unwrap()
+    let price = |saved: &BTreeSet<Value>| {
+        let computed = recomputed(joint, classes, saved)?;
+        let saving: u128 = saved.iter().map(|v| saving_cost(joint, classes, *v)).sum();
+        Some(saving + computed.iter().map(|id| recomputing_cost(joint, classes, *id)).sum::<u128>())
+    };
+    (0..1u32 << candidates.len()).map(subset).filter_map(|s| price(&s)).min().unwrap()
 }
 
 /// One step of a random program over matrices: which op, and which earlier values.
@@ -133,7 +136,7 @@ proptest! {
     #[test]
     fn the_cut_is_optimal_and_right(steps in prop::collection::vec((any::<u8>(), 0usize..8, 0usize..8), 1..7)) {
         let joint = joint_graph(&program(&steps), Wrt::Inputs, Seed::Loss).unwrap();
-        let classes = Classes::of(&joint, &fusible_by_traits);
+        let classes = Classes::of(&joint, &fusible_by_traits, Pressure::NONE);
         let free = joint.ids().filter(|&id| in_network(&joint, &classes, id) && !classes.never_saved[id.0 as usize]).count();
         prop_assume!(free <= 14);
         prop_assert_eq!(min_cut(&joint, &classes).unwrap().1, brute_force(&joint, &classes));

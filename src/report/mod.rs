@@ -18,6 +18,7 @@ pub use printable::{on_one_line, printable};
 pub use profile::{chrome_trace, profile_text};
 pub use table::Table;
 
+use crate::compile::Frontier;
 use crate::runtime::{Crossing, Explain, PerPhase};
 use serde::Serialize;
 use std::fmt;
@@ -65,6 +66,19 @@ pub fn rows_text(rows: &[Row]) -> String {
             r.tflops.map(|t| format!("{t:.2}")).unwrap_or_default(),
             r.error.map(|e| format!("{e:.1e}")).unwrap_or_default(),
         ]);
+    }
+    table.to_string()
+}
+
+/// Cuts by what they save and cost, each with its share of the memory of the first.
+pub fn frontier_text(points: &[Frontier]) -> String {
+    let mut table = Table::new(&["saved MiB", "peak MiB", "of the whole", "recomputing ms", ""]);
+    let mib = |bytes: u64| format!("{:.1}", bytes as f64 / (1 << 20) as f64);
+    let whole = points.first().map_or(1, |p| p.peak_bytes.max(1)) as f64;
+    for p in points {
+        let share = p.peak_bytes as f64 / whole;
+        let bar = "#".repeat((share * 40.0).round() as usize);
+        table.row(&[mib(p.saved_bytes), mib(p.peak_bytes), format!("{:.0}%", 100.0 * share), format!("{:.2}", p.recomputing_ms), bar]);
     }
     table.to_string()
 }

@@ -3,7 +3,7 @@
 use crate::codegen::Plan;
 use crate::compile::Report;
 use crate::loop_ir::Phase;
-use crate::schedule::{Program, Slot, SlotKind};
+use crate::schedule::{Program, SlotKind, buffer_bytes};
 use crate::types::{Bindings, Decision, Dim};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -70,8 +70,10 @@ pub struct BufferReport {
     pub slot: u32,
     /// What the slot is for.
     pub kind: &'static str,
-    /// Bytes of the slot, symbols at their smallest value; several buffers share a slot one after the other.
+    /// Its own bytes, symbols at their smallest value.
     pub bytes: u64,
+    /// Bytes of the slot; several buffers share a slot one after the other.
+    pub slot_bytes: u64,
     /// First command that uses it.
     pub first: usize,
     /// Last command that uses it.
@@ -163,7 +165,7 @@ impl Explain {
 }
 
 fn memory(program: &Program, smallest: &Bindings) -> MemoryReport {
-    let size = |s: &Slot| s.bytes.eval(smallest).unwrap_or(0).max(0) as u64;
+    let size = |bytes: &Dim| bytes.eval(smallest).unwrap_or(0).max(0) as u64;
     let mut span: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
     for (i, command) in program.commands.iter().enumerate() {
         command.buffers.iter().for_each(|b| span.entry(b.0).or_insert((i, i)).1 = i);
@@ -178,7 +180,8 @@ fn memory(program: &Program, smallest: &Bindings) -> MemoryReport {
             SlotKind::Temporary => "temporary",
             SlotKind::Output => "output",
         };
-        BufferReport { name: placed.name.clone(), slot: placed.slot.0, kind, bytes: size(slot), first, last }
+        let (bytes, slot_bytes) = if slot.bytes.is(0) { (0, 0) } else { (size(&buffer_bytes(&placed.ty, placed.storage)), size(&slot.bytes)) };
+        BufferReport { name: placed.name.clone(), slot: placed.slot.0, kind, bytes, slot_bytes, first, last }
     };
     let mut buffers: Vec<BufferReport> = span.iter().map(report).collect();
     buffers.sort_by_key(|b| (b.first, b.last));

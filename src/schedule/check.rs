@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// * a buffer fits its slot;
 /// * a command reads only buffers that hold their value: given at the start or written before, and not overwritten since by
 ///   another buffer of the slot;
+/// * what takes over memory is read, in the command that writes it, for what was there;
 /// * buffers of one launch share no slot, and commands of one launch do not touch what another of them writes;
 /// * a buffer is complete before another command reads it, and what is given stays as it was until its last reader is done;
 /// * every command is in a launch;
@@ -128,7 +129,9 @@ impl<'a> Walk<'a> {
 
     fn reads(&mut self, c: &Dispatch, reads: &BTreeSet<u32>) {
         for &b in reads {
-            if !self.held[self.slot(b)].contains(&b) {
+            let held = &self.held[self.slot(b)];
+            let taken_over = || self.program.in_place.iter().any(|(to, from)| to.0 == b && held.contains(&from.0));
+            if !held.contains(&b) && !taken_over() {
                 self.fault(c, format!("reads {}, which is not there", self.name(b)));
             }
             if self.given.contains(&b) && self.written.contains(&b) {

@@ -7,13 +7,17 @@
 
 use super::group::Group;
 use super::order::{Merge, Order};
+use super::sequence::Sequence;
 use crate::fusion::{Kernel, Limits, Memo, Structure, WhyNot};
-use crate::loop_ir::{BufferId, Instr, Tag};
+use crate::loop_ir::{Buffer, BufferId, Instr, Phase, Tag};
 use crate::lower::Lowered;
 use crate::types::Decision;
 use rustc_hash::{FxHashSet, FxHasher};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
+
+/// Nests of a program between two that are far from each other: about as many as a layer has in the backward.
+const FAR: usize = 128;
 
 /// Kernels that share a read and are looked at together, counted from each.
 const NEIGHBORS: usize = 8;
@@ -29,6 +33,8 @@ pub struct Grouping<'a> {
     limits: Limits,
     /// Elements of each buffer.
     sizes: Vec<i64>,
+    /// Bytes of each buffer that lives within the step; none of others.
+    bytes: Vec<i64>,
     /// Pairs that were refused, with their versions: nothing new comes of asking again.
     refused: FxHashSet<(usize, u32, usize, u32)>,
     /// Refusals and merges with their reasons.
@@ -44,7 +50,10 @@ pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: 
     lowered.inputs.iter().for_each(|i| state[i.buffer.0 as usize] = true);
     let mut outputs = state.clone();
     lowered.outputs.iter().for_each(|o| outputs[o.buffer.0 as usize] = true);
+    let bytes_of = |(b, stays): (&Buffer, &bool)| if *stays { 0 } else { b.ty.numel().hint() * b.ty.dtype.size() as i64 };
+    let bytes = lowered.buffers.iter().zip(&outputs).map(bytes_of).collect();
     let mut grouping = Grouping {
+        bytes,
         versions: vec![0; groups.len()],
         groups: vec![],
         order: Order::new(state),
@@ -114,8 +123,33 @@ impl Grouping<'_> {
         let (order, outputs) = (&self.order, &self.outputs);
         // Stored although the two become one.
         let keep = |buffer: BufferId| outputs[buffer.0 as usize] || order.readers(buffer).iter().any(|r| r != a && r != b);
+        let elements = |id: usize, counts: &dyn Fn(&BufferId) -> bool| order.writes(id).iter().filter(|b| counts(b)).map(|b| self.size(*b)).sum::<i64>();
+        if (x.phase, y.phase) == (Phase::Forward, Phase::Backward) {
+            // What fusing spares crosses no more; what it brings forward does.
+            let more = elements(b, &|_| true) - elements(a, &|b| !keep(*b));
+            if more > 0 {
+                return Err(WhyNot::Holds(more));
+            }
+        }
+        if self.waits_long(a, b) {
+            // What is read elsewhere by then, too, is held longer for this alone.
+            let soon = |r: usize| self.get(r).position <= x.position + FAR;
+            let own = |b: &&BufferId| !order.is_state(**b) && order.readers(**b).iter().all(soon);
+            let held: i64 = order.reads(a).iter().filter(own).map(|b| self.size(*b)).sum();
+            let more = held - elements(a, &|b| !keep(*b));
+            if more > 0 {
+                return Err(WhyNot::Waits(more));
+            }
+        }
         let fused = self.memo.fuse(&x.kernel, &y.kernel, &keep, &self.limits)?;
         Ok((fused, self.order.merge(a, b)?))
+    }
+
+    /// Whether a consumer needs something else that is computed long after its producer.
+    fn waits_long(&self, producer: usize, consumer: usize) -> bool {
+        let writers = |b: &BufferId| self.order.writers(*b).iter().filter(|w| *w != producer).map(|w| self.get(w).position).max();
+        let others = self.order.reads(consumer).iter().filter(|b| !self.order.is_state(**b) && self.size(**b) > 1);
+        others.filter_map(writers).max().is_some_and(|last| last > self.get(producer).position + FAR)
     }
 
     /// `b` becomes the two of them.
@@ -264,11 +298,11 @@ impl Grouping<'_> {
         out.into_iter().map(|(w, _)| w).collect()
     }
 
-    /// Kernels of one kind over one domain that share reads and do not depend on each other.
+    /// Kernels over one domain that share reads and do not depend on each other: two of a kind, or a pointwise one and one that it
+    /// rides in.
     fn fuse_neighbors(&mut self) {
         for id in self.alive() {
-            let plain = |s: &Structure| s.nest.tag == Tag::Loop && (s.column_work || s.pointwise);
-            if !self.groups[id].as_ref().is_some_and(|g| plain(&g.kernel.structure)) {
+            if self.groups[id].is_none() {
                 continue;
             }
             let large = self.order.reads(id).iter().filter(|b| self.size(**b) > 256);
@@ -277,19 +311,26 @@ impl Grouping<'_> {
                 if self.groups[other].is_none() || self.groups[id].is_none() {
                     continue;
                 }
-                let (x, y) = (self.get(id), self.get(other));
-                let points = |g: &Group| g.kernel.structure.nest.row_count() * g.kernel.structure.nest.col_count();
-                let kind = |g: &Group| (g.kernel.structure.column_work, g.phase);
-                let fits = plain(&y.kernel.structure) && kind(x) == kind(y) && points(x) == points(y);
                 let related = |a, b| self.order.successors(a).any(|s| s == b);
-                if fits && !related(id, other) && !related(other, id) && self.attempt(id, other).is_none() {
+                if self.may_share(id, other) && !related(id, other) && !related(other, id) && self.attempt(id, other).is_none() {
                     self.attempt(other, id);
                 }
             }
         }
     }
 
-    /// Topological order, earliest position first; a kernel is as early as the earliest that waits for it.
+    /// Whether two kernels that share reads are of a kind that one kernel holds.
+    fn may_share(&self, id: usize, other: usize) -> bool {
+        let (x, y) = (self.get(id), self.get(other));
+        let points = |s: &Structure| s.nest.row_count() * s.nest.col_count();
+        let plain = |s: &Structure| s.nest.tag == Tag::Loop && (s.column_work || s.pointwise);
+        let (a, b) = (&*x.kernel.structure, &*y.kernel.structure);
+        let alike = plain(a) && plain(b) && a.column_work == b.column_work && points(a) == points(b);
+        let rides = |a: &Structure, b: &Structure| a.pointwise && !b.pointwise && (points(a) == points(b) || a.nest.row_count() == b.nest.row_count());
+        x.phase == y.phase && (alike || rides(a, b) || rides(b, a))
+    }
+
+    /// In the order in which they run.
     fn finish(mut self) -> (Vec<Group>, Vec<Decision>) {
         let alive = self.alive();
         let mut successors: Vec<Vec<usize>> = vec![vec![]; self.groups.len()];
@@ -298,33 +339,9 @@ impl Grouping<'_> {
             successors[id].sort_unstable();
             successors[id].dedup();
         }
-        let order = ordered(&alive, &successors, &|id| self.get(id).position);
+        let order = Sequence { groups: &self.groups, successors, bytes: &self.bytes }.order();
         assert_eq!(order.len(), alive.len(), "fusion made a cycle");
-        let mut urgency = vec![usize::MAX; self.groups.len()];
-        for &id in order.iter().rev() {
-            let waiting = successors[id].iter().map(|s| urgency[*s]).min().unwrap_or(usize::MAX);
-            urgency[id] = waiting.min(self.get(id).position);
-        }
-        let order = ordered(&alive, &successors, &|id| urgency[id]);
         let groups = order.into_iter().map(|id| self.groups[id].take().expect("ordered once")).collect();
         (groups, self.decisions)
     }
-}
-
-/// A topological order that takes the smallest key among the ready ones.
-fn ordered(alive: &[usize], successors: &[Vec<usize>], key: &dyn Fn(usize) -> usize) -> Vec<usize> {
-    let mut waiting = vec![0; successors.len()];
-    successors.iter().flatten().for_each(|s| waiting[*s] += 1);
-    let mut ready: BTreeSet<(usize, usize)> = alive.iter().filter(|id| waiting[**id] == 0).map(|&id| (key(id), id)).collect();
-    let mut order = vec![];
-    while let Some((_, id)) = ready.pop_first() {
-        order.push(id);
-        for &s in &successors[id] {
-            waiting[s] -= 1;
-            if waiting[s] == 0 {
-                ready.insert((key(s), s));
-            }
-        }
-    }
-    order
 }

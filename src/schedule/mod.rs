@@ -3,7 +3,8 @@
 //! * Comes in: [`crate::lower::Lowered`], one nest per node over forward, backward and update.
 //! * Goes out: [`Program`]: distinct kernels with their forms, dispatches, slots, border, decisions.
 //! * Invariants: execution order respects every dependency, state is overwritten after its last other reader and after the
-//!   last kernel that can set the status word; buffers of one dispatch share a slot only where they are the same buffer;
+//!   last kernel that can set the status word; buffers of one dispatch share a slot only where they are the same buffer
+//!   (a value that takes over memory is read through the buffer that is written, `Program::in_place`);
 //!   the same input gives the same bytes. `check.rs` looks at every program of a debug build, without trust in what made it.
 //! * Must not know: graphs, WGSL, wgpu; what forms there are and what they cost (`forms/`).
 //! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `grouping.rs`; what shares a launch to `join.rs`.
@@ -12,6 +13,7 @@ mod check;
 mod choose;
 mod group;
 mod grouping;
+mod in_place;
 mod input_checks;
 mod join;
 mod narrow;
@@ -19,6 +21,7 @@ mod order;
 mod place;
 mod program;
 mod search;
+mod sequence;
 mod sort_rows;
 mod sort_scatter;
 mod split;
@@ -57,12 +60,13 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
         .collect();
     let limits = Limits::of(&target.caps, &target.model);
     let (groups, decisions) = grouping::group(groups, &lowered, limits, config.fuse, &mut memo);
-    let (groups, together) = if config.fuse { join_small(groups, &lowered, target) } else { (groups, vec![]) };
-    let (buffers, slots) = place::place(&mut lowered, &groups, &together, target, config).map_err(Error::compile)?;
+    let (mut groups, together) = if config.fuse { join_small(groups, &lowered, target) } else { (groups, vec![]) };
+    let in_place = if config.reuse { in_place::take_over(&mut groups, &together, &lowered, &mut memo) } else { vec![] };
+    let (buffers, slots) = place::place(&mut lowered, &groups, &together, &in_place, target, config).map_err(Error::compile)?;
     check_bindings(&buffers, &slots, target)?;
     let checked = groups.iter().any(|g| g.kernel.structure.checks);
     let mut program =
-        Program { name: name.into(), buffers, slots, decisions, constants: lowered.constants, checks: lowered.checks, ..Program::default() };
+        Program { name: name.into(), buffers, slots, decisions, in_place, constants: lowered.constants, checks: lowered.checks, ..Program::default() };
     program.inputs = lowered.inputs.into_iter().map(|b| ProgramInput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.outputs = lowered.outputs.into_iter().map(|b| ProgramOutput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.symbols = symbols(&program);

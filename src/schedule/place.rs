@@ -1,9 +1,10 @@
 //! Element formats and the memory plan: which slot each buffer lives in.
 //!
 //! Slots are separate device buffers, not offsets into one arena, since wgpu tracks hazards per buffer. Temporaries whose
-//! lifetimes do not meet share a slot, best fit by size (one scan over the commands). What a launch writes first gets its slot while all
-//! that the launch reads still has its own, so that every kernel has what `Form::needs_distinct_slots` asks for; the check of a
-//! program's memory follows that, and code generation refuses what does not have it.
+//! lifetimes do not meet share a slot: the largest are placed first, each in the smallest slot that is free for as long as it
+//! lives (Y. Pisarchyk and J. Lee, "Efficient memory management for deep neural net inference", 2020: greedy by size). A launch that
+//! reads one buffer and writes another uses both at once, so that every kernel has what `Form::needs_distinct_slots` asks for; the
+//! check of a program's memory follows that, and code generation refuses what does not have it.
 
 use super::group::Group;
 use super::program::{PlacedBuffer, Slot, SlotId, SlotKind};
@@ -13,16 +14,17 @@ use crate::loop_ir::BufferId;
 use crate::loop_ir::facts::owns_words;
 use crate::lower::Lowered;
 use crate::types::{DType, DeviceCaps, Dim, Storage, TensorType};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 /// Places every buffer that is read or written by a group or stands at the border, and takes them out of `lowered`. Buffers nobody
 /// stores get a slot of no bytes.
 ///
-/// `together` says how many neighbors one launch takes (each runs alone where it is empty): they share no slot but for the same buffer.
+/// `in_place` tells which buffer takes over the memory of which, and `together` how many neighbors one launch takes (each runs alone where it is empty): they share no slot but for the same buffer.
 pub fn place(
     lowered: &mut Lowered,
     groups: &[Group],
     together: &[u32],
+    in_place: &[(BufferId, BufferId)],
     target: &Target,
     config: &Config,
 ) -> Result<(Vec<PlacedBuffer>, Vec<Slot>), String> {
@@ -40,7 +42,7 @@ pub fn place(
     }
     lowered.constants.iter().for_each(|(b, _)| fixed(*b, SlotKind::Constant, &mut slots));
     lowered.outputs.iter().for_each(|o| fixed(o.buffer, SlotKind::Output, &mut slots));
-    place_temporaries(lowered, &launches(groups, together), config, &mut slot_of, &mut slots, &bytes);
+    place_temporaries(lowered, &launches(groups, together), in_place, config, &mut slot_of, &mut slots, &bytes);
     let empty = SlotId(slots.len() as u32);
     slots.push(Slot { bytes: Dim::int(0), kind: SlotKind::Temporary });
     let placed = std::mem::take(&mut lowered.buffers).into_iter().zip(storage).zip(slot_of);
@@ -62,77 +64,66 @@ fn launches<'g>(mut groups: &'g [Group], together: &[u32]) -> Vec<&'g [Group]> {
     out
 }
 
+/// First and last launch that uses a buffer.
+type Span = (usize, usize);
+
 fn place_temporaries(
     lowered: &Lowered,
     launches: &[&[Group]],
+    in_place: &[(BufferId, BufferId)],
     config: &Config,
     slot_of: &mut [Option<SlotId>],
     slots: &mut Vec<Slot>,
     bytes: &dyn Fn(BufferId) -> Dim,
 ) {
-    let mut last_use = vec![0usize; lowered.buffers.len()];
-    let buffers = |launch: &[Group]| launch.iter().flat_map(|g| g.kernel.buffers.iter().copied()).collect::<Vec<_>>();
+    let mut spans: Vec<Option<Span>> = vec![None; lowered.buffers.len()];
     for (at, launch) in launches.iter().enumerate() {
-        buffers(launch).iter().for_each(|b| last_use[b.0 as usize] = at);
-    }
-    let mut free = Free::default();
-    for (at, launch) in launches.iter().enumerate() {
-        let mut written: Vec<BufferId> = launch.iter().flat_map(|g| g.kernel.writes()).collect();
-        written.dedup();
-        for b in &written {
-            if slot_of[b.0 as usize].is_none() {
-                let need = bytes(*b);
-                let found = config.reuse.then(|| free.take(&need)).flatten();
-                let slot = found.unwrap_or_else(|| {
-                    slots.push(Slot { bytes: need, kind: SlotKind::Temporary });
-                    SlotId(slots.len() as u32 - 1)
-                });
-                slot_of[b.0 as usize] = Some(slot);
-            }
-        }
-        let mut touched = buffers(launch);
-        touched.sort();
-        touched.dedup();
-        for b in touched {
-            if let Some(slot) = slot_of[b.0 as usize]
-                && last_use[b.0 as usize] == at
-                && slots[slot.0 as usize].kind == SlotKind::Temporary
-            {
-                free.add(slot, &slots[slot.0 as usize].bytes);
-            }
+        for b in launch.iter().flat_map(|g| &g.kernel.buffers) {
+            spans[b.0 as usize].get_or_insert((at, at)).1 = at;
         }
     }
+    // Who takes over memory lives in it together with whom it takes it from: one tenant, the first of them.
+    let mut tenant: Vec<BufferId> = (0..spans.len() as u32).map(BufferId).collect();
+    for &(to, from) in in_place {
+        let first = tenant[from.0 as usize];
+        tenant[to.0 as usize] = first;
+        let last = spans[to.0 as usize].take().map(|(_, last)| last);
+        if let (Some(whole), Some(last)) = (&mut spans[first.0 as usize], last) {
+            whole.1 = last;
+        }
+    }
+    let open = |i: usize| slot_of[i].is_none();
+    let mut wanted: Vec<(BufferId, Dim, Span)> =
+        spans.iter().enumerate().filter(|(i, _)| open(*i)).filter_map(|(i, s)| s.map(|s| (BufferId(i as u32), bytes(BufferId(i as u32)), s))).collect();
+    // Those that live longest first among equals: the short ones find gaps between them.
+    wanted.sort_by_key(|(b, bytes, span)| (std::cmp::Reverse(bytes.as_int()), std::cmp::Reverse(span.1 - span.0), *b));
+    let mut tenants: Vec<Tenants> = vec![];
+    let first = slots.len();
+    for (b, need, span) in wanted {
+        let fits = |k: &usize| config.reuse && admits(&slots[first + k].bytes, &need) && tenants[*k].are_away(span);
+        let at = (0..tenants.len()).rev().find(fits).unwrap_or_else(|| {
+            slots.push(Slot { bytes: need, kind: SlotKind::Temporary });
+            tenants.push(Tenants::default());
+            tenants.len() - 1
+        });
+        tenants[at].0.insert(span.0, span.1);
+        slot_of[b.0 as usize] = Some(SlotId((first + at) as u32));
+    }
+    in_place.iter().for_each(|(to, _)| slot_of[to.0 as usize] = slot_of[tenant[to.0 as usize].0 as usize]);
 }
 
-/// Slots that hold nothing that is still read.
+/// Whether a slot holds what is placed after it: the largest come first; equal sizes only where one is a symbol's.
+fn admits(slot: &Dim, need: &Dim) -> bool {
+    slot == need || (slot.as_int().is_some() && need.as_int().is_some())
+}
+
+/// Last launch by first launch of what lives in a slot.
 #[derive(Default)]
-struct Free {
-    /// By size, the longest free first.
-    sized: BTreeMap<i64, VecDeque<SlotId>>,
-    /// Those whose size is a symbol's.
-    symbolic: Vec<(Dim, SlotId)>,
-}
+struct Tenants(BTreeMap<usize, usize>);
 
-impl Free {
-    fn add(&mut self, slot: SlotId, bytes: &Dim) {
-        match bytes.as_int() {
-            Some(n) => self.sized.entry(n).or_default().push_back(slot),
-            None => self.symbolic.push((bytes.clone(), slot)),
-        }
-    }
-
-    /// The free slot that wastes least and at most half of itself; equal sizes only when sizes are symbolic.
-    fn take(&mut self, need: &Dim) -> Option<SlotId> {
-        let Some(n) = need.as_int() else {
-            let at = self.symbolic.iter().position(|(bytes, _)| bytes == need)?;
-            return Some(self.symbolic.remove(at).1);
-        };
-        let (&bytes, slots) = self.sized.range_mut(n..=n.saturating_mul(2).max(n)).next()?;
-        let slot = slots.pop_front()?;
-        if slots.is_empty() {
-            self.sized.remove(&bytes);
-        }
-        Some(slot)
+impl Tenants {
+    fn are_away(&self, (first, last): Span) -> bool {
+        self.0.range(..=last).next_back().is_none_or(|(_, end)| *end < first)
     }
 }
 

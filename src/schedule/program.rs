@@ -122,6 +122,10 @@ pub struct Program {
     /// How many neighboring commands, which do not need one another, one launch may take; empty where each runs alone.
     #[serde(default)]
     pub together: Vec<u32>,
+    /// Buffers that take over the memory of another in the command that writes them: the kernel reads its operand through the buffer
+    /// that it writes.
+    #[serde(default)]
+    pub in_place: Vec<(BufferId, BufferId)>,
     /// Inputs of the border.
     pub inputs: Vec<ProgramInput>,
     /// Outputs of the border.

@@ -1,0 +1,112 @@
+//! Memory of training steps: budgets, checkpointed blocks, and values that take over memory.
+#![allow(missing_docs)]
+
+use inductor::compile::{frontier, inductor_with_report};
+use inductor::config::{MemoryBudget, Mode, Target};
+use inductor::nn::{self, Attention, Block};
+use inductor::runtime::Explain;
+use inductor::{Config, DType, Device, HostTensor, Traced, compile_train, optim, trace};
+
+const BLOCKS: u64 = 4;
+
+/// Transformer blocks with layer norms and dropout.
+fn blocks(checkpointed: bool) -> Traced {
+    trace("blocks", |t| {
+        let mut x = t.input("x", DType::F32, (4, 32, 64));
+        for i in 0..BLOCKS {
+            let path = t.path("blocks").path(i);
+            let block = |x: &inductor::Tensor| nn::dropout(&path, &nn::transformer_block(&path, x, &Block::new(Attention::causal(4))), 0.25);
+            x = if checkpointed { t.checkpoint(&x, block) } else { block(&x) };
+        }
+        Ok(x.square().mean_all())
+    })
+    .unwrap()
+}
+
+fn training() -> Config {
+    Config { mode: Mode::Train(optim::AdamW::new(1e-3).into()), ..Config::default() }
+}
+
+fn explained(traced: &Traced, target: &Target, config: &Config) -> inductor::Result<Explain> {
+    let examples: Vec<_> = traced.graph.inputs.iter().map(|i| traced.graph.ty(i.value).clone()).collect();
+    inductor_with_report(&traced.graph, &examples, target, config).map(|(plan, report)| Explain::new(&plan, &report))
+}
+
+fn targets() -> [Target; 3] {
+    [Target::h100(), Target::webgpu_default(), Target::cpu()]
+}
+
+#[test]
+fn checkpointed_blocks_lower_the_peak_by_what_they_save_but_for_one() {
+    for target in targets() {
+        let [free, kept] = [false, true].map(|c| explained(&blocks(c), &target, &training()).unwrap());
+        let saved = [&free, &kept].map(|e| e.partition.saved_activation_bytes);
+        let peak = [&free, &kept].map(|e| e.memory.predicted_peak_bytes);
+        let least = saved[0] - saved[1] - saved[0] / BLOCKS;
+        assert!(peak[1] + least <= peak[0], "{}: saved {saved:?}, peak {peak:?}", target.caps.name);
+    }
+}
+
+#[test]
+fn a_smaller_budget_never_raises_the_peak() {
+    let traced = blocks(false);
+    for target in targets() {
+        let points = frontier(&traced.graph, &target, &training()).unwrap();
+        let (whole, floor) = (points[0].peak_bytes, points.iter().map(|p| p.peak_bytes).min().unwrap());
+        assert!(floor < whole, "{}: {points:?}", target.caps.name);
+        let mut last = whole;
+        for k in 0..=10 {
+            let limit = whole - (whole - floor) * k / 10;
+            let config = Config { memory_budget: Some(MemoryBudget::Bytes(limit)), ..training() };
+            let peak = explained(&traced, &target, &config).unwrap().memory.predicted_peak_bytes;
+            assert!(peak <= limit && peak <= last, "{}: {peak} bytes at a budget of {limit}, {last} before", target.caps.name);
+            last = peak;
+        }
+        let config = Config { memory_budget: Some(MemoryBudget::Bytes(floor - 1)), ..training() };
+        let error = explained(&traced, &target, &config).unwrap_err().to_string();
+        assert!(error.contains(&format!("at least {floor} bytes")), "{error}");
+    }
+}
+
+/// Parameters after two steps, dropout among them, and the loss of each.
+fn trained(traced: &Traced, x: &HostTensor, config: &Config) -> (Vec<u32>, Vec<Vec<f32>>) {
+    let step = compile_train(traced, &Device::cpu(), optim::AdamW::new(1e-2), config).unwrap();
+    let mut state = step.init(3).unwrap();
+    let losses = (0..2).map(|_| step.run(&mut state, [x]).unwrap().loss().unwrap().to_bits()).collect();
+    let names = traced.graph.inputs.iter().map(|i| i.name.as_str()).filter(|name| name.starts_with("blocks"));
+    (losses, names.map(|name| state.get(name).unwrap().to_f32()).collect())
+}
+
+#[test]
+fn budgets_change_no_bit_on_the_interpreter() {
+    let traced = blocks(false);
+    let x = HostTensor::f32(&[4, 32, 64], &(0..4 * 32 * 64).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect::<Vec<_>>());
+    let expected = trained(&traced, &x, &Config::default());
+    let points = frontier(&traced.graph, &Target::cpu(), &training()).unwrap();
+    for point in points {
+        let config = Config { memory_budget: Some(MemoryBudget::Bytes(point.peak_bytes)), ..Config::default() };
+        assert!(trained(&traced, &x, &config) == expected, "{point:?}");
+    }
+}
+
+#[test]
+fn large_values_take_over_memory_and_keep_their_numbers() {
+    let (rows, columns) = (4096, 8200);
+    let traced = trace("softmax", |t| {
+        let x = t.input("x", DType::F32, (rows, 1));
+        let w = t.parameter("blocks.w", DType::F32, (1, columns), inductor::Initializer::Uniform { low: -1.0, high: 1.0 });
+        let scores = x.matmul(&w);
+        Ok((scores.softmax(1) * t.input("y", DType::F32, (rows, 1))).square().sum_all())
+    })
+    .unwrap();
+    let column = |scale: f32| HostTensor::f32(&[rows, 1], &(0..rows).map(|i| (i % 13) as f32 * scale).collect::<Vec<_>>());
+    let losses = [true, false].map(|reuse| {
+        let config = Config { reuse, ..Config::default() };
+        let step = compile_train(&traced, &Device::cpu(), optim::Sgd::new(0.1), &config).unwrap();
+        assert_eq!(step.plan().program.in_place.is_empty(), !reuse);
+        let mut state = step.init(3).unwrap();
+        let loss = step.run(&mut state, [&column(0.1), &column(0.2)]).unwrap().loss().unwrap();
+        (loss.to_bits(), state.get("blocks.w").unwrap().to_f32())
+    });
+    assert!(losses[0] == losses[1]);
+}
