@@ -8,9 +8,9 @@
 
 use crate::autograd::{self, Seed, Wrt};
 use crate::codegen::{self, Plan};
-use crate::config::{Config, Mode, Optimizer, Target};
+use crate::config::{Config, Gradients, Mode, Optimizer, Target};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Inline, InputRole, OutputRole, Value, inline_subgraphs};
+use crate::graph::{Graph, Inline, InputRole, OutputRole, Value, freeze, inline_subgraphs, is_frozen};
 use crate::loop_ir::Phase;
 use crate::lower::lower;
 use crate::partition::{fusible_by_traits, min_cut_rematerialization_partition};
@@ -77,10 +77,11 @@ fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Repo
         }
         Mode::Train(optimizer) => {
             check_trainable(&graph)?;
+            let graph = freeze_groups(&graph, optimizer)?;
             let mut graphs = compile_joint(&graph, Wrt::Parameters, Seed::Loss, config, &mut decisions, &mut clock)?;
             let trained = trained_parameters(&graph, &graphs);
             clock.report.untrained = untrained_parameters(&graph, &trained);
-            let update = compile_update(&trained, optimizer)?;
+            let update = compile_update(&trained, optimizer, config.gradients)?;
             check_names(&graph, &update)?;
             graphs.push((Phase::Update, update));
             clock.stage("update");
@@ -170,21 +171,33 @@ fn check_names(graph: &Graph, update: &Graph) -> Result<()> {
     Ok(())
 }
 
-/// Parameters that stay as they are, which is said, since it is often a mistake.
+/// Detaches the parameters of frozen groups, so that nothing is computed for them.
+fn freeze_groups(graph: &Graph, optimizer: &Optimizer) -> Result<Graph> {
+    let parameters: Vec<&str> = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter).map(|i| i.name.as_str()).collect();
+    let idle = crate::update::idle_patterns(optimizer, &parameters);
+    if !idle.is_empty() {
+        let message = format!("optimizer: no parameter fits {}; there are {}", idle.join(", "), parameters.join(", "));
+        return Err(Error::compile(message));
+    }
+    let is_frozen = |name: &str| optimizer.of(name).is_none();
+    if parameters.iter().any(|name| is_frozen(name)) { freeze(graph, &is_frozen).map_err(Error::compile) } else { Ok(graph.clone()) }
+}
+
+/// Parameters that stay as they are. Of those that nobody froze this is said, since it is often a mistake.
 fn untrained_parameters(graph: &Graph, trained: &[(String, TensorType)]) -> Vec<String> {
     let trained: HashSet<&str> = trained.iter().map(|(name, _)| name.as_str()).collect();
-    let parameters = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter).map(|i| i.name.clone());
-    let untrained: Vec<String> = parameters.filter(|name| !trained.contains(name.as_str())).collect();
-    if !untrained.is_empty() {
-        tracing::warn!(program = %graph.name, parameters = untrained.join(", "), "no gradient of the loss reaches these parameters: they stay as they are");
+    let untrained: Vec<_> = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter && !trained.contains(i.name.as_str())).collect();
+    let lost: Vec<&str> = untrained.iter().filter(|i| !is_frozen(graph, i.value)).map(|i| i.name.as_str()).collect();
+    if !lost.is_empty() {
+        tracing::warn!(program = %graph.name, parameters = lost.join(", "), "no gradient of the loss reaches these parameters: they stay as they are");
     }
-    untrained
+    untrained.into_iter().map(|i| i.name.clone()).collect()
 }
 
 /// The optimizer's graph over those parameters. It is built in the form that the joint passes give, so that only those of the last
 /// stage run. Other parameters stay as they are, without decay, as in PyTorch.
-fn compile_update(parameters: &[(String, TensorType)], optimizer: &Optimizer) -> Result<Graph> {
-    let update = crate::update::update_graph(optimizer, parameters)?;
+fn compile_update(parameters: &[(String, TensorType)], optimizer: &Optimizer, gradients: Gradients) -> Result<Graph> {
+    let update = crate::update::update_graph(optimizer, parameters, gradients)?;
     post_grad_passes(&update)
 }
 
