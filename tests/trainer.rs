@@ -37,7 +37,8 @@ fn regression(device: &Device, optimizer: impl Into<Optimizer>, config: &Config,
     let program = trace("regression", |t| {
         let (x, y) = (t.input("x", DType::F32, (8, 3)), t.input("y", DType::F32, 8));
         let w = t.parameter("w", DType::F32, 3, Initializer::Uniform { low: -1.0, high: 1.0 });
-        Ok(((x * w).dropout(dropout, &t.key()).sum(&[1]) - y).square().mean_all())
+        let sums = (x * w).dropout(dropout, &t.key()).matmul(&t.full(DType::F32, (3, 1), 1.0));
+        Ok((sums.reshape(8) - y).square().mean_all())
     });
     compile_train(&program.unwrap(), device, optimizer, config).unwrap()
 }
@@ -51,7 +52,7 @@ fn error_of(device: &Device) -> impl FnMut(&mut State) -> inductor::Result<Vec<(
     let program = trace_eval("error", |t| {
         let (x, y) = (t.input("x", DType::F32, (EXAMPLES, 3)), t.input("y", DType::F32, EXAMPLES));
         let w = t.parameter("w", DType::F32, 3, Initializer::Zeros);
-        Ok(vec![("error", ((x * w).sum(&[1]) - y).square().mean_all())])
+        Ok(vec![("error", (x.matmul(&w.reshape([3, 1])).reshape(EXAMPLES) - y).square().mean_all())])
     });
     let look = compile(&program.unwrap(), device, &Config::default()).unwrap();
     move |state| {

@@ -62,7 +62,7 @@ fn train(mut options: Options) -> Result<()> {
         let scale = if options.spoil == Some(number) { -1.0 } else { 3.0 };
         Ok([HostTensor::f32(&[8], &x), HostTensor::f32(&[], &[scale])])
     };
-    training.run(training.trainer(), &mut state, batch).map(|_| ())
+    training.run(training.trainer()?, &mut state, batch).map(|_| ())
 }
 
 /// The program of the tests below, in a process of its own: signals are the process's.

@@ -25,6 +25,9 @@ pub struct RunOptions {
     /// Go on when a loss is NaN or infinite.
     #[arg(long)]
     pub keep_going: bool,
+    /// Write event files for TensorBoard, too, into the folder `tensorboard` of the output.
+    #[arg(long)]
+    pub tensorboard: bool,
 }
 
 /// What the checkpoint to go on from says about its run; nothing for a new run.
@@ -81,12 +84,13 @@ impl Training<'_> {
     }
 
     /// A loop over the steps, to be given to [`Training::run`].
-    pub fn trainer<'a>(&self) -> Trainer<'a> {
+    pub fn trainer<'a>(&self) -> Result<Trainer<'a>> {
         let run = &self.common.run;
         let trainer = Trainer::new(self.step.clone()).steps(self.steps).folder(&self.common.out).keep_going(run.keep_going).resume(run.resume);
         let trainer = trainer.checkpoints(checkpoints(self.common).every(run.checkpoint_every).keep(1));
         let trainer = trainer.observe(Progress::new().rate(self.size.0 as u64, self.size.1));
-        if let Some(schedule) = &self.schedule { trainer.schedule(schedule.clone()) } else { trainer }
+        let trainer = if let Some(schedule) = &self.schedule { trainer.schedule(schedule.clone()) } else { trainer };
+        if run.tensorboard { Ok(trainer.tensorboard(self.common.out.join("tensorboard"))?) } else { Ok(trainer) }
     }
 
     /// Steps from where the state stands to the end. `batch` gives the inputs of a step, counted from 1. The process ends here, with a

@@ -102,7 +102,7 @@ fn run() -> Result<()> {
             state.set(name, tensor.clone())?;
         }
     }
-    training.run(training.trainer(), &mut state, |number| Ok(Inputs::Named(batches.get(number - 1)?)))?;
+    training.run(training.trainer()?, &mut state, |number| Ok(Inputs::Named(batches.get(number - 1)?)))?;
     save(&options, &imported, &state)?;
     options.common.show_profile(&step)
 }

@@ -141,7 +141,7 @@ fn fit(options: &Options, train: &Split, step: &Step) -> Result<State> {
     };
     let mut state = training.begin()?;
     let mut epoch = (u64::MAX, vec![]);
-    training.run(training.trainer(), &mut state, |number| Ok(batch(options, train, number - 1, &mut epoch)))?;
+    training.run(training.trainer()?, &mut state, |number| Ok(batch(options, train, number - 1, &mut epoch)))?;
     Ok(state)
 }
 

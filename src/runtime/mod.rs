@@ -16,6 +16,7 @@ mod engine;
 mod explain;
 #[cfg(test)]
 mod fixtures;
+mod gguf;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod ledger;

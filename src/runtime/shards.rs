@@ -1,5 +1,6 @@
-//! Tensors of a model in one safetensors file, or in several with an index, as Hugging Face writes them.
+//! Tensors of a model: one safetensors file, several with an index, as Hugging Face writes them, or a GGUF file.
 
+use super::gguf::Gguf;
 use super::tensor_file::TensorFile;
 use crate::error::{Error, Result};
 use crate::types::{DType, HostTensor};
@@ -9,20 +10,45 @@ use std::path::{Path, PathBuf};
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// A file of tensors.
+enum Held {
+    Safetensors(TensorFile),
+    Gguf(Gguf),
+}
+
+impl Held {
+    fn tensors(&self) -> Vec<(&str, DType, &[usize])> {
+        match self {
+            Held::Safetensors(file) => file.tensors().collect(),
+            Held::Gguf(file) => file.tensors().collect(),
+        }
+    }
+
+    fn read(&mut self, name: &str) -> Result<HostTensor> {
+        match self {
+            Held::Safetensors(file) => file.read(name),
+            Held::Gguf(file) => file.read(name),
+        }
+    }
+}
+
 /// Files that together hold a model's tensors.
 pub struct Shards {
-    files: Vec<TensorFile>,
+    files: Vec<Held>,
     /// The file of each tensor.
     places: BTreeMap<String, usize>,
 }
 
 impl Shards {
-    /// Opens a safetensors file, an index (`*.index.json`), or a folder with `model.safetensors` or `model.safetensors.index.json`.
+    /// Opens a safetensors file, a GGUF file (`*.gguf`), an index (`*.index.json`), or a folder with `model.safetensors` or `model.safetensors.index.json`.
     /// Headers are read and compared with the index; tensors are not read.
     pub fn open(path: &Path) -> Result<Shards> {
         let path = if path.is_dir() { inside(path)? } else { path.to_path_buf() };
-        let is_index = path.extension().is_some_and(|e| e == "json");
-        if is_index { Shards::of_index(&path) } else { Shards::of_files(vec![TensorFile::open(&path)?], None) }
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("json") => Shards::of_index(&path),
+            Some("gguf") => Shards::of_files(vec![Held::Gguf(Gguf::open(&path)?)], None),
+            _ => Shards::of_files(vec![Held::Safetensors(TensorFile::open(&path)?)], None),
+        }
     }
 
     fn of_index(path: &Path) -> Result<Shards> {
@@ -35,26 +61,30 @@ impl Shards {
             return Err(unsound(format!("{name:?} is no name of a file beside it")));
         }
         let folder = path.parent().unwrap_or(Path::new("."));
-        let files = names.iter().map(|name| TensorFile::open(&folder.join(name))).collect::<Result<Vec<_>>>()?;
+        let files = names.iter().map(|name| TensorFile::open(&folder.join(name)).map(Held::Safetensors)).collect::<Result<Vec<_>>>()?;
         let at = |file: &String| names.iter().position(|n| *n == file).unwrap_or(0);
         let places = index.weight_map.iter().map(|(tensor, file)| (tensor.clone(), at(file))).collect();
         Shards::of_files(files, Some(places)).map_err(|e| unsound(e.to_string()))
     }
 
-    fn of_files(files: Vec<TensorFile>, index: Option<BTreeMap<String, usize>>) -> Result<Shards> {
+    fn of_files(files: Vec<Held>, index: Option<BTreeMap<String, usize>>) -> Result<Shards> {
         let mut places = BTreeMap::new();
         for (at, file) in files.iter().enumerate() {
-            places.extend(file.tensors().map(|(name, ..)| (name.to_string(), at)));
+            places.extend(file.tensors().into_iter().map(|(name, ..)| (name.to_string(), at)));
         }
-        if let Some((name, _)) = index.iter().flatten().find(|(name, at)| !files[**at].holds(name)) {
-            return Err(Error::Input(format!("{name} is not in its file")));
+        let is_lost = |(name, at): &(&String, &usize)| places.get(*name) != Some(*at);
+        if let Some((name, _)) = index.iter().flatten().find(is_lost) {
+            return Err(Error::Input(format!("{name} is not in its file, or in several")));
         }
         Ok(Shards { files, places: index.unwrap_or(places) })
     }
 
     /// What they hold, sorted by name: names, dtypes and shapes.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, DType, &[usize])> {
-        self.places.iter().filter_map(|(name, &at)| self.files[at].tensors().find(|(n, ..)| n == name))
+        let all = self.files.iter().enumerate().flat_map(|(at, file)| file.tensors().into_iter().map(move |tensor| (at, tensor)));
+        let mut held: Vec<_> = all.filter(|(at, (name, ..))| self.places.get(*name) == Some(at)).map(|(_, tensor)| tensor).collect();
+        held.sort_by_key(|(name, ..)| *name);
+        held.into_iter()
     }
 
     /// Reads one tensor.
