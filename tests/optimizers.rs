@@ -3,7 +3,7 @@
 use inductor::config::{Gradients, Optimizer};
 use inductor::graph::{InputRole, OutputRole};
 use inductor::optim::{Adadelta, Adafactor, Adagrad, Adam, AdamW, Adamax, Goal, Lamb, Lion, Muon, NAdam, Plateau, RAdam, RmsProp, Schedule, Sgd};
-use inductor::{Config, DType, Device, HostTensor, Initializer, State, Step, Trace, Traced, compile_train, nn, trace};
+use inductor::{Config, DType, Device, HostTensor, Initializer, State, Step, Trace, Traced, Verify, compile_train, nn, trace};
 use serde_json::Value;
 
 const STEPS: u64 = 50;
@@ -137,6 +137,61 @@ fn clipping_accumulation_and_averages() {
     check("accumulate_average", Sgd::new(0.1).momentum(0.9).dampening(0.5).accumulate(2).average(0.8).step_per_parameter(true));
 }
 
+/// One optimizer of each kind, with what makes its graph the largest.
+fn every_kind() -> Vec<(&'static str, Optimizer)> {
+    let vectors = AdamW::new(0.01);
+    vec![
+        ("sgd", Sgd::new(0.1).momentum(0.9).nesterov(true).weight_decay(0.1).into()),
+        ("sgd_dampening", Sgd::new(0.1).momentum(0.9).dampening(0.5).clip_value(0.1).into()),
+        ("adam", Adam::new(0.1).amsgrad(true).weight_decay(0.1).into()),
+        ("adamw", AdamW::new(0.1).clip_norm(0.5).into()),
+        ("adamax", Adamax::new(0.1).into()),
+        ("nadam", NAdam::new(0.1).decoupled_weight_decay(true).weight_decay(0.1).into()),
+        ("radam", RAdam::new(0.1).into()),
+        ("rmsprop", RmsProp::new(0.1).momentum(0.9).centered(true).into()),
+        ("adagrad", Adagrad::new(0.1).lr_decay(0.1).into()),
+        ("adadelta", Adadelta::new(1.0).into()),
+        ("adafactor", Adafactor::new(0.1).weight_decay(0.1).into()),
+        ("lion", Lion::new(0.01).weight_decay(0.1).into()),
+        ("lamb", Lamb::new(0.1).weight_decay(0.1).into()),
+        ("muon", Muon::new(0.1).group("b", vectors).into()),
+    ]
+}
+
+/// Kernels agree with the interpreter, and that with the graphs' definition, in every update.
+#[test]
+fn every_update_is_verified() {
+    let config = Config { gradients: Gradients::Values, verify: Verify::Full, ..Config::default() };
+    for device in devices() {
+        for (name, optimizer) in every_kind() {
+            let optimizer = Optimizer { accumulate: 2, average: Some(0.9), ..optimizer };
+            let step = compile_train(&program(), &device, optimizer, &config).unwrap();
+            let mut state = start(&step);
+            for k in 1..=4 {
+                let result = step.run(&mut state, batch(k)).and_then(|r| r.loss());
+                assert!(result.is_ok(), "{name} on {device:?}: {result:?}");
+            }
+        }
+    }
+}
+
+/// Updates without norms are one kernel for each parameter, and one for the numbers that all share.
+#[test]
+fn updates_fuse() {
+    for (name, optimizer) in every_kind() {
+        let most = match name {
+            // Norms of the parameter and of its update; the products of the iteration.
+            "adafactor" | "lamb" | "muon" | "adamw" => continue,
+            // The product of momenta is state of each parameter.
+            "nadam" => 3 + 1 + 3,
+            _ => 3 + 1,
+        };
+        let step = compile_train(&program(), &Device::cpu(), optimizer, &Config::default()).unwrap();
+        let kernels = step.explain().kernels;
+        assert!(kernels.update <= most, "{name}: {kernels:?}");
+    }
+}
+
 #[test]
 fn groups_have_settings_of_their_own() {
     let optimizer = AdamW::new(0.02).weight_decay(0.1).decay_vectors(true).group("w", AdamW::new(0.01).weight_decay(0.0)).frozen("b");
@@ -248,6 +303,10 @@ fn an_accumulation_is_resumed() {
     let mut state = start(&step);
     for k in 1..=8 {
         step.run(&mut state, batch(k)).unwrap();
+        if k < 3 {
+            let averaged = state.averaged().unwrap().get("w").unwrap();
+            assert!(averaged == state.get("w").unwrap() && averaged == wave(&[3, 4], 2.3, 0.5), "before the first update");
+        }
         if k == 4 {
             state.save_checkpoint(&path).unwrap();
         }

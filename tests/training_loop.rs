@@ -1,6 +1,6 @@
 //! The loop that the training examples share: it stops at a signal with a checkpoint and goes on exactly, takes no other run's
 //! checkpoint, and stops at a loss that is no number.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "interrupt"))]
 
 #[path = "../examples/common/mod.rs"]
 mod common;

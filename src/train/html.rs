@@ -127,8 +127,9 @@ pub(super) fn smooth(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
 /// Four digits, as short as they can be.
 fn number(x: f64) -> String {
     match x.abs() {
-        size if !x.is_finite() || (1e-3..1e5).contains(&size) || size == 0.0 => {
-            let digits = (3 - size.max(1.0).log10().floor() as i32).max(0) as usize;
+        size if !x.is_finite() || (1e-4..1e5).contains(&size) || size == 0.0 => {
+            let first = if size == 0.0 || !x.is_finite() { 0 } else { size.log10().floor() as i32 };
+            let digits = (if first < 0 { 2 } else { 3 } - first).max(0) as usize;
             format!("{x:.digits$}")
         }
         _ => format!("{x:.2e}"),
@@ -156,7 +157,7 @@ mod tests {
         assert!(page.contains("a &amp; b") && page.contains("evaluation: &lt;accuracy&gt;") && !page.contains("<accuracy>"));
         assert!(page.contains(">5.000</text>"), "the norm over both");
         assert!(page.len() < 100_000, "long lines are thinned: {}", page.len());
-        assert_eq!([0.0, 1.0, 12.345678, 123456.0, 0.00012].map(number), ["0.000", "1.000", "12.35", "1.23e5", "1.20e-4"]);
+        assert_eq!([0.0, 1.0, 12.345678, 123456.0, 0.00012].map(number), ["0.000", "1.000", "12.35", "1.23e5", "0.000120"]);
         assert!(!report("nothing", &History::default()).contains("<svg"));
     }
 }

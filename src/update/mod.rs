@@ -25,7 +25,7 @@ type Built<T = Value> = Result<T, String>;
 /// The update as a pure graph. Inputs: each parameter `<p>`, its gradient `grad.<p>`, its state `optimizer.<p>.exp_avg` and others
 /// of PyTorch's names (all starting at zero), and the host scalars `lr` and, where the algorithm counts, `step` (f32, from 1; with
 /// `step_per_parameter`, `step.optimizer.<p>` for each). The state of an optimizer with a name is `optimizer[<name>].<p>...`.
-/// Outputs: `new.<name>` for each parameter and state; where asked for, `grad.<p>` and `grad_norm.<p>`, before clipping.
+/// Outputs: `new.<name>` for each parameter and state; where asked for, `gradient.<p>` and `gradient_norm.<p>`, before clipping.
 /// Half-precision parameters are updated in f32, where their state lives. Where gradients of several steps accumulate, their mean
 /// so far is the state `grad_sum`, and the host scalar `micro_batch` counts the steps of an update from 1.
 pub fn update_graph(optimizer: &Optimizer, parameters: &[(String, TensorType)], gradients: Gradients) -> Result<Graph, Error> {
@@ -185,9 +185,9 @@ fn tell(b: &mut Builder, p: &Parameter<'_>, gradients: Gradients) -> Built<()> {
     b.provenance = Provenance::new(vec![], vec![p.name.to_string()]);
     let square = squares(b, p)?;
     let norm = b.scalar(ScalarFn::Sqrt, &[square])?;
-    b.output(&format!("grad_norm.{}", p.name), OutputRole::GradientNorm(p.name.into()), norm);
+    b.output(&format!("gradient_norm.{}", p.name), OutputRole::GradientNorm(p.name.into()), norm);
     if gradients == Gradients::Values {
-        b.output(&format!("grad.{}", p.name), OutputRole::Gradient(p.name.into()), p.gradient);
+        b.output(&format!("gradient.{}", p.name), OutputRole::Gradient(p.name.into()), p.gradient);
     }
     Ok(())
 }
@@ -259,7 +259,7 @@ fn slot<'a>(b: &'a mut Builder, scalars: &Scalars<'_>, p: &Parameter<'_>, step: 
     Ok(Slot { b, state, ty: p.ty.clone(), value, p: value, g, lr, step, applies: p.applies })
 }
 
-/// The average of a parameter's values, which the first update starts.
+/// The average of a parameter's values, which the first update starts; before it, the average is the parameter.
 fn average(slot: &mut Slot<'_>, keep: f64, new: Value) -> Built<()> {
     let old = slot.old(AVERAGE)?;
     let args = [new, old, slot.step];
@@ -267,7 +267,11 @@ fn average(slot: &mut Slot<'_>, keep: f64, new: Value) -> Built<()> {
         let moved = old * keep + new.clone() * (1.0 - keep);
         new.if_(step.binary(ScalarFn::Le, 1.0), moved)
     })?;
-    slot.keep(AVERAGE, old, average)
+    let before = match slot.applies {
+        Some(_) => slot.expr([slot.value, old, slot.step], |[p, old, step]| p.if_(step.binary(ScalarFn::Le, 1.0), old))?,
+        None => old,
+    };
+    slot.keep(AVERAGE, before, average)
 }
 
 #[cfg(test)]
