@@ -24,17 +24,17 @@ const GRID: usize = 160;
 
 /// Trains a classifier of spirals.
 #[derive(Parser)]
-struct Options {
+pub struct Options {
     #[command(flatten)]
     common: Common,
 }
 
 fn main() -> std::process::ExitCode {
-    common::main(run)
+    common::main(|| run(Options::parse()))
 }
 
-fn run() -> Result<()> {
-    let mut options = Options::parse().common;
+pub fn run(options: Options) -> Result<()> {
+    let mut options = options.common;
     let device = options.start()?;
     options.recall()?;
     let (points, labels) = spirals(options.seed());
@@ -50,10 +50,9 @@ fn run() -> Result<()> {
         schedule: Some(Schedule::Cosine { peak: 1e-2, floor: 1e-4, warmup: 20.min(steps), total: steps }),
         size: (POINTS, "points"),
         facts: vec![("example", "train_mlp".into())],
-        look_every: u64::MAX,
     };
-    let (mut state, mut history) = training.begin()?;
-    training.run(&mut state, &mut history, |_| Ok([&points, &labels]), |_| Ok(None))?;
+    let mut state = training.begin()?;
+    training.run(training.trainer()?, &mut state, |_| Ok([&points, &labels]))?;
 
     let learnt = classes(&device, &mut state, &points)?;
     let right = learnt.iter().zip(labels.to_i64()).filter(|(a, b)| **a == *b as usize).count();

@@ -8,9 +8,9 @@
 
 use crate::autograd::{self, Seed, Wrt};
 use crate::codegen::{self, Plan};
-use crate::config::{Config, Mode, Optimizer, Target};
+use crate::config::{Config, Gradients, Mode, Optimizer, Target};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Inline, InputRole, OutputRole, Value, inline_subgraphs};
+use crate::graph::{Graph, Inline, InputRole, OutputRole, Value, freeze, inline_subgraphs, is_frozen};
 use crate::loop_ir::Phase;
 use crate::lower::lower;
 use crate::partition::{Pressure, fusible_by_traits, partition_under};
@@ -65,8 +65,8 @@ pub fn inductor_with_report(graph: &Graph, example_inputs: &[TensorType], target
 fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Report) -> Result<Plan> {
     let mut clock = Clock { report, started: Instant::now() };
     let guards = graph.guards.clone();
-    let (graph, training) = (recursive_pre_grad_passes(graph)?, config.mode != Mode::Inference);
-    let graph = fuse_attention(&graph, &target.model, training)?;
+    let training = config.mode != Mode::Inference;
+    let graph = before_autograd(graph, target, config)?;
     clock.stage("pre_grad");
     let stages = Stages { graph: &graph, target, config };
     let mut program = if training { stages.training(&mut clock)? } else { stages.inference(&mut clock)? };
@@ -75,6 +75,14 @@ fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Repo
     clock.stage("codegen");
     dump_plan(config, &plan)?;
     Ok(plan)
+}
+
+/// Pre-grad passes, attention in one kernel where that pays, and frozen parameters detached.
+fn before_autograd(graph: &Graph, target: &Target, config: &Config) -> Result<Graph> {
+    let graph = fuse_attention(&recursive_pre_grad_passes(graph)?, &target.model, config.mode != Mode::Inference)?;
+    let Mode::Train(optimizer) = &config.mode else { return Ok(graph) };
+    check_trainable(&graph)?;
+    freeze_groups(&graph, optimizer)
 }
 
 /// How much a training step may save less, and what it costs.
@@ -91,7 +99,7 @@ pub struct Frontier {
 /// Every cut that a memory budget chooses from, from the one without a budget on.
 pub fn frontier(graph: &Graph, target: &Target, config: &Config) -> Result<Vec<Frontier>> {
     crate::platform::check(target, graph)?;
-    let graph = fuse_attention(&recursive_pre_grad_passes(graph)?, &target.model, true)?;
+    let graph = before_autograd(graph, target, config)?;
     let stages = Stages { graph: &graph, target, config };
     let mut clock = Clock { report: &mut Report::default(), started: Instant::now() };
     let joint = stages.joint(&mut clock)?;
@@ -153,9 +161,6 @@ impl Stages<'_> {
             Mode::Vjp => (Wrt::Inputs, Seed::Cotangents),
             _ => (Wrt::Parameters, Seed::Loss),
         };
-        if seed == Seed::Loss {
-            check_trainable(self.graph)?;
-        }
         let graph = inline_subgraphs(self.graph, Inline::All).map_err(Error::compile)?;
         let joint = autograd::joint_graph(&graph, wrt, seed)?;
         clock.stage("autograd");
@@ -179,7 +184,7 @@ impl Stages<'_> {
         if let Mode::Train(optimizer) = &self.config.mode {
             let trained = trained_parameters(self.graph, &graphs);
             clock.report.untrained = untrained_parameters(self.graph, &trained);
-            let update = compile_update(&trained, optimizer)?;
+            let update = compile_update(&trained, optimizer, self.config.gradients)?;
             check_names(self.graph, &update)?;
             graphs.push((Phase::Update, update));
             clock.stage("update");
@@ -247,21 +252,33 @@ fn check_names(graph: &Graph, update: &Graph) -> Result<()> {
     Ok(())
 }
 
-/// Parameters that stay as they are, which is said, since it is often a mistake.
+/// Detaches the parameters of frozen groups, so that nothing is computed for them.
+fn freeze_groups(graph: &Graph, optimizer: &Optimizer) -> Result<Graph> {
+    let parameters: Vec<&str> = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter).map(|i| i.name.as_str()).collect();
+    let idle = crate::update::idle_patterns(optimizer, &parameters);
+    if !idle.is_empty() {
+        let message = format!("optimizer: no parameter fits {}; there are {}", idle.join(", "), parameters.join(", "));
+        return Err(Error::compile(message));
+    }
+    let is_frozen = |name: &str| optimizer.of(name).is_none();
+    if parameters.iter().any(|name| is_frozen(name)) { freeze(graph, &is_frozen).map_err(Error::compile) } else { Ok(graph.clone()) }
+}
+
+/// Parameters that stay as they are. Of those that nobody froze this is said, since it is often a mistake.
 fn untrained_parameters(graph: &Graph, trained: &[(String, TensorType)]) -> Vec<String> {
     let trained: HashSet<&str> = trained.iter().map(|(name, _)| name.as_str()).collect();
-    let parameters = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter).map(|i| i.name.clone());
-    let untrained: Vec<String> = parameters.filter(|name| !trained.contains(name.as_str())).collect();
-    if !untrained.is_empty() {
-        tracing::warn!(program = %graph.name, parameters = untrained.join(", "), "no gradient of the loss reaches these parameters: they stay as they are");
+    let untrained: Vec<_> = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter && !trained.contains(i.name.as_str())).collect();
+    let lost: Vec<&str> = untrained.iter().filter(|i| !is_frozen(graph, i.value)).map(|i| i.name.as_str()).collect();
+    if !lost.is_empty() {
+        tracing::warn!(program = %graph.name, parameters = lost.join(", "), "no gradient of the loss reaches these parameters: they stay as they are");
     }
-    untrained
+    untrained.into_iter().map(|i| i.name.clone()).collect()
 }
 
 /// The optimizer's graph over those parameters. It is built in the form that the joint passes give, so that only those of the last
 /// stage run. Other parameters stay as they are, without decay, as in PyTorch.
-fn compile_update(parameters: &[(String, TensorType)], optimizer: &Optimizer) -> Result<Graph> {
-    let update = crate::update::update_graph(optimizer, parameters)?;
+fn compile_update(parameters: &[(String, TensorType)], optimizer: &Optimizer, gradients: Gradients) -> Result<Graph> {
+    let update = crate::update::update_graph(optimizer, parameters, gradients)?;
     post_grad_passes(&update)
 }
 

@@ -1,5 +1,9 @@
 //! Options, and the only place that reads the environment.
 
+mod optimizer;
+
+pub use optimizer::{Gradients, Optimizer, OptimizerKind, ParameterGroup};
+
 use crate::types::{DeviceCaps, DeviceModel, MatmulPrecision};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -15,59 +19,6 @@ pub enum Mode {
     Train(Optimizer),
     /// Forward, and gradients of given cotangents (a scalar single output takes 1).
     Vjp,
-}
-
-/// Optimizers and their hyperparameters. The learning rate is a host scalar named `lr`, given per step, with `lr` here as
-/// its default; `step` counts the updates from 1 as a host scalar of that name.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Optimizer {
-    /// Which algorithm.
-    pub kind: OptimizerKind,
-    /// Default learning rate.
-    pub lr: f64,
-    /// Decoupled (AdamW) or L2 (others) weight decay; applied to parameters of rank two and more.
-    pub weight_decay: f64,
-    /// Weight decay of vectors and scalars too, as PyTorch's optimizers do it.
-    #[serde(default)]
-    pub decay_vectors: bool,
-    /// Gradients are scaled down so that their global norm is at most this.
-    pub clip_norm: Option<f64>,
-    /// Keeps its state apart from that of other optimizers of the same parameters; the empty name is the optimizer that most
-    /// programs have.
-    #[serde(default)]
-    pub name: String,
-    /// Bias correction counts the updates of each parameter apart, as PyTorch does, so that the programs of one optimizer may
-    /// train different parameters. Otherwise all parameters of a program have one count.
-    #[serde(default)]
-    pub step_per_parameter: bool,
-}
-
-/// The algorithm of an [`Optimizer`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum OptimizerKind {
-    /// Stochastic gradient descent, `v = momentum * v + g; p -= lr * v` (PyTorch's form).
-    Sgd {
-        /// 0 keeps no state.
-        momentum: f64,
-    },
-    /// Adam (Kingma and Ba, 2015) with bias correction; weight decay is L2.
-    Adam {
-        /// Decay of the first moment.
-        beta1: f64,
-        /// Decay of the second moment.
-        beta2: f64,
-        /// Added to the denominator.
-        eps: f64,
-    },
-    /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
-    AdamW {
-        /// Decay of the first moment.
-        beta1: f64,
-        /// Decay of the second moment.
-        beta2: f64,
-        /// Added to the denominator.
-        eps: f64,
-    },
 }
 
 /// What `verify` compares.
@@ -157,6 +108,9 @@ pub struct Config {
     pub matmul_precision: MatmulPrecision,
     /// Refuse steps whose gradients are not finite; state stays as it was.
     pub check_gradients: bool,
+    /// What a step of training tells about its gradients, beside using them.
+    #[serde(default)]
+    pub gradients: Gradients,
     /// Accept NaN and infinities in float inputs of training.
     pub allow_non_finite: bool,
     /// Accept batches without elements in training.
@@ -177,6 +131,7 @@ impl Default for Config {
             emulate_precision_casts: false,
             matmul_precision: MatmulPrecision::default(),
             check_gradients: false,
+            gradients: Gradients::Internal,
             allow_non_finite: false,
             allow_empty: false,
             dump: None,

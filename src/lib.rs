@@ -44,6 +44,8 @@
 //!
 //! * **Write models**: [`Tensor`] has the operators, [`nn`] the layers, [`optim`] the optimizers and schedules, [`models`] whole
 //!   models. [`Trace`] declares inputs, parameters, buffers and random keys.
+//! * **Train them**: [`train`] has the loop with data, metrics, checkpoints and logs; [`Trace::frozen`] and groups of an optimizer say what
+//!   is trained and how; [`Traced::summary`] shows what a model is made of.
 //! * **Run them**: [`Device`], [`Step`], [`State`], [`HostTensor`]. [`Config`] has the options, [`Verify`] among them.
 //! * **See what happened**: [`Step::explain`] tells each decision; `Config::dump` writes graphs and kernels of every stage.
 //! * **Read the compiler**: [`compile::inductor`] is the pipeline as one function. A graph ([`graph`], [`ops`]) is simplified
@@ -54,8 +56,8 @@
 //!
 //! # Features
 //!
-//! `gpu` (wgpu), `cli` (the `inductor` binary) and `torch` (`torch.export` archives) are on by default; without them remains the bare
-//! compiler with the interpreter.
+//! `gpu` (wgpu), `cli` (the `inductor` binary), `torch` (`torch.export` archives) and `interrupt` (runs that end at Ctrl-C with a checkpoint)
+//! are on by default; without them remains the bare compiler with the interpreter. `plots` draws curves of runs as PNG.
 pub mod autograd;
 pub mod codegen;
 pub mod compile;
@@ -84,12 +86,12 @@ pub mod train;
 pub mod types;
 pub mod update;
 
-pub use config::{Config, Verify};
+pub use config::{Config, Gradients, Verify};
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
 pub use frontend::torch_export;
 pub use frontend::{Initializer, Tensor, Trace, Traced, models, nn, optim, trace, trace_eval};
-pub use runtime::{Device, Inputs, State, Step, StepResult, compile, compile_train, compile_vjp};
+pub use runtime::{Device, Inputs, Load, LoadReport, State, Step, StepResult, compile, compile_train, compile_vjp};
 pub use types::{DType, Dim, HostTensor};
 
 /// The README's program compiles.

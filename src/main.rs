@@ -52,6 +52,8 @@ enum Command {
     /// Measure which forms of a model's products are the fastest on this device, for later compilations.
     #[cfg(feature = "gpu")]
     Tune(tune::TuneOptions),
+    /// Show the modules of a model: parameters, shapes, arithmetic, activations.
+    Summary(SummaryOptions),
     /// Run a model once on inputs from a safetensors file.
     Run(RunOptions),
     /// Compare cases with PyTorch's results.
@@ -117,6 +119,15 @@ struct ExplainOptions {
 }
 
 #[derive(clap::Args)]
+struct SummaryOptions {
+    /// Graph text (`.ir`), a program of torch.export (`.pt2`), or one of mlp, small, nanogpt, gpt2.
+    model: String,
+    /// Write everything as JSON into this file; `-` is the standard output.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
 struct RunOptions {
     /// Graph text (`.ir`) or a program of torch.export (`.pt2`).
     model: String,
@@ -160,6 +171,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Explain(options) => explain(&options).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "gpu")]
         Command::Tune(options) => tune::tune(&options).map(|()| ExitCode::SUCCESS),
+        Command::Summary(options) => summary(&options).map(|()| ExitCode::SUCCESS),
         Command::Run(options) => run_model(&options).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "torch")]
         Command::Check(options) => check::check(&options),
@@ -209,6 +221,15 @@ fn explain(options: &ExplainOptions) -> Result<()> {
         emit(&explained.to_string())?;
     }
     Ok(())
+}
+
+fn summary(options: &SummaryOptions) -> Result<()> {
+    if let Some(output) = &options.json {
+        refuse_overwriting(output, &[Path::new(&options.model)])?;
+    }
+    let summary = models::load(&options.model)?.traced.summary()?;
+    write_json(options.json.as_deref(), &summary)?;
+    if options.json.as_ref().is_some_and(|p| p == Path::new("-")) { Ok(()) } else { emit(&summary.to_string()) }
 }
 
 fn run_model(options: &RunOptions) -> Result<()> {

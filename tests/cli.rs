@@ -199,3 +199,23 @@ fn sizes_of_benchmarks_are_checked() {
         }
     }
 }
+
+#[test]
+fn a_summary_as_a_table_and_as_json() {
+    let shown = |options: &[&str]| {
+        let output = command().args(["summary", "small"]).args(options).output().expect("it starts");
+        assert!(output.status.success(), "{}", log(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let table = shown(&[]);
+    assert!(table.contains("parameters: 813,568, of which trained: 813,568, frozen: 0"), "{table}");
+    assert!(table.lines().any(|l| l.contains("qkv") && l.contains("49,152") && l.contains("weight f32[384, 128]")), "{table}");
+    let json: serde_json::Value = serde_json::from_str(&shown(&["--json", "-"])).unwrap();
+    let modules = json["modules"].as_array().unwrap();
+    assert!(modules[0]["path"] == "" && modules[0]["parameters"] == 813_568, "{}", modules[0]);
+    assert!(modules.iter().any(|m| m["path"] == "blocks.3.mlp.fc"));
+    let place = Place::new();
+    let model = place.at("relu.ir");
+    let output = command().arg("summary").arg(&model).arg("--json").arg(&model).output().expect("it starts");
+    assert!(!output.status.success() && log(&output).contains("which is read"), "{}", log(&output));
+}

@@ -1,6 +1,6 @@
 //! The loop that the training examples share: it stops at a signal with a checkpoint and goes on exactly, takes no other run's
 //! checkpoint, and stops at a loss that is no number.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "interrupt"))]
 
 #[path = "../examples/common/mod.rs"]
 mod common;
@@ -10,9 +10,10 @@ use clap::Parser;
 use common::{Common, random, training::Training};
 use inductor::optim::{AdamW, Schedule};
 use inductor::runtime::load_tensors;
+use inductor::train::{Checkpoints, History};
 use inductor::{DType, HostTensor, Initializer, compile_train, trace};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Arguments of a child, one a line.
@@ -52,9 +53,8 @@ fn train(mut options: Options) -> Result<()> {
         schedule: Some(Schedule::Cosine { peak: lr, floor: 0.0, warmup: 5, total: steps }),
         size: (8, "numbers"),
         facts: vec![("lr", lr.to_string())],
-        look_every: u64::MAX,
     };
-    let (mut state, mut history) = training.begin()?;
+    let mut state = training.begin()?;
     let seed = state.seed();
     let batch = |number: u64| {
         std::thread::sleep(std::time::Duration::from_millis(options.pause));
@@ -62,7 +62,7 @@ fn train(mut options: Options) -> Result<()> {
         let scale = if options.spoil == Some(number) { -1.0 } else { 3.0 };
         Ok([HostTensor::f32(&[8], &x), HostTensor::f32(&[], &[scale])])
     };
-    training.run(&mut state, &mut history, batch, |_| Ok(None))
+    training.run(training.trainer()?, &mut state, batch).map(|_| ())
 }
 
 /// The program of the tests below, in a process of its own: signals are the process's.
@@ -113,8 +113,12 @@ fn run_until_signal(out: &Path, arguments: &[&str], shown: &str, signal: &str) -
     (code, said + &rest)
 }
 
+fn checkpoint(out: &Path) -> PathBuf {
+    Checkpoints::new(out.join("checkpoints")).last().unwrap().expect("a checkpoint").1
+}
+
 fn tensors(out: &Path) -> Vec<(String, HostTensor)> {
-    load_tensors(&out.join("checkpoint.safetensors")).unwrap().0
+    load_tensors(&checkpoint(out)).unwrap().0
 }
 
 #[test]
@@ -135,8 +139,9 @@ fn a_signal_stops_with_a_checkpoint_and_the_run_goes_on_exactly() {
     let (code, said) = run(&parts, &["--resume"]);
     assert!(code == 0 && said.contains("resumed after step "), "{said}");
     assert!(tensors(&whole) == tensors(&parts), "the run went on otherwise");
-    let losses = |out: &Path| std::fs::read_to_string(out.join("losses.csv")).unwrap();
+    let losses = |out: &Path| History::read(out.join("metrics.jsonl"), u64::MAX).unwrap().losses();
     assert_eq!(losses(&whole), losses(&parts));
+    assert_eq!(losses(&whole).len(), 40);
     let names = |out: &Path| std::fs::read_dir(out).unwrap().map(|e| e.unwrap().file_name()).collect::<std::collections::BTreeSet<_>>();
     assert_eq!(names(&parts), names(&whole), "nothing else is left behind");
 }
@@ -155,7 +160,7 @@ fn a_second_signal_ends_at_once() {
         assert!(waited.elapsed().as_secs() < 10, "it still runs");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    assert!(!folder.path().join("checkpoint.safetensors").exists());
+    assert_eq!(Checkpoints::new(folder.path().join("checkpoints")).last().unwrap(), None);
 }
 
 #[test]
@@ -166,7 +171,7 @@ fn other_options_and_other_runs_are_refused() {
     assert!(code == 1 && said.contains("there is no checkpoint"), "{said}");
     let begun = run(out, &["--steps", "20", "--until", "8", "--seed", "3"]);
     assert_eq!(begun.0, 0, "{}", begun.1);
-    let before = std::fs::read(out.join("checkpoint.safetensors")).unwrap();
+    let before = std::fs::read(checkpoint(out)).unwrap();
     for (option, value, part) in
         [("--seed", "4", "seed: it has \"3\""), ("--steps", "30", "steps: it has \"20\""), ("--lr", "0.5", "lr: it has \"0.01\"")]
     {
@@ -175,10 +180,10 @@ fn other_options_and_other_runs_are_refused() {
     }
     let mut damaged = before.clone();
     *damaged.last_mut().unwrap() ^= 1;
-    std::fs::write(out.join("checkpoint.safetensors"), &damaged).unwrap();
+    std::fs::write(checkpoint(out), &damaged).unwrap();
     let (code, said) = run(out, &["--resume"]);
     assert!(code == 1 && said.contains("its checksum is another"), "{said}");
-    std::fs::write(out.join("checkpoint.safetensors"), &before).unwrap();
+    std::fs::write(checkpoint(out), &before).unwrap();
     let (code, said) = run(out, &["--resume"]);
     assert!(code == 0 && said.contains("resumed after step 8"), "{said}");
 }

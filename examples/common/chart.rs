@@ -17,9 +17,9 @@ pub struct Curve<'a> {
     /// What the vertical axis shows.
     pub unit: &'a str,
     /// (step, loss).
-    pub training: &'a [(u64, f32)],
+    pub training: &'a [(u64, f64)],
     /// (step, loss), fewer.
-    pub validation: &'a [(u64, f32)],
+    pub validation: &'a [(u64, f64)],
     /// A level to compare with, and its name.
     pub reference: Option<(f64, &'a str)>,
 }
@@ -35,7 +35,7 @@ pub fn draw(path: &Path, curve: &Curve<'_>) -> Result<()> {
     let root = BitMapBackend::new(path, (1280, 800)).into_drawing_area();
     root.fill(&WHITE)?;
     let last = curve.training.last().map_or(1, |p| p.0).max(1) as f64;
-    let losses = || curve.training.iter().chain(curve.validation).map(|p| p.1 as f64).filter(|y| y.is_finite());
+    let losses = || curve.training.iter().chain(curve.validation).map(|p| p.1).filter(|y| y.is_finite());
     let low = losses().chain(curve.reference.map(|r| r.0)).fold(f64::INFINITY, f64::min);
     let high = losses().fold(f64::NEG_INFINITY, f64::max);
     let (low, high) = if low.is_finite() && high > low { (low, high) } else { (0.0, 1.0) };
@@ -57,7 +57,7 @@ pub fn draw(path: &Path, curve: &Curve<'_>) -> Result<()> {
         .light_line_style(WHITE)
         .bold_line_style(RGBColor(225, 225, 225))
         .draw()?;
-    let points = |of: &[(u64, f32)]| of.iter().map(|&(x, y)| (x as f64, y as f64)).collect::<Vec<_>>();
+    let points = |of: &[(u64, f64)]| of.iter().map(|&(x, y)| (x as f64, y)).collect::<Vec<_>>();
     chart.draw_series(LineSeries::new(points(curve.training), TRAINING.mix(0.3)))?;
     let key = |color: RGBColor| move |(x, y): (i32, i32)| PathElement::new(vec![(x, y), (x + 24, y)], color.stroke_width(3));
     chart.draw_series(LineSeries::new(smooth(curve.training), TRAINING.stroke_width(3)))?.label("training, moving average").legend(key(TRAINING));
@@ -73,12 +73,12 @@ pub fn draw(path: &Path, curve: &Curve<'_>) -> Result<()> {
 }
 
 /// Exponential moving average over about a fiftieth of the run, without the bias of its start.
-fn smooth(points: &[(u64, f32)]) -> Vec<(f64, f64)> {
+fn smooth(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
     let keep = 1.0 - 1.0 / (points.len() as f64 / 50.0).max(1.0);
     let (mut sum, mut weight) = (0.0, 0.0);
     let mut out = vec![];
     for &(step, loss) in points {
-        sum = keep * sum + (1.0 - keep) * loss as f64;
+        sum = keep * sum + (1.0 - keep) * loss;
         weight = keep * weight + (1.0 - keep);
         out.push((step as f64, sum / weight));
     }

@@ -1,15 +1,13 @@
-//! What the examples share: options, the training loop, progress, charts.
+//! What the examples share: options, how they use the training loop, charts.
 
 #![allow(dead_code)]
 
 pub mod chart;
-pub mod history;
-pub mod interrupt;
-pub mod progress;
 pub mod training;
 
 use anyhow::{Context, Result};
 use inductor::report::printable;
+pub use inductor::train::data::random;
 use inductor::types::MatmulPrecision;
 use inductor::{Config, Device, Step, Verify};
 use std::process::ExitCode;
@@ -118,16 +116,7 @@ pub fn say(line: impl std::fmt::Display) {
     }
 }
 
-/// Random numbers as a pure function of (seed, counter), so that batches do not depend on what was drawn before.
-pub fn random(seed: u64, counter: u64) -> u64 {
-    // SplitMix64's finalizer over a Weyl sequence (Steele, Lea, Flood, OOPSLA 2014).
-    let mut x = seed.wrapping_mul(0xD1B5_4A32_D192_ED03).wrapping_add(counter.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
-}
-
-/// The same, uniform in `0..1`.
+/// Random numbers in `0..1` as a function of seed and counter.
 pub fn uniform(seed: u64, counter: u64) -> f64 {
     (random(seed, counter) >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -1,19 +1,13 @@
-//! The loop that all training examples share: learning rates, losses, checkpoints, and how a run ends early and goes on.
+//! How the training examples use the loop: options of a run, what its checkpoints note, how it ends early and goes on.
 
-use super::history::History;
-use super::interrupt::{EXIT_CODE, Interrupt};
-use super::progress::Progress;
 use super::{Common, say};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use inductor::optim::Schedule;
 use inductor::runtime::checkpoint_notes;
-use inductor::{Inputs, State, Step, StepResult};
+use inductor::train::{Checkpoints, End, History, Interrupt, Progress, Trainer};
+use inductor::{Error, Inputs, State, Step};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::str::FromStr;
-
-const CHECKPOINT: &str = "checkpoint.safetensors";
-const LOSSES: &str = "losses.csv";
 
 /// Options of a run.
 #[derive(clap::Args, Clone, Debug)]
@@ -31,6 +25,9 @@ pub struct RunOptions {
     /// Go on when a loss is NaN or infinite.
     #[arg(long)]
     pub keep_going: bool,
+    /// Write event files for TensorBoard, too, into the folder `tensorboard` of the output.
+    #[arg(long)]
+    pub tensorboard: bool,
 }
 
 /// What the checkpoint to go on from says about its run; nothing for a new run.
@@ -41,8 +38,8 @@ impl Notes {
         if !common.run.resume {
             return Ok(Notes(BTreeMap::new()));
         }
-        let path = path(common, CHECKPOINT);
-        ensure!(path.exists(), "--resume: there is no checkpoint in {}", common.out.display());
+        let last = checkpoints(common).last()?;
+        let (_, path) = last.with_context(|| format!("--resume: there is no checkpoint in {}", common.out.display()))?;
         Ok(Notes(checkpoint_notes(&path).context("--resume")?))
     }
 
@@ -67,123 +64,54 @@ pub struct Training<'a> {
     pub size: (usize, &'static str),
     /// What decides how the run goes on, by the name of the option.
     pub facts: Vec<(&'static str, String)>,
-    /// Steps between looks.
-    pub look_every: u64,
 }
 
 impl Training<'_> {
     /// The state of a new run, or of the checkpoint to go on from.
-    pub fn begin(&self) -> Result<(State, History)> {
+    pub fn begin(&self) -> Result<State> {
         let mut state = self.step.init(self.common.seed())?;
         let common = [("seed", self.common.seed().to_string()), ("steps", self.steps.to_string())];
         for (name, value) in self.facts.iter().chain(&common) {
             state.note(name, value);
         }
-        if !self.common.run.resume {
-            return Ok((state, History::default()));
+        if self.common.run.resume
+            && let Some((_, path)) = checkpoints(self.common).last()?
+        {
+            let resumed = state.load_checkpoint(path);
+            resumed.context("cannot resume; --resume takes the options of the run that it continues")?;
         }
-        let resumed = state.load_checkpoint(path(self.common, CHECKPOINT));
-        resumed.context("cannot resume; --resume takes the options of the run that it continues")?;
-        ensure!(state.step() <= self.steps, "the checkpoint is of step {}, and the run has {}", state.step(), self.steps);
-        let history = History::load(&path(self.common, LOSSES), state.step())?;
-        say(format!("resumed after step {}", state.step()));
-        Ok((state, history))
+        Ok(state)
     }
 
-    /// Steps from where the state stands to the end. `batch` gives the inputs of a step, `look` what a look at the state after a step
-    /// finds: the loss on other data, if there is any. The process ends here, with a checkpoint, when it is asked to.
-    pub fn run<I: Into<Inputs>>(
-        &self,
-        state: &mut State,
-        history: &mut History,
-        batch: impl Fn(u64) -> Result<I>,
-        look: impl Fn(&mut State) -> Result<Option<f32>>,
-    ) -> Result<()> {
+    /// A loop over the steps, to be given to [`Training::run`].
+    pub fn trainer<'a>(&self) -> Result<Trainer<'a>> {
+        let run = &self.common.run;
+        let trainer = Trainer::new(self.step.clone()).steps(self.steps).folder(&self.common.out).keep_going(run.keep_going).resume(run.resume);
+        let trainer = trainer.checkpoints(checkpoints(self.common).every(run.checkpoint_every).keep(1));
+        let trainer = trainer.observe(Progress::new().rate(self.size.0 as u64, self.size.1));
+        let trainer = if let Some(schedule) = &self.schedule { trainer.schedule(schedule.clone()) } else { trainer };
+        if run.tensorboard { Ok(trainer.tensorboard(self.common.out.join("tensorboard"))?) } else { Ok(trainer) }
+    }
+
+    /// Steps from where the state stands to the end. `batch` gives the inputs of a step, counted from 1. The process ends here, with a
+    /// checkpoint, when it is asked to.
+    pub fn run<I: Into<Inputs>>(&self, trainer: Trainer<'_>, state: &mut State, mut batch: impl FnMut(u64) -> Result<I> + Send) -> Result<History> {
         let interrupt = Interrupt::watch()?;
         let first = state.step();
-        let last = self.common.run.until.unwrap_or(self.steps).min(self.steps);
-        let progress = Progress::new(first, self.steps, self.size.0 as u64, self.size.1);
-        let mut losses = Losses { progress, history, keep_going: self.common.run.keep_going, queued: None };
-        let mut number = first;
-        while number < last && !interrupt.is_asked() {
-            number += 1;
-            if let Some(schedule) = &self.schedule {
-                self.step.set_scalar("lr", schedule.lr(number))?;
-            }
-            losses.queue(number, self.step.run(state, batch(number)?)?)?;
-            if number.is_multiple_of(self.look_every.max(1)) && number < last {
-                losses.read()?;
-                if let Some(loss) = look(state)? {
-                    losses.progress.note(&format!("step {number} validation loss {loss:.4}"));
-                    losses.history.validation.push((number, loss));
-                }
-            }
-            let every = self.common.run.checkpoint_every;
-            if every > 0 && number.is_multiple_of(every) && number < last {
-                losses.read()?;
-                self.save(state, losses.history)?;
-            }
+        let left = self.common.run.until.unwrap_or(u64::MAX).saturating_sub(first) as usize;
+        let batches = |done: u64| (done + 1..).map(move |number| batch(number).map_err(|e| Error::Input(format!("{e:#}")))).take(left);
+        let run = trainer.interrupt(&interrupt).run(state, batches)?;
+        if run.end != End::Interrupted {
+            return Ok(run.history);
         }
-        losses.read()?;
-        if number > first {
-            self.save(state, losses.history)?;
+        match checkpoints(self.common).last()? {
+            Some((step, path)) if step > first => say(format!("stopped after step {step}; wrote {}, from which --resume goes on", path.display())),
+            _ => say("stopped before the first step"),
         }
-        if number < last {
-            self.stop(number, first);
-        }
-        losses.progress.finish(number);
-        Ok(())
-    }
-
-    /// Losses first: those behind the checkpoint's step are left out when they are read.
-    fn save(&self, state: &State, history: &History) -> Result<()> {
-        history.save(&path(self.common, LOSSES))?;
-        Ok(state.save_checkpoint(path(self.common, CHECKPOINT))?)
-    }
-
-    fn stop(&self, number: u64, first: u64) -> ! {
-        if number > first {
-            say(format!("stopped after step {number}; wrote {}, from which --resume goes on", path(self.common, CHECKPOINT).display()));
-        } else {
-            say("stopped before the first step");
-        }
-        std::process::exit(EXIT_CODE)
+        std::process::exit(Interrupt::EXIT_CODE)
     }
 }
 
-fn path(common: &Common, name: &str) -> PathBuf {
-    common.out.join(name)
-}
-
-/// Losses as they arrive. That of a step is read after the next one is queued, so that a GPU never waits for the host.
-struct Losses<'a> {
-    progress: Progress,
-    history: &'a mut History,
-    keep_going: bool,
-    queued: Option<(u64, StepResult)>,
-}
-
-impl Losses<'_> {
-    fn queue(&mut self, number: u64, result: StepResult) -> Result<()> {
-        match self.queued.replace((number, result)) {
-            Some((earlier, result)) => self.take(earlier, &result),
-            None => Ok(()),
-        }
-    }
-
-    /// Waits for the step that was queued last.
-    fn read(&mut self) -> Result<()> {
-        match self.queued.take() {
-            Some((number, result)) => self.take(number, &result),
-            None => Ok(()),
-        }
-    }
-
-    fn take(&mut self, number: u64, result: &StepResult) -> Result<()> {
-        let loss = result.loss().with_context(|| format!("step {number}"))?;
-        self.progress.step(number, loss);
-        self.history.training.push((number, loss));
-        ensure!(loss.is_finite() || self.keep_going, "the loss of step {number} is {loss}: training stops (--keep-going goes on)");
-        Ok(())
-    }
+fn checkpoints(common: &Common) -> Checkpoints {
+    Checkpoints::new(common.out.join("checkpoints"))
 }

@@ -95,15 +95,14 @@ fn run() -> Result<()> {
             ("lr", lr.to_string()),
             ("weight-decay", weight_decay.to_string()),
         ],
-        look_every: u64::MAX,
     };
-    let (mut state, mut history) = training.begin()?;
+    let mut state = training.begin()?;
     if !options.common.run.resume {
         for (name, tensor) in &imported.tensors {
             state.set(name, tensor.clone())?;
         }
     }
-    training.run(&mut state, &mut history, |number| Ok(Inputs::Named(batches.get(number - 1)?)), |_| Ok(None))?;
+    training.run(training.trainer()?, &mut state, |number| Ok(Inputs::Named(batches.get(number - 1)?)))?;
     save(&options, &imported, &state)?;
     options.common.show_profile(&step)
 }

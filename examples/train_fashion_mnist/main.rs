@@ -17,7 +17,6 @@ use data::{CLASSES, SIDE, Split};
 use inductor::nn::{Conv2d, conv2d, linear};
 use inductor::optim::{AdamW, Schedule};
 use inductor::{Config, DType, Device, HostTensor, State, Step, Tensor, Trace, Traced, compile, compile_train, trace, trace_eval};
-use std::cell::RefCell;
 use std::path::PathBuf;
 
 /// Images that are tested at once.
@@ -139,11 +138,10 @@ fn fit(options: &Options, train: &Split, step: &Step) -> Result<State> {
             ("batch", options.batch().to_string()),
             ("lr", options.lr().to_string()),
         ],
-        look_every: u64::MAX,
     };
-    let (mut state, mut history) = training.begin()?;
-    let epoch = RefCell::new((u64::MAX, vec![]));
-    training.run(&mut state, &mut history, |number| Ok(batch(options, train, number - 1, &mut epoch.borrow_mut())), |_| Ok(None))?;
+    let mut state = training.begin()?;
+    let mut epoch = (u64::MAX, vec![]);
+    training.run(training.trainer()?, &mut state, |number| Ok(batch(options, train, number - 1, &mut epoch)))?;
     Ok(state)
 }
 

@@ -14,12 +14,12 @@ mod sample;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
-use common::history::History;
 use common::training::Training;
 use common::{Common, chart};
 use data::Corpus;
 use inductor::models::{GptConfig, gpt, gpt_logits};
 use inductor::optim::{AdamW, Schedule};
+use inductor::train::History;
 use inductor::{Config, Device, HostTensor, State, Step, Traced, compile, compile_train};
 use std::path::{Path, PathBuf};
 
@@ -137,24 +137,22 @@ fn run() -> Result<()> {
         schedule: Some(setup.schedule()),
         size: (batch * context, "tokens"),
         facts: setup.facts(&corpus),
-        look_every: (setup.steps / 8).max(50),
     };
-    let (mut state, mut history) = training.begin()?;
+    let mut state = training.begin()?;
     let validation = Validation::new(&traced, &device, &setup, &corpus)?;
     let seed = state.seed();
-    training.run(&mut state, &mut history, |number| corpus.batch(seed, number, batch, context), |state| validation.loss(state, 8).map(Some))?;
+    let trainer = training.trainer()?.evaluate((setup.steps / 8).max(50), |state| Ok(vec![("loss".into(), validation.loss(state, 8)?)]));
+    let history = training.run(trainer, &mut state, |number| corpus.batch(seed, number, batch, context))?;
 
     let bigram = corpus.bigram_loss();
     let loss = validation.loss(&mut state, usize::MAX)?;
     common::say(format!("validation loss {loss:.4} nats per character (a bigram model scores {bigram:.4})"));
-    history.validation.push((state.step(), loss));
-    history.save(&out.join("losses.csv"))?;
     state.save(out.join("model.safetensors"))?;
     draw(&out.join("loss.png"), &history, bigram)?;
     let text = sample_text(&options, &setup, &device, &corpus, &mut state)?;
     inductor::files::write(out.join("sample.txt"), &text)?;
     common::say(format!("--- sample\n{text}\n---"));
-    common::say(format!("wrote loss.png, losses.csv, sample.txt, model.safetensors and checkpoint.safetensors to {}", out.display()));
+    common::say(format!("wrote loss.png, report.html, metrics.jsonl, sample.txt, model.safetensors and a checkpoint to {}", out.display()));
     options.common.show_profile(&step)
 }
 
@@ -177,14 +175,14 @@ impl Validation {
     }
 
     /// Mean over at most `limit` batches, spread evenly.
-    fn loss(&self, state: &mut State, limit: usize) -> Result<f32> {
+    fn loss(&self, state: &mut State, limit: usize) -> inductor::Result<f64> {
         let n = self.batches.len().min(limit);
         let mut sum = 0.0;
         for k in 0..n {
             let [tokens, targets] = &self.batches[k * self.batches.len() / n];
             sum += self.step.run(state, [tokens, targets])?.loss()? as f64;
         }
-        Ok((sum / n as f64) as f32)
+        Ok(sum / n as f64)
     }
 }
 
@@ -194,8 +192,8 @@ fn draw(path: &Path, history: &History, bigram: f64) -> Result<()> {
         &chart::Curve {
             title: "character GPT",
             unit: "nats per character",
-            training: &history.training,
-            validation: &history.validation,
+            training: &history.losses(),
+            validation: &history.metric("loss"),
             reference: Some((bigram, "bigram model, held-out text")),
         },
     )

@@ -5,9 +5,10 @@
 //! * Invariants: building never panics, a mistake poisons the value and all of them come back at once with the user's
 //!   lines; parameters are named by path, as in safetensors files; nothing here optimizes.
 //! * Must not know: passes, partition, kernels, devices.
-//! * Add here: a method of `Tensor` for a new op in `ops.rs`; a layer as one file of `nn/`; the settings of an optimizer in `optim.rs`.
+//! * Add here: a method of `Tensor` for a new op in `ops.rs`; a layer as one file of `nn/`; the settings of an optimizer in `optim/`.
 
 mod composites;
+mod freeze;
 mod init;
 pub mod models;
 pub mod nn;

@@ -1,5 +1,6 @@
 //! Recording a closure as a graph.
 
+use super::freeze::freeze;
 use super::tensor::{Operand, Tensor};
 use super::{Initializer, Traced};
 use crate::error::{Error, Result, TraceFault};
@@ -49,8 +50,14 @@ fn record<O: IntoOutputs>(name: &str, training: bool, f: impl FnOnce(&Trace) -> 
         return Err(Error::Trace(faults));
     }
     returned?;
-    let graph = recorder.builder.take().finish();
-    let faults = size_faults(&graph);
+    let mut graph = recorder.builder.take().finish();
+    let mut faults = size_faults(&graph);
+    for (pattern, location) in recorder.frozen.take() {
+        match freeze(&graph, &pattern) {
+            Ok(frozen) => graph = frozen,
+            Err(message) => faults.push(TraceFault { location: Some(location), message }),
+        }
+    }
     if !faults.is_empty() {
         return Err(Error::Trace(faults));
     }
@@ -250,6 +257,12 @@ impl Trace {
         self.recorder.apply("iota", &[], |b, _| b.iota(dtype, shape, 0))
     }
 
+    /// Remembers a pattern of parameters that are to be frozen when all of them are known.
+    #[track_caller]
+    pub(super) fn freeze_later(&self, pattern: &str) {
+        self.recorder.frozen.borrow_mut().push((self.name(pattern), Location::caller()));
+    }
+
     fn name(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
     }
@@ -291,6 +304,8 @@ pub(super) struct Recorder {
     builder: RefCell<Builder>,
     faults: RefCell<Vec<TraceFault>>,
     initializers: RefCell<Vec<(String, Initializer)>>,
+    /// Patterns of parameters that are not trained, with the user's lines.
+    frozen: RefCell<Vec<(String, Location)>>,
     path: RefCell<String>,
     streams: Cell<u32>,
     finished: Cell<bool>,
@@ -304,6 +319,7 @@ impl Recorder {
             builder: RefCell::new(Builder::assuming(name)),
             faults: RefCell::default(),
             initializers: RefCell::default(),
+            frozen: RefCell::default(),
             path: RefCell::default(),
             streams: Cell::new(0),
             finished: Cell::new(false),

@@ -14,6 +14,7 @@
 mod assume;
 mod build;
 mod concretize;
+mod freeze;
 mod inline;
 mod parse;
 mod shorthand;
@@ -22,6 +23,7 @@ mod verify;
 
 pub use build::Builder;
 pub use concretize::{concretize, map_dims};
+pub use freeze::{freeze, is_frozen};
 pub use inline::{Inline, inline_subgraphs};
 pub use parse::parse;
 pub use text::print;
@@ -112,6 +114,8 @@ pub enum OutputRole {
     Loss,
     /// The gradient of the input of that name.
     Gradient(String),
+    /// The norm of the gradient of the parameter of that name.
+    GradientNorm(String),
     /// The new value of the parameter, buffer, optimizer state or mutated input of that name.
     NewValue(String),
     /// A value saved for the backward.

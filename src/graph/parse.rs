@@ -176,6 +176,7 @@ impl Block {
                 "loss" => OutputRole::Loss,
                 "saved" => OutputRole::Saved,
                 "gradient" => OutputRole::Gradient(line.name()?),
+                "gradient_norm" => OutputRole::GradientNorm(line.name()?),
                 "new_value" => OutputRole::NewValue(line.name()?),
                 other => return Err(format!("there is no output role `{other}`")),
             };

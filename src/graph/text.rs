@@ -171,6 +171,7 @@ fn output_text(output: &Output) -> String {
         OutputRole::User => String::new(),
         OutputRole::Loss => "loss ".into(),
         OutputRole::Gradient(of) => format!("gradient {} ", quote(of)),
+        OutputRole::GradientNorm(of) => format!("gradient_norm {} ", quote(of)),
         OutputRole::NewValue(of) => format!("new_value {} ", quote(of)),
         OutputRole::Saved => "saved ".into(),
     };

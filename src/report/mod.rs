@@ -10,12 +10,14 @@ mod html;
 mod printable;
 #[cfg(feature = "gpu")]
 mod profile;
+mod summary;
 mod table;
 
 pub use html::html;
 pub use printable::{on_one_line, printable};
 #[cfg(feature = "gpu")]
 pub use profile::{chrome_trace, profile_text};
+pub use summary::{ModuleSummary, Summary};
 pub use table::Table;
 
 use crate::compile::Frontier;

@@ -16,17 +16,21 @@ mod engine;
 mod explain;
 #[cfg(test)]
 mod fixtures;
+mod gguf;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod ledger;
+mod load;
 mod memory;
 mod oracle;
+mod parts;
 #[cfg(feature = "gpu")]
 mod probe;
 #[cfg(feature = "gpu")]
 mod profile;
 mod reproducer;
 mod result;
+mod shards;
 mod signature;
 #[cfg(feature = "gpu")]
 mod speeds;
@@ -45,10 +49,12 @@ pub use compile::{compile, compile_train, compile_vjp};
 pub use counters::{Counters, counters};
 pub use device::Device;
 pub use explain::{BufferReport, CommandReport, Crossing, Explain, MemoryReport, PartitionReport, PerPhase};
+pub use load::{Load, LoadReport};
 #[cfg(feature = "gpu")]
 pub use profile::{Profile, ProfiledCommand, copy_gbps};
 pub use reproducer::{Replay, replay};
 pub use result::StepResult;
+pub use shards::Shards;
 pub use signature::Inputs;
 pub use state::State;
 pub use step::Step;

@@ -52,12 +52,23 @@ impl StepResult {
         })
     }
 
-    /// Gradients, by the name of the input.
+    /// Gradients, by the name of the input: of given cotangents, and of steps of training that were compiled with
+    /// `Config::gradients`, as the loss has them, before clipping.
     pub fn gradients(&self) -> Result<Vec<(String, HostTensor)>> {
         self.read_where(|role| match role {
             OutputRole::Gradient(of) => Some(Some(of.clone())),
             _ => None,
         })
+    }
+
+    /// The norm of each parameter's gradient, before clipping, by the name of the parameter: of steps of training that were compiled
+    /// with `Config::gradients`.
+    pub fn gradient_norms(&self) -> Result<Vec<(String, f64)>> {
+        let norms = self.read_where(|role| match role {
+            OutputRole::GradientNorm(of) => Some(Some(of.clone())),
+            _ => None,
+        })?;
+        Ok(norms.into_iter().map(|(name, norm)| (name, norm.to_f64()[0])).collect())
     }
 
     fn read_where(&self, name: impl Fn(&OutputRole) -> Option<Option<String>>) -> Result<Vec<(String, HostTensor)>> {

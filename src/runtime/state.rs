@@ -6,6 +6,7 @@
 
 use super::checkpoint::{Facts, check_sum};
 use super::ledger::Ledger;
+use super::parts::is_weight;
 use super::signature::describe_type;
 use super::step::Shared;
 use super::tensor_file::{TensorFile, save_tensors};
@@ -57,7 +58,7 @@ pub struct State {
     pub(super) ledger: Arc<Ledger>,
     pub(super) entries: Mutex<BTreeMap<String, Entry>>,
     pub(super) mailbox: Mailbox,
-    notes: BTreeMap<String, String>,
+    pub(super) notes: BTreeMap<String, String>,
     next_version: u64,
 }
 
@@ -125,7 +126,7 @@ impl State {
         let version = self.fresh_version();
         let mut entries = lock(&self.entries);
         let entry = entries.get_mut(name).ok_or_else(|| Error::Input(format!("the state has no tensor {name}")))?;
-        if let Some(fault) = mismatch(name, entry, tensor.dtype(), tensor.shape()) {
+        if let Some(fault) = entry.mismatch(name, tensor.dtype(), tensor.shape()) {
             return Err(Error::Input(fault));
         }
         entry.replace(tensor, version);
@@ -134,13 +135,7 @@ impl State {
 
     /// Writes parameters and buffers under their names.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        self.write(path.as_ref(), &|role| *role != InputRole::Optimizer, None)
-    }
-
-    /// Reads parameters and buffers. Names that are unknown, missing or of another type are an error that lists all of them,
-    /// and nothing changes.
-    pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        self.read(path.as_ref(), &|role| *role != InputRole::Optimizer, false)
+        self.write(path.as_ref(), &is_weight, None)
     }
 
     /// Writes everything that a run needs to go on exactly: also optimizer state, seed, counters and notes, with a checksum.
@@ -150,10 +145,10 @@ impl State {
         self.write(path.as_ref(), &|_| true, Some(facts))
     }
 
-    /// Reads a checkpoint; as [`load`](State::load), with optimizer state, seed and counters. Also an error, and nothing changes,
+    /// Reads a checkpoint; as [`load`](State::load), of one file, with optimizer state, seed and counters. Also an error, and nothing changes,
     /// when its checksum is wrong or its notes differ from those of this state.
     pub fn load_checkpoint(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        self.read(path.as_ref(), &|_| true, true)
+        self.read(path.as_ref())
     }
 
     pub(super) fn insert(&mut self, spec: Spec, tensor: HostTensor) {
@@ -231,43 +226,44 @@ impl State {
         save_tensors(path, &tensors, metadata)
     }
 
-    fn read(&mut self, path: &Path, wanted: &dyn Fn(&InputRole) -> bool, checkpoint: bool) -> Result<()> {
+    fn read(&mut self, path: &Path) -> Result<()> {
         let mut file = TensorFile::open(path)?;
         let mut faults = vec![];
         {
             let entries = lock(&self.entries);
-            let known = |name: &str| entries.get(name).filter(|e| wanted(&e.role));
             for (name, dtype, shape) in file.tensors() {
-                match known(name) {
-                    Some(entry) => faults.extend(mismatch(name, entry, dtype, shape)),
+                match entries.get(name) {
+                    Some(entry) => faults.extend(entry.mismatch(name, dtype, shape)),
                     // Of a program that has not run with this state yet.
-                    None if checkpoint && is_optimizer_state(name) => {}
+                    None if is_optimizer_state(name) => {}
                     None => faults.push(format!("unknown tensor {name}")),
                 }
             }
-            let missing = entries.iter().filter(|(n, e)| wanted(&e.role) && !file.holds(n));
-            faults.extend(missing.map(|(n, _)| format!("{n} is missing")));
+            faults.extend(entries.keys().filter(|name| !file.holds(name)).map(|name| format!("{name} is missing")));
         }
-        let facts = if checkpoint { Some(Facts::read(file.metadata(), file.tensors().map(|(name, ..)| name))) } else { None };
-        match &facts {
-            Some(Ok(facts)) => faults.extend(facts.differences(&self.notes)),
-            Some(Err(fault)) => faults.push(fault.clone()),
-            None => {}
-        }
+        let facts = Facts::read(file.metadata(), file.tensors().map(|(name, ..)| name));
+        let facts = match facts {
+            Ok(facts) => {
+                faults.extend(facts.differences(&self.notes));
+                Some(facts)
+            }
+            Err(fault) => {
+                faults.push(fault);
+                None
+            }
+        };
         if !faults.is_empty() {
             return Err(Error::file(path, faults.join("; ")));
         }
         let tensors = file.read_all()?;
-        if checkpoint {
-            check_sum(file.metadata(), &tensors).map_err(|fault| Error::file(path, fault))?;
-        }
+        check_sum(file.metadata(), &tensors).map_err(|fault| Error::file(path, fault))?;
         for (name, tensor) in tensors {
             let version = self.fresh_version();
             let (role, dtype, shape) = (InputRole::Optimizer, tensor.dtype(), tensor.shape().to_vec());
             let new = || Entry { role, dtype, shape, version, host: None, owner: None };
             lock(&self.entries).entry(name).or_insert_with(new).replace(tensor, version);
         }
-        if let Some(Ok(Facts { counts, seed, notes })) = facts {
+        if let Some(Facts { counts, seed, notes }) = facts {
             (self.ledger, self.seed, self.notes) = (Ledger::new(counts), seed, notes);
         }
         Ok(())
@@ -275,17 +271,18 @@ impl State {
 }
 
 impl Entry {
+    /// How a type differs from that of the tensor of this name.
+    pub fn mismatch(&self, name: &str, dtype: DType, shape: &[usize]) -> Option<String> {
+        let fits = self.dtype == dtype && self.shape == shape;
+        let (want, got) = (describe_type(self.dtype, &self.shape), describe_type(dtype, shape));
+        (!fits).then(|| format!("{name}: expected {want}, got {got}"))
+    }
+
     fn replace(&mut self, tensor: HostTensor, version: u64) {
         self.version = version;
         self.host = Some(tensor);
         self.owner = None;
     }
-}
-
-fn mismatch(name: &str, entry: &Entry, dtype: DType, shape: &[usize]) -> Option<String> {
-    let fits = entry.dtype == dtype && entry.shape == shape;
-    let (want, got) = (describe_type(entry.dtype, &entry.shape), describe_type(dtype, shape));
-    (!fits).then(|| format!("{name}: expected {want}, got {got}"))
 }
 
 #[cfg(test)]

@@ -18,8 +18,8 @@ use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::BufferId;
 use crate::schedule::Program;
 use crate::types::{Bindings, DType, HostTensor};
-use crate::update::{counted_moments, moments_of};
-use std::collections::{BTreeMap, HashMap};
+use crate::update::{Counter, counter, moments_of};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -89,7 +89,9 @@ impl Step {
         let signature = Signature::new(&plan, config);
         let (config, device) = (config.clone(), device.clone());
         let specs = states.iter().filter(|s| s.buffer.is_some()).map(|s| s.spec.clone()).collect();
-        let moments = states.iter().filter(|s| s.written).filter_map(|s| moments_of(&s.spec.name)).map(String::from).collect();
+        let mut moments: Vec<String> = states.iter().filter(|s| s.written).filter_map(|s| moments_of(&s.spec.name)).map(String::from).collect();
+        let mut seen = HashSet::new();
+        moments.retain(|name| seen.insert(name.clone()));
         let draws = !matches!(config.mode, Mode::Train(_)) && plan.program.inputs.iter().any(|i| i.role == InputRole::Key);
         let shared = Shared { plan, config, device, signature, states, specs, report, sources, moments, draws, core: Mutex::new(core) };
         Ok(Step { shared: Arc::new(shared) })
@@ -107,8 +109,7 @@ impl Step {
 
     /// Sets a host scalar, such as `lr`, for the steps that follow. Nothing is recompiled.
     pub fn set_scalar(&self, name: &str, value: f64) -> Result<()> {
-        let is_counted = |name: &str| name == "step" || counted_moments(name).is_some();
-        let scalars = self.shared.plan.program.inputs.iter().filter(|i| i.role == InputRole::HostScalar && !is_counted(&i.name));
+        let scalars = self.shared.plan.program.inputs.iter().filter(|i| i.role == InputRole::HostScalar && counter(&i.name).is_none());
         let known: Vec<&str> = scalars.map(|i| i.name.as_str()).collect();
         if !known.contains(&name) {
             return Err(Error::Input(format!("there is no host scalar {name}; there are [{}]", known.join(", "))));
@@ -116,6 +117,16 @@ impl Step {
         self.check_scalar(name, value)?;
         lock(&self.shared.core).scalars.insert(name.into(), value);
         Ok(())
+    }
+
+    /// What a host scalar is set to, if it is.
+    pub fn scalar(&self, name: &str) -> Option<f64> {
+        lock(&self.shared.core).scalars.get(name).copied()
+    }
+
+    /// The options it was compiled with, its mode among them.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
     }
 
     fn check_scalar(&self, name: &str, value: f64) -> Result<()> {
@@ -253,10 +264,10 @@ impl Shared {
                 InputRole::Key if self.draws => out.push((input.buffer, key(state.seed(), counts.draws, &format!("draw {}", input.name)))),
                 InputRole::Key => out.push((input.buffer, key(state.seed(), counts.steps, &input.name))),
                 InputRole::HostScalar => {
-                    let given = match (input.name.as_str(), counted_moments(&input.name)) {
-                        ("step", _) => Some(self.next_update(&counts)? as f64),
-                        (_, Some(moments)) => Some((counts.updates_of(moments) + 1) as f64),
-                        _ => scalars.get(&input.name).copied(),
+                    let given = match counter(&input.name) {
+                        Some((kind, None)) => Some(self.count(kind, self.updates(&counts)?)),
+                        Some((kind, Some(moments))) => Some(self.count(kind, counts.updates_of(moments))),
+                        None => scalars.get(&input.name).copied(),
                     };
                     let value = given.ok_or_else(|| Error::Input(format!("host scalar {} is not set; use Step::set_scalar", input.name)))?;
                     out.push((input.buffer, HostTensor::from_f64(ty.dtype, &[], &[value])));
@@ -267,12 +278,25 @@ impl Shared {
         Ok(out)
     }
 
-    /// The number of the next update, which is one for all parameters of this program.
-    fn next_update(&self, counts: &Counts) -> Result<u64> {
-        let Some(first) = self.moments.first() else { return Ok(counts.steps + 1) };
+    /// What a counter says of a run before which there were so many.
+    fn count(&self, kind: Counter, runs: u64) -> f64 {
+        let each = match &self.config.mode {
+            Mode::Train(optimizer) => optimizer.accumulate.max(1) as u64,
+            _ => 1,
+        };
+        let count = match kind {
+            Counter::Step => runs / each,
+            Counter::MicroBatch => runs % each,
+        };
+        (count + 1) as f64
+    }
+
+    /// The runs that updated the moments so far, which are as many for all parameters of this program.
+    fn updates(&self, counts: &Counts) -> Result<u64> {
+        let Some(first) = self.moments.first() else { return Ok(counts.steps) };
         let updates = counts.updates_of(first);
         match self.moments.iter().find(|name| counts.updates_of(name) != updates) {
-            None => Ok(updates + 1),
+            None => Ok(updates),
             Some(other) => Err(Error::Input(format!(
                 "{first} was updated {updates} times, {other} {} times: where programs of one optimizer train different parameters, \
                  bias correction counts for each (step_per_parameter), or the optimizers have names of their own (named)",

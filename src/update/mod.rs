@@ -5,26 +5,40 @@
 //! * Invariants: inputs and outputs have the names that states and checkpoints use; what is not trained is not mentioned; settings
 //!   that no optimizer means are errors.
 //! * Must not know: the loss, kernels, where a state lives.
-//! * Add here: an optimizer is a variant of [`OptimizerKind`] and an arm of `update_parameter`; its builder is in `frontend/optim.rs`.
+//! * Add here: an optimizer is a variant of [`OptimizerKind`](crate::config::OptimizerKind), its ranges in `ranges.rs` and a function in
+//!   `algorithms.rs`; its builder is in `frontend/optim`.
 
-use crate::config::{Optimizer, OptimizerKind};
+mod algorithms;
+mod ranges;
+mod slot;
+
+use crate::config::{Gradients, Optimizer, OptimizerKind};
 use crate::error::Error;
 use crate::graph::{Builder, Graph, InputRole, OutputRole, Value};
 use crate::ops::ReduceKind;
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Provenance, TensorType};
+use crate::types::{DType, Provenance, TensorType, matches_pattern};
+use slot::Slot;
 
 type Built<T = Value> = Result<T, String>;
 
-/// The update as a pure graph. Inputs: each parameter `<p>`, its gradient `grad.<p>`, its state `optimizer.<p>.exp_avg`,
-/// `.exp_avg_sq` or `.momentum_buffer` (all starting at zero), and the host scalars `lr` and `step` (f32, `step` from 1; with
+/// The update as a pure graph. Inputs: each parameter `<p>`, its gradient `grad.<p>`, its state `optimizer.<p>.exp_avg` and others
+/// of PyTorch's names (all starting at zero), and the host scalars `lr` and, where the algorithm counts, `step` (f32, from 1; with
 /// `step_per_parameter`, `step.optimizer.<p>` for each). The state of an optimizer with a name is `optimizer[<name>].<p>...`.
-/// Outputs: `new.<name>` for each parameter and state. Half-precision parameters are updated in f32, where their state lives.
-pub fn update_graph(optimizer: &Optimizer, parameters: &[(String, TensorType)]) -> Result<Graph, Error> {
+/// Outputs: `new.<name>` for each parameter and state; where asked for, `gradient.<p>` and `gradient_norm.<p>`, before clipping.
+/// Half-precision parameters are updated in f32, where their state lives. Where gradients of several steps accumulate, their mean
+/// so far is the state `grad_sum`, and the host scalar `micro_batch` counts the steps of an update from 1.
+pub fn update_graph(optimizer: &Optimizer, parameters: &[(String, TensorType)], gradients: Gradients) -> Result<Graph, Error> {
     let mut b = Builder::new("update");
-    let built = check_settings(optimizer).and_then(|()| update(&mut b, optimizer, parameters));
+    let built = ranges::check(optimizer).and_then(|()| update(&mut b, optimizer, parameters, gradients));
     built.map_err(|message| Error::compile(format!("optimizer: {message}")))?;
     Ok(b.finish())
+}
+
+/// Patterns of groups that fit none of those names: most often a mistake.
+pub(crate) fn idle_patterns(optimizer: &Optimizer, names: &[&str]) -> Vec<String> {
+    let is_idle = |pattern: &&str| !names.iter().any(|name| matches_pattern(pattern, name));
+    optimizer.groups.iter().map(|g| g.pattern.as_str()).filter(is_idle).map(String::from).collect()
 }
 
 /// Whether a tensor of a state belongs to an optimizer, by its name.
@@ -32,94 +46,164 @@ pub(crate) fn is_optimizer_state(tensor: &str) -> bool {
     tensor.starts_with("optimizer.") || tensor.starts_with("optimizer[")
 }
 
-/// The moments that an optimizer's tensor of the state belongs to, `optimizer.<p>`, if their updates are counted.
+/// What an optimizer's tensor of the state belongs to, `optimizer.<p>`, whose updates are counted.
 pub(crate) fn moments_of(tensor: &str) -> Option<&str> {
-    tensor.strip_suffix(".exp_avg").filter(|moments| is_optimizer_state(moments))
+    tensor.rsplit_once('.').map(|(moments, _)| moments).filter(|_| is_optimizer_state(tensor))
 }
 
-/// The moments whose count a host scalar of that name is.
-pub(crate) fn counted_moments(scalar: &str) -> Option<&str> {
-    scalar.strip_prefix("step.").filter(|moments| is_optimizer_state(moments))
+/// The parameter that an optimizer's tensor of the state belongs to.
+pub(crate) fn parameter_of(tensor: &str) -> Option<&str> {
+    let rest = moments_of(tensor)?.strip_prefix("optimizer")?;
+    rest.strip_prefix('.').or_else(|| rest.split_once("].").map(|(_, parameter)| parameter))
 }
 
-/// Refuses numbers that no optimizer means.
-fn check_settings(optimizer: &Optimizer) -> Built<()> {
-    let not_negative = |x: f64| x.is_finite() && x >= 0.0;
-    let below_one = |x: f64| (0.0..1.0).contains(&x);
-    let mut settings = vec![
-        ("the learning rate", optimizer.lr, not_negative(optimizer.lr), "finite and not negative"),
-        ("weight decay", optimizer.weight_decay, not_negative(optimizer.weight_decay), "finite and not negative"),
-    ];
-    settings.extend(optimizer.clip_norm.map(|norm| ("the norm to clip to", norm, norm >= 0.0, "not negative")));
-    match optimizer.kind {
-        OptimizerKind::Sgd { momentum } => settings.push(("momentum", momentum, not_negative(momentum), "finite and not negative")),
-        OptimizerKind::Adam { beta1, beta2, eps } | OptimizerKind::AdamW { beta1, beta2, eps } => settings.extend([
-            ("the first beta", beta1, below_one(beta1), "in 0..1"),
-            ("the second beta", beta2, below_one(beta2), "in 0..1"),
-            ("eps", eps, not_negative(eps), "finite and not negative"),
-        ]),
+/// The parameter that a tensor of a state is the average of.
+pub(crate) fn averaged_parameter(tensor: &str) -> Option<&str> {
+    parameter_of(tensor).filter(|_| tensor.ends_with(&format!(".{AVERAGE}")))
+}
+
+/// What a host scalar of that name counts, of the moments that it names, or of all.
+pub(crate) fn counter(scalar: &str) -> Option<(Counter, Option<&str>)> {
+    let of = |kind: Counter, name: &str| match scalar.strip_prefix(name)? {
+        "" => Some((kind, None)),
+        rest => rest.strip_prefix('.').filter(|moments| is_optimizer_state(moments)).map(|moments| (kind, Some(moments))),
+    };
+    of(Counter::Step, STEP).or_else(|| of(Counter::MicroBatch, MICRO_BATCH))
+}
+
+/// What a host scalar counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counter {
+    /// Updates.
+    Step,
+    /// Steps of the next update.
+    MicroBatch,
+}
+
+const STEP: &str = "step";
+const MICRO_BATCH: &str = "micro_batch";
+const AVERAGE: &str = "average";
+
+/// A parameter that is trained, and by what.
+struct Parameter<'a> {
+    name: &'a str,
+    ty: &'a TensorType,
+    optimizer: &'a Optimizer,
+    value: Value,
+    /// As the backward gives it, or the mean of an accumulation so far.
+    gradient: Value,
+    /// Whether this step is the last of its accumulation.
+    applies: Option<Value>,
+}
+
+/// Host scalars, made once where they are common to all parameters.
+struct Scalars<'a> {
+    optimizer: &'a Optimizer,
+    lr: Value,
+    step: Option<Value>,
+    micro_batch: Option<Value>,
+}
+
+impl Scalars<'_> {
+    fn new<'a>(b: &mut Builder, optimizer: &'a Optimizer, counts: bool) -> Built<Scalars<'a>> {
+        let apart = optimizer.step_per_parameter;
+        let lr = host_scalar(b, "lr")?;
+        let step = if counts && !apart { Some(host_scalar(b, STEP)?) } else { None };
+        let micro_batch = if optimizer.accumulate > 1 && !apart { Some(host_scalar(b, MICRO_BATCH)?) } else { None };
+        Ok(Scalars { optimizer, lr, step, micro_batch })
     }
-    match settings.into_iter().find(|(_, _, is_sound, _)| !is_sound) {
-        Some((what, x, _, wanted)) => Err(format!("{what} is {x}, and must be {wanted}")),
-        None => Ok(()),
+
+    fn of(&self, b: &mut Builder, common: Option<Value>, name: &str, parameter: &str) -> Built {
+        match common {
+            Some(common) => Ok(common),
+            None => host_scalar(b, &format!("{name}.{}", state_of(self.optimizer, parameter))),
+        }
     }
 }
 
-fn update(b: &mut Builder, optimizer: &Optimizer, parameters: &[(String, TensorType)]) -> Built<()> {
-    let mut slots = vec![];
+fn host_scalar(b: &mut Builder, name: &str) -> Built {
+    b.input(name, InputRole::HostScalar, TensorType::new(DType::F32, ()))
+}
+
+/// What the names of an optimizer's state of a parameter begin with.
+fn state_of(optimizer: &Optimizer, parameter: &str) -> String {
+    let apart = if optimizer.name.is_empty() { String::new() } else { format!("[{}]", optimizer.name) };
+    format!("optimizer{apart}.{parameter}")
+}
+
+fn update(b: &mut Builder, optimizer: &Optimizer, parameters: &[(String, TensorType)], gradients: Gradients) -> Built<()> {
+    let mut trained = vec![];
     for (name, ty) in parameters {
+        let Some(own) = optimizer.of(name) else { continue };
         if !ty.dtype.is_float() {
             return Err(format!("parameter {name} is {ty}; only floats are trained"));
         }
         let value = b.input(name, InputRole::Parameter, ty.clone())?;
         let gradient = b.input(&format!("grad.{name}"), InputRole::Gradient, ty.clone())?;
-        slots.push(Parameter { name, ty, value, gradient });
+        trained.push(Parameter { name, ty, optimizer: own, value, gradient, applies: None });
     }
-    let lr = b.input("lr", InputRole::HostScalar, TensorType::new(DType::F32, ()))?;
-    let common = if optimizer.step_per_parameter { None } else { Some(b.input("step", InputRole::HostScalar, TensorType::new(DType::F32, ()))?) };
+    let counts = trained.iter().any(|p| algorithms::counts_steps(&p.optimizer.kind)) || optimizer.average.is_some();
+    let scalars = Scalars::new(b, optimizer, counts)?;
+    if optimizer.accumulate > 1 {
+        trained.iter_mut().try_for_each(|p| accumulate(b, &scalars, p))?;
+    }
+    trained.iter().try_for_each(|p| tell(b, p, gradients))?;
+    if let Some(limit) = optimizer.clip_value {
+        trained.iter_mut().try_for_each(|p| clip_value(b, p, limit))?;
+    }
     let clip = match optimizer.clip_norm {
-        Some(norm) => Some(clip_factor(b, &slots, norm)?),
+        Some(norm) => Some(clip_factor(b, &trained, norm)?),
         None => None,
     };
-    for slot in &slots {
-        b.provenance = Provenance::new(vec![], vec![slot.name.to_string()]);
-        let step = match common {
-            Some(step) => step,
-            None => b.input(&format!("step.{}", state_of(optimizer, slot)), InputRole::HostScalar, TensorType::new(DType::F32, ()))?,
-        };
-        update_parameter(b, optimizer, slot, Scalars { lr, step, clip })?;
+    trained.iter().try_for_each(|p| update_parameter(b, &scalars, p, clip))
+}
+
+/// Adds this step's share of the mean to those of the steps before it.
+fn accumulate(b: &mut Builder, scalars: &Scalars<'_>, p: &mut Parameter<'_>) -> Built<()> {
+    b.provenance = Provenance::new(vec![], vec![p.name.to_string()]);
+    let (count, dtype) = (scalars.optimizer.accumulate, p.ty.dtype.accumulator());
+    let number = scalars.of(b, scalars.micro_batch, MICRO_BATCH, p.name)?;
+    let last = b.constant(DType::F32, count as f64)?;
+    let applies = b.scalar(ScalarFn::Ge, &[number, last])?;
+    let name = format!("{}.grad_sum", state_of(scalars.optimizer, p.name));
+    let old = b.input(&name, InputRole::Optimizer, TensorType { dtype, shape: p.ty.shape.clone() })?;
+    let gradient = b.cast(p.gradient, dtype)?;
+    let share = b.scale(gradient, 1.0 / count as f64)?;
+    p.gradient = b.add(old, share)?;
+    let zero = b.constant(dtype, 0.0)?;
+    let left = b.where_(applies, zero, p.gradient)?;
+    b.output(&format!("new.{name}"), OutputRole::NewValue(name), left);
+    p.applies = Some(applies);
+    Ok(())
+}
+
+/// Outputs of what the user reads of a gradient.
+fn tell(b: &mut Builder, p: &Parameter<'_>, gradients: Gradients) -> Built<()> {
+    if gradients == Gradients::Internal {
+        return Ok(());
+    }
+    b.provenance = Provenance::new(vec![], vec![p.name.to_string()]);
+    let square = squares(b, p)?;
+    let norm = b.scalar(ScalarFn::Sqrt, &[square])?;
+    b.output(&format!("gradient_norm.{}", p.name), OutputRole::GradientNorm(p.name.into()), norm);
+    if gradients == Gradients::Values {
+        b.output(&format!("gradient.{}", p.name), OutputRole::Gradient(p.name.into()), p.gradient);
     }
     Ok(())
 }
 
-/// What the names of an optimizer's state of a parameter begin with.
-fn state_of(optimizer: &Optimizer, slot: &Parameter<'_>) -> String {
-    let apart = if optimizer.name.is_empty() { String::new() } else { format!("[{}]", optimizer.name) };
-    format!("optimizer{apart}.{}", slot.name)
-}
-
-struct Parameter<'a> {
-    name: &'a str,
-    ty: &'a TensorType,
-    value: Value,
-    gradient: Value,
-}
-
-#[derive(Clone, Copy)]
-struct Scalars {
-    lr: Value,
-    step: Value,
-    clip: Option<Value>,
+fn clip_value(b: &mut Builder, p: &mut Parameter<'_>, limit: f64) -> Built<()> {
+    let dtype = b.dtype(p.gradient);
+    let (low, high) = (b.constant(dtype, -limit)?, b.constant(dtype, limit)?);
+    p.gradient = b.scalar(ScalarFn::Clamp, &[p.gradient, low, high])?;
+    Ok(())
 }
 
 /// `min(1, limit / (norm + 1e-6))` with the norm over all gradients in f32, as PyTorch's `clip_grad_norm_`.
-fn clip_factor(b: &mut Builder, slots: &[Parameter<'_>], limit: f64) -> Built {
+fn clip_factor(b: &mut Builder, parameters: &[Parameter<'_>], limit: f64) -> Built {
     let mut total = b.constant(DType::F32, 0.0)?;
-    for slot in slots {
-        let g = b.cast(slot.gradient, DType::F32)?;
-        let square = b.mul(g, g)?;
-        let dims: Vec<usize> = (0..slot.ty.shape.rank()).collect();
-        let sum = if dims.is_empty() { square } else { b.reduce(ReduceKind::Sum, square, &dims, false)? };
+    for p in parameters {
+        let sum = squares(b, p)?;
         total = b.add(total, sum)?;
     }
     let norm = b.scalar(ScalarFn::Sqrt, &[total])?;
@@ -129,68 +213,65 @@ fn clip_factor(b: &mut Builder, slots: &[Parameter<'_>], limit: f64) -> Built {
     b.scalar(ScalarFn::Minimum, &[factor, one])
 }
 
-fn update_parameter(b: &mut Builder, optimizer: &Optimizer, slot: &Parameter<'_>, scalars: Scalars) -> Built<()> {
-    let dtype = slot.ty.dtype.accumulator();
-    let (mut p, mut g) = (b.cast(slot.value, dtype)?, b.cast(slot.gradient, dtype)?);
-    let (lr, step) = (b.cast(scalars.lr, dtype)?, b.cast(scalars.step, dtype)?);
-    if let Some(clip) = scalars.clip {
-        let clip = b.cast(clip, dtype)?;
-        g = b.mul(g, clip)?;
+/// The sum of a gradient's squares, in f32.
+fn squares(b: &mut Builder, p: &Parameter<'_>) -> Built {
+    let g = b.cast(p.gradient, DType::F32)?;
+    let square = b.mul(g, g)?;
+    let dims: Vec<usize> = (0..p.ty.shape.rank()).collect();
+    if dims.is_empty() { Ok(square) } else { b.reduce(ReduceKind::Sum, square, &dims, false) }
+}
+
+fn update_parameter(b: &mut Builder, scalars: &Scalars<'_>, p: &Parameter<'_>, clip: Option<Value>) -> Built<()> {
+    b.provenance = Provenance::new(vec![], vec![p.name.to_string()]);
+    let counts = algorithms::counts_steps(&p.optimizer.kind) || scalars.optimizer.average.is_some();
+    let step = if counts { scalars.of(b, scalars.step, STEP, p.name)? } else { scalars.lr };
+    let mut slot = slot(b, scalars, p, step)?;
+    if let Some(clip) = clip {
+        let clip = slot.b.cast(clip, slot.dtype())?;
+        slot.g = slot.b.mul(slot.g, clip)?;
     }
-    let decay = if slot.ty.shape.rank() >= 2 || optimizer.decay_vectors { optimizer.weight_decay } else { 0.0 };
-    let decoupled = matches!(optimizer.kind, OptimizerKind::AdamW { .. });
-    if decay != 0.0 && decoupled {
-        let one = b.constant(dtype, 1.0)?;
-        let lost = b.scale(lr, decay)?;
-        let kept = b.sub(one, lost)?;
-        p = b.mul(p, kept)?;
-    } else if decay != 0.0 {
-        let pull = b.scale(p, decay)?;
-        g = b.add(g, pull)?;
+    let decay = if slot.ty.shape.rank() >= 2 || p.optimizer.decay_vectors { p.optimizer.weight_decay } else { 0.0 };
+    match (&p.optimizer.kind, p.optimizer.decoupled_decay) {
+        (OptimizerKind::Lamb { .. }, _) => {}
+        _ if decay == 0.0 => {}
+        (_, true) => slot.shrink(decay)?,
+        (_, false) => slot.pull(decay)?,
     }
-    let state = |kind: &str| format!("{}.{kind}", state_of(optimizer, slot));
-    let delta = match optimizer.kind {
-        OptimizerKind::Sgd { momentum } => {
-            let velocity = if momentum == 0.0 { g } else { moment(b, slot, &state("momentum_buffer"), (momentum, 1.0), g)? };
-            b.mul(lr, velocity)?
-        }
-        OptimizerKind::Adam { beta1, beta2, eps } | OptimizerKind::AdamW { beta1, beta2, eps } => {
-            let square = b.mul(g, g)?;
-            let m = moment(b, slot, &state("exp_avg"), (beta1, 1.0 - beta1), g)?;
-            let v = moment(b, slot, &state("exp_avg_sq"), (beta2, 1.0 - beta2), square)?;
-            let (seen1, seen2) = (bias_correction(b, beta1, step)?, bias_correction(b, beta2, step)?);
-            let (root, scale) = (b.scalar(ScalarFn::Sqrt, &[v])?, b.scalar(ScalarFn::Sqrt, &[seen2])?);
-            let (root, eps) = (b.div(root, scale)?, b.constant(dtype, eps)?);
-            let denominator = b.add(root, eps)?;
-            let rate = b.div(lr, seen1)?;
-            let direction = b.div(m, denominator)?;
-            b.mul(rate, direction)?
-        }
-    };
-    let new = b.sub(p, delta)?;
-    let new = b.cast(new, slot.ty.dtype)?;
-    b.output(&format!("new.{}", slot.name), OutputRole::NewValue(slot.name.to_string()), new);
+    let delta = algorithms::delta(&mut slot, &p.optimizer.kind, decay)?;
+    let new = slot.b.sub(slot.p, delta)?;
+    if let Some(keep) = scalars.optimizer.average {
+        average(&mut slot, keep, new)?;
+    }
+    let new = slot.b.cast(new, p.ty.dtype)?;
+    let new = slot.if_applies(new, p.value)?;
+    b.output(&format!("new.{}", p.name), OutputRole::NewValue(p.name.to_string()), new);
     Ok(())
 }
 
-/// `keep * state + take * x`, as the new value of the state of that name.
-fn moment(b: &mut Builder, slot: &Parameter<'_>, name: &str, (keep, take): (f64, f64), x: Value) -> Built {
-    let state = b.input(name, InputRole::Optimizer, TensorType { dtype: slot.ty.dtype.accumulator(), shape: slot.ty.shape.clone() })?;
-    let kept = b.scale(state, keep)?;
-    let taken = if take == 1.0 { x } else { b.scale(x, take)? };
-    let new = b.add(kept, taken)?;
-    b.output(&format!("new.{name}"), OutputRole::NewValue(name.into()), new);
-    Ok(new)
+fn slot<'a>(b: &'a mut Builder, scalars: &Scalars<'_>, p: &Parameter<'_>, step: Value) -> Built<Slot<'a>> {
+    let dtype = p.ty.dtype.accumulator();
+    let (value, g) = (b.cast(p.value, dtype)?, b.cast(p.gradient, dtype)?);
+    let (mut lr, step) = (b.cast(scalars.lr, dtype)?, b.cast(step, dtype)?);
+    if p.optimizer.lr != scalars.optimizer.lr {
+        lr = b.scale(lr, p.optimizer.lr / scalars.optimizer.lr)?;
+    }
+    let state = state_of(scalars.optimizer, p.name);
+    Ok(Slot { b, state, ty: p.ty.clone(), value, p: value, g, lr, step, applies: p.applies })
 }
 
-/// `1 - beta^step`, without the cancellation that subtracting from one has at the first steps.
-fn bias_correction(b: &mut Builder, beta: f64, step: Value) -> Built {
-    if beta == 0.0 {
-        return b.constant(b.dtype(step), 1.0);
-    }
-    let exponent = b.scale(step, beta.ln())?;
-    let lost = b.scalar(ScalarFn::Expm1, &[exponent])?;
-    b.neg(lost)
+/// The average of a parameter's values, which the first update starts; before it, the average is the parameter.
+fn average(slot: &mut Slot<'_>, keep: f64, new: Value) -> Built<()> {
+    let old = slot.old(AVERAGE)?;
+    let args = [new, old, slot.step];
+    let average = slot.expr(args, |[new, old, step]| {
+        let moved = old * keep + new.clone() * (1.0 - keep);
+        new.if_(step.binary(ScalarFn::Le, 1.0), moved)
+    })?;
+    let before = match slot.applies {
+        Some(_) => slot.expr([slot.value, old, slot.step], |[p, old, step]| p.if_(step.binary(ScalarFn::Le, 1.0), old))?,
+        None => old,
+    };
+    slot.keep(AVERAGE, before, average)
 }
 
 #[cfg(test)]
@@ -230,7 +311,7 @@ mod tests {
     /// Steps `optimizer` on one weight that starts at 1, with those gradients.
     fn descend(optimizer: impl Into<Optimizer>, gradients: &[f64]) -> f64 {
         let optimizer = optimizer.into();
-        let graph = update_graph(&optimizer, &weight()).unwrap();
+        let graph = update_graph(&optimizer, &weight(), Gradients::Internal).unwrap();
         let mut state: BTreeMap<String, f64> = BTreeMap::from([("w".into(), 1.0), ("lr".into(), optimizer.lr)]);
         for (i, &g) in gradients.iter().enumerate() {
             state.insert("grad.w".into(), g);
@@ -276,17 +357,17 @@ mod tests {
     #[test]
     fn vectors_do_not_decay() {
         let optimizer = AdamW::new(0.1).into();
-        let graph = update_graph(&optimizer, &[("b".into(), TensorType::new(DType::F32, 3))]).unwrap();
-        let with_rank_two = update_graph(&optimizer, &[("b".into(), TensorType::new(DType::F32, (3, 1)))]).unwrap();
+        let graph = update_graph(&optimizer, &[("b".into(), TensorType::new(DType::F32, 3))], Gradients::Internal).unwrap();
+        let with_rank_two = update_graph(&optimizer, &[("b".into(), TensorType::new(DType::F32, (3, 1)))], Gradients::Internal).unwrap();
         assert!(with_rank_two.nodes.len() > graph.nodes.len() + 4, "decay and its constants");
         let as_pytorch = AdamW::new(0.1).decay_vectors(true).into();
-        let graph = update_graph(&as_pytorch, &[("b".into(), TensorType::new(DType::F32, 3))]).unwrap();
+        let graph = update_graph(&as_pytorch, &[("b".into(), TensorType::new(DType::F32, 3))], Gradients::Internal).unwrap();
         assert_eq!(graph.nodes.len(), with_rank_two.nodes.len());
     }
 
     #[test]
     fn names_and_roles_are_as_promised() {
-        let graph = update_graph(&AdamW::new(0.1).into(), &weight()).unwrap();
+        let graph = update_graph(&AdamW::new(0.1).into(), &weight(), Gradients::Internal).unwrap();
         let inputs: Vec<&str> = graph.inputs.iter().map(|i| i.name.as_str()).collect();
         assert_eq!(inputs, ["w", "grad.w", "lr", "step", "optimizer.w.exp_avg", "optimizer.w.exp_avg_sq"]);
         let outputs: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
@@ -295,7 +376,7 @@ mod tests {
 
     #[test]
     fn half_weights_keep_their_state_in_f32() {
-        let graph = update_graph(&AdamW::new(0.1).into(), &[("w".into(), TensorType::new(DType::BF16, (2, 2)))]).unwrap();
+        let graph = update_graph(&AdamW::new(0.1).into(), &[("w".into(), TensorType::new(DType::BF16, (2, 2)))], Gradients::Internal).unwrap();
         assert_eq!(graph.ty(graph.input("optimizer.w.exp_avg").unwrap().value).dtype, DType::F32);
         assert_eq!(graph.ty(graph.output("new.w").unwrap().value).dtype, DType::BF16);
     }
@@ -303,11 +384,14 @@ mod tests {
     #[test]
     fn optimizers_with_names_and_counts_keep_apart() {
         let optimizer = AdamW::new(0.1).named("critic").step_per_parameter(true).into();
-        let graph = update_graph(&optimizer, &weight()).unwrap();
+        let graph = update_graph(&optimizer, &weight(), Gradients::Internal).unwrap();
         let inputs: Vec<&str> = graph.inputs.iter().map(|i| i.name.as_str()).collect();
         let critic = "optimizer[critic].w";
         assert_eq!(inputs[3..], [format!("step.{critic}"), format!("{critic}.exp_avg"), format!("{critic}.exp_avg_sq")]);
-        assert_eq!((moments_of(inputs[4]), moments_of(inputs[5]), counted_moments(inputs[3])), (Some(critic), None, Some(critic)));
+        assert_eq!(
+            (moments_of(inputs[4]), moments_of(inputs[5]), counter(inputs[3])),
+            (Some(critic), Some(critic), Some((Counter::Step, Some(critic))))
+        );
     }
 
     #[test]
@@ -330,7 +414,7 @@ mod tests {
             (AdamW::new(0.1).eps(nan).into(), "eps is NaN"),
         ];
         for (optimizer, part) in faults {
-            let error = update_graph(&optimizer, &weight()).unwrap_err().to_string();
+            let error = update_graph(&optimizer, &weight(), Gradients::Internal).unwrap_err().to_string();
             assert!(error.starts_with("compile: optimizer: ") && error.contains(part), "{error}");
         }
         // The borders themselves are fine: without a memory, each step of Adam has the length of the rate.
@@ -340,7 +424,7 @@ mod tests {
 
     #[test]
     fn integers_are_not_trained() {
-        let error = update_graph(&Sgd::new(0.1).into(), &[("n".into(), TensorType::new(DType::I32, 1))]).unwrap_err();
+        let error = update_graph(&Sgd::new(0.1).into(), &[("n".into(), TensorType::new(DType::I32, 1))], Gradients::Internal).unwrap_err();
         assert_eq!(error.to_string(), "compile: optimizer: parameter n is i32[1]; only floats are trained");
     }
 }

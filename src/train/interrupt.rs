@@ -1,14 +1,12 @@
 //! Ctrl-C and the signals that ask a process to end.
 
-use anyhow::{Context, Result};
+use crate::error::{Error, Result};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What a process that was asked to end gives back, as shells have it.
-pub const EXIT_CODE: i32 = 130;
-
-/// Whether the process was asked to end. While this lives the first request is noted, and a second one ends the process at once;
-/// afterwards the first one does.
+/// Whether the process was asked to end. While this lives the first request is noted, so that a run ends after its step, with a
+/// checkpoint, and a second one ends the process at once; afterwards the first one does.
 pub struct Interrupt {
     flags: Arc<Flags>,
 }
@@ -20,17 +18,21 @@ struct Flags {
 }
 
 impl Interrupt {
+    /// What a process that was asked to end gives back, as shells have it.
+    pub const EXIT_CODE: i32 = 130;
+
     /// From now on requests are noted. Once in a process.
     pub fn watch() -> Result<Interrupt> {
         let flags = Arc::new(Flags::default());
         let seen = flags.clone();
         let handler = move || {
             if seen.is_over.load(Ordering::SeqCst) || seen.is_asked.swap(true, Ordering::SeqCst) {
-                std::process::exit(EXIT_CODE);
+                std::process::exit(Interrupt::EXIT_CODE);
             }
-            eprintln!("stopping after this step, with a checkpoint; once more to end at once");
+            // Nobody is there to hear of a standard error that is closed.
+            let _ = writeln!(std::io::stderr(), "stopping after this step; once more to end at once");
         };
-        ctrlc::set_handler(handler).context("cannot watch for Ctrl-C")?;
+        ctrlc::set_handler(handler).map_err(|e| Error::Platform(format!("cannot watch for Ctrl-C: {e}")))?;
         Ok(Interrupt { flags })
     }
 

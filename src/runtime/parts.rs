@@ -1,0 +1,97 @@
+//! States made of others: copies, parts, unions, and the one of averaged weights.
+
+use super::ledger::{Counts, Ledger};
+use super::state::{Entry, State, lock};
+use crate::error::{Error, Result};
+use crate::graph::InputRole;
+use crate::types::{HostTensor, matches_pattern};
+use crate::update::{averaged_parameter, parameter_of};
+use std::collections::BTreeMap;
+
+impl State {
+    /// A state of its own with the same tensors, counters, seed and notes: what one of them trains, the other does not see.
+    pub fn try_clone(&self) -> Result<State> {
+        self.part(|_| true)
+    }
+
+    /// The tensors whose names fit a pattern ([`matches_pattern`](crate::types::matches_pattern)), with the optimizer state of those
+    /// among them. An error where there is none.
+    pub fn subset(&self, pattern: &str) -> Result<State> {
+        let part = self.part(|name| matches_pattern(pattern, parameter_of(name).unwrap_or(name)))?;
+        if part.names().is_empty() {
+            return Err(Error::Input(format!("the state has no tensor that fits {pattern}")));
+        }
+        Ok(part)
+    }
+
+    /// Takes over the tensors of another state, with their counters; those that this state has, too, must be of the same type.
+    /// Seed, notes and the number of steps stay.
+    pub fn merge(&mut self, other: &State) -> Result<()> {
+        let (added, counts) = (other.on_host(|_| true)?, other.settled_counts());
+        let known = lock(&self.entries);
+        let faults = added.iter().filter_map(|(name, entry)| known.get(name).and_then(|own| own.mismatch(name, entry.dtype, &entry.shape)));
+        let faults: Vec<String> = faults.collect();
+        drop(known);
+        if !faults.is_empty() {
+            return Err(Error::Input(format!("the states do not fit: {}", faults.join("; "))));
+        }
+        for (name, mut entry) in added {
+            entry.version = self.fresh_version();
+            lock(&self.entries).insert(name, entry);
+        }
+        self.ledger.settle();
+        self.ledger.counts().updates.extend(counts.updates);
+        Ok(())
+    }
+
+    /// A copy for evaluation in which each parameter is the average that its optimizer keeps (`average(decay)` of an optimizer);
+    /// others, and buffers, are as they are. An error where no optimizer keeps averages, or before the first update.
+    pub fn averaged(&self) -> Result<State> {
+        let mut copy = self.try_clone()?;
+        let averages: Vec<(String, String)> =
+            self.names().into_iter().filter_map(|name| averaged_parameter(&name).map(String::from).map(|p| (name, p))).collect();
+        if averages.is_empty() || self.step() == 0 {
+            return Err(Error::Input("the state has no averages: see `average` of the optimizers".into()));
+        }
+        for (average, parameter) in averages {
+            let (mean, dtype) = (self.get(&average)?, self.get(&parameter)?.dtype());
+            copy.set(&parameter, HostTensor::from_f64(dtype, mean.shape(), &mean.to_f64()))?;
+        }
+        Ok(copy)
+    }
+
+    fn part(&self, wanted: impl Fn(&str) -> bool) -> Result<State> {
+        let mut state = State::new(self.seed, vec![]);
+        let (entries, counts) = (self.on_host(wanted)?, self.settled_counts());
+        state.ledger = Ledger::new(counts);
+        for (name, mut entry) in entries {
+            entry.version = state.fresh_version();
+            lock(&state.entries).insert(name, entry);
+        }
+        state.notes = self.notes.clone();
+        Ok(state)
+    }
+
+    fn settled_counts(&self) -> Counts {
+        self.ledger.settle();
+        self.ledger.counts().clone()
+    }
+
+    /// Entries that live on the host, and nowhere else.
+    fn on_host(&self, wanted: impl Fn(&str) -> bool) -> Result<BTreeMap<String, Entry>> {
+        self.download(&wanted)?;
+        let entries = lock(&self.entries);
+        let chosen = entries.iter().filter(|(name, _)| wanted(name));
+        chosen
+            .map(|(name, entry)| match &entry.host {
+                Some(_) => Ok((name.clone(), Entry { owner: None, ..entry.clone() })),
+                None => Err(Error::Device(format!("{name} was not read"))),
+            })
+            .collect()
+    }
+}
+
+/// Roles that a model is saved with.
+pub(super) fn is_weight(role: &InputRole) -> bool {
+    *role != InputRole::Optimizer
+}

@@ -1,0 +1,71 @@
+//! The small examples run at a tiny size, and leave what they promise.
+
+#![cfg(feature = "interrupt")]
+#![allow(dead_code)]
+
+#[path = "../examples/gan.rs"]
+mod gan;
+#[path = "../examples/train_mlp.rs"]
+mod train_mlp;
+#[path = "../examples/vae.rs"]
+mod vae;
+
+use clap::Parser;
+use std::path::Path;
+use std::process::Command;
+
+/// An example and its arguments, one a line.
+const ARGUMENTS: &str = "EXAMPLE_ARGUMENTS";
+
+/// The program of the tests below, in a process of its own: signals are the process's.
+#[test]
+fn child() {
+    let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
+    let ran = match arguments.lines().next() {
+        Some("gan") => gan::run(gan::Options::parse_from(arguments.lines())),
+        Some("vae") => vae::run(vae::Options::parse_from(arguments.lines())),
+        Some("train_mlp") => train_mlp::run(train_mlp::Options::parse_from(arguments.lines())),
+        other => panic!("there is no example {other:?}"),
+    };
+    if let Err(error) = ran {
+        eprintln!("Error: {error:#}");
+        std::process::exit(1);
+    }
+    std::process::exit(0);
+}
+
+fn run(name: &str, arguments: &[&str]) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let all = [&[name, "--device", "cpu", "--out", folder.path().to_str().unwrap()], arguments].concat().join("\n");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", "child", "--nocapture"]).env(ARGUMENTS, all).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).to_string() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {said}");
+    (folder, said)
+}
+
+fn is_png(folder: &Path, name: &str) -> bool {
+    std::fs::read(folder.join(name)).is_ok_and(|bytes| bytes.starts_with(b"\x89PNG\r\n\x1a\n") && bytes.len() > 2000)
+}
+
+#[test]
+fn a_gan() {
+    let (folder, said) = run("gan", &["--steps", "20"]);
+    assert!(is_png(folder.path(), "gan.png") && said.contains("step 20 loss") && said.contains("of 8 clusters"), "{said}");
+}
+
+#[test]
+fn a_vae() {
+    let (folder, said) = run("vae", &["--steps", "30", "--tensorboard"]);
+    assert!(is_png(folder.path(), "vae.png") && said.contains("30 steps in"), "{said}");
+    let names: Vec<String> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    for wanted in ["metrics.jsonl", "report.html", "checkpoints", "tensorboard"] {
+        assert!(names.iter().any(|n| n == wanted), "{wanted} is missing in {names:?}");
+    }
+}
+
+#[test]
+fn spirals() {
+    let (folder, said) = run("train_mlp", &["--steps", "30"]);
+    assert!(is_png(folder.path(), "spirals.png") && said.contains("classified rightly"), "{said}");
+}
