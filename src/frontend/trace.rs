@@ -1,11 +1,12 @@
 //! Recording a closure as a graph.
 
-use super::tensor::{Operand, Tensor};
+use super::aten::args::Cx;
+use super::tensor::Tensor;
 use super::{Initializer, Traced};
 use crate::error::{Error, Result, TraceFault};
 use crate::graph::{Builder, Graph, InputRole, OutputRole, Value, ValueMap, size_conflicts};
 use crate::ops;
-use crate::types::{DType, HostTensor, IntoShape, Location, Provenance, Shape, Symbol, TensorType};
+use crate::types::{DType, IntoShape, Location, Provenance, Symbol, TensorType};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -173,15 +174,8 @@ impl Trace {
     /// device.
     #[track_caller]
     pub fn key(&self) -> Tensor {
-        let stream = self.recorder.streams.get();
-        self.recorder.streams.set(stream + 1);
-        self.recorder.apply("key", &[], |b, _| {
-            let root = match b.graph().input("key").filter(|i| i.role == InputRole::Key).map(|i| i.value) {
-                Some(root) => root,
-                None => b.input("key", InputRole::Key, TensorType::new(DType::U32, 2))?,
-            };
-            b.fold_in(root, stream)
-        })
+        let keys = self.recorder.apply_rows("key", &[], |cx, _| Ok(vec![cx.key()?]));
+        keys.into_iter().next().unwrap_or_else(|| self.recorder.poison(TensorType::new(DType::U32, 2)))
     }
 
     /// Records `f(x)` as a region whose values are computed again in the backward instead of being saved. Like
@@ -222,32 +216,6 @@ impl Trace {
         if let Some(value) = self.recorder.operand(value, "output") {
             self.recorder.output(name, OutputRole::User, value);
         }
-    }
-
-    /// A tensor of the program's text. For small tables; large ones are buffers.
-    #[track_caller]
-    pub fn constant(&self, value: &HostTensor) -> Tensor {
-        self.recorder.apply("constant", &[], |b, _| match value.fault() {
-            Some(fault) => Err(fault.into()),
-            None => b.op(ops::Constant::from_host(value), &[]),
-        })
-    }
-
-    /// One number everywhere.
-    #[track_caller]
-    pub fn full(&self, dtype: DType, shape: impl IntoShape, x: f64) -> Tensor {
-        let shape = shape.into_shape();
-        self.recorder.apply("full", &[], |b, _| {
-            Operand::Number(x).constant(b, dtype)?;
-            b.full(dtype, x, shape)
-        })
-    }
-
-    /// `0, 1, ...` below `n`.
-    #[track_caller]
-    pub fn iota(&self, dtype: DType, n: impl Into<crate::types::Dim>) -> Tensor {
-        let shape = Shape(vec![n.into()]);
-        self.recorder.apply("iota", &[], |b, _| b.iota(dtype, shape, 0))
     }
 
     fn name(&self, name: &str) -> String {
@@ -299,7 +267,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    fn new(name: &str, training: bool) -> Recorder {
+    pub(super) fn new(name: &str, training: bool) -> Recorder {
         Recorder {
             builder: RefCell::new(Builder::assuming(name)),
             faults: RefCell::default(),
@@ -325,6 +293,13 @@ impl Recorder {
             return None;
         }
         if !Rc::ptr_eq(self, &x.recorder) {
+            let theirs = x.recorder.faults.borrow();
+            if x.value.is_none() && !theirs.is_empty() {
+                let mut faults = self.faults.borrow_mut();
+                let news: Vec<TraceFault> = theirs.iter().filter(|f| !faults.contains(f)).cloned().collect();
+                faults.extend(news);
+                return None;
+            }
             self.fault(format!("{op}: the operand {} belongs to another trace", x.ty));
             return None;
         }
@@ -369,6 +344,23 @@ impl Recorder {
                 vec![]
             }
         }
+    }
+
+    /// As [`Recorder::apply_many`], with what operators of PyTorch are built with.
+    #[track_caller]
+    pub(super) fn apply_rows(
+        self: &Rc<Self>,
+        op: &str,
+        operands: &[&Tensor],
+        build: impl FnOnce(&mut Cx, &[Value]) -> Result<Vec<Value>, String>,
+    ) -> Vec<Tensor> {
+        self.apply_many(op, operands, |b, values| {
+            let mut cx = Cx::over(std::mem::take(b), self.streams.get());
+            let results = build(&mut cx, values);
+            self.streams.set(cx.streams);
+            *b = cx.b;
+            results
+        })
     }
 
     /// A handle that stands for a mistake already reported.

@@ -47,7 +47,7 @@ pub fn conv2d(t: &Trace, x: &Tensor, layer: Conv2d) -> Tensor {
     let bound = 1.0 / (inputs.max(1) as f64).sqrt();
     let init = Initializer::Uniform { low: -bound, high: bound };
     let weight = t.parameter("weight", x.dtype(), [(layer.channels as i64).into(), channels, kernel.into(), kernel.into()], init);
-    let y = x.conv2d(&weight, layer.stride, layer.padding);
+    let y = x.conv2d(&weight, crate::frontend::ConvOptions::new().stride(layer.stride).padding(layer.padding));
     if !layer.bias {
         return y;
     }
