@@ -150,7 +150,18 @@ impl Trace {
         self.border(name, InputRole::Input, TensorType::new(dtype, shape))
     }
 
-    /// A trained tensor, named by path.
+    /// A trained tensor, named by path. The same name with the same type is the same parameter.
+    ///
+    /// ```
+    /// use inductor::{DType, nn, trace};
+    /// let siamese = trace("siamese", |t| {
+    ///     let (a, b) = (t.input("a", DType::F32, (8, 4)), t.input("b", DType::F32, (8, 4)));
+    ///     let tower = |x| nn::linear(&t.path("tower"), x, 16).tanh();
+    ///     Ok(tower(&a).mse(&tower(&b)))
+    /// })?;
+    /// assert_eq!(siamese.initializers.len(), 2, "one weight and one bias");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn parameter(&self, name: &str, dtype: DType, shape: impl IntoShape, initializer: Initializer) -> Tensor {
         self.state(name, InputRole::Parameter, TensorType::new(dtype, shape), initializer)
@@ -218,6 +229,11 @@ impl Trace {
         }
     }
 
+    /// The name that state declared here under `name` has.
+    pub fn full_name(&self, name: &str) -> String {
+        self.name(name)
+    }
+
     fn name(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
     }
@@ -228,17 +244,52 @@ impl Trace {
         self.recorder.apply("input", &[], |b, _| b.input(&name, role, ty))
     }
 
+    /// Declares state, or finds what has its name and type already: a layer called twice has one set of parameters, which start as
+    /// its first call says.
     #[track_caller]
     fn state(&self, name: &str, role: InputRole, ty: TensorType, initializer: Initializer) -> Tensor {
-        if ty.shape.as_ints().is_none() {
-            self.recorder.fault(format!("{} is {ty}; the sizes of state are constants", self.name(name)));
+        let full = self.name(name);
+        if let Some((known, old)) = self.recorder.state(&full) {
+            return match known == role && old.ty == ty {
+                true => old,
+                false => {
+                    old.fail("state", format!("there is a {} {full} of type {}, and this is a {} of type {ty}", word(&known), old.ty, word(&role)))
+                }
+            };
         }
-        if let Some(fault) = initializer.fault(ty.dtype) {
-            self.recorder.fault(format!("the initializer of {}: {fault}", self.name(name)));
+        if ty.shape.as_ints().is_none() {
+            self.recorder.fault(format!("{full} is {ty}; the sizes of state are constants"));
+        }
+        if let Some(fault) = initializer.fault(&ty) {
+            self.recorder.fault(format!("the initializer of {full}: {fault}"));
         }
         let tensor = self.border(name, role, ty);
-        self.recorder.initializers.borrow_mut().push((self.name(name), initializer));
+        self.recorder.initializers.borrow_mut().push((full, initializer));
         tensor
+    }
+
+    /// What a buffer has become so far in this program, where that is another value than the one it had before.
+    pub(super) fn moved_buffer(&self, name: &str) -> Option<Tensor> {
+        let b = self.recorder.builder.borrow();
+        let value = b.graph().output(&format!("new.{}", self.name(name)))?.value;
+        Some(Tensor { recorder: self.recorder.clone(), value: Some(value), ty: b.ty(value).clone() })
+    }
+
+    /// As [`Trace::update_buffer`], where a later value replaces one that the same layer gave before.
+    #[track_caller]
+    pub(super) fn move_buffer(&self, name: &str, value: &Tensor) {
+        match (self.moved_buffer(name), self.recorder.operand(value, "update_buffer")) {
+            (Some(_), Some(new)) => self.recorder.builder.borrow_mut().replace_output(&format!("new.{}", self.name(name)), new),
+            _ => self.update_buffer(name, value),
+        }
+    }
+}
+
+fn word(role: &InputRole) -> &'static str {
+    match role {
+        InputRole::Parameter => "parameter",
+        InputRole::Buffer => "buffer",
+        _ => "input",
     }
 }
 
@@ -344,6 +395,13 @@ impl Recorder {
                 vec![]
             }
         }
+    }
+
+    /// What is declared under that name.
+    fn state(self: &Rc<Self>, name: &str) -> Option<(InputRole, Tensor)> {
+        let b = self.builder.borrow();
+        let input = b.graph().input(name)?;
+        Some((input.role.clone(), Tensor { recorder: self.clone(), value: Some(input.value), ty: b.ty(input.value).clone() }))
     }
 
     /// As [`Recorder::apply_many`], with what operators of PyTorch are built with.
