@@ -29,7 +29,7 @@ fn model(batch: impl Into<Dim>) -> Traced {
         let h = nn::linear(&t.path("fc1"), &x, 6) + nn::embedding(&t.path("emb"), &words, nn::Embedding::new(10, 6));
         let mean = t.buffer("mean", DType::F32, 6, Initializer::Zeros);
         t.update_buffer("mean", &(&mean * 0.9 + h.mean(&[0]) * 0.1));
-        Ok(nn::linear(&t.path("fc2"), &h.relu(), 3).cross_entropy_with(&y, Some(-100), inductor::ops::Reduction::Mean))
+        Ok(nn::linear(&t.path("fc2"), &h.relu(), 3).cross_entropy_with(&y, inductor::CrossEntropy::new().ignore_index(-100)))
     })
     .unwrap()
 }

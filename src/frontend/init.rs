@@ -2,11 +2,26 @@
 
 use crate::scalar::philox;
 use crate::threads;
-use crate::types::{DType, HostTensor};
+use crate::types::{DType, HostTensor, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// How a parameter or buffer starts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+///
+/// Fans are those of a weight `[out, in, sizes...]`: `in` and `out` times the sizes.
+///
+/// ```
+/// use inductor::{DType, Initializer, nn, trace};
+/// let traced = trace("init", |t| {
+///     let x = t.input("x", DType::F32, (4, 8));
+///     let fc = nn::Linear::new(16).init(Initializer::kaiming_normal());
+///     let w = t.parameter("w", DType::F32, (16, 16), Initializer::Orthogonal { gain: 1.0 });
+///     Ok(nn::linear(&t.path("fc"), &x, fc).matmul(&w).sum(()))
+/// })?;
+/// let w = traced.initializer("w").sample(DType::F32, &[16, 16], 0, "w");
+/// assert!((w.to_f64().iter().map(|x| x * x).sum::<f64>() - 16.0).abs() < 1e-4);
+/// # Ok::<(), inductor::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Initializer {
     /// All zeros.
     Zeros,
@@ -26,13 +41,114 @@ pub enum Initializer {
         /// Exclusive upper end.
         high: f64,
     },
+    /// The normal distribution around 0, of which only what lies in `low..=high` is drawn.
+    TruncatedNormal {
+        /// Standard deviation before it is cut.
+        std: f64,
+        /// Lower end.
+        low: f64,
+        /// Upper end.
+        high: f64,
+    },
+    /// Uniform with the variance `2 gain^2 / (fan_in + fan_out)` (Glorot and Bengio, 2010).
+    XavierUniform {
+        /// A factor, 1 for linear layers.
+        gain: f64,
+    },
+    /// Normal with the variance `2 gain^2 / (fan_in + fan_out)`.
+    XavierNormal {
+        /// A factor, 1 for linear layers.
+        gain: f64,
+    },
+    /// Uniform with the variance `gain^2 / fan_in` (He and others, 2015).
+    KaimingUniform {
+        /// A factor, `sqrt(2)` before rectifiers.
+        gain: f64,
+    },
+    /// Normal with the variance `gain^2 / fan_in`.
+    KaimingNormal {
+        /// A factor, `sqrt(2)` before rectifiers.
+        gain: f64,
+    },
+    /// Rows (dimension 0) or columns (all others), whichever are fewer, orthogonal to one another (Saxe and others, 2013).
+    Orthogonal {
+        /// The length of each.
+        gain: f64,
+    },
+    /// As `rest`, with zeros at one index of dimension 0: the row of an embedding that stands for padding.
+    ZeroRow {
+        /// The index.
+        row: usize,
+        /// How all others start.
+        rest: Box<Initializer>,
+    },
+    /// The norms of the rows (dimension 0) of another parameter as it starts.
+    RowNorms {
+        /// The other parameter's name.
+        of: String,
+        /// Its sizes.
+        shape: Vec<usize>,
+        /// How it starts.
+        start: Box<Initializer>,
+    },
+    /// These elements, whose dtype and shape are the parameter's.
+    Tensor(HostTensor),
 }
 
 impl Initializer {
-    /// Why no tensor of that dtype starts like this.
-    pub(super) fn fault(&self, dtype: DType) -> Option<String> {
+    /// [`Initializer::XavierUniform`] for linear layers.
+    pub fn xavier_uniform() -> Initializer {
+        Initializer::XavierUniform { gain: 1.0 }
+    }
+
+    /// [`Initializer::XavierNormal`] for linear layers.
+    pub fn xavier_normal() -> Initializer {
+        Initializer::XavierNormal { gain: 1.0 }
+    }
+
+    /// [`Initializer::KaimingUniform`] before rectifiers.
+    pub fn kaiming_uniform() -> Initializer {
+        Initializer::KaimingUniform { gain: std::f64::consts::SQRT_2 }
+    }
+
+    /// [`Initializer::KaimingNormal`] before rectifiers.
+    pub fn kaiming_normal() -> Initializer {
+        Initializer::KaimingNormal { gain: std::f64::consts::SQRT_2 }
+    }
+
+    /// [`Initializer::TruncatedNormal`] between -2 and 2, PyTorch's defaults.
+    pub fn truncated_normal(std: f64) -> Initializer {
+        Initializer::TruncatedNormal { std, low: -2.0, high: 2.0 }
+    }
+
+    /// Why no tensor of that type starts like this.
+    pub(super) fn fault(&self, ty: &TensorType) -> Option<String> {
+        let (dtype, rank) = (ty.dtype, ty.shape.rank());
         let fits = |x: f64| dtype.int_range().is_none_or(|(low, high)| x >= low as f64 && x <= high as f64);
         match *self {
+            Initializer::XavierUniform { .. }
+            | Initializer::XavierNormal { .. }
+            | Initializer::KaimingUniform { .. }
+            | Initializer::KaimingNormal { .. }
+            | Initializer::Orthogonal { .. }
+                if rank < 2 || !dtype.is_float() =>
+            {
+                Some(format!("it is for floats of two dimensions or more, not {ty}"))
+            }
+            Initializer::TruncatedNormal { std, low, high } if !(std > 0.0 && low < high && low <= 3.0 * std && high >= -3.0 * std) => {
+                Some(format!("a normal number of deviation {std} is hardly ever in {low}..{high}"))
+            }
+            Initializer::ZeroRow { row, ref rest } => match ty.shape.0.first().and_then(|n| n.as_int()) {
+                Some(n) if (row as i64) < n => rest.fault(ty),
+                _ => Some(format!("{ty} has no row {row}")),
+            },
+            Initializer::RowNorms { ref shape, .. } if ty.shape.numel().as_int() != shape.first().map(|&n| n as i64) => {
+                Some(format!("{ty} has not one element for each row of {shape:?}"))
+            }
+            Initializer::Tensor(ref value) => match value.fault() {
+                Some(fault) => Some(fault.into()),
+                None => (value.ty() != *ty).then(|| format!("types differ: {ty} x {}", value.ty())),
+            },
             Initializer::Constant(x) if !fits(x) => Some(format!("{x} is no {dtype}")),
             Initializer::Normal { std } if !(std >= 0.0 && std.is_finite()) => Some(format!("a deviation of {std} is not finite and not negative")),
             Initializer::Uniform { low, high } if !(low <= high && low.is_finite() && high.is_finite()) => {
@@ -47,16 +163,68 @@ impl Initializer {
     pub fn sample(&self, dtype: DType, shape: &[usize], seed: u64, name: &str) -> HostTensor {
         let numel: usize = shape.iter().product();
         let bits = Bits::new(seed, name);
+        let normal = |std: f64| draw(dtype, shape, &|pair| bits.normals(pair).map(|x| std * x));
+        let uniform =
+            |low: f64, high: f64| draw(dtype, shape, &|pair| [2 * pair, 2 * pair + 1].map(|index| low + (high - low) * bits.uniform(index)));
+        let (fan_in, fan_out) = fans(shape);
+        let (xavier, kaiming) = ((2.0 / (fan_in + fan_out)).sqrt(), (1.0 / fan_in).sqrt());
         match *self {
             Initializer::Zeros => HostTensor::zeros(dtype, shape),
             Initializer::Ones => HostTensor::from_f64(dtype, shape, &vec![1.0; numel]),
             Initializer::Constant(x) => HostTensor::from_f64(dtype, shape, &vec![x; numel]),
-            Initializer::Normal { std } => draw(dtype, shape, &|pair| bits.normals(pair).map(|x| std * x)),
-            Initializer::Uniform { low, high } => {
-                draw(dtype, shape, &|pair| [2 * pair, 2 * pair + 1].map(|index| low + (high - low) * bits.uniform(index)))
+            Initializer::Normal { std } => normal(std),
+            Initializer::Uniform { low, high } => uniform(low, high),
+            Initializer::XavierNormal { gain } => normal(gain * xavier),
+            Initializer::KaimingNormal { gain } => normal(gain * kaiming),
+            Initializer::XavierUniform { gain } => uniform(-gain * xavier * UNIFORM, gain * xavier * UNIFORM),
+            Initializer::KaimingUniform { gain } => uniform(-gain * kaiming * UNIFORM, gain * kaiming * UNIFORM),
+            Initializer::TruncatedNormal { std, low, high } => draw(dtype, shape, &|pair| bits.truncated(pair, std, low, high)),
+            Initializer::Orthogonal { gain } => HostTensor::from_f64(dtype, shape, &orthogonal(&bits, shape, gain)),
+            Initializer::ZeroRow { row, ref rest } => {
+                let mut values = rest.sample(dtype, shape, seed, name).to_f64();
+                let length = shape.get(1..).unwrap_or_default().iter().product::<usize>();
+                values[row * length..(row + 1) * length].fill(0.0);
+                HostTensor::from_f64(dtype, shape, &values)
             }
+            Initializer::RowNorms { ref of, shape: ref other, ref start } => {
+                let length = other.get(1..).unwrap_or_default().iter().product::<usize>().max(1);
+                let values = start.sample(dtype, other, seed, of).to_f64();
+                let norms: Vec<f64> = values.chunks(length).map(|row| row.iter().map(|x| x * x).sum::<f64>().sqrt()).collect();
+                HostTensor::from_f64(dtype, shape, &norms)
+            }
+            Initializer::Tensor(ref value) => value.clone(),
         }
     }
+}
+
+/// The bound of a uniform distribution around 0, in deviations.
+const UNIFORM: f64 = 1.732_050_807_568_877_2;
+
+/// Inputs that an output of a weight `[out, in, sizes...]` sees, and outputs that an input reaches; at least one.
+fn fans(shape: &[usize]) -> (f64, f64) {
+    let (Some(&outputs), Some(&inputs)) = (shape.first(), shape.get(1)) else { return (1.0, 1.0) };
+    let field: usize = shape[2..].iter().product();
+    ((inputs * field).max(1) as f64, (outputs * field).max(1) as f64)
+}
+
+/// The rows or columns of a normal matrix made orthogonal by Gram and Schmidt's method, twice each, in f64.
+fn orthogonal(bits: &Bits, shape: &[usize], gain: f64) -> Vec<f64> {
+    let (rows, columns) = (shape[0], shape[1..].iter().product::<usize>());
+    let (count, length) = (rows.min(columns), rows.max(columns));
+    let mut drawn = (0..).flat_map(|pair| bits.normals(pair));
+    let mut vectors: Vec<Vec<f64>> = vec![];
+    for _ in 0..count {
+        let mut v: Vec<f64> = drawn.by_ref().take(length).collect();
+        for other in vectors.iter().chain(&vectors) {
+            let along: f64 = other.iter().zip(&v).map(|(a, b)| a * b).sum();
+            v.iter_mut().zip(other).for_each(|(x, o)| *x -= along * o);
+        }
+        let norm = v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        v.iter_mut().for_each(|x| *x /= norm);
+        vectors.push(v);
+    }
+    let at = |r: usize, c: usize| if rows <= columns { vectors[r][c] } else { vectors[c][r] };
+    (0..rows * columns).map(|i| gain * at(i / columns, i % columns)).collect()
 }
 
 /// Elements that a thread draws at a time, an even number.
@@ -105,6 +273,15 @@ impl Bits {
         (self.word(index) as f64 + 0.5) / 4294967296.0
     }
 
+    /// Two normals of which each is drawn again until it lies between the bounds.
+    fn truncated(&self, pair: u64, std: f64, low: f64, high: f64) -> [f64; 2] {
+        [0, 1].map(|half| {
+            let draws = (0..).map(|again: u64| std * self.normals(pair + (again << 32))[half]);
+            let mut inside = draws.filter(|x| (low..=high).contains(x));
+            inside.next().expect("a normal number lies between the bounds before long")
+        })
+    }
+
     /// Standard normals by Box and Muller: elements `2k` and `2k + 1` share two words.
     fn normals(&self, pair: u64) -> [f64; 2] {
         let radius = (-2.0 * libm::log(self.uniform(2 * pair))).sqrt();
@@ -142,6 +319,35 @@ mod tests {
         assert_eq!(of(1, "a"), of(1, "a"));
         assert_ne!(of(1, "a"), of(2, "a"));
         assert_ne!(of(1, "a"), of(1, "b"));
+    }
+
+    #[test]
+    fn fans_decide_the_deviation() {
+        for (init, std) in [
+            (Initializer::xavier_uniform(), (2.0f64 / (150.0 + 400.0 * 3.0)).sqrt()),
+            (Initializer::xavier_normal(), (2.0f64 / (150.0 + 400.0 * 3.0)).sqrt()),
+            (Initializer::kaiming_uniform(), (2.0f64 / 150.0).sqrt()),
+            (Initializer::kaiming_normal(), (2.0f64 / 150.0).sqrt()),
+        ] {
+            let x = init.sample(DType::F32, &[400, 50, 3], 7, "w").to_f64();
+            assert!((moments(&x).1 / std - 1.0).abs() < 0.01, "{init:?}");
+        }
+        let x = Initializer::truncated_normal(1.5).sample(DType::F32, &[100_000], 7, "w").to_f64();
+        assert!(x.iter().all(|v| v.abs() <= 2.0));
+        // The deviation of a normal number of deviation 1.5 between -2 and 2.
+        assert!((moments(&x).1 - 1.0158).abs() < 0.01, "{}", moments(&x).1);
+    }
+
+    #[test]
+    fn orthogonal_rows_or_columns() {
+        for shape in [[6, 20], [20, 6]] {
+            let x = Initializer::Orthogonal { gain: 2.0 }.sample(DType::F64, &shape, 3, "w").to_f64();
+            let at = |vector: usize, i: usize| if shape[0] == 6 { x[vector * 20 + i] } else { x[i * 6 + vector] };
+            for (a, b) in (0..6).flat_map(|a| (0..6).map(move |b| (a, b))) {
+                let product: f64 = (0..20).map(|i| at(a, i) * at(b, i)).sum();
+                assert!((product - if a == b { 4.0 } else { 0.0 }).abs() < 1e-12);
+            }
+        }
     }
 
     #[test]

@@ -5,24 +5,25 @@
 //! * Invariants: building never panics, a mistake poisons the value and all of them come back at once with the user's
 //!   lines; parameters are named by path, as in safetensors files; nothing here optimizes.
 //! * Must not know: passes, partition, kernels, devices.
-//! * Add here: a method of `Tensor` for a new op in `ops.rs`; a layer as one file of `nn/`; the settings of an optimizer in `optim/`.
+//! * Add here: an operator of PyTorch as a row in `aten/`; a method of `Tensor` in its family of `methods/`; a layer as one file of `nn/`; the
+//!   settings of an optimizer in `optim/`.
 
-mod composites;
+mod aten;
+mod call;
 mod freeze;
 mod init;
+mod methods;
 pub mod models;
 pub mod nn;
-mod ops;
 pub mod optim;
 mod tensor;
 #[cfg(feature = "torch")]
 pub mod torch_export;
 mod trace;
 mod traced;
-mod windows;
 
-pub use composites::AttentionOptions;
 pub use init::Initializer;
+pub use methods::{AttentionOptions, ConvOptions, CrossEntropy, Interpolation, PadMode, PoolOptions, ScatterMode, Triplet};
 pub use tensor::{Operand, Tensor};
 pub use trace::{IntoOutputs, Scope, Trace, trace, trace_eval};
 pub use traced::Traced;

@@ -51,7 +51,8 @@ impl GptConfig {
 
     fn block(&self) -> Block {
         let residual_std = Some(0.02 / (2.0 * self.layers as f64).sqrt());
-        let attention = Attention { heads: self.heads, causal: true, bias: self.linear_bias, dropout: self.dropout, std: Some(0.02), residual_std };
+        let causal = Attention::causal(self.heads);
+        let attention = Attention { bias: self.linear_bias, dropout: self.dropout, std: Some(0.02), residual_std, ..causal };
         Block { attention, norm_bias: self.norm_bias, expansion: 4 }
     }
 }

@@ -3,7 +3,7 @@
 use super::trace::Recorder;
 use crate::graph::{Builder, Value};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, HostTensor, Shape, TensorType};
+use crate::types::{DType, Dim, Dims, HostTensor, IntoDims, Shape, TensorType};
 use std::fmt;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Rem, Sub};
 use std::rc::Rc;
@@ -11,8 +11,8 @@ use std::rc::Rc;
 /// A value of a program being recorded. Cheap to clone, without a lifetime, and bound to its trace. A mistake gives a poisoned
 /// handle: it was reported once, and whatever is made of it is silently poisoned too.
 ///
-/// Operators take owned and borrowed operands and numbers. Operands broadcast; dtypes do not mix, but numbers take the
-/// tensor's dtype.
+/// Operators take owned and borrowed operands and numbers, on the left `f64` and `i32`. Operands broadcast; dtypes do not mix, but
+/// numbers take the tensor's dtype.
 #[derive(Clone)]
 pub struct Tensor {
     pub(super) recorder: Rc<Recorder>,
@@ -89,6 +89,62 @@ impl Tensor {
     #[track_caller]
     pub(super) fn unary(&self, op: &str, build: impl FnOnce(&mut Builder, Value) -> Result<Value, String>) -> Tensor {
         self.recorder.apply(op, &[self], |b, v| build(b, v[0]))
+    }
+
+    /// The index of that dimension, or a report.
+    #[track_caller]
+    pub(super) fn dim(&self, op: &str, dim: i64) -> Option<usize> {
+        match self.ty.shape.dim_index(dim) {
+            Ok(at) => Some(at),
+            Err(message) => {
+                self.report(op, message);
+                None
+            }
+        }
+    }
+
+    /// Records an op of this tensor along one dimension.
+    #[track_caller]
+    pub(super) fn along(&self, op: &str, dim: i64, build: impl FnOnce(&mut Builder, Value, usize) -> Result<Value, String>) -> Tensor {
+        match self.dim(op, dim) {
+            Some(dim) => self.unary(op, |b, x| build(b, x, dim)),
+            None => self.recorder.poison(self.ty.clone()),
+        }
+    }
+
+    /// The indices of dimensions, all of them for `()` or an empty list, or a report.
+    #[track_caller]
+    pub(super) fn dims(&self, op: &str, dims: impl IntoDims) -> Option<Vec<usize>> {
+        let mut at = vec![];
+        let Dims::Of(list) = dims.into_dims() else { return Some((0..self.rank()).collect()) };
+        for dim in list {
+            match self.dim(op, dim)? {
+                again if at.contains(&again) => {
+                    self.report(op, format!("dimension {dim} of {} is named twice", self.ty));
+                    return None;
+                }
+                dim => at.push(dim),
+            }
+        }
+        Some(if at.is_empty() { (0..self.rank()).collect() } else { at })
+    }
+
+    /// Records an op of this tensor over dimensions; nothing where it has none.
+    #[track_caller]
+    pub(super) fn over(&self, op: &str, dims: Dims, build: impl FnOnce(&mut Builder, Value, &[usize]) -> Result<Value, String>) -> Tensor {
+        match self.dims(op, dims) {
+            None => self.recorder.poison(self.ty.clone()),
+            Some(at) if at.is_empty() => self.clone(),
+            Some(at) => self.unary(op, |b, x| build(b, x, &at)),
+        }
+    }
+
+    /// A poisoned handle of no trace: its mistake is reported by the trace that it meets.
+    #[track_caller]
+    pub(super) fn stray(message: String) -> Tensor {
+        let recorder = Rc::new(Recorder::new("stray", false));
+        recorder.fault(message);
+        recorder.poison(TensorType::new(DType::F32, ()))
     }
 
     /// Records a scalar function of this tensor and others, which broadcast.
@@ -187,6 +243,7 @@ impl From<usize> for Operand {
     }
 }
 
+// Numbers on the left are of one float and one integer type, so that a literal has one type and so has the result.
 macro_rules! operator {
     ($trait:ident $method:ident $function:ident: $($number:ty),*) => {
         impl<T: Into<Operand>> $trait<T> for &Tensor {
@@ -215,11 +272,11 @@ macro_rules! operator {
         )*
     };
 }
-operator!(Add add Add: f32, f64, i32);
-operator!(Sub sub Sub: f32, f64, i32);
-operator!(Mul mul Mul: f32, f64, i32);
-operator!(Div div Div: f32, f64, i32);
-operator!(Rem rem Remainder: f32, f64, i32);
+operator!(Add add Add: f64, i32);
+operator!(Sub sub Sub: f64, i32);
+operator!(Mul mul Mul: f64, i32);
+operator!(Div div Div: f64, i32);
+operator!(Rem rem Remainder: f64, i32);
 operator!(BitAnd bitand BitwiseAnd:);
 operator!(BitOr bitor BitwiseOr:);
 operator!(BitXor bitxor BitwiseXor:);
@@ -280,6 +337,7 @@ mod tests {
         assert_eq!(check(|_, x, _| 2.0 * x + x.clone() - 1 / (x * x)), "f32[3, 4]");
         assert_eq!(check(|_, _, n| (n % 3) & !(n.clone()) | n), "i32[4]");
         assert_eq!(check(|_, x, _| -x / 3.5f32), "f32[3, 4]");
+        assert_eq!(check(|_, x, _| (1.0 - x).exp() + (2 * x).sqrt()), "f32[3, 4]");
     }
 
     #[test]

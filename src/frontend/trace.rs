@@ -1,12 +1,13 @@
 //! Recording a closure as a graph.
 
+use super::aten::args::Cx;
 use super::freeze::freeze;
-use super::tensor::{Operand, Tensor};
+use super::tensor::Tensor;
 use super::{Initializer, Traced};
 use crate::error::{Error, Result, TraceFault};
 use crate::graph::{Builder, Graph, InputRole, OutputRole, Value, ValueMap, size_conflicts};
 use crate::ops;
-use crate::types::{DType, HostTensor, IntoShape, Location, Provenance, Shape, Symbol, TensorType};
+use crate::types::{DType, IntoShape, Location, Provenance, Symbol, TensorType};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -156,7 +157,18 @@ impl Trace {
         self.border(name, InputRole::Input, TensorType::new(dtype, shape))
     }
 
-    /// A trained tensor, named by path.
+    /// A trained tensor, named by path. The same name with the same type is the same parameter.
+    ///
+    /// ```
+    /// use inductor::{DType, nn, trace};
+    /// let siamese = trace("siamese", |t| {
+    ///     let (a, b) = (t.input("a", DType::F32, (8, 4)), t.input("b", DType::F32, (8, 4)));
+    ///     let tower = |x| nn::linear(&t.path("tower"), x, 16).tanh();
+    ///     Ok(tower(&a).mse(&tower(&b)))
+    /// })?;
+    /// assert_eq!(siamese.initializers.len(), 2, "one weight and one bias");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn parameter(&self, name: &str, dtype: DType, shape: impl IntoShape, initializer: Initializer) -> Tensor {
         self.state(name, InputRole::Parameter, TensorType::new(dtype, shape), initializer)
@@ -180,15 +192,8 @@ impl Trace {
     /// device.
     #[track_caller]
     pub fn key(&self) -> Tensor {
-        let stream = self.recorder.streams.get();
-        self.recorder.streams.set(stream + 1);
-        self.recorder.apply("key", &[], |b, _| {
-            let root = match b.graph().input("key").filter(|i| i.role == InputRole::Key).map(|i| i.value) {
-                Some(root) => root,
-                None => b.input("key", InputRole::Key, TensorType::new(DType::U32, 2))?,
-            };
-            b.fold_in(root, stream)
-        })
+        let keys = self.recorder.apply_rows("key", &[], |cx, _| Ok(vec![cx.key()?]));
+        keys.into_iter().next().unwrap_or_else(|| self.recorder.poison(TensorType::new(DType::U32, 2)))
     }
 
     /// Records `f(x)` as a region whose values are computed again in the backward instead of being saved. Like
@@ -231,30 +236,9 @@ impl Trace {
         }
     }
 
-    /// A tensor of the program's text. For small tables; large ones are buffers.
-    #[track_caller]
-    pub fn constant(&self, value: &HostTensor) -> Tensor {
-        self.recorder.apply("constant", &[], |b, _| match value.fault() {
-            Some(fault) => Err(fault.into()),
-            None => b.op(ops::Constant::from_host(value), &[]),
-        })
-    }
-
-    /// One number everywhere.
-    #[track_caller]
-    pub fn full(&self, dtype: DType, shape: impl IntoShape, x: f64) -> Tensor {
-        let shape = shape.into_shape();
-        self.recorder.apply("full", &[], |b, _| {
-            Operand::Number(x).constant(b, dtype)?;
-            b.full(dtype, x, shape)
-        })
-    }
-
-    /// `0, 1, ...` below `n`.
-    #[track_caller]
-    pub fn iota(&self, dtype: DType, n: impl Into<crate::types::Dim>) -> Tensor {
-        let shape = Shape(vec![n.into()]);
-        self.recorder.apply("iota", &[], |b, _| b.iota(dtype, shape, 0))
+    /// The name that state declared here under `name` has.
+    pub fn full_name(&self, name: &str) -> String {
+        self.name(name)
     }
 
     /// Remembers a pattern of parameters that are to be frozen when all of them are known.
@@ -273,17 +257,52 @@ impl Trace {
         self.recorder.apply("input", &[], |b, _| b.input(&name, role, ty))
     }
 
+    /// Declares state, or finds what has its name and type already: a layer called twice has one set of parameters, which start as
+    /// its first call says.
     #[track_caller]
     fn state(&self, name: &str, role: InputRole, ty: TensorType, initializer: Initializer) -> Tensor {
-        if ty.shape.as_ints().is_none() {
-            self.recorder.fault(format!("{} is {ty}; the sizes of state are constants", self.name(name)));
+        let full = self.name(name);
+        if let Some((known, old)) = self.recorder.state(&full) {
+            return match known == role && old.ty == ty {
+                true => old,
+                false => {
+                    old.fail("state", format!("there is a {} {full} of type {}, and this is a {} of type {ty}", word(&known), old.ty, word(&role)))
+                }
+            };
         }
-        if let Some(fault) = initializer.fault(ty.dtype) {
-            self.recorder.fault(format!("the initializer of {}: {fault}", self.name(name)));
+        if ty.shape.as_ints().is_none() {
+            self.recorder.fault(format!("{full} is {ty}; the sizes of state are constants"));
+        }
+        if let Some(fault) = initializer.fault(&ty) {
+            self.recorder.fault(format!("the initializer of {full}: {fault}"));
         }
         let tensor = self.border(name, role, ty);
-        self.recorder.initializers.borrow_mut().push((self.name(name), initializer));
+        self.recorder.initializers.borrow_mut().push((full, initializer));
         tensor
+    }
+
+    /// What a buffer has become so far in this program, where that is another value than the one it had before.
+    pub(super) fn moved_buffer(&self, name: &str) -> Option<Tensor> {
+        let b = self.recorder.builder.borrow();
+        let value = b.graph().output(&format!("new.{}", self.name(name)))?.value;
+        Some(Tensor { recorder: self.recorder.clone(), value: Some(value), ty: b.ty(value).clone() })
+    }
+
+    /// As [`Trace::update_buffer`], where a later value replaces one that the same layer gave before.
+    #[track_caller]
+    pub(super) fn move_buffer(&self, name: &str, value: &Tensor) {
+        match (self.moved_buffer(name), self.recorder.operand(value, "update_buffer")) {
+            (Some(_), Some(new)) => self.recorder.builder.borrow_mut().replace_output(&format!("new.{}", self.name(name)), new),
+            _ => self.update_buffer(name, value),
+        }
+    }
+}
+
+fn word(role: &InputRole) -> &'static str {
+    match role {
+        InputRole::Parameter => "parameter",
+        InputRole::Buffer => "buffer",
+        _ => "input",
     }
 }
 
@@ -314,7 +333,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    fn new(name: &str, training: bool) -> Recorder {
+    pub(super) fn new(name: &str, training: bool) -> Recorder {
         Recorder {
             builder: RefCell::new(Builder::assuming(name)),
             faults: RefCell::default(),
@@ -341,6 +360,13 @@ impl Recorder {
             return None;
         }
         if !Rc::ptr_eq(self, &x.recorder) {
+            let theirs = x.recorder.faults.borrow();
+            if x.value.is_none() && !theirs.is_empty() {
+                let mut faults = self.faults.borrow_mut();
+                let news: Vec<TraceFault> = theirs.iter().filter(|f| !faults.contains(f)).cloned().collect();
+                faults.extend(news);
+                return None;
+            }
             self.fault(format!("{op}: the operand {} belongs to another trace", x.ty));
             return None;
         }
@@ -385,6 +411,30 @@ impl Recorder {
                 vec![]
             }
         }
+    }
+
+    /// What is declared under that name.
+    fn state(self: &Rc<Self>, name: &str) -> Option<(InputRole, Tensor)> {
+        let b = self.builder.borrow();
+        let input = b.graph().input(name)?;
+        Some((input.role.clone(), Tensor { recorder: self.clone(), value: Some(input.value), ty: b.ty(input.value).clone() }))
+    }
+
+    /// As [`Recorder::apply_many`], with what operators of PyTorch are built with.
+    #[track_caller]
+    pub(super) fn apply_rows(
+        self: &Rc<Self>,
+        op: &str,
+        operands: &[&Tensor],
+        build: impl FnOnce(&mut Cx, &[Value]) -> Result<Vec<Value>, String>,
+    ) -> Vec<Tensor> {
+        self.apply_many(op, operands, |b, values| {
+            let mut cx = Cx::over(std::mem::take(b), self.streams.get());
+            let results = build(&mut cx, values);
+            self.streams.set(cx.streams);
+            *b = cx.b;
+            results
+        })
     }
 
     /// A handle that stands for a mistake already reported.

@@ -37,7 +37,7 @@ impl Traced {
 
     /// The initializer of the parameter or buffer of that name; zeros when none was recorded.
     pub fn initializer(&self, name: &str) -> Initializer {
-        self.initializers.iter().find(|(n, _)| n == name).map_or(Initializer::Zeros, |(_, i)| *i)
+        self.initializers.iter().find(|(n, _)| n == name).map_or(Initializer::Zeros, |(_, i)| i.clone())
     }
 }
 

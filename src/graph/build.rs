@@ -78,6 +78,11 @@ impl Builder {
         self.graph.outputs.push(Output { name: name.into(), role, value });
     }
 
+    /// Gives the output of that name another value.
+    pub fn replace_output(&mut self, name: &str, value: Value) {
+        self.graph.outputs.iter_mut().filter(|o| o.name == name).for_each(|o| o.value = value);
+    }
+
     /// Adds `op` applied to `operands`, or finds it; all results.
     pub fn node(&mut self, op: impl Into<Op>, operands: &[Value]) -> Built<Vec<Value>> {
         let op = self.with_needed_sizes(op.into(), operands);

@@ -169,6 +169,19 @@ impl Builder {
         self.scale(number, 1.0 / 16_777_216.0)
     }
 
+    /// Standard normal f32 numbers by Box and Muller's transform: `sqrt(-2 log(1 - u)) cos(2 pi v)`, with a key for each of the two.
+    pub fn normal(&mut self, keys: [Value; 2], shape: impl IntoShape) -> Built {
+        let shape = shape.into_shape();
+        let (u, v) = (self.uniform(keys[0], &shape)?, self.uniform(keys[1], shape)?);
+        let minus = self.neg(u)?;
+        let log = self.scalar(ScalarFn::Log1p, &[minus])?;
+        let square = self.scale(log, -2.0)?;
+        let radius = self.scalar(ScalarFn::Sqrt, &[square])?;
+        let angle = self.scale(v, 2.0 * std::f64::consts::PI)?;
+        let cosine = self.scalar(ScalarFn::Cos, &[angle])?;
+        self.mul(radius, cosine)
+    }
+
     /// True with probability `1 - p`: the elements that dropout keeps. `p` is below 1.
     pub fn bernoulli(&mut self, key: Value, shape: impl IntoShape, p: f64) -> Built {
         let bits = self.random_bits(key, shape)?;

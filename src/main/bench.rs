@@ -273,8 +273,8 @@ impl Work for Product {
             let matrix = |name: &str, rows: usize, columns: usize, transpose: bool| {
                 let (rows, columns) = if transpose { (columns, rows) } else { (rows, columns) };
                 let x = match batch {
-                    1 => t.parameter(name, DType::F32, (rows, columns), uniform),
-                    batch => t.parameter(name, DType::F32, (batch, rows, columns), uniform),
+                    1 => t.parameter(name, DType::F32, (rows, columns), uniform.clone()),
+                    batch => t.parameter(name, DType::F32, (batch, rows, columns), uniform.clone()),
                 };
                 if transpose { x.transpose(-2, -1) } else { x }
             };

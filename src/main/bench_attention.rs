@@ -100,7 +100,7 @@ impl Problem {
             b.output("y", OutputRole::User, y);
         }
         let uniform = Initializer::Uniform { low: -1.0, high: 1.0 };
-        let initializers = names.into_iter().map(|name| (name.to_string(), uniform)).collect();
+        let initializers = names.into_iter().map(|name| (name.to_string(), uniform.clone())).collect();
         Ok(Traced { graph: b.finish(), initializers, ..Traced::default() })
     }
 

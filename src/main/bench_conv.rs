@@ -146,7 +146,7 @@ impl Problem<'_> {
         };
         b.output("y", OutputRole::User, y);
         let uniform = Initializer::Uniform { low: -1.0, high: 1.0 };
-        let initializers = ["x", "w", "y"].map(|name| (name.to_string(), uniform)).to_vec();
+        let initializers = ["x", "w", "y"].map(|name| (name.to_string(), uniform.clone())).to_vec();
         Ok(Traced { graph: b.finish(), initializers, ..Traced::default() })
     }
 

@@ -17,6 +17,7 @@ mod dtype;
 mod guard;
 mod pattern;
 mod precision;
+mod print;
 mod provenance;
 mod shape;
 mod storage;
@@ -33,7 +34,7 @@ pub use guard::{Guard, Place, Relation, broadcast_pairs, check_guards, paired, p
 pub use pattern::matches_pattern;
 pub use precision::MatmulPrecision;
 pub use provenance::{Location, Provenance};
-pub use shape::{IntoShape, Shape, TensorType, broadcast_shapes, contiguous_strides};
+pub use shape::{Dims, IntoDims, IntoShape, Shape, TensorType, broadcast_shapes, contiguous_strides};
 pub use storage::{Storage, per_word};
 pub use tensor::{HostTensor, StringError};
 pub use tuning::Tuning;

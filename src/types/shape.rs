@@ -99,6 +99,16 @@ impl<T: Into<Dim> + Clone> IntoShape for &[T] {
         Shape(self.iter().cloned().map(Into::into).collect())
     }
 }
+impl<T: Into<Dim> + Clone, const N: usize> IntoShape for &[T; N] {
+    fn into_shape(self) -> Shape {
+        self[..].into_shape()
+    }
+}
+impl<T: Into<Dim> + Clone> IntoShape for &Vec<T> {
+    fn into_shape(self) -> Shape {
+        self[..].into_shape()
+    }
+}
 impl<T: Into<Dim>> IntoShape for Vec<T> {
     fn into_shape(self) -> Shape {
         Shape(self.into_iter().map(Into::into).collect())
@@ -125,6 +135,59 @@ tuple_shape!(A a, B b, C c);
 tuple_shape!(A a, B b, C c, D d);
 tuple_shape!(A a, B b, C c, D d, E e);
 tuple_shape!(A a, B b, C c, D d, E e, F f);
+tuple_shape!(A a, B b, C c, D d, E e, F f, G g);
+tuple_shape!(A a, B b, C c, D d, E e, F f, G g, H h);
+
+/// Which dimensions an operator works on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dims {
+    /// All of them.
+    All,
+    /// These; negative ones count from the end.
+    Of(Vec<i64>),
+}
+
+/// Anything that names dimensions, or one number for each: an integer, an array, slice or vector of integers, `()` for all.
+pub trait IntoDims {
+    /// The dimensions.
+    fn into_dims(self) -> Dims;
+}
+
+impl IntoDims for Dims {
+    fn into_dims(self) -> Dims {
+        self
+    }
+}
+impl IntoDims for () {
+    fn into_dims(self) -> Dims {
+        Dims::All
+    }
+}
+macro_rules! integer_dims {
+    ($($int:ty),+) => {
+        $(
+            impl IntoDims for $int {
+                fn into_dims(self) -> Dims { Dims::Of(vec![self as i64]) }
+            }
+            impl IntoDims for &[$int] {
+                fn into_dims(self) -> Dims { Dims::Of(self.iter().map(|&n| n as i64).collect()) }
+            }
+            impl<const N: usize> IntoDims for [$int; N] {
+                fn into_dims(self) -> Dims { self[..].into_dims() }
+            }
+            impl<const N: usize> IntoDims for &[$int; N] {
+                fn into_dims(self) -> Dims { self[..].into_dims() }
+            }
+            impl IntoDims for Vec<$int> {
+                fn into_dims(self) -> Dims { self[..].into_dims() }
+            }
+            impl IntoDims for &Vec<$int> {
+                fn into_dims(self) -> Dims { self[..].into_dims() }
+            }
+        )+
+    };
+}
+integer_dims!(i32, i64, u32, usize);
 
 /// Element type and shape of a value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

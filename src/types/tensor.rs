@@ -1,6 +1,7 @@
 //! Tensors in host memory.
 
 use super::{DType, Shape, TensorType};
+use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use std::panic::Location;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ pub type StringError = String;
 ///
 /// A length that does not fit the shape gives a poisoned tensor, which is empty: whatever takes tensors from a user reports it,
 /// with the line that made it. [`HostTensor::from_bytes`] and [`HostTensor::fault`] tell at once.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostTensor {
     dtype: DType,
     shape: Vec<usize>,
@@ -66,6 +67,55 @@ impl HostTensor {
     #[track_caller]
     pub fn i32(shape: &[usize], data: &[i32]) -> HostTensor {
         HostTensor::poisoning(DType::I32, shape, bytemuck::cast_slice(data).to_vec())
+    }
+
+    /// As [`HostTensor::f32`]; a length that does not fit the shape is an error at once.
+    #[track_caller]
+    pub fn try_f32(shape: &[usize], data: &[f32]) -> Result<HostTensor, Error> {
+        HostTensor::f32(shape, data).checked()
+    }
+
+    /// As [`HostTensor::i32`]; a length that does not fit the shape is an error at once.
+    #[track_caller]
+    pub fn try_i32(shape: &[usize], data: &[i32]) -> Result<HostTensor, Error> {
+        HostTensor::i32(shape, data).checked()
+    }
+
+    /// As [`HostTensor::from_f64`]; a length that does not fit the shape is an error at once.
+    #[track_caller]
+    pub fn try_from_f64(dtype: DType, shape: &[usize], data: &[f64]) -> Result<HostTensor, Error> {
+        HostTensor::from_f64(dtype, shape, data).checked()
+    }
+
+    /// As [`HostTensor::from_i64`]; a length that does not fit the shape is an error at once.
+    #[track_caller]
+    pub fn try_from_i64(dtype: DType, shape: &[usize], data: &[i64]) -> Result<HostTensor, Error> {
+        HostTensor::from_i64(dtype, shape, data).checked()
+    }
+
+    /// The tensor, or why it is none.
+    fn checked(self) -> Result<HostTensor, Error> {
+        match &self.fault {
+            Some(fault) => Err(Error::Input(fault.to_string())),
+            None => Ok(self),
+        }
+    }
+
+    /// The only element, as a number.
+    ///
+    /// ```
+    /// use inductor::HostTensor;
+    /// assert_eq!(HostTensor::f32(&[1, 1], &[2.5]).item()?, 2.5);
+    /// assert!(HostTensor::f32(&[2], &[1.0, 2.0]).item().is_err());
+    /// println!("{}", HostTensor::f32(&[2], &[1.0, 2.0])); // [1. 2.]
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    pub fn item(&self) -> Result<f64, Error> {
+        match (self.fault(), &self.to_f64()[..]) {
+            (Some(fault), _) => Err(Error::Input(fault.into())),
+            (None, [x]) => Ok(*x),
+            (None, _) => Err(Error::Input(format!("item: {} has {} elements, not one", self.ty(), self.numel()))),
+        }
     }
 
     /// A tensor of any dtype from numbers, rounded or wrapped to it; poisoned when the length does not fit the shape.

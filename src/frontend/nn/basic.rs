@@ -1,5 +1,6 @@
-//! Linear layers, embeddings, norms, dropout.
+//! Linear layers, embeddings, dropout.
 
+use super::weight::{Made, weight};
 use crate::frontend::{Initializer, Tensor, Trace};
 use crate::types::Dim;
 
@@ -8,13 +9,25 @@ use crate::types::Dim;
 pub struct Linear {
     features: usize,
     bias: bool,
-    std: Option<f64>,
+    init: Option<Initializer>,
+    made: Made,
+    lora: Option<Lora>,
+}
+
+/// Low-rank adaptation of a linear layer (Hu and others, 2021): `weight` and `bias` have no gradient, and `lora_b lora_a`, which are
+/// trained, is added to the weight, times `alpha / rank`. It starts at zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lora {
+    /// Rows of `lora_a` and columns of `lora_b`.
+    pub rank: usize,
+    /// How much the adaptation counts, times the rank.
+    pub alpha: f64,
 }
 
 impl Linear {
     /// That many outputs, a bias, and both drawn uniformly within `1 / sqrt(inputs)`.
     pub fn new(features: usize) -> Linear {
-        Linear { features, bias: true, std: None }
+        Linear { features, bias: true, init: None, made: Made::Plain, lora: None }
     }
 
     /// With or without a bias.
@@ -24,8 +37,31 @@ impl Linear {
     }
 
     /// The weight drawn from a normal distribution of that deviation, the bias zero.
-    pub fn std(mut self, std: f64) -> Linear {
-        self.std = Some(std);
+    pub fn std(self, std: f64) -> Linear {
+        self.init(Initializer::Normal { std })
+    }
+
+    /// How the weight starts; the bias is then zero.
+    pub fn init(mut self, init: Initializer) -> Linear {
+        self.init = Some(init);
+        self
+    }
+
+    /// The weight is `weight_v` with rows of the lengths `weight_g`.
+    pub fn weight_norm(mut self) -> Linear {
+        self.made = Made::WeightNorm;
+        self
+    }
+
+    /// The weight is `weight_orig` over an estimate of its largest singular value.
+    pub fn spectral_norm(mut self) -> Linear {
+        self.made = Made::SpectralNorm;
+        self
+    }
+
+    /// Adapted, and itself without a gradient.
+    pub fn lora(mut self, lora: Lora) -> Linear {
+        (self.lora, self.made) = (Some(lora), Made::Frozen);
         self
     }
 }
@@ -52,13 +88,21 @@ pub fn linear(t: &Trace, x: &Tensor, layer: impl Into<Linear>) -> Tensor {
     };
     let bound = 1.0 / (inputs.max(1) as f64).sqrt();
     let uniform = Initializer::Uniform { low: -bound, high: bound };
-    let (w, b) = match layer.std {
-        Some(std) => (Initializer::Normal { std }, Initializer::Zeros),
-        None => (uniform, uniform),
+    let of_bias = if layer.init.is_some() { Initializer::Zeros } else { uniform.clone() };
+    let weight = weight(t, x.dtype(), &[layer.features as i64, inputs], layer.init.unwrap_or(uniform.clone()), layer.made);
+    let bias = match (layer.bias, layer.lora) {
+        (false, _) => None,
+        (true, None) => Some(t.parameter("bias", x.dtype(), layer.features, of_bias)),
+        (true, Some(_)) => Some(t.parameter("bias", x.dtype(), layer.features, of_bias).detach()),
     };
-    let weight = t.parameter("weight", x.dtype(), [layer.features as i64, inputs], w);
-    let bias = if layer.bias { Some(t.parameter("bias", x.dtype(), layer.features, b)) } else { None };
-    x.linear(&weight, bias.as_ref())
+    let y = x.linear(&weight, bias.as_ref());
+    let Some(Lora { rank, alpha }) = layer.lora else { return y };
+    if rank == 0 {
+        return x.fail("linear", "the rank of an adaptation is at least one");
+    }
+    let a = t.parameter("lora_a", x.dtype(), [rank as i64, inputs], uniform);
+    let b = t.parameter("lora_b", x.dtype(), (layer.features, rank), Initializer::Zeros);
+    y + x.linear(&a, None).linear(&b, None) * (alpha / rank as f64)
 }
 
 /// Settings of [`embedding`].
@@ -66,18 +110,30 @@ pub fn linear(t: &Trace, x: &Tensor, layer: impl Into<Linear>) -> Tensor {
 pub struct Embedding {
     rows: usize,
     width: usize,
-    std: f64,
+    init: Initializer,
+    padding: Option<usize>,
 }
 
 impl Embedding {
     /// A table of standard normal rows.
     pub fn new(rows: usize, width: usize) -> Embedding {
-        Embedding { rows, width, std: 1.0 }
+        Embedding { rows, width, init: Initializer::Normal { std: 1.0 }, padding: None }
     }
 
     /// The deviation of the table's values.
-    pub fn std(mut self, std: f64) -> Embedding {
-        self.std = std;
+    pub fn std(self, std: f64) -> Embedding {
+        self.init(Initializer::Normal { std })
+    }
+
+    /// How the table starts.
+    pub fn init(mut self, init: Initializer) -> Embedding {
+        self.init = init;
+        self
+    }
+
+    /// The row at this index starts at zero, and has no gradient.
+    pub fn padding_index(mut self, row: usize) -> Embedding {
+        self.padding = Some(row);
         self
     }
 }
@@ -86,61 +142,15 @@ impl Embedding {
 #[track_caller]
 pub fn embedding(t: &Trace, indices: &Tensor, table: Embedding) -> Tensor {
     let _scope = t.enter();
-    let init = Initializer::Normal { std: table.std };
+    let init = match table.padding {
+        Some(row) => Initializer::ZeroRow { row, rest: Box::new(table.init) },
+        None => table.init,
+    };
     let weight = t.parameter("weight", crate::types::DType::F32, (table.rows, table.width), init);
-    indices.embedding(&weight)
-}
-
-/// Settings of [`layer_norm`].
-#[derive(Clone, Debug)]
-pub struct LayerNorm {
-    bias: bool,
-    eps: f64,
-}
-
-impl Default for LayerNorm {
-    fn default() -> LayerNorm {
-        LayerNorm { bias: true, eps: 1e-5 }
+    match table.padding {
+        Some(row) => weight.call_as("embedding.default", "weight").with("indices", indices).with("padding_idx", row as i64).one(),
+        None => indices.embedding(&weight),
     }
-}
-
-impl LayerNorm {
-    /// With or without a bias.
-    pub fn bias(mut self, bias: bool) -> LayerNorm {
-        self.bias = bias;
-        self
-    }
-
-    /// Added to the variance.
-    pub fn eps(mut self, eps: f64) -> LayerNorm {
-        self.eps = eps;
-        self
-    }
-}
-
-/// Layer norm over the last dimension with `weight` and, by default, `bias`.
-#[track_caller]
-pub fn layer_norm(t: &Trace, x: &Tensor, norm: LayerNorm) -> Tensor {
-    let _scope = t.enter();
-    let width = match features(x, "layer_norm") {
-        Ok(size) => size,
-        Err(poison) => return poison,
-    };
-    let weight = t.parameter("weight", x.dtype(), width, Initializer::Ones);
-    let bias = if norm.bias { Some(t.parameter("bias", x.dtype(), width, Initializer::Zeros)) } else { None };
-    x.layer_norm(Some(&weight), bias.as_ref(), norm.eps)
-}
-
-/// Root-mean-square norm over the last dimension with `weight`, eps 1e-5.
-#[track_caller]
-pub fn rms_norm(t: &Trace, x: &Tensor) -> Tensor {
-    let _scope = t.enter();
-    let width = match features(x, "rms_norm") {
-        Ok(size) => size,
-        Err(poison) => return poison,
-    };
-    let weight = t.parameter("weight", x.dtype(), width, Initializer::Ones);
-    x.rms_norm(Some(&weight), 1e-5)
 }
 
 /// In training, zeroes elements with probability `p` and scales the rest by `1 / (1 - p)`, with a random stream of its own;
@@ -152,6 +162,39 @@ pub fn dropout(t: &Trace, x: &Tensor, p: f64) -> Tensor {
     }
     let _scope = t.enter();
     x.dropout(p, &t.key())
+}
+
+macro_rules! feature_dropouts {
+    ($($(#[$doc:meta])* $name:ident = $row:literal;)+) => {
+        $($(#[$doc])* #[track_caller] pub fn $name(t: &Trace, x: &Tensor, p: f64) -> Tensor {
+            if p == 0.0 || !t.training() {
+                return x.clone();
+            }
+            let _scope = t.enter();
+            x.call_as($row, "input").with("p", p).with("train", true).one()
+        })+
+    };
+}
+feature_dropouts! {
+    /// In training, zeroes whole channels of `[n, channels, ...]` with probability `p` and scales the rest by `1 / (1 - p)`: PyTorch's
+    /// `Dropout1d` to `Dropout3d`.
+    feature_dropout = "feature_dropout.default";
+    /// In training, dropout that keeps mean and variance of what comes from [`Tensor::selu`].
+    alpha_dropout = "alpha_dropout.default";
+    /// [`alpha_dropout`] of whole channels.
+    feature_alpha_dropout = "feature_alpha_dropout.default";
+}
+
+/// The gated feed-forward of Llama: `down_proj(silu(gate_proj(x)) * up_proj(x))`, without biases.
+#[track_caller]
+pub fn swiglu(t: &Trace, x: &Tensor, hidden: usize) -> Tensor {
+    let width = match features(x, "swiglu") {
+        Ok(width) => width as usize,
+        Err(poison) => return poison,
+    };
+    let gate = linear(&t.path("gate_proj"), x, Linear::new(hidden).bias(false)).silu();
+    let up = linear(&t.path("up_proj"), x, Linear::new(hidden).bias(false));
+    linear(&t.path("down_proj"), &(gate * up), Linear::new(width).bias(false))
 }
 
 /// Linear layers `layers.0`, `layers.1`, ... of those output sizes with rectifiers between them.
@@ -179,6 +222,7 @@ pub(super) fn features(x: &Tensor, layer: &str) -> Result<i64, Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frontend::nn::{LayerNorm, layer_norm, rms_norm};
     use crate::frontend::{Traced, trace, trace_eval};
     use crate::types::DType;
 

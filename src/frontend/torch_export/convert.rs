@@ -1,12 +1,13 @@
 //! The exported graph, node by node, into the graph IR.
 
-use super::alias::{StorageId, Storages, Tensor, detached, straight_through, view_strides};
-use super::args::{Arg, Args, Cx, Scalar};
-use super::aten::{self, Effect};
+use super::alias::{StorageId, Storages, Tensor, view_strides};
 use super::lstm_states::{self, Misdeclared};
 use super::regions::{self, Region};
 use super::schema::{Argument, ExportedGraph, ExportedNode, OptionalTensor, Range, SymArgument, SymInt, TensorMeta};
 use super::{expr, symbols, weights};
+use crate::frontend::aten::args::{Arg, Args, Cx, Scalar};
+use crate::frontend::aten::gradients::{detached, straight_through};
+use crate::frontend::aten::{self, Effect};
 use crate::graph::Value;
 use crate::ops::Op;
 use crate::types::{Dim, Location, Provenance, Shape};

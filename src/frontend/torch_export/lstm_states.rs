@@ -6,8 +6,8 @@
 //! dimensions of the wrong shape in it. A product flattens leading dimensions and restores them, so that the size too many is
 //! found there; any other such call is refused.
 
-use super::args::{Arg, Args, Scalar};
 use super::schema::ExportedNode;
+use crate::frontend::aten::args::{Arg, Args, Scalar};
 use crate::types::Shape;
 use std::collections::HashMap;
 

@@ -13,8 +13,7 @@
 
 mod alias;
 mod archive;
-mod args;
-mod aten;
+mod autocast;
 mod convert;
 mod expr;
 mod lstm_states;

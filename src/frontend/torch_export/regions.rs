@@ -7,11 +7,11 @@
 //!
 //! Operators that take functions (`cond`, `map`, `scan`, `while_loop`) are not among them and are refused by name.
 
-use super::args::{Args, Cx};
-use super::aten::autocast;
+use super::autocast;
 use super::convert::{Converter, Item};
 use super::schema::{Argument, ExportedGraph, ExportedNode, GraphArgument};
 use super::weights;
+use crate::frontend::aten::args::{Args, Cx};
 use crate::types::DType;
 use std::collections::HashMap;
 

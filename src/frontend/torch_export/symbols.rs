@@ -1,7 +1,7 @@
 //! Operators on sizes and numbers, which the exported graph computes beside its tensors.
 
-use super::args::{Arg, Args, Cx, Scalar, fraction};
 use super::schema::Range;
+use crate::frontend::aten::args::{Arg, Args, Cx, Scalar, fraction};
 use crate::types::{Dim, Relation, Shape};
 
 /// Sizes without an upper bound end here: index arithmetic stays inside 32 bits.

@@ -1,0 +1,124 @@
+//! Tensors of nothing: constants, ranges and random numbers as methods of the trace.
+
+use crate::frontend::Trace;
+use crate::frontend::call::{Call, Given};
+use crate::frontend::tensor::{Operand, Tensor};
+use crate::types::{DType, Dim, HostTensor, IntoShape, Shape, TensorType};
+
+/// Tensors that the program makes of nothing.
+impl Trace {
+    /// A tensor of the program's text. For small tables; large ones are buffers.
+    #[track_caller]
+    pub fn constant(&self, value: &HostTensor) -> Tensor {
+        self.recorder.apply("constant", &[], |b, _| match value.fault() {
+            Some(fault) => Err(fault.into()),
+            None => b.op(crate::ops::Constant::from_host(value), &[]),
+        })
+    }
+
+    /// One number everywhere.
+    #[track_caller]
+    pub fn full(&self, dtype: DType, shape: impl IntoShape, x: f64) -> Tensor {
+        let shape = shape.into_shape();
+        self.recorder.apply("full", &[], |b, _| {
+            Operand::Number(x).constant(b, dtype)?;
+            b.full(dtype, x, shape)
+        })
+    }
+
+    /// All zeros.
+    #[track_caller]
+    pub fn zeros(&self, dtype: DType, shape: impl IntoShape) -> Tensor {
+        self.full(dtype, shape, 0.0)
+    }
+
+    /// All ones.
+    #[track_caller]
+    pub fn ones(&self, dtype: DType, shape: impl IntoShape) -> Tensor {
+        self.full(dtype, shape, 1.0)
+    }
+
+    /// `0, 1, ...` below `n`.
+    #[track_caller]
+    pub fn iota(&self, dtype: DType, n: impl Into<Dim>) -> Tensor {
+        let shape = Shape(vec![n.into()]);
+        self.recorder.apply("iota", &[], |b, _| b.iota(dtype, shape, 0))
+    }
+
+    /// `start, start + step, ...` below `end`.
+    #[track_caller]
+    pub fn arange(&self, dtype: DType, start: f64, end: f64, step: f64) -> Tensor {
+        let number = |x: f64| -> Given {
+            let whole = !dtype.is_float() && x.fract() == 0.0;
+            if whole { (x as i64).into() } else { x.into() }
+        };
+        let call = self.call("arange.start_step").with("start", number(start)).with("end", number(end)).with("step", number(step));
+        call.with("dtype", dtype).one()
+    }
+
+    /// `n` numbers from `start` to `end` inclusive, f32.
+    #[track_caller]
+    pub fn linspace(&self, start: f64, end: f64, n: i64) -> Tensor {
+        self.call("linspace.default").with("start", start).with("end", end).with("steps", n).one()
+    }
+
+    /// The identity matrix of `n` rows.
+    #[track_caller]
+    pub fn eye(&self, dtype: DType, n: impl Into<Dim>) -> Tensor {
+        self.call("eye.default").with("n", n.into()).with("dtype", dtype).one()
+    }
+
+    /// Uniform f32 numbers in `0..1`.
+    #[track_caller]
+    pub fn rand(&self, shape: impl IntoShape) -> Tensor {
+        self.key().uniform(shape)
+    }
+
+    /// Standard normal f32 numbers.
+    #[track_caller]
+    pub fn randn(&self, shape: impl IntoShape) -> Tensor {
+        self.key().normal(shape)
+    }
+
+    /// Uniform integers in `low..high`, i32.
+    #[track_caller]
+    pub fn randint(&self, low: i64, high: i64, shape: impl IntoShape) -> Tensor {
+        let call = self.call("randint.low").with("low", low).with("high", high).with("size", shape.into_shape());
+        call.with("dtype", DType::I32).one()
+    }
+
+    /// The integers below `n` in random order, i32.
+    #[track_caller]
+    pub fn randperm(&self, n: impl Into<Dim>) -> Tensor {
+        self.call("randperm.default").with("n", n.into()).with("dtype", DType::I32).one()
+    }
+
+    fn call(&self, name: &'static str) -> Call {
+        Call::new(&self.recorder, name)
+    }
+}
+
+/// Tensors of the shape of another.
+impl Tensor {
+    /// Zeros of this dtype and shape.
+    #[track_caller]
+    pub fn zeros_like(&self) -> Tensor {
+        self.full_like(0.0)
+    }
+
+    /// Ones of this dtype and shape.
+    #[track_caller]
+    pub fn ones_like(&self) -> Tensor {
+        self.full_like(1.0)
+    }
+
+    /// One number, of this dtype and shape.
+    #[track_caller]
+    pub fn full_like(&self, x: impl Into<Operand>) -> Tensor {
+        let (x, TensorType { dtype, shape }) = (x.into(), self.ty.clone());
+        self.recorder.apply("full_like", &[self], |b, _| {
+            let number = x.constant(b, dtype)?;
+            b.broadcast_to(number, &shape)
+        })
+    }
+}

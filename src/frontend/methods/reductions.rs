@@ -1,0 +1,173 @@
+//! Reductions over dimensions: `()` for all of them, one, or several.
+
+use crate::frontend::tensor::Tensor;
+use crate::ops::ReduceKind;
+use crate::types::{DType, Dims, IntoDims};
+
+macro_rules! reductions {
+    ($($(#[$doc:meta])* $name:ident $kept:ident = |$x:ident, $dims:ident, $keepdim:ident| $body:expr;)+) => {
+        /// Reductions over dimensions (`()` is all of them), which are dropped, or kept with size one by `_keepdim`.
+        ///
+        /// ```
+        /// use inductor::{DType, trace};
+        /// let traced = trace("reduce", |t| {
+        ///     let x = t.input("x", DType::F32, (2, 3, 4));
+        ///     Ok(vec![x.sum(-1), x.mean(()), x.amax([0, -1]), x.std_keepdim(1)])
+        /// })?;
+        /// let types: Vec<String> = traced.graph.outputs.iter().map(|o| traced.graph.ty(o.value).to_string()).collect();
+        /// assert_eq!(types, ["f32[2, 3]", "f32[]", "f32[3]", "f32[2, 1, 4]"]);
+        /// # Ok::<(), inductor::Error>(())
+        /// ```
+        impl Tensor {
+            $(
+                $(#[$doc])*
+                #[track_caller]
+                pub fn $name(&self, dims: impl IntoDims) -> Tensor {
+                    let ($x, $dims, $keepdim) = (self, dims.into_dims(), false);
+                    $body
+                }
+
+                #[doc = concat!("[`Tensor::", stringify!($name), "`] with its dimensions kept, of size one.")]
+                #[track_caller]
+                pub fn $kept(&self, dims: impl IntoDims) -> Tensor {
+                    let ($x, $dims, $keepdim) = (self, dims.into_dims(), true);
+                    $body
+                }
+            )+
+        }
+    };
+}
+reductions! {
+    /// Sum.
+    sum sum_keepdim = |x, dims, keepdim| x.reduce(ReduceKind::Sum, dims, keepdim);
+    /// Product.
+    prod prod_keepdim = |x, dims, keepdim| x.reduce(ReduceKind::Prod, dims, keepdim);
+    /// Whether any element holds.
+    any any_keepdim = |x, dims, keepdim| x.reduce(ReduceKind::Any, dims, keepdim);
+    /// Whether all elements hold.
+    all all_keepdim = |x, dims, keepdim| x.reduce(ReduceKind::All, dims, keepdim);
+    /// Mean.
+    mean mean_keepdim = |x, dims, keepdim| x.over("mean", dims, |b, x, dims| b.mean(x, dims, keepdim));
+    /// Largest element; NaN wins. Elements that tie share the gradient.
+    amax amax_keepdim = |x, dims, keepdim| x.rows_over("amax.default", dims, keepdim);
+    /// Smallest element; NaN wins. Elements that tie share the gradient.
+    amin amin_keepdim = |x, dims, keepdim| x.rows_over("amin.default", dims, keepdim);
+    /// As [`Tensor::amax`].
+    max max_keepdim = |x, dims, keepdim| x.rows_over("amax.default", dims, keepdim);
+    /// As [`Tensor::amin`].
+    min min_keepdim = |x, dims, keepdim| x.rows_over("amin.default", dims, keepdim);
+    /// Variance, unbiased. [`Tensor::var_with`] takes another correction.
+    var var_keepdim = |x, dims, keepdim| x.var_with(dims, 1.0, keepdim);
+    /// Standard deviation, from the unbiased variance. [`Tensor::std_with`] takes another correction.
+    std std_keepdim = |x, dims, keepdim| x.std_with(dims, 1.0, keepdim);
+    /// `log(sum(exp(x)))`.
+    logsumexp logsumexp_keepdim = |x, dims, keepdim| x.rows_over("logsumexp.default", dims, keepdim);
+    /// Euclidean norm. [`Tensor::norm_with`] takes another order.
+    norm norm_keepdim = |x, dims, keepdim| x.norm_with(2.0, dims, keepdim);
+    /// Sum of what is not NaN.
+    nansum nansum_keepdim = |x, dims, keepdim| x.rows_over("nansum.default", dims, keepdim);
+    /// Mean of what is not NaN.
+    nanmean nanmean_keepdim = |x, dims, keepdim| x.rows_over("nanmean.default", dims, keepdim);
+    /// Index of the largest element along one dimension, or in row-major order of all, i32.
+    argmax argmax_keepdim = |x, dims, keepdim| x.position("argmax.default", dims, keepdim);
+    /// Index of the smallest element along one dimension, or in row-major order of all, i32.
+    argmin argmin_keepdim = |x, dims, keepdim| x.position("argmin.default", dims, keepdim);
+}
+
+/// Reductions with further arguments.
+impl Tensor {
+    /// Sum of all elements.
+    #[track_caller]
+    pub fn sum_all(&self) -> Tensor {
+        self.sum(())
+    }
+
+    /// Mean of all elements.
+    #[track_caller]
+    pub fn mean_all(&self) -> Tensor {
+        self.mean(())
+    }
+
+    /// Variance, `sum((x - mean)^2) / (n - correction)`.
+    #[track_caller]
+    pub fn var_with(&self, dims: impl IntoDims, correction: f64, keepdim: bool) -> Tensor {
+        self.call("var.correction").with("dim", dims.into_dims()).with("correction", correction).with("keepdim", keepdim).one()
+    }
+
+    /// Square root of [`Tensor::var_with`].
+    #[track_caller]
+    pub fn std_with(&self, dims: impl IntoDims, correction: f64, keepdim: bool) -> Tensor {
+        self.call("std.correction").with("dim", dims.into_dims()).with("correction", correction).with("keepdim", keepdim).one()
+    }
+
+    /// `sum(|x|^p)^(1/p)`; the largest magnitude for an infinite `p`, the number of elements that are not zero for 0.
+    #[track_caller]
+    pub fn norm_with(&self, p: f64, dims: impl IntoDims, keepdim: bool) -> Tensor {
+        self.call("linalg_vector_norm.default").with("ord", p).with("dim", dims.into_dims()).with("keepdim", keepdim).one()
+    }
+
+    /// The number of elements that are not zero, i32.
+    #[track_caller]
+    pub fn count_nonzero(&self, dims: impl IntoDims) -> Tensor {
+        self.call("count_nonzero.dim_IntList").with("dim", dims.into_dims()).index()
+    }
+
+    /// The largest elements along one dimension, and their indices.
+    #[track_caller]
+    pub fn max_with_indices(&self, dim: i64) -> (Tensor, Tensor) {
+        self.call("max.dim").with("dim", dim).indexed()
+    }
+
+    /// The smallest elements along one dimension, and their indices.
+    #[track_caller]
+    pub fn min_with_indices(&self, dim: i64) -> (Tensor, Tensor) {
+        self.call("min.dim").with("dim", dim).indexed()
+    }
+
+    /// The medians along one dimension, the lower of two, and their indices.
+    #[track_caller]
+    pub fn median(&self, dim: i64) -> (Tensor, Tensor) {
+        self.call("median.dim").with("dim", dim).indexed()
+    }
+
+    /// The most frequent values along one dimension, and their indices.
+    #[track_caller]
+    pub fn mode(&self, dim: i64) -> (Tensor, Tensor) {
+        self.call("mode.default").with("dim", dim).indexed()
+    }
+
+    /// The `k`-th smallest values along one dimension, counted from 1, and their indices.
+    #[track_caller]
+    pub fn kthvalue(&self, k: i64, dim: i64) -> (Tensor, Tensor) {
+        self.call("kthvalue.default").with("k", k).with("dim", dim).indexed()
+    }
+
+    /// Any reduction.
+    #[track_caller]
+    pub fn reduce(&self, kind: ReduceKind, dims: impl IntoDims, keepdim: bool) -> Tensor {
+        let x = match kind {
+            ReduceKind::Any | ReduceKind::All => self.cast(DType::Bool),
+            _ => self.clone(),
+        };
+        x.over("reduce", dims.into_dims(), |b, x, dims| b.reduce(kind, x, dims, keepdim))
+    }
+
+    /// Records a reduction by PyTorch's operator.
+    #[track_caller]
+    fn rows_over(&self, row: &'static str, dims: Dims, keepdim: bool) -> Tensor {
+        let op = row.trim_end_matches(".default");
+        let Some(dims) = self.dims(op, dims) else { return self.recorder.poison(self.ty.clone()) };
+        let dims: Vec<i64> = dims.into_iter().map(|d| d as i64).collect();
+        self.call(row).with("dim", dims).with("keepdim", keepdim).one()
+    }
+
+    #[track_caller]
+    fn position(&self, row: &'static str, dims: Dims, keepdim: bool) -> Tensor {
+        let call = self.call(row).with("keepdim", keepdim);
+        match dims {
+            Dims::All => call.index(),
+            Dims::Of(list) if list.len() == 1 => call.with("dim", list[0]).index(),
+            Dims::Of(list) => self.fail(row.trim_end_matches(".default"), format!("takes one dimension or all, not {list:?}")),
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! Structure: shapes, parts, and copies that only move elements.
+
+use crate::frontend::call::Call;
+use crate::frontend::tensor::Tensor;
+use crate::types::{Dim, Dims, IntoDims, IntoShape, Shape};
+use std::borrow::Borrow;
+
+/// Structure. Dimensions count from the end when negative.
+impl Tensor {
+    /// The same elements in row-major order under another shape; one size may be -1, and follows from the others.
+    #[track_caller]
+    pub fn reshape(&self, shape: impl IntoShape) -> Tensor {
+        let mut shape = shape.into_shape();
+        let open: Vec<usize> = (0..shape.rank()).filter(|&i| shape[i].is(-1)).collect();
+        if let [at] = open[..] {
+            let known = Shape(shape.0.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, d)| d.clone()).collect());
+            match self.ty.numel().try_div(&known.numel()) {
+                Some(size) => shape.0[at] = size,
+                None => return self.fail("reshape", format!("{} elements do not fill {shape}: {}", self.ty.numel(), self.ty)),
+            }
+        }
+        self.unary("reshape", |b, x| b.reshape(x, shape))
+    }
+
+    /// Another name of [`Tensor::reshape`].
+    #[track_caller]
+    pub fn view(&self, shape: impl IntoShape) -> Tensor {
+        self.reshape(shape)
+    }
+
+    /// Dimensions `from..=to` made one.
+    #[track_caller]
+    pub fn flatten(&self, from: i64, to: i64) -> Tensor {
+        let (Some(from), Some(to)) = (self.dim("flatten", from), self.dim("flatten", to)) else { return self.recorder.poison(self.ty.clone()) };
+        if from > to {
+            return self.fail("flatten", format!("dimensions {from} to {to} are out of order"));
+        }
+        let mut sizes = self.ty.shape.0.clone();
+        let joined = Dim::product(&sizes.drain(from..=to).collect::<Vec<_>>());
+        sizes.insert(from, joined);
+        self.unary("reshape", |b, x| b.reshape(x, Shape(sizes)))
+    }
+
+    /// Dimensions reordered: result dimension `i` is dimension `order[i]`.
+    #[track_caller]
+    pub fn permute(&self, order: impl IntoDims) -> Tensor {
+        let Dims::Of(order) = order.into_dims() else { return self.fail("permute", "takes the dimensions in their new order") };
+        let at: Vec<usize> = order.iter().filter_map(|&d| self.ty.shape.dim_index(d).ok()).collect();
+        let mut sorted = at.clone();
+        sorted.sort_unstable();
+        if at.len() != order.len() || sorted != (0..self.rank()).collect::<Vec<_>>() {
+            return self.fail("permute", format!("{order:?} does not permute the dimensions of {}", self.ty));
+        }
+        self.unary("permute", |b, x| b.permute(x, &at))
+    }
+
+    /// Two dimensions exchanged.
+    #[track_caller]
+    pub fn transpose(&self, a: i64, b: i64) -> Tensor {
+        let (Some(i), Some(j)) = (self.dim("transpose", a), self.dim("transpose", b)) else { return self.recorder.poison(self.ty.clone()) };
+        let mut order: Vec<usize> = (0..self.rank()).collect();
+        order.swap(i, j);
+        self.permute(order)
+    }
+
+    /// Repeated along new and size-one dimensions.
+    #[track_caller]
+    pub fn broadcast_to(&self, shape: impl IntoShape) -> Tensor {
+        let shape = shape.into_shape();
+        self.unary("expand", |b, x| b.broadcast_to(x, &shape))
+    }
+
+    /// A new dimension of size one; -1 puts it last.
+    #[track_caller]
+    pub fn unsqueeze(&self, dim: i64) -> Tensor {
+        let at = if dim < 0 { dim + self.rank() as i64 + 1 } else { dim };
+        if !(0..=self.rank() as i64).contains(&at) {
+            return self.fail("unsqueeze", format!("dimension {dim} is out of range for {}", self.ty));
+        }
+        let mut shape = self.ty.shape.clone();
+        shape.0.insert(at as usize, Dim::int(1));
+        self.unary("reshape", |b, x| b.reshape(x, shape))
+    }
+
+    /// Without those of the dimensions that have size one: `()` for all of them.
+    #[track_caller]
+    pub fn squeeze(&self, dims: impl IntoDims) -> Tensor {
+        let Some(dims) = self.dims("squeeze", dims.into_dims()) else { return self.recorder.poison(self.ty.clone()) };
+        let kept = |i: &usize| !dims.contains(i) || !self.ty.shape[*i].is(1);
+        let shape = Shape((0..self.rank()).filter(kept).map(|i| self.ty.shape[i].clone()).collect());
+        self.unary("reshape", |b, x| b.reshape(x, shape))
+    }
+
+    /// Elements `start..end` of a dimension.
+    #[track_caller]
+    pub fn slice(&self, dim: i64, start: impl Into<Dim>, end: impl Into<Dim>) -> Tensor {
+        self.slice_step(dim, start, end, 1)
+    }
+
+    /// Every `step`-th element of `start..end` of a dimension.
+    #[track_caller]
+    pub fn slice_step(&self, dim: i64, start: impl Into<Dim>, end: impl Into<Dim>, step: i64) -> Tensor {
+        let (start, end) = (start.into(), end.into());
+        self.along("slice", dim, |b, x, dim| b.slice(x, dim, start, end, step))
+    }
+}
+
+/// Dimensions moved and repeated.
+impl Tensor {
+    /// The last two dimensions exchanged.
+    #[track_caller]
+    pub fn mt(&self) -> Tensor {
+        self.transpose(-2, -1)
+    }
+
+    /// The transpose of a matrix; a tensor of at most one dimension stays.
+    #[track_caller]
+    pub fn t(&self) -> Tensor {
+        self.call("t.default").one()
+    }
+
+    /// Another name of [`Tensor::transpose`].
+    #[track_caller]
+    pub fn swap_dims(&self, a: i64, b: i64) -> Tensor {
+        self.transpose(a, b)
+    }
+
+    /// Dimensions moved from `source` to `destination`; the others keep their order.
+    #[track_caller]
+    pub fn movedim(&self, source: impl IntoDims, destination: impl IntoDims) -> Tensor {
+        self.call("movedim.intlist").with("source", source.into_dims()).with("destination", destination.into_dims()).one()
+    }
+
+    /// One dimension made several; one size may be -1, and follows from the others.
+    #[track_caller]
+    pub fn unflatten(&self, dim: i64, sizes: impl IntoShape) -> Tensor {
+        self.call("unflatten.int").with("dim", dim).with("sizes", sizes.into_shape()).one()
+    }
+
+    /// As [`Tensor::broadcast_to`], where a size of -1 keeps a dimension's size.
+    #[track_caller]
+    pub fn expand(&self, shape: impl IntoShape) -> Tensor {
+        self.call("expand.default").with("size", shape.into_shape()).one()
+    }
+
+    /// Broadcast to the shape of another tensor.
+    #[track_caller]
+    pub fn expand_as(&self, other: &Tensor) -> Tensor {
+        self.call("expand_as.default").with("other", other).one()
+    }
+
+    /// The whole repeated so many times along each dimension; further counts in front make new dimensions.
+    #[track_caller]
+    pub fn repeat(&self, counts: impl IntoShape) -> Tensor {
+        self.call("repeat.default").with("repeats", counts.into_shape()).one()
+    }
+
+    /// As [`Tensor::repeat`], where missing counts are one.
+    #[track_caller]
+    pub fn tile(&self, counts: impl IntoShape) -> Tensor {
+        self.call("tile.default").with("dims", counts.into_shape()).one()
+    }
+
+    /// Each element of a dimension repeated `n` times.
+    #[track_caller]
+    pub fn repeat_interleave(&self, n: i64, dim: i64) -> Tensor {
+        self.call("repeat_interleave.self_int").with("repeats", n).with("dim", dim).one()
+    }
+
+    /// Elements moved along dimensions by so many places, around the end.
+    #[track_caller]
+    pub fn roll(&self, shifts: impl IntoDims, dims: impl IntoDims) -> Tensor {
+        let dims = match dims.into_dims() {
+            Dims::All => vec![],
+            Dims::Of(list) => list,
+        };
+        self.call("roll.default").with("shifts", shifts.into_dims()).with("dims", dims).one()
+    }
+
+    /// The order along dimensions reversed.
+    #[track_caller]
+    pub fn flip(&self, dims: impl IntoDims) -> Tensor {
+        self.over("flip", dims.into_dims(), |b, x, dims| b.flip(x, dims))
+    }
+
+    /// Turned by `k` quarters in the plane of two dimensions.
+    #[track_caller]
+    pub fn rot90(&self, k: i64, dims: [i64; 2]) -> Tensor {
+        self.call("rot90.default").with("k", k).with("dims", dims.to_vec()).one()
+    }
+
+    /// The elements on and below diagonal `offset` of the last two dimensions, else 0.
+    #[track_caller]
+    pub fn tril(&self, offset: i64) -> Tensor {
+        self.unary("tril", |b, x| b.tril(x, offset))
+    }
+
+    /// The elements on and above diagonal `offset` of the last two dimensions, else 0.
+    #[track_caller]
+    pub fn triu(&self, offset: i64) -> Tensor {
+        self.unary("triu", |b, x| b.triu(x, offset))
+    }
+
+    /// Diagonal `offset` of two dimensions, as the last dimension.
+    #[track_caller]
+    pub fn diagonal(&self, offset: i64, dim1: i64, dim2: i64) -> Tensor {
+        self.call("diagonal.default").with("offset", offset).with("dim1", dim1).with("dim2", dim2).one()
+    }
+
+    /// The diagonal `offset` of a matrix, or a matrix with this vector there.
+    #[track_caller]
+    pub fn diag(&self, offset: i64) -> Tensor {
+        self.call("diag.default").with("diagonal", offset).one()
+    }
+
+    /// Matrices with the last dimension on their diagonal `offset`, else 0.
+    #[track_caller]
+    pub fn diag_embed(&self, offset: i64) -> Tensor {
+        self.call("diag_embed.default").with("offset", offset).one()
+    }
+
+    /// The sum of a matrix's diagonal.
+    #[track_caller]
+    pub fn trace(&self) -> Tensor {
+        self.call("trace.default").one()
+    }
+
+    /// Windows of `size` elements along a dimension, `step` apart, as a new last dimension.
+    #[track_caller]
+    pub fn unfold(&self, dim: i64, size: i64, step: i64) -> Tensor {
+        self.call("unfold.default").with("dimension", dim).with("size", size).with("step", step).one()
+    }
+
+    /// More elements around dimensions: pairs of counts before and after, the last dimension first, as in PyTorch. A number is a
+    /// [`PadMode::Constant`], for which negative counts crop.
+    ///
+    /// ```
+    /// use inductor::{DType, PadMode, trace};
+    /// let traced = trace("pad", |t| {
+    ///     let x = t.input("x", DType::F32, (1, 3, 8, 8));
+    ///     Ok(vec![x.pad([1, 1], 0.0), x.pad([2, 2, 2, 2], PadMode::Reflect)])
+    /// })?;
+    /// let types: Vec<String> = traced.graph.outputs.iter().map(|o| traced.graph.ty(o.value).to_string()).collect();
+    /// assert_eq!(types, ["f32[1, 3, 8, 10]", "f32[1, 3, 12, 12]"]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn pad(&self, counts: impl IntoDims, mode: impl Into<PadMode>) -> Tensor {
+        let (mode, value) = match mode.into() {
+            PadMode::Constant(x) => ("constant", Some(x)),
+            PadMode::Reflect => ("reflect", None),
+            PadMode::Replicate => ("replicate", None),
+            PadMode::Circular => ("circular", None),
+        };
+        self.call("pad.default").with("pad", counts.into_dims()).with("mode", mode).with("value", value).one()
+    }
+}
+
+/// What [`Tensor::pad`] puts around a tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PadMode {
+    /// A number.
+    Constant(f64),
+    /// The elements mirrored at the edge, which is not repeated.
+    Reflect,
+    /// The elements at the edge.
+    Replicate,
+    /// The elements at the other end.
+    Circular,
+}
+
+impl From<f64> for PadMode {
+    fn from(x: f64) -> PadMode {
+        PadMode::Constant(x)
+    }
+}
+
+/// Tensors taken apart and put together.
+impl Tensor {
+    /// Elements `start..start + length` of a dimension.
+    #[track_caller]
+    pub fn narrow(&self, dim: i64, start: impl Into<Dim>, length: impl Into<Dim>) -> Tensor {
+        let start = start.into();
+        let end = start.clone() + length.into();
+        self.slice(dim, start, end)
+    }
+
+    /// Element `at` of one dimension, which is dropped; a negative one counts from the end.
+    #[track_caller]
+    pub fn select(&self, dim: i64, at: impl Into<Dim>) -> Tensor {
+        self.call("select.int").with("dim", dim).with("index", at.into()).one()
+    }
+
+    /// `n` parts of a dimension, equal but for the last one, which may be smaller; fewer where there are not so many.
+    #[track_caller]
+    pub fn chunk(&self, n: usize, dim: i64) -> Vec<Tensor> {
+        let count = match self.constant_size(dim) {
+            Some(size) if n > 0 && size > 0 => (size as u64).div_ceil((size as u64).div_ceil(n as u64)) as usize,
+            _ => n.max(1),
+        };
+        self.call("chunk.default").with("chunks", n as i64).with("dim", dim).many(count)
+    }
+
+    /// Parts of `size` elements of a dimension; the last one may be smaller.
+    #[track_caller]
+    pub fn split(&self, size: i64, dim: i64) -> Vec<Tensor> {
+        let count = match self.constant_size(dim) {
+            Some(n) if size > 0 => ((n as u64).div_ceil(size as u64) as usize).max(1),
+            _ => 1,
+        };
+        self.call("split.Tensor").with("split_size", size).with("dim", dim).many(count)
+    }
+
+    /// Parts of these sizes of a dimension, which they fill.
+    #[track_caller]
+    pub fn split_with_sizes(&self, sizes: impl IntoShape, dim: i64) -> Vec<Tensor> {
+        let sizes = sizes.into_shape();
+        let count = sizes.rank();
+        self.call("split_with_sizes.default").with("split_sizes", sizes).with("dim", dim).many(count)
+    }
+
+    /// The slices of a dimension, which is dropped.
+    #[track_caller]
+    pub fn unbind(&self, dim: i64) -> Vec<Tensor> {
+        let count = self.constant_size(dim).unwrap_or(1);
+        self.call("unbind.int").with("dim", dim).many(count as usize)
+    }
+
+    /// The size of a dimension, where that is there and a constant.
+    pub(in crate::frontend) fn constant_size(&self, dim: i64) -> Option<i64> {
+        self.ty.shape.dim_index(dim).ok().and_then(|d| self.ty.shape[d].as_int())
+    }
+
+    /// This and others one after the other along one dimension.
+    #[track_caller]
+    pub fn concat(&self, others: &[&Tensor], dim: i64) -> Tensor {
+        let operands: Vec<&Tensor> = [self].into_iter().chain(others.iter().copied()).collect();
+        Tensor::cat(&operands, dim)
+    }
+
+    /// Tensors one after the other along one dimension; there is at least one.
+    ///
+    /// ```
+    /// use inductor::{DType, Tensor, trace};
+    /// let traced = trace("join", |t| {
+    ///     let (x, y) = (t.input("x", DType::F32, (2, 3)), t.input("y", DType::F32, (2, 5)));
+    ///     Ok(vec![Tensor::cat(&[&x, &y], 1), Tensor::stack(&[&x, &x], 0)])
+    /// })?;
+    /// let types: Vec<String> = traced.graph.outputs.iter().map(|o| traced.graph.ty(o.value).to_string()).collect();
+    /// assert_eq!(types, ["f32[2, 8]", "f32[2, 2, 3]"]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn cat<T: Borrow<Tensor>>(parts: &[T], dim: i64) -> Tensor {
+        let first = match Tensor::first_of("cat", parts) {
+            Ok(first) => first,
+            Err(stray) => return stray,
+        };
+        let Some(dim) = first.dim("cat", dim) else { return first.recorder.poison(first.ty.clone()) };
+        let operands: Vec<&Tensor> = parts.iter().map(Borrow::borrow).collect();
+        first.recorder.apply("cat", &operands, |b, v| b.concat(v, dim))
+    }
+
+    /// Tensors of one shape along a new dimension; there is at least one.
+    #[track_caller]
+    pub fn stack<T: Borrow<Tensor>>(parts: &[T], dim: i64) -> Tensor {
+        let first = match Tensor::first_of("stack", parts) {
+            Ok(first) => first,
+            Err(stray) => return stray,
+        };
+        let at = if dim < 0 { dim + first.rank() as i64 + 1 } else { dim };
+        if !(0..=first.rank() as i64).contains(&at) {
+            return first.fail("stack", format!("dimension {dim} is out of range for a result of {} dimensions", first.rank() + 1));
+        }
+        let operands: Vec<&Tensor> = parts.iter().map(Borrow::borrow).collect();
+        first.recorder.apply("stack", &operands, |b, v| b.stack(v, at as usize))
+    }
+
+    /// Tensors one after the other along dimension 1, or along dimension 0 where there is no other.
+    #[track_caller]
+    pub fn hstack<T: Borrow<Tensor>>(parts: &[T]) -> Tensor {
+        match Tensor::first_of("hstack", parts) {
+            Ok(first) => Call::new(&first.recorder, "hstack.default").with("tensors", parts).one(),
+            Err(stray) => stray,
+        }
+    }
+
+    /// Tensors, of at least two dimensions, one after the other along dimension 0.
+    #[track_caller]
+    pub fn vstack<T: Borrow<Tensor>>(parts: &[T]) -> Tensor {
+        match Tensor::first_of("vstack", parts) {
+            Ok(first) => Call::new(&first.recorder, "vstack.default").with("tensors", parts).one(),
+            Err(stray) => stray,
+        }
+    }
+
+    /// Vectors as coordinates of a grid, indexed as a matrix (`indexing="ij"`).
+    #[track_caller]
+    pub fn meshgrid<T: Borrow<Tensor>>(vectors: &[T]) -> Vec<Tensor> {
+        match vectors.first() {
+            Some(first) => {
+                Call::new(&first.borrow().recorder, "meshgrid.indexing").with("tensors", vectors).with("indexing", "ij").many(vectors.len())
+            }
+            None => vec![],
+        }
+    }
+
+    /// The first of several tensors; of none, a handle that carries the mistake to whatever takes it.
+    #[track_caller]
+    pub(in crate::frontend) fn first_of<'a, T: Borrow<Tensor>>(op: &str, parts: &'a [T]) -> Result<&'a Tensor, Tensor> {
+        match parts.first() {
+            Some(first) => Ok(first.borrow()),
+            None => Err(Tensor::stray(format!("{op}: takes at least one tensor"))),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Automatic casts of the CPU: which operators compute in the lower precision, which in f32, and which in the widest dtype of
+//! their tensors (`autocast_mode.h`). All others take their arguments as they are.
+
+use crate::frontend::aten::args::{Arg, Args, Cx};
+use crate::graph::Value;
+use crate::types::DType;
+
+/// Operators that compute in the lower precision.
+const LOWER: &[&str] = &[
+    "_convolution.deprecated",
+    "_native_multi_head_attention.default",
+    "addbmm.default",
+    "addmm.default",
+    "baddbmm.default",
+    "bmm.default",
+    "conv1d.default",
+    "conv1d.padding",
+    "conv2d.default",
+    "conv2d.padding",
+    "conv3d.default",
+    "conv3d.padding",
+    "conv_tbc.default",
+    "conv_transpose1d.default",
+    "conv_transpose2d.input",
+    "conv_transpose3d.input",
+    "linalg_vecdot.default",
+    "linear.default",
+    "matmul.default",
+    "mm.default",
+    "prelu.default",
+    "scaled_dot_product_attention.default",
+];
+
+/// Operators that compute in f32.
+const WIDE: &[&str] = &[
+    "adaptive_avg_pool3d.default",
+    "adaptive_max_pool3d.default",
+    "avg_pool3d.default",
+    "binary_cross_entropy.default",
+    "binary_cross_entropy_with_logits.default",
+    "cdist.default",
+    "cosine_embedding_loss.default",
+    "cross_entropy_loss.default",
+    "ctc_loss.IntList",
+    "ctc_loss.Tensor",
+    "fractional_max_pool2d.default",
+    "fractional_max_pool3d.default",
+    "grid_sampler.default",
+    "grid_sampler_2d.default",
+    "grid_sampler_3d.default",
+    "hinge_embedding_loss.default",
+    "huber_loss.default",
+    "kl_div.default",
+    "l1_loss.default",
+    "margin_ranking_loss.default",
+    "max_pool3d.default",
+    "max_unpool2d.default",
+    "max_unpool3d.default",
+    "mse_loss.default",
+    "multi_margin_loss.default",
+    "multilabel_margin_loss.default",
+    "nanquantile.default",
+    "nanquantile.scalar",
+    "nll_loss.default",
+    "nll_loss2d.default",
+    "poisson_nll_loss.default",
+    "prod.default",
+    "prod.dim_int",
+    "quantile.default",
+    "quantile.scalar",
+    "reflection_pad1d.default",
+    "reflection_pad2d.default",
+    "replication_pad1d.default",
+    "replication_pad2d.default",
+    "replication_pad3d.default",
+    "smooth_l1_loss.default",
+    "soft_margin_loss.default",
+    "trace.default",
+    "triplet_margin_loss.default",
+];
+
+/// Operators that compute in the widest dtype of their tensors.
+const WIDEST: &[&str] = &["cat.default", "index_copy.default", "stack.default"];
+
+/// Casts the float tensors among the arguments of a call, but those of f64.
+pub fn cast_arguments(cx: &mut Cx, target: &str, args: &mut Args, lower: DType) -> Result<(), String> {
+    let name = target.strip_prefix("torch.ops.aten.").unwrap_or(target);
+    let dtype = match name {
+        _ if LOWER.contains(&name) => lower,
+        _ if WIDE.contains(&name) => DType::F32,
+        _ if WIDEST.contains(&name) => widest(cx, args, lower),
+        // Linear algebra and transforms compute in f32, too; none of them is decomposed into those above.
+        _ if name.starts_with("linalg_") || name.starts_with("fft_") => DType::F32,
+        _ => return Ok(()),
+    };
+    args.iter_mut().try_for_each(|arg| match arg {
+        Arg::Tensor(v) => cast(cx, v, dtype),
+        Arg::Tensors(list) => list.iter_mut().try_for_each(|v| cast(cx, v, dtype)),
+        Arg::OptionalTensors(list) => list.iter_mut().flatten().try_for_each(|v| cast(cx, v, dtype)),
+        _ => Ok(()),
+    })
+}
+
+fn is_cast(dtype: DType) -> bool {
+    dtype.is_float() && dtype != DType::F64
+}
+
+fn cast(cx: &mut Cx, v: &mut Value, dtype: DType) -> Result<(), String> {
+    if is_cast(cx.b.dtype(*v)) {
+        *v = cx.b.cast(*v, dtype)?;
+    }
+    Ok(())
+}
+
+fn widest(cx: &Cx, args: &mut Args, lower: DType) -> DType {
+    let is_wide = |v: &Value| cx.b.dtype(*v) == DType::F32;
+    let any = args.iter_mut().any(|arg| match arg {
+        Arg::Tensor(v) => is_wide(v),
+        Arg::Tensors(list) => list.iter().any(is_wide),
+        _ => false,
+    });
+    if any { DType::F32 } else { lower }
+}
