@@ -238,7 +238,9 @@ fn arithmetic(options: &BenchOptions, device: &Device, work: &dyn Work, profiles
     let (wrong, whole) =
         work.sample(&state, &result)?.iter().fold((0.0, 0.0), |(wrong, whole), (exact, got)| (wrong + (got - exact).powi(2), whole + exact * exact));
     row.error = Some((wrong / whole).sqrt());
-    row.tflops = Some(work.flops() / (row.pipelined_ms * 1e-3) / 1e12);
+    row.device_ms = memory::device_us(&step, options.steps)?.map(|us| us * 1e-3);
+    // A host may take longer to submit a small product than a GPU to compute it.
+    row.tflops = Some(work.flops() / (row.device_ms.unwrap_or(row.pipelined_ms) * 1e-3) / 1e12);
     Ok(row)
 }
 
@@ -371,6 +373,7 @@ fn measure(
         first_step_s,
         launches,
         peak_bytes: device.allocated_bytes().unwrap_or(0).max(step.peak_bytes()),
+        device_ms: None,
         tflops: None,
         error: None,
     })

@@ -130,7 +130,7 @@ fn queued_us(step: &Step, state: &mut inductor::State, steps: usize) -> Result<f
 
 /// Microseconds from the first command's start to the last one's end, by timestamps; `None` where there are none.
 #[cfg(feature = "gpu")]
-fn device_us(step: &Step, steps: usize) -> Result<Option<f64>> {
+pub(super) fn device_us(step: &Step, steps: usize) -> Result<Option<f64>> {
     if step.device().is_cpu() || !step.device().caps().timestamps {
         return Ok(None);
     }
@@ -148,7 +148,7 @@ fn device_us(step: &Step, steps: usize) -> Result<Option<f64>> {
 }
 
 #[cfg(not(feature = "gpu"))]
-fn device_us(_: &Step, _: usize) -> Result<Option<f64>> {
+pub(super) fn device_us(_: &Step, _: usize) -> Result<Option<f64>> {
     Ok(None)
 }
 

@@ -44,7 +44,10 @@ pub struct Row {
     pub launches: u64,
     /// Bytes of all device buffers.
     pub peak_bytes: u64,
-    /// f32 arithmetic reached, for suites that count it.
+    /// Milliseconds by timestamps of the device, for suites of one operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_ms: Option<f64>,
+    /// f32 arithmetic reached, for suites that count it: by the device's time where there is one, else by that of queued steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tflops: Option<f64>,
     /// Relative error of a sample of the results against f64, for suites that compare.
@@ -54,7 +57,7 @@ pub struct Row {
 
 /// Rows as a table.
 pub fn rows_text(rows: &[Row]) -> String {
-    let mut table = Table::new(&["suite", "name", "device", "ms", "pipelined ms", "first step s", "launches", "peak MiB", "TFLOPS", "error"]);
+    let mut table = Table::new(&["suite", "name", "device", "ms", "pipelined ms", "device ms", "first step s", "launches", "peak MiB", "TFLOPS", "error"]);
     for r in rows {
         table.row(&[
             r.suite.clone(),
@@ -62,6 +65,7 @@ pub fn rows_text(rows: &[Row]) -> String {
             r.device.clone(),
             format!("{:.3}", r.ms),
             format!("{:.3}", r.pipelined_ms),
+            r.device_ms.map(|ms| format!("{ms:.3}")).unwrap_or_default(),
             format!("{:.2}", r.first_step_s),
             r.launches.to_string(),
             format!("{:.1}", r.peak_bytes as f64 / (1 << 20) as f64),
