@@ -12,7 +12,7 @@ use crate::types::DType;
 use rustc_hash::FxHashMap;
 
 /// Bytes from which a value takes over memory.
-const LARGE: i64 = 128 << 20;
+pub const LARGE: i64 = 128 << 20;
 
 /// Rewrites kernels so that they read what they overwrite through the buffer that they write; gives which buffer takes over from
 /// which. Kernels that share a launch are left alone.
