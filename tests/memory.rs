@@ -6,6 +6,7 @@ use inductor::config::{MemoryBudget, Mode, Saving, Target};
 use inductor::nn::{self, Attention, Block};
 use inductor::runtime::Explain;
 use inductor::{Config, DType, Device, HostTensor, Traced, compile_train, optim, trace};
+use std::collections::BTreeSet;
 
 const BLOCKS: u64 = 4;
 
@@ -46,7 +47,6 @@ fn checkpointed_blocks_lower_the_peak_by_what_they_save_but_for_one() {
         let [free_saved, kept_saved, whole_saved] = [&free, &kept, &whole].map(|e| e.partition.saved_activation_bytes);
         let [free_peak, kept_peak] = [&free, &kept].map(|e| e.memory.predicted_peak_bytes);
         let least = free_saved - kept_saved - whole_saved / BLOCKS;
-        assert!(free_saved > 8 * kept_saved, "{free_saved} and {kept_saved} bytes saved");
         assert!(kept_peak + least <= free_peak, "{}: saved {free_saved}, {kept_saved}; peak {free_peak}, {kept_peak}", target.caps.name);
     }
 }
@@ -93,24 +93,47 @@ fn budgets_change_no_bit_on_the_interpreter() {
     }
 }
 
+/// Cross entropy of a head without a bias, whose logits are as many as that.
+fn head(rows: usize, features: usize, columns: usize) -> Traced {
+    trace("head", |t| {
+        let x = t.input("x", DType::F32, (rows, features));
+        let w = t.parameter("w", DType::F32, (features, columns), inductor::Initializer::Uniform { low: -1.0, high: 1.0 });
+        Ok(x.matmul(&w).cross_entropy(&t.input("y", DType::I32, rows)))
+    })
+    .unwrap()
+}
+
+#[test]
+fn values_that_take_over_memory_cost_no_kernel_its_form() {
+    let explained = explained(&head(2048, 64, 50257), &Target::h100(), &training()).unwrap();
+    let softmax: Vec<_> = explained.commands.iter().filter(|c| c.label.contains("check_index")).map(|c| c.variant.as_str()).collect();
+    assert_eq!(softmax, ["1-rows-of-256"]);
+    let logits = explained.memory.buffers.iter().filter(|b| b.bytes == 4 * 2048 * 50257).map(|b| b.slot);
+    assert_eq!(logits.collect::<BTreeSet<_>>().len(), 1);
+}
+
 #[test]
 fn large_values_take_over_memory_and_keep_their_numbers() {
-    let (rows, columns) = (4096, 8200);
-    let traced = trace("softmax", |t| {
-        let x = t.input("x", DType::F32, (rows, 1));
-        let w = t.parameter("blocks.w", DType::F32, (1, columns), inductor::Initializer::Uniform { low: -1.0, high: 1.0 });
-        let scores = x.matmul(&w);
-        Ok((scores.softmax(1) * t.input("y", DType::F32, (rows, 1))).square().sum_all())
-    })
-    .unwrap();
-    let column = |scale: f32| HostTensor::f32(&[rows, 1], &(0..rows).map(|i| (i % 13) as f32 * scale).collect::<Vec<_>>());
-    let losses = [true, false].map(|reuse| {
-        let config = Config { reuse, ..Config::default() };
-        let step = compile_train(&traced, &Device::cpu(), optim::Sgd::new(0.1), &config).unwrap();
+    let (rows, columns) = (1024, 32768);
+    let traced = head(rows, 2, columns);
+    let x = HostTensor::f32(&[rows, 2], &(0..2 * rows).map(|i| (i % 13) as f32 * 0.1).collect::<Vec<_>>());
+    let y = HostTensor::i32(&[rows], &(0..rows).map(|i| (i * 7919 % columns) as i32).collect::<Vec<_>>());
+    let trained = |device: &Device, reuse: bool| {
+        let step = compile_train(&traced, device, optim::Sgd::new(10.0), &Config { reuse, ..Config::default() }).unwrap();
         assert_eq!(step.plan().program.in_place.is_empty(), !reuse);
         let mut state = step.init(3).unwrap();
-        let loss = step.run(&mut state, [&column(0.1), &column(0.2)]).unwrap().loss().unwrap();
-        (loss.to_bits(), state.get("blocks.w").unwrap().to_f32())
-    });
-    assert!(losses[0] == losses[1]);
+        let loss = step.run(&mut state, [&x, &y]).unwrap().loss().unwrap();
+        (loss, state.get("w").unwrap().to_f32())
+    };
+    let (loss, w) = trained(&Device::cpu(), false);
+    assert!(trained(&Device::cpu(), true) == (loss, w.clone()));
+    match Device::software() {
+        Ok(device) => {
+            let (found, v) = trained(&device, true);
+            assert!((found - loss).abs() < 1e-5 * loss.abs(), "{found} and {loss}");
+            let far = v.iter().zip(&w).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(far < 1e-5, "{far}");
+        }
+        Err(error) => eprintln!("software adapter: skipped, {error}"),
+    }
 }
