@@ -5,7 +5,7 @@
 
 use super::cost::count;
 use super::lanes::{Lane, has_vectors};
-use super::{Cost, ExpSum, Form, Operand, Work, is_in_place};
+use super::{Cost, ExpSum, Form, Operand, Work};
 use crate::config::Target;
 use crate::loop_ir::facts::{depths, rows_are_contiguous, stepped, write_depth};
 use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Tag, Term, Val, flatten, unflatten};
@@ -403,8 +403,8 @@ pub struct Gather {
     pub source: Val,
 }
 
-/// Finds sums of one column whose number is known for the whole row. Where a row is overwritten in place, other invocations
-/// may be ahead, and the column is found in turn as any other.
+/// Finds sums of one column whose number is known for the whole row. Where a row is overwritten in place, its team reads the column
+/// before any of it stores.
 pub fn gathered(nest: &Nest, i: u32) -> Option<Gather> {
     let (condition, source) = lazy_source(nest, &nest.body[i as usize].instr)?;
     let Instr::Call(ScalarFn::Eq, args) = &nest.stmt(condition).instr else { return None };
@@ -416,5 +416,5 @@ pub fn gathered(nest: &Nest, i: u32) -> Option<Gather> {
         _ => return None,
     };
     let known = !nest.element_level()[at.0 as usize] && nest.col_count().range().0 > 0;
-    (known && !is_in_place(nest) && !scans(nest)).then_some(Gather { at, source })
+    (known && !scans(nest)).then_some(Gather { at, source })
 }

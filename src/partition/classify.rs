@@ -22,6 +22,8 @@ pub(super) struct Classes {
     pub ban: Vec<Option<Ban>>,
     /// It is never saved: a view, or inside a region that is recomputed.
     pub never_saved: Vec<bool>,
+    /// It is computed at the end of the forward, and read first: it is held no longer than if it were computed again.
+    pub late: Vec<bool>,
     /// How dear memory is.
     pub pressure: Pressure,
 }
@@ -41,11 +43,17 @@ impl Classes {
             cx.ban_long_chains(&mut ban);
         }
         let never_saved = joint.ids().map(|id| joint.node(id).op.is_view() || (must_recompute(joint.node(id)) && !cx.leaves_region(id))).collect();
-        let mut classes = Classes { required_forward, tangent, stored_in_forward, stored_in_backward, ban, never_saved, pressure };
+        let forward: Vec<usize> = (0..required_forward.len()).filter(|&i| required_forward[i]).collect();
+        let end = forward.get(forward.len() - forward.len() / LATE).copied().unwrap_or(usize::MAX);
+        let late = (0..required_forward.len()).map(|i| i >= end).collect();
+        let mut classes = Classes { required_forward, tangent, stored_in_forward, stored_in_backward, ban, never_saved, late, pressure };
         ban_dominated(joint, &users, &mut classes);
         classes
     }
 }
+
+/// The last part in so many of the forward is late: about a layer of a deep network.
+const LATE: usize = 12;
 
 fn may_ban(node: &Node) -> bool {
     node.op.recompute_cost() != RecomputeCost::Free && !must_recompute(node) && !node.op.is_random()

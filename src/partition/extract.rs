@@ -65,7 +65,14 @@ fn recomputed_value(joint: &Graph, classes: &Classes, id: NodeId) -> Option<Reco
     } else if node.op.is_random() {
         "redrawn from its key".to_string()
     } else {
-        format!("{} bytes not saved; computed from values at hand", node.types.iter().map(expected_bytes).sum::<u64>())
+        let bytes = node.types.iter().map(expected_bytes).sum::<u64>();
+        let how = match node.op.recompute_cost() {
+            RecomputeCost::Heavy => "memory is dearer than computing it again",
+            RecomputeCost::Pass => "a pass over values at hand",
+            _ if classes.stored_in_backward[i] => "stored once more by a kernel that reads the same",
+            _ => "computed from values at hand",
+        };
+        format!("{bytes} bytes not saved; {how}")
     };
     let ty = node.types[0].clone();
     Some(RecomputedValue { label: label(joint, id), bytes: bytes(&ty), ty, reason })

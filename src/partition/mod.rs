@@ -11,8 +11,14 @@
 //!
 //! The method is the minimum cut of TorchInductor's partitioner: Chen et al. call the problem rematerialization ("Training
 //! deep nets with sublinear memory cost", 2016); the network is described in `network.rs`. We depart from TorchInductor in
-//! three ways. Ops are judged by their traits, not by lists of names. Random values are functions of a key, so that redrawing
-//! them is legal and no mask is saved. Inputs never enter the network, since they live through the step anyway.
+//! four ways. Ops are judged by their traits, not by lists of names. Computing a value again has a price, so that few values
+//! are forbidden to: the operand of a weight's gradient is stored by a kernel that reads the same anyway. Random values are
+//! functions of a key, so that redrawing them is legal and no mask is saved. Inputs never enter the network, since they live
+//! through the step anyway.
+//!
+//! Under [`Pressure`] memory is dearer, and matrix products may be computed again, too. Bytes at the border say little about the
+//! peak of a step (everything computed again at once takes more than everything saved), so `compile.rs` schedules the step at
+//! each pressure and takes the first that fits a budget.
 
 mod classify;
 mod extract;

@@ -53,7 +53,7 @@ pub(super) fn saving_cost(joint: &Graph, classes: &Classes, v: Value) -> u128 {
     }
     let bytes = expected_bytes(joint.ty(v)).max(1) as u128;
     let once = if classes.stored_in_forward[i] { bytes * UNIT } else { bytes * (UNIT + MOVED) };
-    classes.pressure.weigh(once)
+    if classes.late[i] { once } else { classes.pressure.weigh(once) }
 }
 
 /// Cost of computing a node in the backward; infinite where it may not be.

@@ -6,13 +6,14 @@
 
 use super::group::Group;
 use crate::fusion::{Kernel, Memo};
-use crate::loop_ir::{BufferId, Instr, Nest, Tag, Write};
+use crate::loop_ir::facts::is_bijective;
+use crate::loop_ir::{BufferId, Instr, Nest, Stmt, Tag, Write};
 use crate::lower::Lowered;
 use crate::types::DType;
 use rustc_hash::FxHashMap;
 
 /// Bytes from which a value takes over memory.
-const LARGE: i64 = 128 << 20;
+pub const LARGE: i64 = 128 << 20;
 
 /// Rewrites kernels so that they read what they overwrite through the buffer that they write; gives which buffer takes over from
 /// which. Kernels that share a launch are left alone.
@@ -85,8 +86,12 @@ fn may_overwrite(nest: &Nest, to: Option<BufferId>, from: Option<BufferId>) -> b
         Instr::Load { buffer, index, mask } if *buffer == from => mask.is_none() && *index == w.index && !(product && level[i]),
         _ => true,
     };
+    // What is read in another order is transposed, which needs the operand as it was.
+    let sizes = nest.sizes();
+    let in_order = |s: &Stmt| !matches!(&s.instr, Instr::Load { index, .. } if *index != write.index && is_bijective(index, &sizes, 0));
     (product || nest.tag == Tag::Loop)
         && !nest.is_ordered()
+        && (nest.has_column_work() || product || nest.body.iter().all(in_order))
         && nest.writes.iter().all(|w| !w.fold)
         && nest.is_element_write(write, &level) != (product || nest.cols.is_empty())
         && (0..nest.body.len()).all(|i| owned((i, write)))

@@ -6,7 +6,7 @@
 //!   wait beside it. Kernels that wait have levels: those of one level do not need one another.
 //! * Worth it where a launch costs a noticeable part of the kernel's own time, by the device model.
 //! * Invariants: kernels of a launch are of one phase, all or none of them write state, and their buffers fit the bindings of one
-//!   kernel. What waits keeps at most [`HELD`] bytes alive.
+//!   kernel. What waits keeps few bytes alive, by [`HELD`].
 //!
 //! (`torch.compile` calls this a combo kernel; its fused optimizers are multi-tensor kernels.)
 
@@ -20,8 +20,9 @@ use std::collections::BTreeMap;
 const TOGETHER: usize = 8;
 /// A kernel is small when its launch costs more than one part in this many of its time.
 const NOTICEABLE: i64 = 8;
-/// Bytes of temporaries that may wait to be read.
-const HELD: i64 = 64 << 20;
+/// Bytes of temporaries that may wait to be read: one part in so many of what is held at most, within these bounds.
+const PARTS: i64 = 16;
+const HELD: [i64; 2] = [4 << 20, 64 << 20];
 
 /// What joining needs to know about buffers.
 pub struct Facts<'a> {
@@ -34,12 +35,13 @@ pub struct Facts<'a> {
 /// Orders the kernels anew; the numbers say how many of them each launch takes.
 pub fn join(groups: Vec<Group>, facts: &Facts, caps: &DeviceCaps, model: &DeviceModel) -> (Vec<Group>, Vec<u32>) {
     let small = model.launch_ns as i64 * model.bandwidth_gbps as i64 * NOTICEABLE;
+    let most = (held_at_most(&groups, facts) / PARTS).clamp(HELD[0], HELD[1]);
     let mut queue = Queue { limit: (caps.max_storage_buffers as usize).saturating_sub(1), ..Queue::default() };
     for (at, group) in groups.iter().enumerate() {
         let needs = queue.conflicts(group);
         if may_wait(group, facts, small) {
             queue.wait(at, group, needs, facts);
-            if queue.held > HELD {
+            if queue.held > most {
                 queue.flush_all(&groups);
             }
         } else {
@@ -52,6 +54,23 @@ pub fn join(groups: Vec<Group>, facts: &Facts, caps: &DeviceCaps, model: &Device
     let mut groups: Vec<Option<Group>> = groups.into_iter().map(Some).collect();
     let ordered = queue.order.iter().filter_map(|&at| groups[at].take()).collect();
     (ordered, queue.launches)
+}
+
+/// Bytes of temporaries that are held at once, at most, in the order at hand.
+fn held_at_most(groups: &[Group], facts: &Facts) -> i64 {
+    let mut spans: FxHashMap<BufferId, (usize, usize)> = FxHashMap::default();
+    for (at, group) in groups.iter().enumerate() {
+        for b in group.kernel.buffers.iter().filter(|b| !facts.state[b.0 as usize]) {
+            spans.entry(*b).or_insert((at, at)).1 = at;
+        }
+    }
+    let mut change = vec![0; groups.len() + 1];
+    for (b, (first, last)) in spans {
+        change[first] += facts.bytes[b.0 as usize];
+        change[last + 1] -= facts.bytes[b.0 as usize];
+    }
+    let mut held = 0;
+    change.into_iter().map(|by| { held += by; held }).max().unwrap_or(0)
 }
 
 /// Whether a kernel is small, of a known size, and sets no status word that others look at.

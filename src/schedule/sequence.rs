@@ -3,14 +3,18 @@
 //! A list schedule over the kernels that wait for no other (R. L. Graham, 1969). Next is a kernel that frees at least the bytes that
 //! it takes: the gradient of a weight with its update, the reader of a value that was computed again. Where there is none, the
 //! earliest in the program is. What helps many, as the step size of an optimizer, is as early as the earliest that waits for it; only
-//! what is small may be hoisted so, since it is held until then.
+//! what is small may be hoisted so, since it is held until then. What frees much but takes much first waits, as long as it would raise
+//! the peak and the program can go on without it: so does the gradient of tied embeddings beside that of the logits.
 
 use super::group::Group;
+use super::in_place::LARGE;
 use crate::loop_ir::BufferId;
 use std::collections::BTreeSet;
 
 /// Bytes that may be held for longer than needed.
 const SMALL: i64 = 64 << 10;
+/// Bytes above the peak so far for which a kernel waits.
+const MUCH: i64 = 64 << 20;
 /// What kernels hold and whom they wait for, by number.
 pub struct Sequence<'a> {
     /// Kernels that are no more are absent.
@@ -81,6 +85,9 @@ struct Walk<'a> {
     /// Kernels that still read each buffer.
     readers: Vec<BTreeSet<usize>>,
     held: Vec<bool>,
+    /// Bytes held now, and at most so far.
+    live: i64,
+    peak: i64,
     ready: BTreeSet<(usize, usize)>,
     /// Those of them that free at least what they take.
     frees: BTreeSet<(usize, usize)>,
@@ -96,25 +103,41 @@ impl<'a> Walk<'a> {
             });
         }
         let (ready, frees) = (BTreeSet::new(), BTreeSet::new());
-        let mut walk = Walk { of, place: of.places(), waiting, readers, held: vec![false; of.bytes.len()], ready, frees };
+        let mut walk = Walk { of, place: of.places(), waiting, readers, held: vec![false; of.bytes.len()], live: 0, peak: 0, ready, frees };
         of.alive().filter(|&id| walk.waiting[id] == 0).collect::<Vec<_>>().into_iter().for_each(|id| walk.becomes_ready(id));
         walk
     }
 
     fn next(&self) -> Option<usize> {
-        self.frees.first().or(self.ready.first()).map(|&(_, id)| id)
+        let Some(&(_, id)) = self.frees.first() else { return self.ready.first().map(|&(_, id)| id) };
+        let phase = |id: usize| self.of.group(id).phase;
+        let mut others = self.ready.iter().map(|&(_, other)| other).filter(|&other| other != id && phase(other) == phase(id));
+        let raise = self.raise(id);
+        others.next().filter(|&other| raise > MUCH && self.raise(other) <= raise / 2).or(Some(id))
     }
 
+    /// Bytes that a kernel would hold more than were held at any time.
+    fn raise(&self, id: usize) -> i64 {
+        (self.live + self.takes(id) - self.peak).max(0)
+    }
+
+    /// Bytes that a kernel writes beside what is held; large values take over memory.
     fn takes(&self, id: usize) -> i64 {
+        let bytes = |b: &BufferId| self.of.bytes[b.0 as usize];
         let written = self.of.written(id);
-        written.iter().filter(|b| !self.held[b.0 as usize]).map(|b| self.of.bytes[b.0 as usize]).sum()
+        let dying: Vec<i64> = self.dying(id, &written).map(|b| bytes(&b)).collect();
+        let takes_over = |b: &BufferId| bytes(b) >= LARGE && dying.contains(&bytes(b));
+        written.iter().filter(|b| !self.held[b.0 as usize] && !takes_over(b)).map(bytes).sum()
     }
 
-    /// Bytes that nobody reads behind a kernel.
+    /// Buffers that nobody reads behind a kernel.
+    fn dying<'b>(&'b self, id: usize, written: &'b BTreeSet<BufferId>) -> impl Iterator<Item = BufferId> + 'b {
+        let last = move |b: &BufferId| self.readers[b.0 as usize].len() == 1 && !written.contains(b);
+        self.of.group(id).kernel.reads().iter().copied().filter(last)
+    }
+
     fn freed(&self, id: usize) -> i64 {
-        let written = self.of.written(id);
-        let last = |b: &&BufferId| self.readers[b.0 as usize].len() == 1 && !written.contains(b);
-        self.of.group(id).kernel.reads().iter().filter(last).map(|b| self.of.bytes[b.0 as usize]).sum()
+        self.dying(id, &self.of.written(id)).map(|b| self.of.bytes[b.0 as usize]).sum()
     }
 
     fn becomes_ready(&mut self, id: usize) {
@@ -133,6 +156,9 @@ impl<'a> Walk<'a> {
     fn run(&mut self, id: usize) {
         self.ready.remove(&(self.place[id], id));
         self.frees.remove(&(self.place[id], id));
+        let taken: i64 = self.of.written(id).iter().filter(|b| !self.held[b.0 as usize]).map(|b| self.of.bytes[b.0 as usize]).sum();
+        self.peak = self.peak.max(self.live + self.takes(id));
+        self.live += taken - self.freed(id);
         self.of.written(id).iter().for_each(|b| self.held[b.0 as usize] = true);
         for b in self.of.group(id).kernel.reads() {
             let readers = &mut self.readers[b.0 as usize];

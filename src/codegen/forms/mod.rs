@@ -24,7 +24,7 @@ pub fn module(unit: &Unit) -> Result<Variant, String> {
 
 /// The function body of a kernel, which may share its launch with others.
 pub fn spell(unit: &Unit) -> Result<Shader, String> {
-    if unit.form.needs_distinct_slots(unit.nest) && unit.is_in_place() {
+    if unit.form.needs_distinct_slots() && unit.is_in_place() {
         return Err("this form of kernel cannot overwrite what it reads; its buffers need slots of their own".into());
     }
     match unit.form {

@@ -222,6 +222,11 @@ impl Rows<'_, '_> {
         if accumulators.is_empty() && writes.is_empty() && self.pending.is_empty() {
             return Ok(());
         }
+        let gathers = || (0..nest.body.len() as u32).any(|i| gathered(nest, i).is_some());
+        if !writes.is_empty() && self.em.unit.is_in_place() && self.team.threads > 1 && gathers() {
+            // A column that was taken at its place may be overwritten from here on.
+            self.em.storage_barrier();
+        }
         if self.team.kept > 0 {
             self.columns(&accumulators, writes)?;
         } else {
