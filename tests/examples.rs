@@ -5,6 +5,8 @@
 
 #[path = "../examples/gan.rs"]
 mod gan;
+#[path = "../examples/lora.rs"]
+mod lora;
 #[path = "../examples/train_mlp.rs"]
 mod train_mlp;
 #[path = "../examples/vae.rs"]
@@ -23,6 +25,7 @@ fn child() {
     let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
     let ran = match arguments.lines().next() {
         Some("gan") => gan::run(gan::Options::parse_from(arguments.lines())),
+        Some("lora") => lora::run(lora::Options::parse_from(arguments.lines())),
         Some("vae") => vae::run(vae::Options::parse_from(arguments.lines())),
         Some("train_mlp") => train_mlp::run(train_mlp::Options::parse_from(arguments.lines())),
         other => panic!("there is no example {other:?}"),
@@ -62,6 +65,14 @@ fn a_vae() {
     for wanted in ["metrics.jsonl", "report.html", "checkpoints", "tensorboard"] {
         assert!(names.iter().any(|n| n == wanted), "{wanted} is missing in {names:?}");
     }
+}
+
+#[test]
+fn an_adapter() {
+    let (folder, said) = run("lora", &["--steps", "20"]);
+    assert!(said.contains("by 1044 of 5591 numbers"), "{said}");
+    let saved = inductor::runtime::load_tensors(&folder.path().join("lora.safetensors")).unwrap().0;
+    assert!(saved.len() == 6 && saved.iter().all(|(name, _)| name.starts_with("adapter.")), "{saved:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use inductor::config::{Gradients, Optimizer};
 use inductor::graph::{InputRole, OutputRole};
 use inductor::optim::{Adadelta, Adafactor, Adagrad, Adam, AdamW, Adamax, Goal, Lamb, Lion, Muon, NAdam, Plateau, RAdam, RmsProp, Schedule, Sgd};
+use inductor::train::Trainer;
 use inductor::{Config, DType, Device, HostTensor, Initializer, State, Step, Trace, Traced, Verify, compile_train, nn, trace};
 use serde_json::Value;
 
@@ -135,6 +136,27 @@ fn clipping_accumulation_and_averages() {
     check("accumulate", AdamW::new(0.02).weight_decay(0.1).decay_vectors(true).clip_norm(0.3).accumulate(5));
     check("average", Sgd::new(0.1).average(0.9));
     check("accumulate_average", Sgd::new(0.1).momentum(0.9).dampening(0.5).accumulate(2).average(0.8).step_per_parameter(true));
+}
+
+/// All of it together, in the loop: groups, warm-up and cosine, clipping, accumulation, averages.
+#[test]
+fn a_whole_recipe() {
+    let expected = expected("recipe");
+    let whole = AdamW::new(0.02).weight_decay(0.0).group("v", AdamW::new(0.01).weight_decay(0.1));
+    let optimizer: Optimizer = whole.clip_norm(0.3).accumulate(2).average(0.9).into();
+    for device in devices() {
+        let step = compile_train(&program(), &device, optimizer.clone(), &Config::default()).unwrap();
+        let mut state = start(&step);
+        let mut trainer = Trainer::new(step).steps(STEPS).schedule(Schedule::cosine_annealing(0.02, 0.0, 20).warmup(5));
+        let run = trainer.run(&mut state, |done| (done + 1..).map(|k| Ok(batch(k)))).unwrap();
+        let losses: Vec<f64> = run.history.losses().into_iter().map(|(_, loss)| loss).collect();
+        near(&[0, 9, 24, 49].map(|k| losses[k]), &numbers(&expected["loss"]), 1e-5, "the loss");
+        let averaged = state.averaged().unwrap();
+        for p in ["w", "v", "b"] {
+            near(&state.get(p).unwrap().to_f64(), &numbers(&expected[p]), 1e-5, p);
+            near(&averaged.get(p).unwrap().to_f64(), &numbers(&expected["average"][p]), 1e-5, p);
+        }
+    }
 }
 
 /// One optimizer of each kind, with what makes its graph the largest.

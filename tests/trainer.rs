@@ -146,6 +146,19 @@ fn early_stopping_and_the_best_checkpoint() {
     let mut trainer = Trainer::new(step.clone()).evaluate(1, |_| Ok(vec![])).early_stopping(EarlyStopping::new("error", Goal::Smaller));
     let error = trainer.run(&mut state, |done| loader().from(done)).unwrap_err().to_string();
     assert!(error.contains("the evaluation gives no error; it gives []"), "{error}");
+    let metrics = || Ok(vec![("error".into(), 1.0)]);
+    let plateau = || Plateau::new(0.1, Goal::Smaller);
+    for (mut trainer, part) in [
+        (Trainer::new(step.clone()).plateau("error", plateau()), "Trainer::plateau goes by evaluations"),
+        (Trainer::new(step.clone()).evaluate_averages(true), "Trainer::evaluate_averages goes by evaluations"),
+        (
+            Trainer::new(step.clone()).evaluate(1, move |_| metrics()).plateau("error", plateau()).schedule(Schedule::Constant(0.1)),
+            "both set the learning rate",
+        ),
+    ] {
+        let error = trainer.run(&mut state, |done| loader().from(done)).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
     let error = Trainer::new(step).resume(true).run(&mut state, |done| loader().from(done)).unwrap_err().to_string();
     assert!(error.contains("Trainer::checkpoints"), "{error}");
 }
@@ -217,6 +230,10 @@ fn copies_parts_and_unions() {
     step.run(&mut other, batch()).unwrap();
     step.run(&mut copy, batch()).unwrap();
     assert!(other.get("optimizer.w.exp_avg").unwrap() == copy.get("optimizer.w.exp_avg").unwrap());
+    let wrong =
+        compile(&trace_eval("v", |t| Ok(vec![t.parameter("w", DType::F32, 4, Initializer::Zeros)])).unwrap(), &Device::cpu(), &Config::default());
+    let error = state.merge(&wrong.unwrap().init(1).unwrap()).err().unwrap().to_string();
+    assert!(error.contains("w: expected f32[3], got f32[4]"), "{error}");
     assert!(state.subset("v").err().unwrap().to_string().contains("no tensor that fits v"));
     assert!(state.averaged().err().unwrap().to_string().contains("no averages"));
 }

@@ -5,7 +5,7 @@ use super::state::{Entry, State, lock};
 use crate::error::{Error, Result};
 use crate::graph::InputRole;
 use crate::types::{HostTensor, matches_pattern};
-use crate::update::{averaged_parameter, parameter_of};
+use crate::update::{averaged_parameter, moments_of, parameter_of};
 use std::collections::BTreeMap;
 
 impl State {
@@ -45,17 +45,18 @@ impl State {
     }
 
     /// A copy for evaluation in which each parameter is the average that its optimizer keeps (`average(decay)` of an optimizer);
-    /// others, and buffers, are as they are. An error where no optimizer keeps averages, or before the first update.
+    /// others, and buffers, are as they are. An error where no optimizer keeps averages, or before the first step.
     pub fn averaged(&self) -> Result<State> {
         let mut copy = self.try_clone()?;
-        let averages: Vec<(String, String)> =
-            self.names().into_iter().filter_map(|name| averaged_parameter(&name).map(String::from).map(|p| (name, p))).collect();
-        if averages.is_empty() || self.step() == 0 {
-            return Err(Error::Input("the state has no averages: see `average` of the optimizers".into()));
+        let (names, counts) = (self.names(), self.settled_counts());
+        let is_begun = |name: &str| moments_of(name).is_some_and(|moments| counts.updates_of(moments) > 0);
+        let averages: Vec<(&str, &str)> = names.iter().filter_map(|name| Some((name.as_str(), averaged_parameter(name)?))).collect();
+        if averages.is_empty() || !averages.iter().all(|(name, _)| is_begun(name)) {
+            return Err(Error::Input("the state has no averages, or no step has begun them: see `average` of the optimizers".into()));
         }
         for (average, parameter) in averages {
-            let (mean, dtype) = (self.get(&average)?, self.get(&parameter)?.dtype());
-            copy.set(&parameter, HostTensor::from_f64(dtype, mean.shape(), &mean.to_f64()))?;
+            let (mean, dtype) = (self.get(average)?, self.get(parameter)?.dtype());
+            copy.set(parameter, HostTensor::from_f64(dtype, mean.shape(), &mean.to_f64()))?;
         }
         Ok(copy)
     }

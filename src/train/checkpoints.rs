@@ -147,9 +147,12 @@ fn numbered(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
 fn remove_old(folder: &Path, kept: usize) -> Result<()> {
     let all = numbered(folder)?;
     for (_, path) in &all[..all.len().saturating_sub(kept)] {
-        std::fs::remove_file(path).map_err(|e| Error::file(path, e))?;
-        let beside = path.with_extension("json");
-        std::fs::remove_file(&beside).map_err(|e| Error::file(&beside, e))?;
+        for file in [path, &path.with_extension("json")] {
+            match std::fs::remove_file(file) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::file(file, e)),
+                _ => {}
+            }
+        }
     }
     Ok(())
 }

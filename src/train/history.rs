@@ -14,11 +14,12 @@ pub struct StepRecord {
     #[serde(with = "any_float")]
     pub loss: f64,
     /// Its learning rate.
+    #[serde(with = "any_float")]
     pub lr: f64,
     /// Seconds since the run began, or went on.
     pub seconds: f64,
     /// Norm of each parameter's gradient, where that was asked for.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "any_floats")]
     pub gradient_norms: BTreeMap<String, f64>,
 }
 
@@ -28,6 +29,7 @@ pub struct Evaluation {
     /// After which step.
     pub step: u64,
     /// Numbers by name, such as `loss` and `accuracy`.
+    #[serde(with = "any_floats")]
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -105,27 +107,51 @@ pub(super) fn line_of(record: &impl Serialize) -> String {
     serde_json::json!(record).to_string() + "\n"
 }
 
-/// JSON has no NaN and no infinities: they are words there.
-mod any_float {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+/// A number as JSON, which has no NaN and no infinities: they are words there.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Float {
+    Number(f64),
+    Word(String),
+}
 
-    #[derive(Serialize, Deserialize)]
-    #[serde(untagged)]
-    enum Float {
-        Number(f64),
-        Word(String),
+impl Float {
+    fn new(x: f64) -> Float {
+        if x.is_finite() { Float::Number(x) } else { Float::Word(x.to_string()) }
     }
 
+    fn value<E: serde::de::Error>(self) -> Result<f64, E> {
+        match self {
+            Float::Number(x) => Ok(x),
+            Float::Word(word) => word.parse().map_err(E::custom),
+        }
+    }
+}
+
+mod any_float {
+    use super::Float;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
     pub fn serialize<S: Serializer>(x: &f64, s: S) -> Result<S::Ok, S::Error> {
-        if x.is_finite() { Float::Number(*x) } else { Float::Word(x.to_string()) }.serialize(s)
+        Float::new(*x).serialize(s)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
-        match Float::deserialize(d)? {
-            Float::Number(x) => Ok(x),
-            Float::Word(word) => word.parse().map_err(D::Error::custom),
-        }
+        Float::deserialize(d)?.value()
+    }
+}
+
+mod any_floats {
+    use super::Float;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::collections::BTreeMap;
+
+    pub fn serialize<S: Serializer>(numbers: &BTreeMap<String, f64>, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_map(numbers.iter().map(|(name, x)| (name, Float::new(*x))))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, f64>, D::Error> {
+        BTreeMap::<String, Float>::deserialize(d)?.into_iter().map(|(name, x)| Ok((name, x.value()?))).collect()
     }
 }
 
@@ -136,7 +162,7 @@ mod tests {
     #[test]
     fn lines_come_back() {
         let step = |step: u64, loss: f64| StepRecord { step, loss, lr: 0.1, seconds: step as f64, gradient_norms: BTreeMap::new() };
-        let evaluation = Evaluation { step: 2, metrics: BTreeMap::from([("accuracy".into(), 0.5)]) };
+        let evaluation = Evaluation { step: 2, metrics: BTreeMap::from([("accuracy".into(), 0.5), ("loss".into(), f64::NEG_INFINITY)]) };
         let history = History { steps: vec![step(1, 0.25), step(2, f64::INFINITY), step(3, 1.0 / 3.0)], evaluations: vec![evaluation] };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");

@@ -64,10 +64,8 @@ impl<W: Write> Progress<W> {
             return Ok(());
         }
         self.shown = Some(Instant::now());
-        let full = (BAR as u64 * step / self.steps.max(1)).min(BAR as u64) as usize;
-        let bar = "#".repeat(full) + &"-".repeat(BAR - full);
-        let line = format!("[{bar}] {step}/{}  loss {loss:.4}{}  {} left", self.steps, self.speed(step), self.left(step));
-        write!(self.out, "\r\x1b[K{line}")?;
+        let (bar, left) = if self.steps == u64::MAX { (format!("step {step}"), String::new()) } else { (self.bar(step), self.left(step)) };
+        write!(self.out, "\r\x1b[K{bar}  loss {loss:.4}{}{left}", self.speed(step))?;
         self.out.flush()
     }
 
@@ -77,9 +75,15 @@ impl<W: Write> Progress<W> {
         format!("  {rate:.0} {unit}/s")
     }
 
+    fn bar(&self, step: u64) -> String {
+        let full = (BAR as f64 * step as f64 / self.steps.max(1) as f64).min(BAR as f64) as usize;
+        format!("[{}{}] {step}/{}", "#".repeat(full), "-".repeat(BAR - full), self.steps)
+    }
+
     fn left(&self, step: u64) -> String {
         let taken = (step - self.done).max(1) as f64;
-        clock(self.begun.elapsed().as_secs_f64() / taken * self.steps.saturating_sub(step) as f64)
+        let seconds = self.begun.elapsed().as_secs_f64() / taken * self.steps.saturating_sub(step) as f64;
+        format!("  {} left", clock(seconds))
     }
 
     /// A line beside the steps.

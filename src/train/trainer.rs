@@ -236,6 +236,7 @@ impl<'a> Trainer<'a> {
         B: IntoIterator<Item = Result<I>>,
         B::IntoIter: Send,
     {
+        self.check()?;
         let (history, memory) = self.begin(state)?;
         if let Some(path) = &self.folder {
             self.observers.insert(0, Box::new(Folder::new(path, &self.step.plan().program.name)));
@@ -248,6 +249,24 @@ impl<'a> Trainer<'a> {
             self.observers.remove(0);
         }
         Ok(Run { end: end?, steps: state.step(), history })
+    }
+
+    /// Refuses what would never come to effect.
+    fn check(&self) -> Result<()> {
+        let best = self.checkpoints.as_ref().is_some_and(|c| c.criterion().is_some());
+        let wants_metrics = [
+            (self.plateau.is_some(), "Trainer::plateau"),
+            (self.early.is_some(), "Trainer::early_stopping"),
+            (best, "Checkpoints::best"),
+            (self.averaged, "Trainer::evaluate_averages"),
+        ];
+        if let Some((_, what)) = wants_metrics.iter().find(|(is_set, _)| *is_set && self.evaluate.is_none()) {
+            return Err(Error::Input(format!("{what} goes by evaluations, and there are none: see Trainer::evaluate")));
+        }
+        if self.plateau.is_some() && self.schedule.is_some() {
+            return Err(Error::Input("a schedule and a plateau both set the learning rate".into()));
+        }
+        Ok(())
     }
 
     /// The state and what is remembered, of the last checkpoint where that is asked for.

@@ -65,9 +65,10 @@ class Lamb(optim.Optimizer):
                 p -= group["lr"] * ratio * r
 
 
-def run(make, clip=None, each=1, average=None):
+def run(make, clip=None, each=1, average=None, schedule=None):
     p = parameters()
     optimizers = make(p)
+    scheduler = schedule(optimizers[0]) if schedule else None
     losses, mean = [], None
     for step in range(1, STEPS + 1):
         found = loss(p, step)
@@ -79,6 +80,8 @@ def run(make, clip=None, each=1, average=None):
             clip([q for q in p.values() if q.grad is not None])
         for o in optimizers:
             o.step()
+        if scheduler:
+            scheduler.step()
         for q in p.values():
             q.grad = None
         with torch.no_grad():
@@ -105,6 +108,12 @@ def groups(p):
     return [optim.AdamW([{"params": [p["w"]], "lr": 0.01, "weight_decay": 0.0}, {"params": [p["v"]]}], lr=0.02, weight_decay=0.1)]
 
 
+def recipe(p):
+    bare = {"params": [p["w"], p["b"]], "lr": 0.02, "weight_decay": 0.0}
+    return [optim.AdamW([bare, {"params": [p["v"]], "lr": 0.01, "weight_decay": 0.1}])]
+
+
+warm_cosine = lambda o: rates.SequentialLR(o, [rates.LinearLR(o, 0.2, 1.0, 4), rates.CosineAnnealingLR(o, 20)], milestones=[4])
 bf16 = run(lambda p: muon(p, lr=0.01, weight_decay=0.1))
 converted, torch.Tensor.bfloat16 = torch.Tensor.bfloat16, torch.Tensor.clone
 lamb = lambda p: [Lamb(list(p.values()), dict(lr=0.02, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01))]
@@ -137,6 +146,7 @@ expected = {
     "groups": run(groups),
     "accumulate": run(whole(optim.AdamW, lr=0.02, weight_decay=0.1), clip=lambda p: torch.nn.utils.clip_grad_norm_(p, 0.3), each=5),
     "average": run(whole(optim.SGD, lr=0.1), average=0.9),
+    "recipe": run(recipe, clip=lambda p: torch.nn.utils.clip_grad_norm_(p, 0.3), each=2, average=0.9, schedule=warm_cosine),
     "accumulate_average": run(whole(optim.SGD, lr=0.1, momentum=0.9, dampening=0.5), each=2, average=0.8),
 }
 

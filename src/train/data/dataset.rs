@@ -94,7 +94,8 @@ impl Dataset {
         }
         let take = |tensor: &HostTensor| {
             let width = tensor.bytes().len() / tensor.shape()[0].max(1);
-            let bytes = rows.iter().flat_map(|&row| &tensor.bytes()[self.rows[row] * width..][..width]).copied().collect();
+            let mut bytes = Vec::with_capacity(rows.len() * width);
+            rows.iter().for_each(|&row| bytes.extend_from_slice(&tensor.bytes()[self.rows[row] * width..][..width]));
             HostTensor::from_bytes(tensor.dtype(), [&[rows.len()], &tensor.shape()[1..]].concat(), bytes).map_err(Error::Input)
         };
         Ok(Inputs::Named(self.columns.iter().map(|(name, tensor)| Ok((name.clone(), take(tensor)?))).collect::<Result<_>>()?))

@@ -1,0 +1,117 @@
+//! Low-rank adaptation (Hu et al., 2022): a classifier of spirals learns turned ones by a few numbers beside its frozen weights, which
+//! are all that is saved.
+//!
+//! ```sh
+//! cargo run --example lora
+//! ```
+
+#[path = "common/mod.rs"]
+mod common;
+
+use anyhow::Result;
+use clap::Parser;
+use common::{Common, uniform};
+use inductor::optim::{AdamW, Schedule};
+use inductor::train::metrics::accuracy;
+use inductor::train::{Progress, Trainer};
+use inductor::{Config, DType, Device, HostTensor, Initializer, State, Tensor, Trace, Traced, compile, compile_train, nn, trace, trace_eval};
+
+const ARMS: usize = 3;
+const POINTS: usize = 600;
+const SIZES: [usize; 3] = [64, 64, ARMS];
+const RANK: usize = 4;
+/// How far the second task is turned, in radians.
+const TURN: f64 = 0.8;
+
+/// Adapts a classifier to another task.
+#[derive(Parser)]
+pub struct Options {
+    #[command(flatten)]
+    common: Common,
+}
+
+fn main() -> std::process::ExitCode {
+    common::main(|| run(Options::parse()))
+}
+
+pub fn run(options: Options) -> Result<()> {
+    let options = options.common;
+    let device = options.start()?;
+    let (first, second) = (spirals(options.seed(), 0.0), spirals(options.seed(), TURN));
+    let base = fit(&options, &device, &program(false)?, None, &first)?;
+    common::say(format!("the first task: {:.1}% right", 100.0 * share_right(&device, &base, false, &first)?));
+    common::say(format!("the second one: {:.1}% right before it is learnt", 100.0 * share_right(&device, &base, false, &second)?));
+
+    let program = program(true)?;
+    let all = program.summary()?.total().clone();
+    let adapted = fit(&options, &device, &program, Some(&base), &second)?;
+    common::say(format!(
+        "{:.1}% right after, by {} of {} numbers",
+        100.0 * share_right(&device, &adapted, true, &second)?,
+        all.trained,
+        all.parameters
+    ));
+    let path = options.out.join("lora.safetensors");
+    adapted.subset("adapter")?.save(&path)?;
+    common::say(format!("wrote {} of {} bytes", path.display(), std::fs::metadata(&path)?.len()));
+    Ok(())
+}
+
+/// Scores of the classes. With adapters, each layer has a product of two narrow matrices beside it, which begins at zero.
+fn scores(t: &Trace, x: &Tensor, adapts: bool) -> Tensor {
+    let (mut h, mut inputs) = (x.clone(), 2);
+    for (i, &features) in SIZES.iter().enumerate() {
+        let mut y = nn::linear(&t.path("base").path(i), &h, features);
+        if adapts {
+            let t = t.path("adapter").path(i);
+            let down = t.parameter("down", DType::F32, (inputs, RANK), Initializer::Normal { std: 0.3 });
+            let up = t.parameter("up", DType::F32, (RANK, features), Initializer::Zeros);
+            y = y + h.matmul(&down).matmul(&up);
+        }
+        (h, inputs) = (if i + 1 < SIZES.len() { y.relu() } else { y }, features);
+    }
+    h
+}
+
+fn program(adapts: bool) -> Result<Traced> {
+    Ok(trace("spirals", |t| {
+        if adapts {
+            t.frozen("base");
+        }
+        let (x, y) = (t.input("x", DType::F32, (POINTS, 2)), t.input("y", DType::I32, POINTS));
+        Ok(scores(t, &x, adapts).cross_entropy(&y))
+    })?)
+}
+
+/// Trains a program, with the weights of another state where there is one.
+fn fit(options: &Common, device: &Device, program: &Traced, from: Option<&State>, [x, y]: &[HostTensor; 2]) -> Result<State> {
+    let step = compile_train(program, device, AdamW::new(1e-2).weight_decay(1e-4), &options.config())?;
+    let mut state = step.init(options.seed())?;
+    if let Some(from) = from {
+        state.merge(&from.subset("base")?)?;
+    }
+    let steps = options.steps.unwrap_or(600);
+    let mut trainer = Trainer::new(step).steps(steps).schedule(Schedule::cosine_annealing(1e-2, 1e-4, steps));
+    trainer = trainer.observe(Progress::new().rate(POINTS as u64, "points").every(100));
+    trainer.run(&mut state, |_| std::iter::repeat_with(|| Ok([x, y])))?;
+    Ok(state)
+}
+
+fn share_right(device: &Device, state: &State, adapts: bool, [x, y]: &[HostTensor; 2]) -> Result<f64> {
+    let traced = trace_eval("scores", |t| Ok(vec![("scores", scores(t, &t.input("x", DType::F32, (POINTS, 2)), adapts))]))?;
+    let found = compile(&traced, device, &Config::default())?.run(&mut state.try_clone()?, [x])?.output("scores")?;
+    Ok(accuracy(&found, y)?)
+}
+
+/// Points on noisy spirals around the origin, turned by an angle, and the arm of each.
+fn spirals(seed: u64, turn: f64) -> [HostTensor; 2] {
+    let point = |i: usize| {
+        let (arm, along) = (i % ARMS, (i / ARMS) as f64 / (POINTS / ARMS) as f64);
+        let noise = 0.25 * (uniform(seed, i as u64) - 0.5);
+        let angle = std::f64::consts::TAU * (arm as f64 / ARMS as f64 + 0.8 * along) + noise + turn;
+        let radius = 0.05 + 0.95 * along;
+        [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
+    };
+    let labels: Vec<i32> = (0..POINTS).map(|i| (i % ARMS) as i32).collect();
+    [HostTensor::f32(&[POINTS, 2], &(0..POINTS).flat_map(point).collect::<Vec<_>>()), HostTensor::i32(&[POINTS], &labels)]
+}
