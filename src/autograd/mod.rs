@@ -9,10 +9,14 @@
 //!   they differentiate. Only values that lie between an input asked for and a seeded output are walked, so an op without
 //!   a derivative is an error only where its derivative is needed. Every gradient has its input's type.
 //! * Must not know: particular ops. Derivatives live in `ops`, with each op; this room walks and adds up.
-//! * Add here: nothing when an op is added.
+//! * Add here: nothing when an op is added. Gradients within a program that is being recorded are in `within.rs`.
 //!
 //! The method is reverse accumulation over a topological order (Griewank and Walther, "Evaluating Derivatives", 2008); its
 //! cost is one VJP per walked node.
+
+mod within;
+
+pub use within::{Fault, gradients_within};
 
 use crate::error::Error;
 use crate::graph::{Builder, Graph, Inline, InputRole, NodeId, Output, OutputRole, Value, ValueMap, inline_subgraphs};
@@ -360,7 +364,7 @@ mod tests {
     fn detached_values_are_constants() {
         let mut b = Builder::new("g");
         let (w, v) = (b.input("w", InputRole::Parameter, ty(&[4])).unwrap(), b.input("v", InputRole::Parameter, ty(&[4])).unwrap());
-        let (frozen, target) = (b.op(Detach {}, &[v]).unwrap(), b.op(Detach {}, &[w]).unwrap());
+        let (frozen, target) = (b.op(Detach::default(), &[v]).unwrap(), b.op(Detach::default(), &[w]).unwrap());
         // What has no derivative may stand behind a detached value.
         let order = b.argsort(frozen, 0, false).unwrap();
         let sorted = b.gather(target, order, 0).unwrap();

@@ -21,6 +21,7 @@ mod tensor;
 pub mod torch_export;
 mod trace;
 mod traced;
+mod transform;
 
 pub use init::Initializer;
 pub use methods::{AttentionOptions, ConvOptions, CrossEntropy, Interpolation, PadMode, PoolOptions, ScatterMode, Triplet};

@@ -142,9 +142,7 @@ impl Tensor {
     /// A poisoned handle of no trace: its mistake is reported by the trace that it meets.
     #[track_caller]
     pub(super) fn stray(message: String) -> Tensor {
-        let recorder = Rc::new(Recorder::new("stray", false));
-        recorder.fault(message);
-        recorder.poison(TensorType::new(DType::F32, ()))
+        Rc::new(Recorder::stray(message)).poison(TensorType::new(DType::F32, ()))
     }
 
     /// Records a scalar function of this tensor and others, which broadcast.

@@ -333,7 +333,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(name: &str, training: bool) -> Recorder {
+    fn new(name: &str, training: bool) -> Recorder {
         Recorder {
             builder: RefCell::new(Builder::assuming(name)),
             faults: RefCell::default(),
@@ -345,6 +345,15 @@ impl Recorder {
             training,
             training_only: RefCell::default(),
         }
+    }
+
+    /// A finished program with one mistake at the caller's line.
+    #[track_caller]
+    pub(super) fn stray(message: String) -> Recorder {
+        let recorder = Recorder::new("stray", false);
+        recorder.fault(message);
+        recorder.finished.set(true);
+        recorder
     }
 
     /// Reports a mistake at the caller's line.

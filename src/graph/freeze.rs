@@ -10,7 +10,7 @@ pub fn freeze(graph: &Graph, chosen: &dyn Fn(&str) -> bool) -> Result<Graph, Str
     b.copy_inputs(graph, &mut map)?;
     for input in graph.inputs.iter().filter(|i| i.role == InputRole::Parameter && chosen(&i.name)) {
         b.provenance = graph.provenance(input.value.node).clone();
-        let detached = b.op(Detach {}, &[map[&input.value]])?;
+        let detached = b.op(Detach::default(), &[map[&input.value]])?;
         map.insert(input.value, detached);
     }
     b.provenance = Provenance::default();

@@ -11,7 +11,32 @@ use serde::{Deserialize, Serialize};
 ///   reaches the loss only through detached values gets no update, as in PyTorch, where its gradient is `None`.
 /// * It decomposes into `x` itself and costs nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Detach {}
+pub struct Detach {
+    /// What further derivatives see of it.
+    #[serde(default, skip_serializing_if = "Constancy::is_plain")]
+    pub constancy: Constancy,
+}
+
+/// What derivatives of derivatives see of a [`Detach`]. The first derivative takes each but the last for a constant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Constancy {
+    /// A constant.
+    #[default]
+    Plain,
+    /// The factor by which an operator states its partial derivative: what the derivative is made of has the factor itself.
+    Partial,
+    /// A part of a value that carries the gradient of another one: the gradient's own derivative is not known.
+    Surrogate,
+    /// A gradient whose own derivative is not known: asking for it is an error.
+    Unknown,
+}
+
+impl Constancy {
+    fn is_plain(&self) -> bool {
+        *self == Constancy::Plain
+    }
+}
 
 impl OpDef for Detach {
     fn name(&self) -> &'static str {
@@ -28,15 +53,18 @@ impl OpDef for Detach {
         Ok(vec![operands[0].clone()])
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
-        Ok(vec![None])
+        match self.constancy {
+            Constancy::Unknown => Err("the derivative of this gradient is not known: an operator on the way states its gradient only".into()),
+            _ => Ok(vec![None]),
+        }
     }
     fn decompose(&self, _b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         Some(Ok(operands.to_vec()))
     }
     fn stops_gradient(&self) -> bool {
-        true
+        self.constancy != Constancy::Unknown
     }
     fn samples(&self) -> Vec<Sample> {
-        [DType::F32, DType::I32].into_iter().map(|dtype| Sample::new(Detach {}, vec![TensorType::new(dtype, (3, 5))])).collect()
+        [DType::F32, DType::I32].into_iter().map(|dtype| Sample::new(Detach::default(), vec![TensorType::new(dtype, (3, 5))])).collect()
     }
 }

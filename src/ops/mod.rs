@@ -54,7 +54,7 @@ pub use border::{Constant, Empty, Full, InputOp, Iota, Real, SizeOf};
 pub use cast::Cast;
 pub use concat::Concat;
 pub use conv::{Convolution, ConvolutionInput, ConvolutionWeight};
-pub use detach::Detach;
+pub use detach::{Constancy, Detach};
 pub use deviations::SquaredDeviations;
 pub use dropout::Dropout;
 pub(crate) use dropout::drop_threshold;

@@ -1,13 +1,13 @@
 //! Values with another gradient than their own, and writes of slices as functions.
 
 use crate::graph::{Builder, Value};
-use crate::ops::Detach;
+use crate::ops::{Constancy, Detach};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape};
 
 /// The value without its gradient; integers have none.
 pub fn detached(b: &mut Builder, x: Value) -> Result<Value, String> {
-    if b.dtype(x).is_float() { b.op(Detach {}, &[x]) } else { Ok(x) }
+    if b.dtype(x).is_float() { b.op(Detach::default(), &[x]) } else { Ok(x) }
 }
 
 /// The value of `new` with the gradient of `old`, of the same type.
@@ -28,7 +28,7 @@ pub fn scaled_gradient(b: &mut Builder, x: Value, factor: Value) -> Result<Value
 
 /// Zero with the gradient of a float `x`, where that is finite: `x - x`, of which only the first has one.
 pub fn gradient_only(b: &mut Builder, x: Value) -> Result<Value, String> {
-    let fixed = detached(b, x)?;
+    let fixed = b.op(Detach { constancy: Constancy::Surrogate }, &[x])?;
     let difference = b.sub(x, fixed)?;
     // Infinity less itself is NaN.
     let (broken, zero) = (b.scalar(ScalarFn::IsNan, &[difference])?, b.constant(b.dtype(x), 0.0)?);

@@ -5,7 +5,7 @@
 
 use super::args::Cx;
 use crate::graph::Value;
-use crate::ops::{Detach, ReduceKind};
+use crate::ops::{Constancy, Detach, ReduceKind};
 use crate::scalar::ScalarFn as F;
 use crate::types::DType;
 
@@ -43,11 +43,11 @@ pub fn with_partials_over(cx: &mut Cx, y: Value, dims: &[usize], x: Value, parti
     cx.b.scalar(F::StraightThrough, &[y, sum])
 }
 
-/// The sum of operands times factors that are constants to derivatives.
+/// The sum of operands times factors that are constants to this derivative.
 fn linear(cx: &mut Cx, partials: &[(Value, Value)]) -> Result<Value, String> {
     let mut terms = vec![];
     for &(x, partial) in partials {
-        let fixed = cx.b.op(Detach {}, &[partial])?;
+        let fixed = cx.b.op(Detach { constancy: Constancy::Partial }, &[partial])?;
         terms.push(cx.b.mul(x, fixed)?);
     }
     sum(cx, terms)

@@ -259,7 +259,7 @@ impl Tensor {
     /// ```
     #[track_caller]
     pub fn detach(&self) -> Tensor {
-        self.unary("detach", |b, x| b.op(ops::Detach {}, &[x]))
+        self.unary("detach", |b, x| b.op(ops::Detach::default(), &[x]))
     }
 
     /// Converted to `dtype`; another name of [`Tensor::cast`].

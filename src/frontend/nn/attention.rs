@@ -78,15 +78,15 @@ impl Attention {
         self.kv_heads.unwrap_or(self.heads)
     }
 
-    /// The width of a head, or a report.
+    /// The width, and that of a head, or a report.
     #[track_caller]
-    fn head(&self, x: &Tensor, width: i64) -> Result<i64, Tensor> {
-        let (heads, kv) = (self.heads as i64, self.kv() as i64);
+    fn widths(&self, x: &Tensor) -> Result<(i64, i64), Tensor> {
+        let (width, heads, kv) = (features(x, "attention")?, self.heads as i64, self.kv() as i64);
         if x.rank() != 3 || heads == 0 || kv == 0 || width % heads != 0 || heads % kv != 0 {
             let message = format!("{} is not [batch, time, width] with a width that {heads} heads divide, and {kv} of keys divide them", x.ty());
             return Err(x.fail("attention", message));
         }
-        Ok(width / heads)
+        Ok((width, width / heads))
     }
 }
 
@@ -106,8 +106,8 @@ impl Attention {
 #[track_caller]
 pub fn multi_head_attention(t: &Trace, x: &Tensor, config: &Attention) -> Tensor {
     let _scope = t.enter();
-    let (width, head) = match features(x, "attention").and_then(|width| Ok((width, config.head(x, width)?))) {
-        Ok(sizes) => sizes,
+    let (width, head) = match config.widths(x) {
+        Ok(widths) => widths,
         Err(poison) => return poison,
     };
     let of_kv = config.kv() as i64 * head;
@@ -121,8 +121,8 @@ pub fn multi_head_attention(t: &Trace, x: &Tensor, config: &Attention) -> Tensor
 #[track_caller]
 pub fn cross_attention(t: &Trace, x: &Tensor, memory: &Tensor, config: &Attention) -> Tensor {
     let _scope = t.enter();
-    let (width, head) = match features(x, "attention").and_then(|width| Ok((width, config.head(x, width)?))) {
-        Ok(sizes) => sizes,
+    let (width, head) = match config.widths(x) {
+        Ok(widths) => widths,
         Err(poison) => return poison,
     };
     if config.rotary.is_some() || config.alibi || config.cache.is_some() {
@@ -238,7 +238,7 @@ fn rotated(t: &Trace, q: &Tensor, k: &Tensor, rotary: Rotary, start: Option<&Ten
 #[track_caller]
 fn cached(t: &Trace, k: &Tensor, v: &Tensor, cache: Cache, length: &Tensor) -> Result<(Tensor, Tensor), Tensor> {
     let (t, mut sizes) = (t.path("cache"), k.shape().clone());
-    let appended = sizes[2].as_int().ok_or_else(|| k.fail("attention", "a cache takes a known number of positions"))?;
+    let Some(appended) = sizes[2].as_int() else { return Err(k.fail("attention", "a cache takes a known number of positions")) };
     sizes.0[2] = Dim::from(cache.context);
     let keys = t.buffer("keys", k.dtype(), sizes.clone(), Initializer::Zeros).dynamic_update_slice(2, length, k);
     let values = t.buffer("values", v.dtype(), sizes, Initializer::Zeros).dynamic_update_slice(2, length, v);
@@ -275,9 +275,8 @@ impl Multihead {
 #[track_caller]
 pub fn multihead_attention(t: &Trace, query: &Tensor, key: &Tensor, value: &Tensor, config: &Multihead) -> Tensor {
     let _scope = t.enter();
-    let heads = Attention::new(config.heads);
-    let (width, head) = match features(query, "attention").and_then(|width| Ok((width, heads.head(query, width)?))) {
-        Ok(sizes) => sizes,
+    let (width, head) = match Attention::new(config.heads).widths(query) {
+        Ok(widths) => widths,
         Err(poison) => return poison,
     };
     let weight = t.parameter("in_proj_weight", query.dtype(), [3 * width, width], Initializer::xavier_uniform());

@@ -9,7 +9,7 @@
 //! * Writes in place become values (`alias.rs`): a write through a view is seen by everything that shares its storage, and a
 //!   written buffer, parameter or input becomes an output of role `NewValue`, whether the file's signature lists it or not.
 //! * Must not know: passes, kernels, devices.
-//! * Add here: an operator in `aten/` (its page says how); a function on sizes in `symbols.rs`.
+//! * Add here: an operator in the front end's `aten/` (its page says how); a function on sizes in `symbols.rs`.
 
 mod alias;
 mod archive;
