@@ -57,7 +57,8 @@ pub struct Row {
 
 /// Rows as a table.
 pub fn rows_text(rows: &[Row]) -> String {
-    let mut table = Table::new(&["suite", "name", "device", "ms", "pipelined ms", "device ms", "first step s", "launches", "peak MiB", "TFLOPS", "error"]);
+    let mut table =
+        Table::new(&["suite", "name", "device", "ms", "pipelined ms", "device ms", "first step s", "launches", "peak MiB", "TFLOPS", "error"]);
     for r in rows {
         table.row(&[
             r.suite.clone(),
