@@ -123,7 +123,8 @@ impl Grouping<'_> {
         let (order, outputs) = (&self.order, &self.outputs);
         // Stored although the two become one.
         let keep = |buffer: BufferId| outputs[buffer.0 as usize] || order.readers(buffer).iter().any(|r| r != a && r != b);
-        let elements = |id: usize, counts: &dyn Fn(&BufferId) -> bool| order.writes(id).iter().filter(|b| counts(b)).map(|b| self.size(*b)).sum::<i64>();
+        let elements =
+            |id: usize, counts: &dyn Fn(&BufferId) -> bool| order.writes(id).iter().filter(|b| counts(b)).map(|b| self.size(*b)).sum::<i64>();
         if (x.phase, y.phase) == (Phase::Forward, Phase::Backward) {
             // What fusing spares crosses no more; what it brings forward does.
             let more = elements(b, &|_| true) - elements(a, &|b| !keep(*b));
@@ -326,7 +327,8 @@ impl Grouping<'_> {
         let plain = |s: &Structure| s.nest.tag == Tag::Loop && (s.column_work || s.pointwise);
         let (a, b) = (&*x.kernel.structure, &*y.kernel.structure);
         let alike = plain(a) && plain(b) && a.column_work == b.column_work && points(a) == points(b);
-        let rides = |a: &Structure, b: &Structure| a.pointwise && !b.pointwise && (points(a) == points(b) || a.nest.row_count() == b.nest.row_count());
+        let rides =
+            |a: &Structure, b: &Structure| a.pointwise && !b.pointwise && (points(a) == points(b) || a.nest.row_count() == b.nest.row_count());
         x.phase == y.phase && (alike || rides(a, b) || rides(b, a))
     }
 

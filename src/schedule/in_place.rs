@@ -69,7 +69,8 @@ impl Uses {
         let same = |a: BufferId, b: BufferId| lowered.buffers[a.0 as usize].ty.numel() == lowered.buffers[b.0 as usize].ty.numel();
         let written: Vec<BufferId> = kernel.writes().collect();
         let dies = |b: &BufferId| large(*b) && self.last[b.0 as usize] == at && !written.contains(b);
-        let fits = |to: BufferId| kernel.reads().iter().copied().filter(dies).find(|from| same(to, *from) && may_overwrite(nest, local(to), local(*from)));
+        let fits =
+            |to: BufferId| kernel.reads().iter().copied().filter(dies).find(|from| same(to, *from) && may_overwrite(nest, local(to), local(*from)));
         let fresh = |b: &BufferId| large(*b) && self.writers[b.0 as usize] == 1 && !kernel.reads().contains(b);
         written.iter().copied().filter(fresh).find_map(|to| Some((to, fits(to)?)))
     }
@@ -99,8 +100,7 @@ fn may_overwrite(nest: &Nest, to: Option<BufferId>, from: Option<BufferId>) -> b
 
 /// The kernel with `from` read as `to`.
 fn over(kernel: &Kernel, to: BufferId, from: BufferId, memo: &mut Memo) -> Kernel {
-    let global: FxHashMap<u32, BufferId> =
-        kernel.buffers.iter().enumerate().map(|(k, &b)| (k as u32, if b == from { to } else { b })).collect();
+    let global: FxHashMap<u32, BufferId> = kernel.buffers.iter().enumerate().map(|(k, &b)| (k as u32, if b == from { to } else { b })).collect();
     let nest = kernel.structure.nest.map_buffers(&|local| global[&local.0]);
     Kernel { label: kernel.label.clone(), provenance: kernel.provenance.clone(), ..memo.kernel(nest) }
 }

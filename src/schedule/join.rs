@@ -70,7 +70,14 @@ fn held_at_most(groups: &[Group], facts: &Facts) -> i64 {
         change[last + 1] -= facts.bytes[b.0 as usize];
     }
     let mut held = 0;
-    change.into_iter().map(|by| { held += by; held }).max().unwrap_or(0)
+    change
+        .into_iter()
+        .map(|by| {
+            held += by;
+            held
+        })
+        .max()
+        .unwrap_or(0)
 }
 
 /// Whether a kernel is small, of a known size, and sets no status word that others look at.

@@ -65,8 +65,16 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     let (buffers, slots) = place::place(&mut lowered, &groups, &together, &in_place, target, config).map_err(Error::compile)?;
     check_bindings(&buffers, &slots, target)?;
     let checked = groups.iter().any(|g| g.kernel.structure.checks);
-    let mut program =
-        Program { name: name.into(), buffers, slots, decisions, in_place, constants: lowered.constants, checks: lowered.checks, ..Program::default() };
+    let mut program = Program {
+        name: name.into(),
+        buffers,
+        slots,
+        decisions,
+        in_place,
+        constants: lowered.constants,
+        checks: lowered.checks,
+        ..Program::default()
+    };
     program.inputs = lowered.inputs.into_iter().map(|b| ProgramInput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.outputs = lowered.outputs.into_iter().map(|b| ProgramOutput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.symbols = symbols(&program);

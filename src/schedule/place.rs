@@ -93,8 +93,12 @@ fn place_temporaries(
         }
     }
     let open = |i: usize| slot_of[i].is_none();
-    let mut wanted: Vec<(BufferId, Dim, Span)> =
-        spans.iter().enumerate().filter(|(i, _)| open(*i)).filter_map(|(i, s)| s.map(|s| (BufferId(i as u32), bytes(BufferId(i as u32)), s))).collect();
+    let mut wanted: Vec<(BufferId, Dim, Span)> = spans
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| open(*i))
+        .filter_map(|(i, s)| s.map(|s| (BufferId(i as u32), bytes(BufferId(i as u32)), s)))
+        .collect();
     // Those that live longest first among equals: the short ones find gaps between them.
     wanted.sort_by_key(|(b, bytes, span)| (std::cmp::Reverse(bytes.as_int()), std::cmp::Reverse(span.1 - span.0), *b));
     let mut tenants: Vec<Tenants> = vec![];
