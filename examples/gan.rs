@@ -39,6 +39,7 @@ fn main() -> std::process::ExitCode {
     common::main(|| run(Options::parse()))
 }
 
+/// Trains both nets and draws what the generator makes.
 pub fn run(options: Options) -> Result<()> {
     let options = options.common;
     let device = options.start()?;

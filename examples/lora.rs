@@ -34,6 +34,7 @@ fn main() -> std::process::ExitCode {
     common::main(|| run(Options::parse()))
 }
 
+/// Trains, adapts and compares.
 pub fn run(options: Options) -> Result<()> {
     let options = options.common;
     let device = options.start()?;

@@ -33,6 +33,7 @@ fn main() -> std::process::ExitCode {
     common::main(|| run(Options::parse()))
 }
 
+/// Trains the network and shows what it learnt.
 pub fn run(options: Options) -> Result<()> {
     let mut options = options.common;
     let device = options.start()?;

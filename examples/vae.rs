@@ -35,6 +35,7 @@ fn main() -> std::process::ExitCode {
     common::main(|| run(Options::parse()))
 }
 
+/// Trains the autoencoder and draws what it decodes.
 pub fn run(options: Options) -> Result<()> {
     let mut options = options.common;
     let device = options.start()?;

@@ -28,7 +28,7 @@ fn model(batch: impl Into<Dim>) -> Traced {
         let y = t.input("y", DType::I32, [batch.clone()]);
         let h = nn::linear(&t.path("fc1"), &x, 6) + nn::embedding(&t.path("emb"), &words, nn::Embedding::new(10, 6));
         let mean = t.buffer("mean", DType::F32, 6, Initializer::Zeros);
-        t.update_buffer("mean", &(&mean * 0.9 + h.mean(&[0]) * 0.1));
+        t.update_buffer("mean", &(&mean * 0.9 + h.mean([0]) * 0.1));
         Ok(nn::linear(&t.path("fc2"), &h.relu(), 3).cross_entropy_with(&y, inductor::CrossEntropy::new().ignore_index(-100)))
     })
     .unwrap()
@@ -229,7 +229,7 @@ fn sizes_that_cannot_be() {
             |t| t.input("x", DType::F32, Dim::symbol("n", 1, 8)).sum_all() + t.input("y", DType::F32, Dim::symbol("n", 1, 16)).sum_all(),
             "symbol n has two ranges: 1..8 and 1..16",
         ),
-        (|t| t.input("x", DType::F32, (2, 3)).sum(&[0, -2]), "dimension -2 of f32[2, 3] is named twice"),
+        (|t| t.input("x", DType::F32, (2, 3)).sum([0, -2]), "dimension -2 of f32[2, 3] is named twice"),
         (|t| t.parameter("w", DType::F32, 2, Initializer::Uniform { low: 2.0, high: -1.0 }), "there are no numbers in 2..-1"),
         (|t| t.parameter("w", DType::F32, 2, Initializer::Normal { std: f64::NAN }), "the initializer of w: a deviation of NaN"),
         (|t| t.buffer("b", DType::I8, 2, Initializer::Constant(1000.0)), "the initializer of b: 1000 is no i8"),
@@ -329,7 +329,7 @@ fn mistakes_of_a_trace_come_together_with_their_lines() {
         let a = x.matmul(&t.parameter("w", DType::F32, (10, 784), Initializer::Zeros));
         let b = x.reshape((32, 700));
         assert!(a.is_poisoned() && b.is_poisoned() && (&a + &b).is_poisoned());
-        let loss = x.sum(&[5]);
+        let loss = x.sum([5]);
         assert_eq!(first + 3, line!() - 1);
         Ok((loss + y.cast(DType::F32)).sum_all())
     })

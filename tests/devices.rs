@@ -144,7 +144,7 @@ fn what_leaves_32_bits_is_refused_where_there_are_no_more() {
     let wide = |x: &inductor::Tensor| x.cast(DType::I64);
     let programs = [
         program("product", &|x| wide(x) * 1_000_000_007.0),
-        program("sum", &|x| wide(x).sum(&[0])),
+        program("sum", &|x| wide(x).sum([0])),
         program("running sum", &|x| wide(x).cumsum(0)),
         program("difference", &|x| wide(x) - 2_000_000_000.0),
         program("square", &|x| wide(x) * wide(x)),

@@ -1,5 +1,7 @@
 //! The small examples run at a tiny size, and leave what they promise.
 
+// Each example has the common parts as a module of its own, as it has where it is a program.
+#![allow(clippy::duplicate_mod)]
 #![cfg(feature = "interrupt")]
 #![allow(dead_code)]
 

@@ -205,7 +205,7 @@ fn training_programs_at_inference() {
         let x = t.input("x", DType::F32, (4, 3));
         let mean = t.buffer("mean", DType::F32, 3, Initializer::Zeros);
         if t.training() {
-            let batch = x.mean(&[0]);
+            let batch = x.mean([0]);
             t.update_buffer("mean", &(&mean * 0.9 + &batch * 0.1));
             x - batch
         } else {

@@ -254,6 +254,7 @@ mod tests {
             device: "cpu".into(),
             ms: 1.0,
             pipelined_ms: 0.5,
+            device_ms: None,
             first_step_s: 2.0,
             launches: 3,
             peak_bytes: 1 << 20,

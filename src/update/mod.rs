@@ -5,7 +5,7 @@
 //! * Invariants: inputs and outputs have the names that states and checkpoints use; what is not trained is not mentioned; settings
 //!   that no optimizer means are errors.
 //! * Must not know: the loss, kernels, where a state lives.
-//! * Add here: an optimizer is a variant of [`OptimizerKind`](crate::config::OptimizerKind), its ranges in `ranges.rs` and a function in
+//! * Add here: an optimizer is a variant of [`OptimizerKind`], its ranges in `ranges.rs` and a function in
 //!   `algorithms.rs`; its builder is in `frontend/optim`.
 
 mod algorithms;

@@ -52,7 +52,7 @@ pub const CASES: &[Case] = &[
     ("std", |t| vec![x(t).std(1)]),
     ("var", |t| vec![x(t).var(())]),
     ("var_with", |t| vec![x(t).var_with([0, 2], 0.0, true)]),
-    ("logsumexp", |t| vec![x(t).logsumexp(&[0, 1])]),
+    ("logsumexp", |t| vec![x(t).logsumexp([0, 1])]),
     ("norm", |t| vec![x(t).norm(())]),
     ("norm_with", |t| vec![x(t).norm_with(3.0, vec![1, 2], false)]),
     ("amax", |t| vec![x(t).amax([0, -1])]),

@@ -134,7 +134,7 @@ impl Tensor {
         let path = spread.pad([0, 1], blank as f64);
         let emitted = self.gather(2, &path.unsqueeze(0).expand((steps, n, states)));
         // A label may follow another one without a blank where they differ.
-        let skips = path.ne(&path.pad([2, 0], blank as f64).narrow(1, 0, states)).logical_and(path.ne(blank));
+        let skips = path.ne(path.pad([2, 0], blank as f64).narrow(1, 0, states)).logical_and(path.ne(blank));
         let unreachable = emitted.select(0, 0).full_like(UNREACHABLE);
         let first = emitted.select(0, 0).narrow(1, 0, states.min(2)).pad([0, states - states.min(2)], UNREACHABLE);
         let mut alpha = first;

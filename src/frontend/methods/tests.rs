@@ -13,14 +13,14 @@ fn every_method_records_its_op() {
         Ok(vec![
             x.gelu() + x.gelu_tanh() + x.silu() + x.softmax(0) + x.log_softmax(1),
             x.layer_norm(Some(&w), Some(&w), 1e-5) + x.layer_norm(None, None, 1e-5) + x.rms_norm(Some(&w), 1e-5) + x.rms_norm(None, 1e-5),
-            x.mean(&[0, -1]) + x.var(&[0, 2]),
+            x.mean([0, -1]) + x.var([0, 2]),
             x.dropout(0.3, &key) + key.uniform((2, 3, 4)) + key.random_bits((2, 3, 4)).cast(DType::F32),
             attended + values + order.cast(DType::F32) + x.cumsum(1),
             top + x.slice(1, 0, 2),
             x.cross_entropy(&i.select(-1, 0)) + x.mse(&x),
-            i.one_hot(5, DType::F32).sum(&[-1]) + x.gather(2, &i) + x.scatter_add(2, &i, &x),
+            i.one_hot(5, DType::F32).sum([-1]) + x.gather(2, &i) + x.scatter_add(2, &i, &x),
             x.index_select(1, &i).flatten(0, -1) + i.embedding(&w).sum_all(),
-            x.concat(&[&x], 0).pad([0, 0, 0, 0, -2, 0], 0.0).flip(&[1]).tril(0) + x.triu(1),
+            x.concat(&[&x], 0).pad([0, 0, 0, 0, -2, 0], 0.0).flip([1]).tril(0) + x.triu(1),
             Tensor::stack(&[&x, &x, &x], 0),
         ])
     })
