@@ -21,7 +21,7 @@ const TOGETHER: usize = 8;
 /// A kernel is small when its launch costs more than one part in this many of its time.
 const NOTICEABLE: i64 = 8;
 /// Bytes of temporaries that may wait to be read: one part in so many of what is held at most, within these bounds.
-const PARTS: i64 = 16;
+const PARTS: i64 = 4;
 const HELD: [i64; 2] = [4 << 20, 64 << 20];
 
 /// What joining needs to know about buffers.
