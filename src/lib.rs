@@ -2,7 +2,7 @@
 //!
 //! A model is a closure. [`trace`] records it as a graph; [`compile_train`] differentiates it, decides what to save between
 //! forward and backward, fuses it into kernels, generates WGSL, and binds the result to a [`Device`]; one [`Step`] is forward,
-//! backward and optimizer in one submission.
+//! backward and optimizer in one program.
 //!
 //! ```
 //! use inductor::{Config, DType, Device, HostTensor, Trace, compile, compile_train, nn, optim, trace, trace_eval};

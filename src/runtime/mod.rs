@@ -4,7 +4,7 @@
 //! * Goes out: [`Step`], which runs the plan, [`State`], which lives across steps, errors instead of panics.
 //! * Invariants: no instance, adapter, device, thread pool or cache folder exists before the first call that needs it
 //!   ([`counters`] proves it); everything a caller gives is checked before anything changes; a refused step leaves state as
-//!   it was; one step is one submission; a plan runs the same on the interpreter and on a GPU.
+//!   it was; one step is a few submissions in order; a plan runs the same on the interpreter and on a GPU.
 //! * Must not know: graphs beyond their signature, how kernels are made.
 //! * Add here: a capability is detected in `gpu/adapters.rs`, and whether it works in `probe.rs`; a check of inputs in `signature.rs`.
 
