@@ -19,8 +19,8 @@ use std::time::Instant;
 
 /// Steps of a round, whose median counts.
 const STEPS: usize = 7;
-/// Seconds of load before a round is measured: clocks rise under load only.
-const WARM_UP_S: f64 = 0.2;
+/// Seconds of steps, one queued behind the other, before a round is measured: clocks rise under load only, and timed steps leave gaps.
+const WARM_UP_S: f64 = 0.4;
 /// A form is kept where it takes less than this share of the time of the one that the model chooses: less is noise.
 const NOTICEABLE: f64 = 0.98;
 
@@ -121,11 +121,14 @@ impl Rounds<'_> {
         let forms_of_round = forms.iter().filter_map(|forms| forms.get(round).or(forms.first()).cloned()).collect();
         let program = Program { forms: forms_of_round, ..self.program.clone() };
         let step = Step::new(generate(program, &self.target)?, self.report.clone(), self.traced, self.device, self.config)?;
-        step.run(&mut step.init(0)?, inputs)?.wait()?;
+        let mut state = step.init(0)?;
+        step.run(&mut state, inputs)?.wait()?;
         let warm = Instant::now();
+        let mut last = step.run(&mut state, inputs)?;
         while warm.elapsed().as_secs_f64() < WARM_UP_S {
-            step.command_times()?;
+            last = step.run(&mut state, inputs)?;
         }
+        last.wait()?;
         let mut times: Vec<Vec<f64>> = vec![vec![]; forms.len()];
         for _ in 0..STEPS {
             for time in step.command_times()? {
