@@ -130,6 +130,11 @@ impl std::fmt::Display for Form {
 }
 
 impl Form {
+    /// Bytes of memory that workgroups share.
+    pub fn scratch_bytes(&self) -> u64 {
+        if let Form::Product(tile) = self { tile.scratch_bytes() } else { 0 }
+    }
+
     /// Whether no buffer that is written may share its slot with another that is read.
     pub fn needs_distinct_slots(&self) -> bool {
         match self {

@@ -145,9 +145,10 @@ pub struct Program {
 }
 
 impl Program {
-    /// Bytes of all slots, which live as long as the program does.
+    /// Bytes of all slots and of what the workgroups of a kernel share, which live as long as the program does.
     pub fn peak_bytes(&self) -> Dim {
-        self.slots.iter().fold(Dim::int(0), |sum, slot| sum + &slot.bytes)
+        let shared = self.forms.iter().map(Form::scratch_bytes).max().unwrap_or(0);
+        self.slots.iter().fold(Dim::int(shared as i64), |sum, slot| sum + &slot.bytes)
     }
 
     /// Ranges of commands that one launch may take.
