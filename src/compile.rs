@@ -82,7 +82,7 @@ fn before_autograd(graph: &Graph, target: &Target, config: &Config) -> Result<Gr
     let graph = fuse_attention(&recursive_pre_grad_passes(graph)?, &target.model, config.mode != Mode::Inference)?;
     let Mode::Train(optimizer) = &config.mode else { return Ok(graph) };
     check_trainable(&graph)?;
-    freeze_groups(&graph, optimizer)
+    freeze_groups(graph, optimizer)
 }
 
 /// How much a training step may save less, and what it costs.
@@ -253,7 +253,7 @@ fn check_names(graph: &Graph, update: &Graph) -> Result<()> {
 }
 
 /// Detaches the parameters of frozen groups, so that nothing is computed for them.
-fn freeze_groups(graph: &Graph, optimizer: &Optimizer) -> Result<Graph> {
+fn freeze_groups(graph: Graph, optimizer: &Optimizer) -> Result<Graph> {
     let parameters: Vec<&str> = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter).map(|i| i.name.as_str()).collect();
     let idle = crate::update::idle_patterns(optimizer, &parameters);
     if !idle.is_empty() {
@@ -261,7 +261,7 @@ fn freeze_groups(graph: &Graph, optimizer: &Optimizer) -> Result<Graph> {
         return Err(Error::compile(message));
     }
     let is_frozen = |name: &str| optimizer.of(name).is_none();
-    if parameters.iter().any(|name| is_frozen(name)) { freeze(graph, &is_frozen).map_err(Error::compile) } else { Ok(graph.clone()) }
+    if parameters.iter().any(|name| is_frozen(name)) { freeze(&graph, &is_frozen).map_err(Error::compile) } else { Ok(graph) }
 }
 
 /// Parameters that stay as they are. Of those that nobody froze this is said, since it is often a mistake.

@@ -19,7 +19,8 @@ use std::collections::BTreeMap;
 /// Places every buffer that is read or written by a group or stands at the border, and takes them out of `lowered`. Buffers nobody
 /// stores get a slot of no bytes.
 ///
-/// `in_place` tells which buffer takes over the memory of which, and `together` how many neighbors one launch takes (each runs alone where it is empty): they share no slot but for the same buffer.
+/// `in_place` tells which buffer takes over the memory of which, and `together` how many neighbors one launch takes (each runs alone where
+/// it is empty): they share no slot but for the same buffer.
 pub fn place(
     lowered: &mut Lowered,
     groups: &[Group],
