@@ -8,19 +8,23 @@ use inductor::forms::{Form, Math, Operand, Tile, candidates};
 use inductor::loop_ir::{Combiner, IndexExpr, Number, Tag, flatten};
 use inductor::ops::OpDef as _;
 use inductor::scalar::ScalarFn as F;
-use inductor::types::{Cooperative, DType, DeviceCaps, DeviceModel, Dim, HostTensor, MatmulPrecision, TensorType};
-use kernels::device::Gpu;
+use inductor::types::{DType, Dim, HostTensor, MatmulPrecision, TensorType};
 use kernels::{Case, random, ty};
 
 /// `a[z, m, k] * b[z, k, n]` with a prologue on `a` and an epilogue of scale, bias and residual.
 fn product(batch: usize, m: usize, n: usize, k: usize, swap: (bool, bool), rich: bool) -> Case {
+    product_of(DType::F32, batch, m, n, k, swap, rich)
+}
+
+/// The same with operands of another float dtype.
+fn product_of(dtype: DType, batch: usize, m: usize, n: usize, k: usize, swap: (bool, bool), rich: bool) -> Case {
     let a_shape = if swap.0 { [batch, k, m] } else { [batch, m, k] };
     let b_shape = if swap.1 { [batch, n, k] } else { [batch, k, n] };
-    let mut inputs = vec![random(DType::F32, &a_shape, 1), random(DType::F32, &b_shape, 2)];
+    let mut inputs = vec![random(dtype, &a_shape, 1), random(dtype, &b_shape, 2)];
     if rich {
         inputs.extend([random(DType::F32, &[n], 3), random(DType::F32, &[batch, m, n], 4)]);
     }
-    let name = format!("matmul {batch}x{m}x{n}x{k} {swap:?} {rich}");
+    let name = format!("matmul {dtype} {batch}x{m}x{n}x{k} {swap:?} {rich}");
     let mut case = Case::new(name, inputs, vec![ty(DType::F32, &[batch, m, n])], |cx| {
         let (a, b) = (cx.operand(0), cx.operand(1));
         let y = cx.results[0].0;
@@ -33,6 +37,7 @@ fn product(batch: usize, m: usize, n: usize, k: usize, swap: (bool, bool), rich:
             if rich {
                 x = body.call(F::Relu, &[x]);
             }
+            let (x, w) = (body.cast(x, DType::F32), body.cast(w, DType::F32));
             let p = body.call(F::Mul, &[x, w]);
             let dot = body.reduce(Combiner::Sum, p);
             body.tag = Tag::Matmul { a: x, b: w, dot, batch: 1, m: 1, precision: Default::default() };
@@ -136,12 +141,6 @@ fn matmul_with_symbols() {
     }
 }
 
-/// The adapter at hand with matrix units, which it emulates.
-fn with_units(gpu: &Gpu) -> Target {
-    let caps = DeviceCaps { cooperative: Cooperative::Emulated, max_workgroup_bytes: 48 << 10, ..gpu.target.caps.clone() };
-    Target { caps, model: DeviceModel::large_gpu() }
-}
-
 fn allow(case: &mut Case, admitted: MatmulPrecision) {
     for nest in &mut case.nests {
         if let Tag::Matmul { precision, .. } = &mut nest.tag {
@@ -152,7 +151,7 @@ fn allow(case: &mut Case, admitted: MatmulPrecision) {
 
 /// Plans of a product in each tile of cooperative matrices that fits `bytes` of workgroup memory.
 fn in_units(case: &Case, target: &Target, bytes: u32) -> Vec<Plan> {
-    let units = |t: &Tile| matches!(t.math, Math::Cooperative { .. }) && t.workers.is_none() && t.shared_bytes(4) <= bytes;
+    let units = |t: &Tile| matches!(t.math, Math::Cooperative(_)) && t.workers.is_none() && t.shared_bytes(4) <= bytes;
     in_tiles(case, target, |t| units(&t).then_some(t))
 }
 
@@ -191,10 +190,29 @@ fn products_by_matrix_units() {
             assert_eq!(native.len(), 4, "{}", case.name);
             native.iter().for_each(kernels::validate);
             let Some(gpu) = kernels::device::gpu() else { continue };
-            let plans = in_units(&case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes);
+            let plans = in_units(&case, &gpu.with_units(), gpu.target.caps.max_workgroup_bytes);
             assert!(!plans.is_empty());
             case.compare_plan(gpu, &plans[0]);
         }
+    }
+}
+
+/// Operands of f16 need no scales at any precision: their products are exact in f32.
+#[test]
+fn products_of_halves_by_matrix_units() {
+    let shapes =
+        [(33, 130, 40, (false, false)), (65, 63, 17, (true, false)), (64, 64, 64, (false, true)), (30, 36, 170, (true, true)), (40, 44, 96, (false, false))];
+    for (m, n, k, swap) in shapes {
+        let mut case = product_of(DType::F16, 2, m, n, k, swap, true);
+        case.tolerance = 1e-5;
+        let native = in_units(&case, &Target::h100(), 48 << 10);
+        assert_eq!(native.len(), 5, "{}", case.name);
+        assert!(native.iter().all(|plan| plan.code[0].variants[0].name.ends_with("-f16")));
+        native.iter().for_each(kernels::validate);
+        let Some(gpu) = kernels::device::gpu() else { continue };
+        let plans = in_units(&case, &gpu.with_units(), gpu.target.caps.max_workgroup_bytes);
+        assert!(!plans.is_empty());
+        plans.iter().rev().take(2).for_each(|plan| case.compare_plan(gpu, plan));
     }
 }
 
@@ -215,7 +233,7 @@ fn tiles_that_workgroups_share() {
         // Short shaders: a compiler for a processor takes long.
         let small = |t: Tile| (t.bm * t.bn <= 4096 && t.shared_bytes(4) <= gpu.target.caps.max_workgroup_bytes).then_some(t);
         let plain = |t: Tile| if let Math::Fma { halves, .. } = t.math { Tile { math: Math::Fma { halves, unroll: 4 }, ..t } } else { t };
-        for plan in in_tiles(&case, &with_units(gpu), |t| small(t).and_then(shared).map(plain)) {
+        for plan in in_tiles(&case, &gpu.with_units(), |t| small(t).and_then(shared).map(plain)) {
             case.compare_runs(gpu, &plan, 2);
         }
     }
@@ -236,7 +254,7 @@ fn high_products_over_wide_ranges() {
         let mut case = product(1, m, n, k, (false, false), false);
         case.inputs = vec![HostTensor::from_f64(DType::F32, &[1, m, k], &x), HostTensor::from_f64(DType::F32, &[1, k, n], &y)];
         allow(&mut case, MatmulPrecision::High);
-        let plan = &in_units(&case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes)[0];
+        let plan = &in_units(&case, &gpu.with_units(), gpu.target.caps.max_workgroup_bytes)[0];
         let initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).chain([None]).collect();
         let (slots, _, _) = gpu.run(plan, &initial, &case.bindings, 1);
         let got = kernels::device::decode(&slots[2], &plan.program.buffers[2], &[1, m, n]).to_f64();
@@ -261,7 +279,7 @@ fn infinities_in_high_products() {
     (x[2 * k + 5], x[7 * k + 9]) = (f64::INFINITY, f64::NAN);
     let clean = case.inputs[0].clone();
     let run = |case: &Case| {
-        let plan = &in_units(case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes)[0];
+        let plan = &in_units(case, &gpu.with_units(), gpu.target.caps.max_workgroup_bytes)[0];
         let initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).chain([None]).collect();
         let (slots, _, _) = gpu.run(plan, &initial, &case.bindings, 1);
         kernels::device::decode(&slots[2], &plan.program.buffers[2], &[1, m, n]).to_f64()

@@ -4,8 +4,9 @@ use super::cost::count;
 use super::product::{FEW_LANES, TEAM};
 use super::{Cost, Form, Lane};
 use crate::config::Target;
-use crate::loop_ir::{Attention, IndexExpr, Nest, attention, unflatten};
-use crate::types::{DeviceModel, Dim};
+use super::contraction::is_half;
+use crate::loop_ir::{Attention, Axis, IndexExpr, Instr, Nest, Val, attention, unflatten};
+use crate::types::{Cooperative, DeviceModel, Dim};
 use serde::{Deserialize, Serialize};
 
 /// Kernel axis of batches.
@@ -34,6 +35,8 @@ pub struct Blocks {
     pub bk: u32,
     /// Terms of a stage that are spelled out.
     pub unroll: u32,
+    /// Whether matrix units multiply, operands of f16, with a subgroup for sixteen rows: bx, by and bf are multiples of sixteen.
+    pub units: bool,
 }
 
 /// Columns of a stage of values.
@@ -59,6 +62,68 @@ impl Blocks {
     }
 }
 
+/// Workgroup memory of attention by matrix units, in quads of f16 and, for scores, of f32.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Where each contraction's rows start.
+    pub rows: Vec<u32>,
+    /// Where each contraction's columns start.
+    pub columns: Vec<u32>,
+    /// Where values start; columns of a contraction may be values, too.
+    pub values: u32,
+    /// Where weights start.
+    pub weights: u32,
+    /// Quads of f16.
+    pub halves: u32,
+}
+
+/// Quads of a line of so many f16 or f32, with eight elements behind it against bank conflicts.
+pub fn stride(length: u32) -> u32 {
+    (length + 8) / 4
+}
+
+impl Layout {
+    /// Of blocks over contractions of so many terms; `shared` is the one whose columns are the values. Rows, sixteen terms at a time, give way
+    /// to the next and to the rest where fragments hold them.
+    pub fn new(b: &Blocks, terms: &[u32], shared: Option<usize>, rows_stay: bool) -> Layout {
+        let (slice, mut at) = (b.bx * stride(16), 0);
+        let mut place = |quads: u32| {
+            at += quads;
+            at - quads
+        };
+        let slices = |k: &u32| if rows_stay { k.div_ceil(16) * slice } else { 0 };
+        let rows: Vec<u32> = terms.iter().map(|k| place(slices(k))).collect();
+        let columns: Vec<u32> = terms.iter().map(|k| place(b.by * stride(k.next_multiple_of(16)))).collect();
+        let values = shared.map_or_else(|| place(b.by * stride(b.bf)), |k| columns[k]);
+        let weights = place(b.bx * stride(b.by));
+        Layout { rows, columns, values, weights, halves: at.max(slice) }
+    }
+
+    /// Bytes, with scores of each contraction and what the invocations of a row exchange.
+    pub fn bytes(&self, b: &Blocks) -> u32 {
+        8 * self.halves + 16 * self.columns.len() as u32 * b.bx * stride(b.by) + 4 * b.threads() + 16
+    }
+}
+
+/// The contraction whose columns are the values that are summed: those of the same place, feature by term.
+pub fn shared_columns(nest: &Nest, parts: &Attention) -> Option<usize> {
+    let load = |v: Val| match &nest.stmt(v).instr {
+        Instr::Cast(from) => match &nest.stmt(*from).instr {
+            Instr::Load { buffer, index, mask: None } => Some((*buffer, index)),
+            _ => None,
+        },
+        _ => None,
+    };
+    let (buffer, index) = load(parts.values)?;
+    let first = (nest.rows.len() + nest.cols.len()) as u32;
+    let features = &nest.rows[parts.features() as usize];
+    parts.contractions.iter().position(|c| {
+        let term = |a: &Axis| if a.id == parts.features() { IndexExpr::axis(first + c.over, &a.size) } else { IndexExpr::axis(a.id, &a.size) };
+        let same = nest.inner[c.over as usize] == *features;
+        same && load(c.b).is_some_and(|(b, at)| b == buffer && *at == index.substitute(&term, &IndexExpr::value))
+    })
+}
+
 /// Numbers of terms of a nest's contractions.
 pub fn terms(nest: &Nest, parts: &Attention) -> Option<Vec<u32>> {
     parts.contractions.iter().map(|c| u32::try_from(nest.inner[c.over as usize].as_int()?).ok()).collect()
@@ -77,6 +142,8 @@ pub struct Problem {
     pub summed: f64,
     /// Whether rows see no later column.
     pub causal: bool,
+    /// Whether queries, keys and values are of f16.
+    pub halves: bool,
 }
 
 /// Scores of 128 MiB: from there on memory decides. GPT-2 over 4 x 1024 tokens is 2% slower so, in a third less memory.
@@ -84,29 +151,37 @@ const MANY: f64 = (1 << 25) as f64;
 
 impl Problem {
     /// Whether the kernels take less time on a device, or the scores are too many to be stored.
-    pub fn pays(&self, gradients: bool, model: &DeviceModel) -> bool {
+    pub fn pays(&self, gradients: bool, target: &Target) -> bool {
         // Kernels in a step were a tenth slower than alone.
         const MARGIN: f64 = 1.1;
-        let [fused, decomposed] = self.times(gradients, model);
+        let [fused, decomposed] = self.times(gradients, target);
         self.rows * self.columns >= MANY || MARGIN * fused < decomposed
+    }
+
+    fn has_units(&self, target: &Target) -> bool {
+        self.halves && target.caps.cooperative != Cooperative::Absent
     }
 
     /// Nanoseconds of a score, by the kernels and decomposed. Measured on the reference H100, as shares of its arithmetic: 28.7 TFLOPS forward,
     /// 17.5 for the five products of a backward of which the kernels compute three more, and 41 for products. A product takes as long as its arithmetic,
     /// while a score is stored; the softmax reads and writes it.
-    fn times(&self, gradients: bool, model: &DeviceModel) -> [f64; 2] {
+    fn times(&self, gradients: bool, target: &Target) -> [f64; 2] {
         const FORWARD: f64 = 0.48;
         const BACKWARD: f64 = 0.29;
         const PRODUCTS: f64 = 0.69;
+        // Of halves, by matrix units; decomposed, weights are of f32.
+        const OF_HALVES: [f64; 3] = [1.3, 0.55, PRODUCTS];
+        let model = &target.model;
+        let [forward, backward, share] = if self.has_units(target) { OF_HALVES } else { [FORWARD, BACKWARD, PRODUCTS] };
         let (gflops, bandwidth) = (model.gflops.max(1) as f64, model.bandwidth_gbps.max(1) as f64);
         // Blocks of the diagonal are computed whole.
         let seen = |block: f64| if self.causal { ((self.columns + block) / (2.0 * self.columns)).min(1.0) } else { 1.0 };
         let products = |scored: f64, summed: f64| 2.0 * (scored * self.scored + summed * self.summed) / gflops;
-        let mut fused = seen(128.0) * products(1.0, 1.0) / FORWARD;
-        let mut decomposed = products(1.0, 1.0) / PRODUCTS + 8.0 / bandwidth;
+        let mut fused = seen(128.0) * products(1.0, 1.0) / forward;
+        let mut decomposed = products(1.0, 1.0) / share + 8.0 / bandwidth;
         if gradients {
-            fused += seen(64.0) * products(3.0, 2.0) / BACKWARD;
-            decomposed += products(2.0, 2.0) / PRODUCTS + 12.0 / bandwidth;
+            fused += seen(64.0) * products(3.0, 2.0) / backward;
+            decomposed += products(2.0, 2.0) / share + 12.0 / bandwidth;
         }
         [fused, decomposed]
     }
@@ -122,7 +197,7 @@ pub fn candidates(nest: &Nest, target: &Target) -> Vec<(Form, Cost)> {
     let bf = features.div_ceil(parts_of_features).next_multiple_of(32);
     // A compiler for a processor takes seconds for what a GPU's takes milliseconds.
     let unroll = |bk: u32| if target.model.parallel_lanes < FEW_LANES { 4 } else { bk };
-    let blocks = |(bx, by, bk): (u32, u32, u32)| Blocks { bx, by, bf, bk, unroll: unroll(bk) };
+    let blocks = |(bx, by, bk): (u32, u32, u32)| Blocks { bx, by, bf, bk, unroll: unroll(bk), units: false };
     let caps = &target.caps;
     let legal = |b: &Blocks| b.threads() <= caps.max_invocations.min(caps.max_workgroup_size) && b.shared_bytes() <= caps.max_workgroup_bytes;
     let first = match rows {
@@ -132,9 +207,30 @@ pub fn candidates(nest: &Nest, target: &Target) -> Vec<(Form, Cost)> {
         _ => 0,
     };
     let sizes = &SIZES[first..];
-    let found = sizes.iter().map(|s| blocks(*s)).filter(legal);
+    let found = by_units(nest, &parts, &terms, target).into_iter().chain(sizes.iter().map(|s| blocks(*s)).filter(legal));
     found.map(|b| (Form::Attention(b), price(nest, &terms, &b, &target.model))).collect()
 }
+
+/// Blocks by matrix units, where there are any and operands are of f16.
+fn by_units(nest: &Nest, parts: &Attention, terms: &[u32], target: &Target) -> Vec<Blocks> {
+    let halves = parts.contractions.iter().all(|c| is_half(nest, c.a) && is_half(nest, c.b)) && is_half(nest, parts.values);
+    if target.caps.cooperative == Cooperative::Absent || !halves {
+        return vec![];
+    }
+    let features = nest.rows[parts.features() as usize].hint().max(1) as u32;
+    let bf = features.div_ceil(features.div_ceil(MOST_FEATURES)).next_multiple_of(16);
+    let shared = shared_columns(nest, parts).filter(|_| features == bf);
+    let caps = &target.caps;
+    let legal = |b: &Blocks| {
+        let bytes = Layout::new(b, terms, shared, caps.cooperative == Cooperative::Emulated).bytes(b);
+        b.threads() <= caps.max_invocations.min(caps.max_workgroup_size) && bytes <= caps.max_workgroup_bytes
+    };
+    let blocks = |&(bx, by): &(u32, u32)| Blocks { bx, by, bf, bk: 16, unroll: 16, units: true };
+    UNITS.iter().map(blocks).filter(legal).collect()
+}
+
+/// Rows and columns of a step by matrix units, best first.
+const UNITS: [(u32, u32); 7] = [(128, 16), (64, 32), (64, 16), (128, 32), (32, 32), (32, 16), (16, 16)];
 
 /// Rows, columns and terms of a stage, best first. TFLOPS of causal attention of 64 heads of 64 features on the reference H100, forward at
 /// 4,096 rows: 28.7 by the first, 24.3, 22.0; rows that stay in workgroup memory gave 22.3, two fours of rows for an invocation 26.9,
@@ -145,6 +241,8 @@ const SIZES: [(u32, u32, u32); 5] = [(128, 64, 16), (64, 64, 32), (64, 64, 16), 
 /// By the multiply-adds of whole blocks, of which half of the device's arithmetic is reached, by the share of the device that is busy.
 fn price(nest: &Nest, terms: &[u32], b: &Blocks, model: &DeviceModel) -> Cost {
     const REACHED: f64 = 0.5;
+    const REACHED_BY_UNITS: f64 = 1.0;
+    let reached = if b.units { REACHED_BY_UNITS } else { REACHED };
     let [x, f] = [b.bx, b.bf].map(|n| n as f64);
     let axis = |i: usize| count(&nest.rows[i]);
     let batch: f64 = (0..nest.rows.len() - 2).map(axis).product();
@@ -153,7 +251,7 @@ fn price(nest: &Nest, terms: &[u32], b: &Blocks, model: &DeviceModel) -> Cost {
     let operations = batch * rows * features * count(&nest.cols[0]) * each;
     let lanes = batch * rows / x * features * b.threads() as f64;
     let busy = (4.0 * lanes / model.parallel_lanes.max(1) as f64).clamp(1e-9, 1.0);
-    Cost { ns: 2.0 * operations / (model.gflops.max(1) as f64 * REACHED * busy) + model.launch_ns as f64 }
+    Cost { ns: 2.0 * operations / (model.gflops.max(1) as f64 * reached * busy) + model.launch_ns as f64 }
 }
 
 /// The coordinates of the nest's axes for four lanes along kernel axis `along`, the other axes by themselves. `clamped` lanes have

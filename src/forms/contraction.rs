@@ -56,11 +56,22 @@ pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Fo
 pub fn machine<'a>(nest: &Nest, target: &'a Target) -> Machine<'a> {
     let Target { caps, model } = target;
     let Tag::Matmul { dot, precision, .. } = nest.tag else {
-        return Machine { caps, model, bytes: 4, loads: [0.0; 2], precision: MatmulPrecision::Highest, shares: false };
+        return Machine { caps, model, bytes: 4, loads: [0.0; 2], precision: MatmulPrecision::Highest, halves: false, shares: false };
     };
     let bytes = caps.computes_in(nest.dtype(dot)).map_or(4, |kind| kind.size().max(4) as u32);
     let shares = caps.shares_storage && product(nest).is_some_and(|p| p.has_known_sizes() && p.limit().is_none());
-    Machine { caps, model, bytes, loads: loads(nest), precision, shares: shares && caps.computes_in(nest.dtype(dot)) == Some(DType::F32) }
+    let halves = product(nest).is_some_and(|p| p.multiplies_halves());
+    Machine { caps, model, bytes, loads: loads(nest), precision, halves, shares: shares && caps.computes_in(nest.dtype(dot)) == Some(DType::F32) }
+}
+
+/// Whether a value of f32 is one of f16, or zero outside of it.
+pub(super) fn is_half(nest: &Nest, v: Val) -> bool {
+    match &nest.stmt(v).instr {
+        Instr::Cast(from) => nest.dtype(*from) == DType::F16,
+        Instr::Const(n) => n.as_f64() == 0.0,
+        Instr::Call(ScalarFn::Where, args) => args[1..].iter().all(|v| is_half(nest, *v)),
+        _ => false,
+    }
 }
 
 /// What loading an element that comes alone costs: its place, its bounds and a select. Layers of ResNet-18 on the reference H100 are so much
@@ -139,6 +150,11 @@ impl Product<'_> {
     pub fn sizes(&self) -> Sizes {
         let size = |d: &Dim| d.hint().max(1) as f64;
         Sizes { batch: size(&self.batch_count()), m: size(&self.m), n: size(&self.n), k: size(&self.k) }
+    }
+
+    /// Whether both operands are of f16, and sums of f32.
+    pub fn multiplies_halves(&self) -> bool {
+        self.nest.dtype(self.dot) == DType::F32 && [self.a, self.b].into_iter().all(|v| is_half(self.nest, v))
     }
 
     fn has_known_sizes(&self) -> bool {

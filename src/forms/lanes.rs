@@ -81,9 +81,9 @@ fn is_uniform(nest: &Nest, lanes: &[&Lane], across: u32, v: Val) -> bool {
     }
 }
 
-/// Whether a buffer may be declared as an array of vectors of four: plain 32-bit elements, in numbers that divide by four.
+/// Whether a buffer may be declared as an array of vectors of four: plain elements of 32 bits or f16, in numbers that divide by four.
 pub fn fits_vectors(operand: &Operand) -> bool {
-    operand.is_word() && operand.numel.range().0 >= 4 && operand.numel.try_div(&Dim::int(4)).is_some()
+    operand.has_vectors() && operand.numel.range().0 >= 4 && operand.numel.try_div(&Dim::int(4)).is_some()
 }
 
 /// Clears buffers that these statements and writes access otherwise than by aligned vectors of four, in the given groups of lanes.

@@ -27,7 +27,7 @@ pub use cost::{Cost, Work};
 pub use lanes::{Lane, fits_vectors, flat_lanes, owns_words, restrict_to_vectors};
 pub use map::Map;
 pub use online::{ExpSum, expand_online, keeping};
-pub use product::{Math, Tile};
+pub use product::{Math, Terms, Tile};
 pub use rows::{COLUMN, Gather, HELD_COLUMNS, ROW, STEP, Team, chunks, gathered, lane, lazy_source, row_axes, scans, subgroup};
 pub use sort::{Network, SORTED_HEAD, Sort, sorted_elements, sorts};
 pub use transpose::Transpose;
@@ -73,10 +73,10 @@ impl Operand {
         if self.storage == Storage::Packed { per_word(self.dtype) } else { 1 }
     }
 
-    /// Whether an element is one 32-bit word.
-    pub fn is_word(&self) -> bool {
+    /// Whether vectors of four elements are accessed at once: of words, or of native f16.
+    pub fn has_vectors(&self) -> bool {
         match self.storage {
-            Storage::Native => self.dtype.size() == 4,
+            Storage::Native => self.dtype.size() == 4 || self.dtype == DType::F16,
             Storage::Word | Storage::Narrow => true,
             Storage::Packed => false,
         }

@@ -40,10 +40,25 @@ pub enum Math {
         unroll: u32,
     },
     /// Subgroups, with cooperative matrices of f16 and f32 sums.
-    Cooperative {
-        /// Parts of a value: one, or two of eleven bits each.
-        terms: u32,
-    },
+    Cooperative(Terms),
+}
+
+/// What cooperative matrices multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Terms {
+    /// Values of f16.
+    Halves,
+    /// Values of f32, scaled and rounded.
+    Rounded,
+    /// Values of f32, scaled and split in two terms of eleven bits each.
+    Split,
+}
+
+impl Terms {
+    /// Terms of a value.
+    pub fn count(self) -> u32 {
+        if self == Terms::Split { 2 } else { 1 }
+    }
 }
 
 /// A tile with what was measured of it.
@@ -54,40 +69,55 @@ struct Candidate {
     speed: &'static [f64],
     /// The same where workgroups share tiles, as many of them as it holds; zero where that was not faster for any product.
     shared: f64,
+    /// Terms at that speed that starting and ending a tile costs as much as.
+    start: f64,
 }
 
 const fn tile(size: (u32, u32, u32), block: (u32, u32), halves: u32) -> Tile {
     Tile { bm: size.0, bn: size.1, bk: size.2, wm: block.0, wn: block.1, math: Math::Fma { halves, unroll: size.2 }, workers: None }
 }
 
-const fn cooperative(size: (u32, u32), block: (u32, u32), terms: u32) -> Tile {
-    Tile { bm: size.0, bn: size.1, bk: 32, wm: block.0, wn: block.1, math: Math::Cooperative { terms }, workers: None }
+const fn cooperative(size: (u32, u32), block: (u32, u32), terms: Terms) -> Tile {
+    Tile { bm: size.0, bn: size.1, bk: 32, wm: block.0, wn: block.1, math: Math::Cooperative(terms), workers: None }
 }
 
 /// Shares are those of the reference H100 (`benches/results.md`).
 const CANDIDATES: [Candidate; 7] = [
-    Candidate { tile: tile((128, 128, 16), (64, 64), 1), speed: &[0.59, 1.0], shared: 1.0 },
-    Candidate { tile: tile((128, 64, 16), (32, 64), 2), speed: &[0.42, 0.9], shared: 0.0 },
-    Candidate { tile: tile((64, 64, 16), (32, 32), 2), speed: &[0.42, 0.74, 0.78, 0.88], shared: 0.8 },
-    Candidate { tile: tile((64, 32, 16), (32, 32), 2), speed: &[0.24, 0.45, 0.56, 0.62, 0.63], shared: 0.0 },
-    Candidate { tile: tile((32, 64, 16), (16, 32), 2), speed: &[0.28, 0.5, 0.58, 0.63, 0.65], shared: 0.55 },
-    Candidate { tile: tile((32, 32, 16), (16, 32), 2), speed: &[0.15, 0.28, 0.38, 0.45, 0.5, 0.54], shared: 0.0 },
-    Candidate { tile: tile((32, 32, 16), (16, 32), 1), speed: &[0.1, 0.2, 0.28, 0.35, 0.4, 0.43], shared: 0.0 },
+    Candidate { tile: tile((128, 128, 16), (64, 64), 1), speed: &[0.59, 1.0], shared: 1.0, start: START },
+    Candidate { tile: tile((128, 64, 16), (32, 64), 2), speed: &[0.42, 0.9], shared: 0.0, start: START },
+    Candidate { tile: tile((64, 64, 16), (32, 32), 2), speed: &[0.42, 0.74, 0.78, 0.88], shared: 0.8, start: START },
+    Candidate { tile: tile((64, 32, 16), (32, 32), 2), speed: &[0.24, 0.45, 0.56, 0.62, 0.63], shared: 0.0, start: START },
+    Candidate { tile: tile((32, 64, 16), (16, 32), 2), speed: &[0.28, 0.5, 0.58, 0.63, 0.65], shared: 0.55, start: START },
+    Candidate { tile: tile((32, 32, 16), (16, 32), 2), speed: &[0.15, 0.28, 0.38, 0.45, 0.5, 0.54], shared: 0.0, start: START },
+    Candidate { tile: tile((32, 32, 16), (16, 32), 1), speed: &[0.1, 0.2, 0.28, 0.35, 0.4, 0.43], shared: 0.0, start: START },
 ];
 
-/// Tiles of cooperative matrices with one and with two terms.
-const COOPERATIVE: [[Candidate; 4]; 2] = [
-    of_terms(1, [&[2.3], &[1.9], &[1.0, 1.9], &[0.7, 1.4, 1.8]], [1.9, 1.7, 1.6, 1.4]),
-    of_terms(2, [&[1.6], &[1.5], &[0.6, 1.1], &[0.4, 0.8, 1.1]], [1.5, 1.45, 0.95, 0.9]),
+/// Tiles of cooperative matrices for values of f32, with one and with two terms.
+const SCALED: [[Candidate; 4]; 2] = [
+    of_terms(Terms::Rounded, [&[2.3], &[1.9], &[1.0, 1.9], &[0.7, 1.4, 1.8]], [1.9, 1.7, 1.6, 1.4]),
+    of_terms(Terms::Split, [&[1.6], &[1.5], &[0.6, 1.1], &[0.4, 0.8, 1.1]], [1.5, 1.45, 0.95, 0.9]),
 ];
 
-const fn of_terms(terms: u32, speeds: [&'static [f64]; 4], shared: [f64; 4]) -> [Candidate; 4] {
+const fn of_terms(terms: Terms, speeds: [&'static [f64]; 4], shared: [f64; 4]) -> [Candidate; 4] {
     [
-        Candidate { tile: cooperative((128, 128), (64, 32), terms), speed: speeds[0], shared: shared[0] },
-        Candidate { tile: cooperative((128, 128), (32, 64), terms), speed: speeds[1], shared: shared[1] },
-        Candidate { tile: cooperative((128, 64), (32, 32), terms), speed: speeds[2], shared: shared[2] },
-        Candidate { tile: cooperative((64, 64), (32, 32), terms), speed: speeds[3], shared: shared[3] },
+        Candidate { tile: cooperative((128, 128), (64, 32), terms), speed: speeds[0], shared: shared[0], start: START },
+        Candidate { tile: cooperative((128, 128), (32, 64), terms), speed: speeds[1], shared: shared[1], start: START },
+        Candidate { tile: cooperative((128, 64), (32, 32), terms), speed: speeds[2], shared: shared[2], start: START },
+        Candidate { tile: cooperative((64, 64), (32, 32), terms), speed: speeds[3], shared: shared[3], start: START },
     ]
+}
+
+/// Tiles of cooperative matrices for values of f16.
+const HALVES: [Candidate; 5] = [
+    of_halves((128, 128), (64, 64), &[4.2, 6.2], 6.0, 630.0),
+    of_halves((128, 128), (64, 32), &[3.0, 3.7], 3.6, 130.0),
+    of_halves((128, 64), (64, 32), &[1.7, 3.0, 3.7], 3.6, 200.0),
+    of_halves((64, 64), (32, 32), &[0.9, 1.8, 2.5, 3.0], 3.0, 72.0),
+    of_halves((64, 32), (32, 16), &[0.6, 1.1, 1.5, 1.8, 2.0], 0.0, 64.0),
+];
+
+const fn of_halves(size: (u32, u32), block: (u32, u32), speed: &'static [f64], shared: f64, start: f64) -> Candidate {
+    Candidate { tile: cooperative(size, block, Terms::Halves), speed, shared, start }
 }
 
 /// A product's sizes: outputs of each of `batch` matrices, and terms of each output.
@@ -108,7 +138,8 @@ impl std::fmt::Display for Tile {
         let Tile { bm, bn, bk, wm, wn, math, workers } = self;
         match math {
             Math::Fma { .. } => write!(f, "tile-{bm}x{bn}x{bk}-{wm}x{wn}")?,
-            Math::Cooperative { terms } => write!(f, "cooperative-{bm}x{bn}x{bk}-{wm}x{wn}-f16x{terms}")?,
+            Math::Cooperative(Terms::Halves) => write!(f, "cooperative-{bm}x{bn}x{bk}-{wm}x{wn}-f16")?,
+            Math::Cooperative(terms) => write!(f, "cooperative-{bm}x{bn}x{bk}-{wm}x{wn}-f16x{}", terms.count())?,
         }
         workers.map_or(Ok(()), |workers| write!(f, "-by-{workers}"))
     }
@@ -124,12 +155,27 @@ impl Tile {
     pub fn shared_bytes(&self, bytes: u32) -> u32 {
         match self.math {
             Math::Fma { halves, .. } => halves * self.bk * (self.bm + self.bn) * bytes,
-            Math::Cooperative { terms } => {
+            Math::Cooperative(terms) => {
                 // In either direction; then the strips, and the largest values.
                 let padded = |size: u32| (size * (self.bk + PAD)).max(self.bk * (size + PAD));
-                2 * terms * (padded(self.bm) + padded(self.bn)) + 4096 + 16
+                2 * terms.count() * (padded(self.bm) + padded(self.bn)) + 1024 * self.hands() * self.span() + 16
             }
         }
+    }
+
+    /// Neighboring fragments of a subgroup that are handed over to the epilogue at a time.
+    pub fn span(&self) -> u32 {
+        match self.math {
+            // Rounds of the epilogue are spelled out there, which is faster with fragments of as many subgroups.
+            Math::Cooperative(Terms::Halves) => 1,
+            _ => (self.wn / 16).min(4),
+        }
+    }
+
+    /// Subgroups that hand over at a time. More than four fragments take memory that another workgroup needs: of the reference H100, two of
+    /// 24 KiB run on a multiprocessor at a time and only one of 36 KiB, at 0.6 of the speed.
+    pub fn hands(&self) -> u32 {
+        (4 / self.span()).min(self.threads() / TEAM)
     }
 
     /// Bytes of the memory that workgroups which share tiles leave sums in: a count for each of [`SHARED_TILES`] tiles, then a tile for
@@ -190,8 +236,10 @@ impl Candidate {
         let (bm, bn) = (self.tile.bm as f64, self.tile.bn as f64);
         let terms = (all / workers).ceil() * self.tile.bk as f64;
         let [a, b] = machine.loads;
-        let beside = START * (terms / s.k + 1.0) + STORED + ADDED * (workers / tiles + 1.0);
-        let time = held / self.shared * bm * bn * (terms + beside) + held * (bm * a + bn * b) * terms;
+        let beside = self.start * (terms / s.k + 1.0);
+        // Memory is no faster for units that multiply halves.
+        let passed = (STORED + ADDED * (workers / tiles + 1.0)) * if machine.halves { 2.0 * self.shared } else { 1.0 };
+        let time = held / self.shared * bm * bn * (terms + beside + passed) + held * (bm * a + bn * b) * terms;
         Some((Tile { workers: Some(workers as u32), ..self.tile }, CLEARLY * time))
     }
 
@@ -207,7 +255,7 @@ impl Candidate {
         let beside = if rounds > 0.0 && held >= 4.0 { self.speed.len() } else { (rest.ceil() as usize).clamp(1, self.speed.len()) };
         let alone = rest / self.speed[beside - 1];
         let [a, b] = machine.loads;
-        (rounds * held / self.speed[self.speed.len() - 1] + alone) * bm * bn * (s.k + START) + most * (bm * a + bn * b) * s.k
+        (rounds * held / self.speed[self.speed.len() - 1] + alone) * bm * bn * (s.k + self.start) + most * (bm * a + bn * b) * s.k
     }
 }
 
@@ -239,6 +287,8 @@ pub struct Machine<'a> {
     pub loads: [f64; 2],
     /// How exact products of f32 are to be. Others are [`MatmulPrecision::Highest`].
     pub precision: MatmulPrecision,
+    /// Whether both operands are of f16, and sums of f32.
+    pub halves: bool,
     /// Whether workgroups may share tiles: sums are of f32, sizes are known, and one workgroup sees what others stored.
     pub shares: bool,
 }
@@ -248,8 +298,9 @@ impl Machine<'_> {
     pub fn by_time(&self, sizes: &Sizes) -> Vec<(Tile, f64)> {
         let cooperative: &[Candidate] = match self.precision {
             _ if self.caps.cooperative == Cooperative::Absent => &[],
-            MatmulPrecision::Medium => &COOPERATIVE[0],
-            MatmulPrecision::High => &COOPERATIVE[1],
+            _ if self.halves => &HALVES,
+            MatmulPrecision::Medium => &SCALED[0],
+            MatmulPrecision::High => &SCALED[1],
             MatmulPrecision::Highest => &[],
         };
         let legal = cooperative.iter().chain(&CANDIDATES).filter(|c| c.is_legal(self));
@@ -269,7 +320,7 @@ impl Machine<'_> {
 
     /// Terms of a step of the tiles.
     pub fn step(&self) -> i64 {
-        if self.precision == MatmulPrecision::Highest { 16 } else { 32 }
+        if self.precision == MatmulPrecision::Highest && !self.halves { 16 } else { 32 }
     }
 
     /// Parts that the terms of a product are divided into, so that few tiles fill the device, where that saves clearly more than storing and

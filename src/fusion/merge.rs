@@ -59,7 +59,7 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
         if matches!(b.tag, Tag::Segments { .. }) && a.checks().next().is_some() {
             return Err(WhyNot::Template("a sum of segments does not visit every element to check it"));
         }
-        if matches!(b.tag, Tag::Matmul { .. }) && level[i] && (kept || !a.is_trivial()) {
+        if matches!(b.tag, Tag::Matmul { .. }) && level[i] && (kept || !a.is_trivial() || a.narrows()) {
             return Err(WhyNot::Template("operands of a matrix product are read from memory"));
         }
         let is_operand = inner[i] || b.attention_features().is_some_and(|f| index.uses_axis(|a| a as usize == f));

@@ -84,6 +84,11 @@ impl Nest {
         self.tag == Tag::Loop && self.cols.is_empty() && !self.has_column_work() && self.writes.iter().all(|w| w.index == identity)
     }
 
+    /// Converts to fewer bytes: who reads the result several times reads less by storing it.
+    pub fn narrows(&self) -> bool {
+        self.body.iter().any(|s| matches!(s.instr, Instr::Cast(from) if s.dtype.size() < self.dtype(from).size()))
+    }
+
     /// Copies or converts: at most one load and no arithmetic.
     pub fn is_trivial(&self) -> bool {
         let loads = self.body.iter().filter(|s| matches!(s.instr, Instr::Load { .. })).count();

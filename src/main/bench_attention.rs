@@ -15,6 +15,7 @@ struct Problem {
     rows: usize,
     features: usize,
     backward: bool,
+    dtype: DType,
 }
 
 /// Heads and features of the reference model (4 x 16 heads), of GPT-2 and of larger heads.
@@ -30,7 +31,7 @@ pub fn attention(options: &BenchOptions, device: &Device, profiles: &mut Profile
     let mut out = vec![];
     for &rows in sizes {
         for (heads, features) in SHAPES {
-            let passes = [false, true].map(|backward| Problem { heads, rows, features, backward });
+            let passes = [false, true].map(|backward| Problem { heads, rows, features, backward, dtype: options.precision.operands() });
             for problem in passes.into_iter().filter(|p| options.filter.as_ref().is_none_or(|f| p.name().contains(f.as_str()))) {
                 out.push(arithmetic(options, device, &problem, profiles)?);
             }
@@ -80,7 +81,7 @@ impl Problem {
     fn program(&self) -> Result<Traced, String> {
         let mut b = Builder::new("attention");
         let of_rows = TensorType::new(DType::F32, [self.heads, self.rows]);
-        let of_features = TensorType::new(DType::F32, [self.heads, self.rows, self.features]);
+        let of_features = TensorType::new(self.dtype, [self.heads, self.rows, self.features]);
         let mut input = |name: &str, ty: &TensorType| b.input(name, InputRole::Parameter, ty.clone());
         let attention = ScaledDotProductAttention { causal: true, ..ScaledDotProductAttention::default() };
         let operands = [input("q", &of_features)?, input("k", &of_features)?, input("v", &of_features)?];
@@ -88,7 +89,8 @@ impl Problem {
         if self.backward {
             let [y, g, logsumexp] = [input("y", &of_features)?, input("g", &of_features)?, input("logsumexp", &of_rows)?];
             names.extend(["y", "g", "logsumexp"]);
-            let product = b.mul(y, g)?;
+            let [y, g32] = [b.cast(y, DType::F32)?, b.cast(g, DType::F32)?];
+            let product = b.mul(y, g32)?;
             let delta = b.reduce(ReduceKind::Sum, product, &[2], false)?;
             let operands: Vec<_> = operands.into_iter().chain([g, logsumexp, delta]).collect();
             for (name, of) in [("dq", AttentionOperand::Query), ("dk", AttentionOperand::Key), ("dv", AttentionOperand::Value)] {

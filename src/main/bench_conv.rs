@@ -55,7 +55,7 @@ pub fn conv(options: &BenchOptions, device: &Device, profiles: &mut Profiles) ->
     for &batch in batches {
         for layer in &LAYERS {
             for pass in [Pass::Forward, Pass::Input, Pass::Weight] {
-                out.push(arithmetic(options, device, &Problem { batch, layer, pass }, profiles)?);
+                out.push(arithmetic(options, device, &Problem { batch, layer, pass, dtype: options.precision.operands() }, profiles)?);
             }
         }
     }
@@ -66,6 +66,7 @@ struct Problem<'l> {
     batch: usize,
     layer: &'l Layer,
     pass: Pass,
+    dtype: DType,
 }
 
 impl Work for Problem<'_> {
@@ -128,7 +129,7 @@ impl Problem<'_> {
         let mut b = Builder::new("conv");
         let window = Window { stride: vec![self.layer.stride as u32; 2], padding: vec![self.padding() as u32; 2], dilation: vec![1; 2] };
         let [x, w, y] = self.shapes();
-        let mut input = |name: &str, shape: [usize; 4]| b.input(name, InputRole::Parameter, TensorType::new(DType::F32, shape));
+        let mut input = |name: &str, shape: [usize; 4]| b.input(name, InputRole::Parameter, TensorType::new(self.dtype, shape));
         let side = |n: usize| vec![n.into(); 2];
         let y = match self.pass {
             Pass::Forward => {

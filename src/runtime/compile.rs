@@ -27,6 +27,6 @@ fn with_mode(traced: &Traced, device: &Device, config: &Config, mode: Mode) -> R
     let config = Config { mode, ..config.clone() };
     let graph = &traced.graph;
     let examples: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
-    let (plan, report) = crate::compile::inductor_with_report(graph, &examples, &device.target_for(config.matmul_precision), &config)?;
+    let (plan, report) = crate::compile::inductor_with_report(graph, &examples, &device.target_for(graph, &config), &config)?;
     Step::new(plan, report, traced, device, &config)
 }

@@ -1,10 +1,12 @@
 //! The public device: a GPU adapter or the CPU interpreter.
 
-use crate::config::{Environment, Target};
+use crate::config::{Config, Environment, Target};
+use crate::graph::Graph;
+use crate::ops::OpDef;
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
 use crate::types::Cooperative;
-use crate::types::{DeviceCaps, DeviceModel, MatmulPrecision};
+use crate::types::{DType, DeviceCaps, DeviceModel, MatmulPrecision};
 use std::fmt;
 use std::sync::Arc;
 #[cfg(feature = "gpu")]
@@ -85,16 +87,17 @@ impl Device {
         self.target_ref().clone()
     }
 
-    /// What a program with products of this precision is compiled for to run here. Matrix units are tried before their first use; where they
-    /// are wrong, which is warned of once, the target has none.
-    pub fn target_for(&self, precision: MatmulPrecision) -> Target {
+    /// What a program is compiled for to run here. Matrix units are tried before their first use; where they are wrong, which is warned of
+    /// once, the target has none.
+    pub fn target_for(&self, graph: &Graph, config: &Config) -> Target {
         let target = self.target();
         #[cfg(not(feature = "gpu"))]
-        let _ = precision;
+        let _ = (graph, config);
         #[cfg(feature = "gpu")]
         if let Kind::Gpu { device, units, .. } = &*self.0 {
-            let asked = precision != MatmulPrecision::Highest && target.caps.cooperative != Cooperative::Absent;
-            if asked && !units.get_or_init(|| super::probe::multiplies(device, &target)) {
+            let halves = || graph.nodes.iter().any(|n| n.op.is_product() && n.types.iter().any(|t| t.dtype == DType::F16));
+            let asked = config.matmul_precision != MatmulPrecision::Highest || config.mixed_precision.is_some() || halves();
+            if asked && target.caps.cooperative != Cooperative::Absent && !units.get_or_init(|| super::probe::multiplies(device, &target)) {
                 return Target { caps: DeviceCaps { cooperative: Cooperative::Absent, ..target.caps }, ..target };
             }
         }
@@ -215,9 +218,11 @@ mod tests {
         let gpu = software.gpu().expect("a software adapter is one").clone();
         let target = Target { caps: DeviceCaps { cooperative: Cooperative::Native, ..software.caps().clone() }, model: software.model().clone() };
         let wrong = Device(Arc::new(Kind::Gpu { device: gpu, target: OnceLock::from(target), units: OnceLock::from(false) }));
+        let of = |matmul_precision| Config { matmul_precision, ..Config::default() };
         for device in [wrong.tuned(&Default::default()).unwrap(), wrong] {
-            assert_eq!(device.target_for(MatmulPrecision::High).caps.cooperative, Cooperative::Absent);
-            assert_eq!(device.target_for(MatmulPrecision::Highest).caps.cooperative, Cooperative::Native);
+            let units = |config: &Config| device.target_for(&Graph::default(), config).caps.cooperative;
+            assert_eq!(units(&of(MatmulPrecision::High)), Cooperative::Absent);
+            assert_eq!(units(&of(MatmulPrecision::Highest)), Cooperative::Native);
         }
     }
 }

@@ -26,6 +26,7 @@ struct Findings {
     exact_floats: bool,
     /// They do when it is forbidden to simplify.
     exact_when_asked: bool,
+    converts_halves: bool,
     i64: bool,
     i64_comparisons: bool,
     f64: bool,
@@ -33,8 +34,8 @@ struct Findings {
 
 impl Findings {
     fn over(self, caps: DeviceCaps) -> DeviceCaps {
-        let Findings { exact_floats, i64, i64_comparisons, f64, .. } = self;
-        DeviceCaps { i64: caps.i64 && i64, f64: caps.f64 && f64, i64_comparisons, exact_floats, ..caps }
+        let Findings { exact_floats, converts_halves, i64, i64_comparisons, f64, .. } = self;
+        DeviceCaps { i64: caps.i64 && i64, f64: caps.f64 && f64, i64_comparisons, exact_floats, converts_halves, ..caps }
     }
 }
 
@@ -58,17 +59,20 @@ pub(super) fn target(gpu: &Arc<GpuDevice>) -> Target {
 /// Whether products by cooperative matrices come out as exact as their precision says. Kept like the other findings; a failure is
 /// warned of.
 pub(super) fn multiplies(gpu: &Arc<GpuDevice>, target: &Target) -> bool {
-    let product = product().expect("the product is sound");
+    let [floats, halves] = [DType::F32, DType::F16].map(|dtype| product(dtype).expect("the product is sound"));
     let kept = gpu.cache_folder().map(|folder| {
         let templates = [include_bytes!("../../shaders/cooperative.wgsl.j2").as_slice(), env!("CARGO_PKG_VERSION").as_bytes()];
-        blob(folder, templates.into_iter().chain([gpu.key().as_bytes(), print(&product).as_bytes()]))
+        blob(folder, templates.into_iter().chain([gpu.key().as_bytes(), print(&floats).as_bytes(), print(&halves).as_bytes()]))
     });
     let known: Option<bool> = kept.as_ref().and_then(|f| serde_json::from_slice(&f.load()?).ok());
     known.unwrap_or_else(|| {
-        let tried = MatmulPrecision::ALL.into_iter().filter(|p| *p != MatmulPrecision::Highest).try_fold(true, |right, precision| {
-            let error = error_of(gpu, target, &product, precision)?;
-            tracing::info!(adapter = %gpu.caps().name, precision = precision.name(), error, "probed products by cooperative matrices");
-            Ok::<_, Error>(right && error <= if precision == MatmulPrecision::Medium { 2e-3 } else { 2e-6 })
+        // Products of halves are computed by matrix units at any precision.
+        let cases = [(&floats, MatmulPrecision::Medium, 2e-3), (&floats, MatmulPrecision::High, 2e-6), (&halves, MatmulPrecision::Highest, 2e-3)];
+        let tried = cases.into_iter().try_fold(true, |right, (product, precision, bound)| {
+            let error = error_of(gpu, target, product, precision)?;
+            let dtype = product.ty(product.inputs[0].value).dtype;
+            tracing::info!(adapter = %gpu.caps().name, %dtype, precision = precision.name(), error, "probed products by cooperative matrices");
+            Ok::<_, Error>(right && error <= bound)
         });
         let right = tried.unwrap_or_else(|error| {
             tracing::warn!(%error, "a product by cooperative matrices failed");
@@ -88,11 +92,10 @@ pub(super) fn multiplies(gpu: &Arc<GpuDevice>, target: &Target) -> bool {
 const PRODUCT: [usize; 3] = [1000, 1032, 1036];
 
 /// `x y` with every product of tiles: several workgroups, steps, promotions, a last step that is not whole.
-fn product() -> Built<Graph> {
+fn product(dtype: DType) -> Built<Graph> {
     let [m, n, k] = PRODUCT.map(|size| size as i64);
     let mut b = Builder::new("product");
-    let (x, y) =
-        (b.input("x", InputRole::Input, TensorType::new(DType::F32, (m, k)))?, b.input("y", InputRole::Input, TensorType::new(DType::F32, (k, n)))?);
+    let (x, y) = (b.input("x", InputRole::Input, TensorType::new(dtype, (m, k)))?, b.input("y", InputRole::Input, TensorType::new(dtype, (k, n)))?);
     let z = b.matmul(x, y)?;
     b.output("z", OutputRole::User, z);
     Ok(b.finish())
@@ -102,7 +105,8 @@ fn product() -> Built<Graph> {
 fn error_of(gpu: &Arc<GpuDevice>, target: &Target, product: &Graph, precision: MatmulPrecision) -> Result<f64> {
     let device = Device::assumed(gpu.clone(), target.clone());
     let [m, n, k] = PRODUCT;
-    let sample = |seed, shape: [usize; 2]| Initializer::Uniform { low: -1.0, high: 1.0 }.sample(DType::F32, &shape, seed, "operand");
+    let dtype = product.ty(product.inputs[0].value).dtype;
+    let sample = |seed, shape: [usize; 2]| Initializer::Uniform { low: -1.0, high: 1.0 }.sample(dtype, &shape, seed, "operand");
     let operands = [sample(1, [m, k]), sample(2, [k, n])];
     let traced = Traced { graph: product.clone(), ..Traced::default() };
     let step = compile(&traced, &device, &Config { matmul_precision: precision, ..Config::default() })?;
@@ -126,7 +130,7 @@ fn error_of(gpu: &Arc<GpuDevice>, target: &Target, product: &Graph, precision: M
 }
 
 fn file(folder: &Path, adapter: &str, probes: &Probes) -> BlobFile {
-    let texts = [&probes.floats, &probes.doubles, &probes.arithmetic, &probes.comparisons].map(print);
+    let texts = [&probes.floats, &probes.doubles, &probes.halves, &probes.arithmetic, &probes.comparisons].map(print);
     // Another version spells the same programs otherwise.
     let spelling = [adapter.as_bytes(), env!("CARGO_PKG_VERSION").as_bytes(), include_bytes!("../../shaders/helpers.wgsl").as_slice()];
     blob(folder, spelling.into_iter().chain(texts.iter().map(|t| t.as_bytes())))
@@ -145,6 +149,7 @@ fn blob<'a>(folder: &Path, texts: impl IntoIterator<Item = &'a [u8]>) -> BlobFil
 struct Probes {
     floats: Graph,
     doubles: Graph,
+    halves: Graph,
     arithmetic: Graph,
     comparisons: Graph,
 }
@@ -155,6 +160,7 @@ impl Probes {
         Probes {
             floats: floats(DType::F32).expect(sound),
             doubles: floats(DType::F64).expect(sound),
+            halves: halves().expect(sound),
             arithmetic: integers(false).expect(sound),
             comparisons: integers(true).expect(sound),
         }
@@ -171,6 +177,7 @@ impl Probes {
         let exact_floats = passes(&self.floats, raw.clone());
         let exact_when_asked = exact_floats || (gpu.forbid_simplification(true) && passes(&self.floats, raw.clone()));
         gpu.forbid_simplification(exact_when_asked && !exact_floats);
+        let converts_halves = passes(&self.halves, raw.clone());
         // Division and others compare, too.
         let integers = |i64_comparisons: bool| {
             let caps = DeviceCaps { i64_comparisons, ..raw.clone() };
@@ -179,7 +186,7 @@ impl Probes {
         let i64_comparisons = integers(true);
         let i64 = i64_comparisons || integers(false);
         let f64 = raw.f64 && passes(&self.doubles, raw);
-        Findings { exact_floats, exact_when_asked, i64, i64_comparisons, f64 }
+        Findings { exact_floats, exact_when_asked, converts_halves, i64, i64_comparisons, f64 }
     }
 }
 
@@ -189,10 +196,17 @@ fn is_right(gpu: &Arc<GpuDevice>, graph: &Graph, caps: DeviceCaps) -> Result<boo
     let inputs: Vec<HostTensor> = graph.inputs.iter().map(|i| operand(&i.name, graph.ty(i.value).dtype)).collect();
     let expected = evaluate(graph, &inputs, Precision::Working)?;
     let traced = Traced { graph: graph.clone(), ..Traced::default() };
-    let step = compile(&traced, &device, &Config::default())?;
+    // Halves are looked at as they are stored.
+    let fuse = graph.nodes.iter().all(|n| n.types.iter().all(|t| t.dtype != DType::F16));
+    let step = compile(&traced, &device, &Config { fuse, ..Config::default() })?;
     let mut state = step.init(0)?;
     let got = step.run(&mut state, &inputs[..])?.output("digest")?;
-    Ok(got.to_i64() == expected.first().ok_or_else(|| Error::Device("a probe gives nothing".into()))?.to_i64())
+    let (got, expected) = (got.to_i64(), expected.first().ok_or_else(|| Error::Device("a probe gives nothing".into()))?.to_i64());
+    let differing: Vec<usize> = (0..got.len()).filter(|k| got.get(*k) != expected.get(*k)).collect();
+    if !differing.is_empty() {
+        tracing::info!(probe = %graph.name, ?differing, "a probe of the adapter found differences");
+    }
+    Ok(got.len() == expected.len() && differing.is_empty())
 }
 
 const NARROW: [i64; 12] = [0, 1, -1, 2, -2, 3, 7, -7, 100, -100, i32::MAX as i64, i32::MIN as i64];
@@ -202,9 +216,28 @@ const LARGE: f64 = (1u128 << 100) as f64;
 /// nothing.
 const REAL: [f64; 12] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0, 1.0, -1.0, 2.0, -4.0, 1.0 / LARGE, LARGE, -LARGE];
 
+/// Numbers around those that f16 holds: ties, the largest, the first infinite one, subnormals and what is nearest to zero.
+const ROUNDED: [f64; 12] = [
+    1.0 + 1.0 / 2048.0,
+    1.0 + 3.0 / 2048.0,
+    -1.0 - 1.0 / 4096.0,
+    1.0 / 3.0,
+    65519.0,
+    65520.0,
+    -1e9,
+    1.0 / (1 << 24) as f64,
+    1.0 / (1 << 25) as f64,
+    -1.5 / (1 << 24) as f64,
+    5.25 / (1 << 20) as f64,
+    f64::NAN,
+];
+
 /// Every pair of special values: `x` varies slowly, `y` fast.
 fn operand(name: &str, dtype: DType) -> HostTensor {
     let n = REAL.len();
+    if name == "rounded" {
+        return HostTensor::from_f64(dtype, &[n * n], &(0..n * n).map(|k| ROUNDED[k % n]).collect::<Vec<_>>());
+    }
     let at = |k: usize| if name.starts_with('x') { k / n } else { k % n };
     if dtype.is_float() {
         return HostTensor::from_f64(dtype, &[n * n], &(0..n * n).map(|k| REAL[at(k)]).collect::<Vec<_>>());
@@ -304,6 +337,22 @@ fn integers(comparisons: bool) -> Built<Graph> {
     Ok(p.finish())
 }
 
+/// Numbers of f32 stored as f16.
+fn halves() -> Built<Graph> {
+    let mut p = Digest::new("converts_halves")?;
+    let x = p.input("rounded", DType::F32)?;
+    let half = p.b.cast(x, DType::F16)?;
+    let rounded = p.b.cast(half, DType::F32)?;
+    for scale in [1.0, 2048.0, (1 << 25) as f64] {
+        let scaled = p.b.scale(rounded, scale)?;
+        p.take(scaled)?;
+        let negative = p.b.scale(scaled, -1.0)?;
+        p.take(negative)?;
+    }
+    p.take_float(rounded)?;
+    Ok(p.finish())
+}
+
 /// Expressions that are simplified wrongly where NaN, infinities and rounding are forgotten.
 fn floats(dtype: DType) -> Built<Graph> {
     let mut p = Digest::new(if dtype == DType::F64 { "f64" } else { "exact_floats" })?;
@@ -351,7 +400,7 @@ mod tests {
     fn findings_are_kept_for_devices_opened_later() {
         let folder = tempfile::tempdir().unwrap();
         let probes = Probes::new();
-        let findings = Findings { exact_floats: false, exact_when_asked: true, i64: true, i64_comparisons: false, f64: false };
+        let findings = Findings { exact_floats: false, exact_when_asked: true, converts_halves: false, i64: true, i64_comparisons: false, f64: false };
         file(folder.path(), "adapter", &probes).store(&serde_json::to_vec(&findings).unwrap());
         let load = |adapter: &str| file(folder.path(), adapter, &probes).load().and_then(|b| serde_json::from_slice::<Findings>(&b).ok());
         assert_eq!(load("adapter"), Some(findings));
@@ -365,7 +414,7 @@ mod tests {
     #[test]
     fn the_interpreter_passes_every_probe() {
         let probes = Probes::new();
-        for graph in [&probes.floats, &probes.doubles, &probes.arithmetic, &probes.comparisons] {
+        for graph in [&probes.floats, &probes.doubles, &probes.halves, &probes.arithmetic, &probes.comparisons] {
             let inputs: Vec<HostTensor> = graph.inputs.iter().map(|i| operand(&i.name, graph.ty(i.value).dtype)).collect();
             let expected = evaluate(graph, &inputs, Precision::Working).unwrap();
             let step = compile(&Traced { graph: graph.clone(), ..Traced::default() }, &Device::cpu(), &Config::default()).unwrap();

@@ -48,7 +48,7 @@ impl Device {
     /// device without timestamps.
     pub fn tune(&self, traced: &Traced, config: &Config, inputs: &[HostTensor]) -> Result<(Tuning, Vec<TunedKernel>)> {
         let Some(gpu) = self.gpu() else { return Err(Error::Platform("the interpreter has no forms to measure".into())) };
-        let mut target = self.target_for(config.matmul_precision);
+        let mut target = self.target_for(&traced.graph, config);
         target.model.tuning = Tuning::default();
         let graph = &traced.graph;
         let examples: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();

@@ -41,6 +41,10 @@ pub struct DeviceCaps {
     /// Float expressions are evaluated as they are written, by the start-up probe: NaN and infinities are not simplified away and
     /// sums not reordered. Without it shaders are handed over as SPIR-V that forbids both, where the adapter takes SPIR-V.
     pub exact_floats: bool,
+    /// What is converted to f16 to be stored is rounded to nearest even, with subnormals, infinities and NaN. Without it halves are rounded
+    /// by their bits.
+    #[serde(default)]
+    pub converts_halves: bool,
     /// 16x16x16 cooperative matrices of f16 with f32 accumulators, by subgroups of 32. Unlocks products of
     /// [`MatmulPrecision`](super::MatmulPrecision) high and medium; without it all products are f32 tiles.
     pub cooperative: Cooperative,
@@ -79,6 +83,7 @@ impl DeviceCaps {
             is(self.timestamps, "timestamps", "on", "only wall clock is reported"),
             is(self.shares_storage, "storage shared within a dispatch", "on", "each workgroup of a product has tiles of its own"),
             is(self.i64_comparisons, "comparisons of 64-bit integers", probed, "they compare words"),
+            is(self.converts_halves, "conversions to f16", probed, "halves are rounded by their bits"),
             is(self.exact_floats, "floats as written, NaN and infinities", probed, "shaders are SPIR-V that forbids simplification"),
         ]
     }
@@ -114,6 +119,7 @@ impl DeviceCaps {
             i64_comparisons: true,
             f64: true,
             exact_floats: true,
+            converts_halves: true,
             cooperative: Cooperative::Absent,
             shares_storage: false,
             timestamps: false,
@@ -138,6 +144,7 @@ impl DeviceCaps {
             i64_comparisons: true,
             f64: false,
             exact_floats: true,
+            converts_halves: true,
             cooperative: Cooperative::Absent,
             shares_storage: false,
             timestamps: false,
@@ -162,6 +169,7 @@ impl DeviceCaps {
             i64_comparisons: true,
             f64: true,
             exact_floats: true,
+            converts_halves: true,
             cooperative: Cooperative::Native,
             shares_storage: true,
             timestamps: true,

@@ -47,6 +47,11 @@ impl DType {
         }
     }
 
+    /// True for f16 and bf16.
+    pub fn is_half(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16)
+    }
+
     /// True for f16, bf16, f32 and f64.
     pub fn is_float(self) -> bool {
         matches!(self, DType::F32 | DType::F16 | DType::BF16 | DType::F64)

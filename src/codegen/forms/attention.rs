@@ -12,11 +12,11 @@ use crate::codegen::text::storage::Kind;
 use crate::codegen::text::unit::Unit;
 use crate::codegen::text::{helpers, spell, vector};
 use crate::forms::Blocks;
-use crate::forms::attention::{BATCH, CLAMPED, F, INNER, VALUES, X, Y, lanes, terms};
+use crate::forms::attention::{BATCH, CLAMPED, F, INNER, Layout, VALUES, X, Y, lanes, shared_columns, stride, terms};
 use crate::forms::contraction::divides;
 use crate::loop_ir::facts::{needed, stored};
 use crate::loop_ir::{Attention, Instr, Nest, Number, Tag, Val, Write, attention};
-use crate::types::Dim;
+use crate::types::{Cooperative, Dim};
 
 /// A function that the template calls.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,22 +64,29 @@ pub fn spell_attention(unit: &Unit, blocks: Blocks) -> Result<Variant, String> {
     let (before, helpers, _, symbols) = main.finish();
     let functions = functions_of(hooks, heads, helpers, symbols);
     entry.splice(0..0, helpers::opening(&functions.helpers));
-    let (bindings, head) = header(unit, &vector, functions.uses_symbols, &functions.helpers);
+    let native = blocks.units && unit.target.caps.cooperative == Cooperative::Native;
+    let pinned = native.then(|| unit.pinned());
+    let (bindings, head) = header(pinned.as_ref().unwrap_or(unit), &vector, functions.uses_symbols, &functions.helpers);
     let softmax = parts.online.is_some();
     let context = minijinja::context! {
-        tile => kernel.context(), contractions => kernel.contractions(), softmax, kept => roles.contains(&Role::Kept),
-        blocks_x, blocks_f => kernel.blocks_f(), columns, seen => kernel.seen(), lowest, entry, before, functions => functions.text,
+        softmax, kept => roles.contains(&Role::Kept), blocks_x, blocks_f => kernel.blocks_f(), columns, seen => kernel.seen(), lowest, entry, before,
+        functions => functions.text,
     };
-    let body = template("attention", context)?;
-    let name = format!("attention-{}x{}x{}", blocks.bx, blocks.by, blocks.bf);
+    let (name, own) = match blocks.units {
+        true => ("attention_units", kernel.by_units(!native)),
+        false => ("attention", minijinja::context! { tile => kernel.context(), contractions => kernel.contractions() }),
+    };
+    let body = template(name, minijinja::context! { ..context, ..own })?;
+    let enable = if native { "enable f16;\nenable wgpu_cooperative_matrix;\n" } else { "" };
+    let name = format!("attention-{}x{}x{}{}", blocks.bx, blocks.by, blocks.bf, if blocks.units { "-f16" } else { "" });
     Ok(Variant {
         name,
-        wgsl: format!("{head}\n{body}\n"),
+        wgsl: format!("{enable}{head}\n{body}\n"),
         workgroup: [blocks.threads(), 1, 1],
         groups,
         bindings,
         scratch_bytes: 0,
-        cooperative: false,
+        cooperative: native,
     })
 }
 
@@ -123,7 +130,7 @@ impl Kernel<'_> {
 
     /// Sizes that the template spells.
     fn context(&self) -> minijinja::Value {
-        let Blocks { bx, by, bf, bk, unroll } = self.blocks;
+        let Blocks { bx, by, bf, bk, unroll, .. } = self.blocks;
         let threads = self.blocks.threads();
         let [row_items, col_items] = [bx, by].map(|n| n / 4 * (bk / 4));
         // Where few invocations stage rows, others stage columns.
@@ -133,6 +140,39 @@ impl Kernel<'_> {
             bx, by, bf, bk, unroll, threads, row_items, col_items, col_first, staged => self.blocks.staged(),
             values => VALUES, value_items, value_rounds => value_items.div_ceil(threads),
         }
+    }
+
+    /// What the template of matrix units spells.
+    fn by_units(&self, emulated: bool) -> minijinja::Value {
+        // What the reference of a row lies above its first scores, and how far from it the maximum may be: exponentials of 11 are the largest
+        // that f16 holds.
+        const ABOVE: f32 = 5.0;
+        const MOST: f32 = 10.5;
+        const LEAST: f32 = -6.0;
+        let Blocks { bx, by, bf, .. } = self.blocks;
+        let threads = self.blocks.threads();
+        let shared = shared_columns(self.nest, self.parts).filter(|_| divides(self.features(), bf));
+        let at = Layout::new(&self.blocks, &self.terms, shared, emulated);
+        let stage = |name: String, hook: String, first: &str, base: u32, lines: u32, length: u32| {
+            let (quads, items) = (length / 4, lines * length / 4);
+            minijinja::context! { name, hook, first, base, quads, items, rounds => items.div_ceil(threads), stride => stride(length) }
+        };
+        let (mut contractions, mut stages) = (vec![], vec![]);
+        for (number, terms) in self.terms.iter().enumerate() {
+            let depth = terms.next_multiple_of(16);
+            let rows = at.rows[number];
+            let column = stage(format!("c{number}"), format!("col_{number}"), "0u", at.columns[number], by, depth);
+            stages.push(column.clone());
+            contractions.push(minijinja::context! { number, rows, column, depth => depth / 16 });
+        }
+        let values = stage("v".into(), "values".into(), "start_f", at.values, by, bf);
+        stages.extend(shared.is_none().then(|| values.clone()));
+        let quad = if emulated { "vec2<u32>" } else { "vec4<f16>" };
+        let tile = minijinja::context! {
+            bx, by, bf, threads, emulated, quad, row_step => if emulated { bx * stride(16) } else { 0 }, halves => at.halves, weights => at.weights, weight_stride => stride(by), score_stride => stride(by),
+            above => format!("{ABOVE:?}"), most => format!("{MOST:?}"), least => format!("{LEAST:?}"),
+        };
+        minijinja::context! { tile, contractions, stages, values }
     }
 
     /// Stages of each contraction.

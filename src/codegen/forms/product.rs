@@ -13,7 +13,7 @@ use crate::codegen::text::storage::Kind;
 use crate::codegen::text::unit::Unit;
 use crate::codegen::text::{helpers, spell, vector};
 use crate::forms::contraction::{BATCH, CLAMPED, K, Limit, M, N, Product, divides, in_range, lanes, prefers, product};
-use crate::forms::product::{Math, PAD, SHARED_TILES, TEAM, Tile};
+use crate::forms::product::{Math, PAD, SHARED_TILES, TEAM, Terms, Tile};
 use crate::loop_ir::facts::{needed, needed_before, stored};
 use crate::loop_ir::{Val, Write};
 use crate::types::{Cooperative, Dim};
@@ -24,6 +24,7 @@ static TEMPLATES: LazyLock<minijinja::Environment<'static>> = LazyLock::new(|| {
     let mut env = minijinja::Environment::new();
     env.add_template("matmul", include_str!("../../../shaders/matmul.wgsl.j2")).expect("the matmul template is sound");
     env.add_template("attention", include_str!("../../../shaders/attention.wgsl.j2")).expect("the attention template is sound");
+    env.add_template("attention_units", include_str!("../../../shaders/attention_units.wgsl.j2")).expect("attention by units is sound");
     env.add_template("tile_order", include_str!("../../../shaders/tile_order.wgsl.j2")).expect("the order of tiles is sound");
     env.add_template("shared_tiles", include_str!("../../../shaders/shared_tiles.wgsl.j2")).expect("shared tiles are sound");
     env.add_template("cooperative", include_str!("../../../shaders/cooperative.wgsl.j2")).expect("the cooperative template is sound");
@@ -79,6 +80,8 @@ struct Kernel<'p> {
     /// Whether four terms may go beyond the last.
     ragged: bool,
     kind: Kind,
+    /// Whether the shader has matrix units, rather than what stands for them.
+    native: bool,
 }
 
 /// A function that the template calls.
@@ -100,7 +103,8 @@ const LONG: usize = 24;
 fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<Variant, String> {
     let along_k = [prefers(p, p.a, M), prefers(p, p.b, N)];
     let ragged = !divides(&p.k, 4) || limit.is_some_and(|l| !divides(&l.total, 4));
-    let kernel = Kernel { p, limit, tile, along_k, ragged, kind: unit.kind(p.nest.dtype(p.dot))? };
+    let native = matches!(tile.math, Math::Cooperative(_)) && unit.target.caps.cooperative == Cooperative::Native;
+    let kernel = Kernel { p, limit, tile, along_k, ragged, kind: unit.kind(p.nest.dtype(p.dot))?, native };
     let roles = kernel.roles();
     let mut hooks: Vec<Emitter> = roles.iter().map(|&role| kernel.hook(unit, role)).collect();
     let vector = vectors(unit, p, &roles, &hooks);
@@ -121,7 +125,6 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let (before, helpers, _, uses_symbols) = main.finish();
     let functions = functions_of(hooks, heads, helpers, uses_symbols);
     entry.splice(0..0, helpers::opening(&functions.helpers));
-    let native = matches!(tile.math, Math::Cooperative { .. }) && unit.target.caps.cooperative == Cooperative::Native;
     let pinned = native.then(|| unit.pinned());
     let (mut bindings, mut head) = header(pinned.as_ref().unwrap_or(unit), &vector, functions.uses_symbols, &functions.helpers);
     if tile.workers.is_some() {
@@ -131,11 +134,12 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
         head += &format!("@group(0) @binding({}) var<storage, read_write> scratch: array<atomic<u32>>;\n", bindings.len());
         bindings.push(Binding::Scratch);
     }
-    let rounds = tile.wm > 16 && functions.last_lines > LONG;
+    let long = functions.last_lines > LONG;
+    let rounds = tile.wm > 16 && long;
     let has = |last: bool| roles.contains(&Role::Load { row: M, last });
     let (name, sizes) = match tile.math {
         Math::Fma { halves, unroll } => ("matmul", kernel.of_invocations(halves, unroll)),
-        Math::Cooperative { terms } => ("cooperative", kernel.of_subgroups(terms, !native)),
+        Math::Cooperative(terms) => ("cooperative", kernel.of_subgroups(terms, !long && terms == Terms::Halves)),
     };
     let context = minijinja::context! {
         tile => sizes, tiles_m, tiles_n, tiles, workers => tile.workers, first_part => SHARED_TILES, entry, before, terms, steps => has(false), last => has(true),
@@ -170,7 +174,7 @@ impl Kernel<'_> {
     }
 
     /// Sizes that the template of cooperative matrices spells. Lines of workgroup memory lie along k or across, as memory does.
-    fn of_subgroups(&self, terms: u32, emulated: bool) -> minijinja::Value {
+    fn of_subgroups(&self, terms: Terms, unrolled: bool) -> minijinja::Value {
         let Tile { bm, bn, bk, wm, wn, .. } = self.tile;
         let threads = self.tile.threads();
         let stage = |op: &str, k: usize, size: u32| {
@@ -180,7 +184,27 @@ impl Kernel<'_> {
         };
         let (stages, band) = ([stage("a", 0, bm), stage("b", 1, bn)], self.tile.band(&self.p.sizes()));
         let (teams, mi, ni) = (threads / TEAM, wm / 16, wn / 16);
-        minijinja::context! { bm, bn, bk, wm, wn, threads, teams, mi, ni, terms, emulated, stages, band, segment => SEGMENT }
+        let (scaled, loaded, quad) = (terms != Terms::Halves, self.loaded(), self.halves());
+        let (terms, emulated, segment) = (terms.count(), !self.native, SEGMENT);
+        let (span, hands) = (self.tile.span(), self.tile.hands());
+        let (handed, pieces, turns) = (64 * span * hands, mi * ni / span, teams / hands);
+        minijinja::context! {
+            bm, bn, bk, wm, wn, threads, teams, mi, ni, terms, scaled, loaded, quad, emulated, stages, band, segment, span, hands, handed, pieces, turns,
+            unrolled,
+        }
+    }
+
+    /// Four values of f16 in workgroup memory.
+    fn halves(&self) -> &'static str {
+        if self.native { "vec4<f16>" } else { "vec2<u32>" }
+    }
+
+    /// What a load hook gives: four values.
+    fn loaded(&self) -> String {
+        match self.tile.math {
+            Math::Cooperative(Terms::Halves) => self.halves().into(),
+            _ => format!("vec4<{}>", self.kind.wgsl()),
+        }
     }
 
     /// Sizes that the template of multiply-adds spells.
@@ -228,7 +252,7 @@ impl Kernel<'_> {
     fn spell(&self, em: &mut Emitter, role: Role) -> Result<String, String> {
         em.axes.insert(BATCH, Ex::global("z"));
         let Role::Load { row, last } = role else { return self.spell_store(em) };
-        let (operand, kind) = (operand(row), self.kind.wgsl());
+        let (operand, loaded) = (operand(row), self.loaded());
         let active = match self.along_k[operand] {
             true => self.name_along_k(em, row, last),
             false => self.name_along_row(em, row, last),
@@ -242,9 +266,13 @@ impl Kernel<'_> {
                 None => x,
             });
         }
-        em.line(format!("return vec4<{kind}>({});", parts.join(", ")));
+        let four = format!("vec4<{}>({})", self.kind.wgsl(), parts.join(", "));
+        em.line(match self.tile.math {
+            Math::Cooperative(Terms::Halves) => format!("return packed({four});"),
+            _ => format!("return {four};"),
+        });
         let (name, extra) = if last { ("last", ", terms: u32") } else { ("load", "") };
-        Ok(format!("fn {name}_{}(z: u32, x: u32, y: u32{extra}) -> vec4<{kind}>", ["a", "b"][operand]))
+        Ok(format!("fn {name}_{}(z: u32, x: u32, y: u32{extra}) -> {loaded}", ["a", "b"][operand]))
     }
 
     /// Names the kernel axes of a hook that reads along k: row `x`, quad `y`. Gives the conditions of its lanes.
@@ -256,7 +284,7 @@ impl Kernel<'_> {
             return name_lanes(em, "y", "terms");
         }
         if last {
-            em.line(format!("if (y * 4u >= terms) {{ return vec4<{}>(); }}", self.kind.wgsl()));
+            em.line(format!("if (y * 4u >= terms) {{ return {}(); }}", self.loaded()));
         }
         [const { None }; 4]
     }
@@ -264,7 +292,7 @@ impl Kernel<'_> {
     /// Names the kernel axes of a hook that reads along a row axis: quad `x`, term `y`. Its lanes have no conditions.
     fn name_along_row(&self, em: &mut Emitter, row: u32, last: bool) -> [Option<String>; 4] {
         if last {
-            em.line(format!("if (y >= terms) {{ return vec4<{}>(); }}", self.kind.wgsl()));
+            em.line(format!("if (y >= terms) {{ return {}(); }}", self.loaded()));
         }
         em.axes.insert(K, Ex::global("y"));
         let size = self.p.size(row);

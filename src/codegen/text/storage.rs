@@ -123,6 +123,11 @@ impl Element {
         }
     }
 
+    /// Whether vectors of four of it are accessed at once.
+    pub fn has_vectors(self) -> bool {
+        self.is_word() || self == Element::F16
+    }
+
     /// Whether it is one 32-bit word.
     pub fn is_word(self) -> bool {
         matches!(self, Element::F32 | Element::I32 | Element::U32)

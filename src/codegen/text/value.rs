@@ -308,6 +308,7 @@ impl Emitter<'_> {
             (DType::BF16, _) if packed => format!("{}({value})", self.helper("bf16_bits_")),
             (DType::I8, _) if packed => format!("(bitcast<u32>({value}) & 0xffu)"),
             (DType::I16, _) if packed => format!("(bitcast<u32>({value}) & 0xffffu)"),
+            (DType::F16, Element::F16) if self.unit.target.caps.converts_halves => format!("f16({value})"),
             (DType::F16, Element::F16) => format!("f16({}({value}))", self.helper("round_f16_")),
             (DType::F16, _) => format!("{}({value})", self.helper("round_f16_")),
             (DType::BF16, _) => format!("{}({value})", self.helper("round_bf16_")),
@@ -323,6 +324,11 @@ impl Emitter<'_> {
         let unit = self.unit;
         let buffer = unit.buffer(write.buffer)?;
         let vector = self.vector[buffer.binding];
+        // Storing rounds as the conversion does.
+        let stored = match unit.nest.stmt(write.value).instr {
+            Instr::Cast(from) if buffer.operand.dtype.is_half() && unit.nest.dtype(write.value) == buffer.operand.dtype && unit.kind(unit.nest.dtype(from))? == Kind::F32 => from,
+            _ => write.value,
+        };
         let width = if vector { 4 } else { buffer.format.per_word as usize };
         let (declared, element) = (unit.bindings[buffer.binding].element, buffer.format.element);
         let mut out = vec![];
@@ -335,7 +341,7 @@ impl Emitter<'_> {
             }
             let mut parts = vec![];
             for &lane in chunk {
-                let v = self.value(write.value, lane)?;
+                let v = self.value(stored, lane)?;
                 let mut text = self.encode(write.buffer, &v.text)?;
                 if width > 1
                     && !vector

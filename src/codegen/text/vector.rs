@@ -5,20 +5,20 @@ use super::unit::Unit;
 use crate::forms::{Lane, fits_vectors, restrict_to_vectors};
 use crate::loop_ir::{Instr, Write};
 
-/// Marks bindings of plain 32-bit elements of which every access of every group of four lanes is one aligned vector.
+/// Marks bindings of plain elements of which every access of every group of four lanes is one aligned vector.
 pub fn mark(em: &mut Emitter, groups: &[Vec<usize>]) {
     let mut fits = candidates(em.unit);
     restrict(em, em.unit.nest.body.iter().map(|s| &s.instr), &em.unit.nest.writes, groups, &mut fits);
     em.vector = fits;
 }
 
-/// Bindings of plain 32-bit elements, in numbers that divide by four.
+/// Bindings of plain elements, in numbers that divide by four.
 pub fn candidates(unit: &Unit) -> Vec<bool> {
     // Bindings of other kernels of the launch are none of this one's.
     let mut fits = vec![false; unit.bindings.len()];
     unit.buffers.iter().for_each(|b| fits[b.binding] = true);
     for b in &unit.buffers {
-        fits[b.binding] &= fits_vectors(&b.operand) && unit.bindings[b.binding].element.is_word();
+        fits[b.binding] &= fits_vectors(&b.operand) && unit.bindings[b.binding].element.has_vectors();
     }
     fits
 }

@@ -233,6 +233,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter) -> DeviceCaps {
         i64_comparisons: true,
         f64: has(wgpu::Features::SHADER_F64) && has(wgpu::Features::SHADER_INT64),
         exact_floats: true,
+        converts_halves: true,
         cooperative: if has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && has(wgpu::Features::SHADER_F16) && has_fragments(adapter) {
             Cooperative::Native
         } else {
