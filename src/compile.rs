@@ -8,15 +8,15 @@
 
 use crate::autograd::{self, Seed, Wrt};
 use crate::codegen::{self, Plan};
-use crate::config::{Config, Gradients, Mode, Optimizer, Target};
+use crate::config::{Config, Gradients, LossScale, MixedPrecision, Mode, Optimizer, Target};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Inline, InputRole, OutputRole, Value, freeze, inline_subgraphs, is_frozen};
 use crate::loop_ir::Phase;
 use crate::lower::lower;
 use crate::partition::{Pressure, fusible_by_traits, partition_under};
-use crate::passes::{fuse_attention, post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
+use crate::passes::{fuse_attention, halve_products, post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
 use crate::schedule::{Program, schedule};
-use crate::types::{Decision, Dim, TensorType};
+use crate::types::{DType, Decision, Dim, TensorType};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::time::Instant;
@@ -77,9 +77,33 @@ fn compile_fx(graph: &Graph, target: &Target, config: &Config, report: &mut Repo
     Ok(plan)
 }
 
+/// What mixed precision cannot be, or stand beside.
+fn check_mixed(mixed: &MixedPrecision, config: &Config) -> Result<()> {
+    if !matches!(mixed.dtype, DType::F16 | DType::BF16) {
+        return Err(Error::compile(format!("mixed precision computes products in f16 or bf16, not in {}", mixed.dtype)));
+    }
+    let Some(scale) = &mixed.loss_scale else { return Ok(()) };
+    if config.check_gradients {
+        return Err(Error::compile("a loss scale skips steps whose gradients are not finite, and check_gradients refuses them: choose one"));
+    }
+    let is_power = scale.initial > 0.0 && scale.initial.log2().fract() == 0.0;
+    if !is_power || !(-24.0..=24.0).contains(&scale.initial.log2()) || scale.growth_interval == 0 {
+        return Err(Error::compile(format!(
+            "a loss scale starts with a power of two from 2^-24 to 2^24 and doubles after one step or more, not with {} and after {}",
+            scale.initial, scale.growth_interval
+        )));
+    }
+    Ok(())
+}
+
 /// Pre-grad passes, attention in one kernel where that pays, and frozen parameters detached.
 fn before_autograd(graph: &Graph, target: &Target, config: &Config) -> Result<Graph> {
-    let graph = fuse_attention(&recursive_pre_grad_passes(graph)?, &target.model, config.mode != Mode::Inference)?;
+    let mut graph = recursive_pre_grad_passes(graph)?;
+    if let Some(mixed) = &config.mixed_precision {
+        check_mixed(mixed, config)?;
+        graph = halve_products(&graph, mixed.dtype)?;
+    }
+    let graph = fuse_attention(&graph, target, config.mode != Mode::Inference)?;
     let Mode::Train(optimizer) = &config.mode else { return Ok(graph) };
     check_trainable(&graph)?;
     freeze_groups(graph, optimizer)
@@ -155,6 +179,11 @@ impl Stages<'_> {
         )))
     }
 
+    fn loss_scale(&self) -> Option<&LossScale> {
+        let trains = matches!(self.config.mode, Mode::Train(_));
+        self.config.mixed_precision.as_ref().filter(|_| trains).and_then(|mixed| mixed.loss_scale.as_ref())
+    }
+
     /// Differentiation and joint passes.
     fn joint(&self, clock: &mut Clock<'_>) -> Result<Graph> {
         let (wrt, seed) = match self.config.mode {
@@ -163,6 +192,10 @@ impl Stages<'_> {
         };
         let graph = inline_subgraphs(self.graph, Inline::All).map_err(Error::compile)?;
         let joint = autograd::joint_graph(&graph, wrt, seed)?;
+        let joint = match self.loss_scale() {
+            Some(scale) => crate::update::scale_loss(&joint, scale).map_err(Error::compile)?,
+            None => joint,
+        };
         clock.stage("autograd");
         let joint = recursive_joint_graph_passes(&joint)?;
         clock.report.joint_nodes = joint.nodes.len();
@@ -184,7 +217,7 @@ impl Stages<'_> {
         if let Mode::Train(optimizer) = &self.config.mode {
             let trained = trained_parameters(self.graph, &graphs);
             clock.report.untrained = untrained_parameters(self.graph, &trained);
-            let update = compile_update(&trained, optimizer, self.config.gradients)?;
+            let update = compile_update(&trained, optimizer, self.config.gradients, self.loss_scale())?;
             check_names(self.graph, &update)?;
             graphs.push((Phase::Update, update));
             clock.stage("update");
@@ -277,8 +310,13 @@ fn untrained_parameters(graph: &Graph, trained: &[(String, TensorType)]) -> Vec<
 
 /// The optimizer's graph over those parameters. It is built in the form that the joint passes give, so that only those of the last
 /// stage run. Other parameters stay as they are, without decay, as in PyTorch.
-fn compile_update(parameters: &[(String, TensorType)], optimizer: &Optimizer, gradients: Gradients) -> Result<Graph> {
-    let update = crate::update::update_graph(optimizer, parameters, gradients)?;
+fn compile_update(
+    parameters: &[(String, TensorType)],
+    optimizer: &Optimizer,
+    gradients: Gradients,
+    loss_scale: Option<&LossScale>,
+) -> Result<Graph> {
+    let update = crate::update::update_graph(optimizer, parameters, gradients, loss_scale)?;
     post_grad_passes(&update)
 }
 

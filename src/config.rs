@@ -1,8 +1,10 @@
 //! Options, and the only place that reads the environment.
 
 mod optimizer;
+mod precision;
 
 pub use optimizer::{Gradients, Optimizer, OptimizerKind, ParameterGroup};
+pub use precision::{LossScale, MixedPrecision, Precision};
 
 use crate::types::{DeviceCaps, DeviceModel, MatmulPrecision};
 use serde::{Deserialize, Serialize};
@@ -106,6 +108,9 @@ pub struct Config {
     /// How exactly products of f32 matrices are computed, where the device has matrix units.
     #[serde(default)]
     pub matmul_precision: MatmulPrecision,
+    /// Compute products in halves.
+    #[serde(default)]
+    pub mixed_precision: Option<MixedPrecision>,
     /// Refuse steps whose gradients are not finite; state stays as it was.
     pub check_gradients: bool,
     /// What a step of training tells about its gradients, beside using them.
@@ -130,6 +135,7 @@ impl Default for Config {
             reuse: true,
             emulate_precision_casts: false,
             matmul_precision: MatmulPrecision::default(),
+            mixed_precision: None,
             check_gradients: false,
             gradients: Gradients::Internal,
             allow_non_finite: false,

@@ -22,10 +22,10 @@ mod tune;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use inductor::compile::{frontier, inductor_with_report};
-use inductor::config::{MemoryBudget, Mode, Target};
+use inductor::config::{MemoryBudget, Mode, Precision, Target};
 use inductor::graph::InputRole;
 use inductor::runtime::{Explain, TensorFile, replay, save_tensors};
-use inductor::types::{MatmulPrecision, Shape};
+use inductor::types::Shape;
 use inductor::{Config, Device, Dim, HostTensor, Inputs, Traced, compile, optim, report};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -98,9 +98,9 @@ struct ExplainOptions {
     /// Target: auto, gpu, software, cpu, or webgpu-default and h100, which need no device.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// How exactly products are computed where there are matrix units: highest, high or medium.
+    /// How exactly a step computes: highest, high or medium products of f32 where there are matrix units, or f16 or bf16 for mixed precision.
     #[arg(long, default_value = "highest")]
-    precision: MatmulPrecision,
+    precision: Precision,
     /// Memory that the step may take: a share of what it takes otherwise (`0.5`, `50%`), or bytes (`3000MiB`).
     #[arg(long)]
     memory_budget: Option<MemoryBudget>,
@@ -202,8 +202,8 @@ fn explain(options: &ExplainOptions) -> Result<()> {
         (_, true) => Mode::Vjp,
         _ => Mode::Inference,
     };
-    let (dump, matmul_precision) = (options.dump.clone(), options.precision);
-    let config = Config { mode, dump, matmul_precision, memory_budget: options.memory_budget, ..Config::default() };
+    let config = Config { mode, dump: options.dump.clone(), memory_budget: options.memory_budget, ..Config::default() };
+    let config = options.precision.of(config);
     if options.frontier {
         return emit(&report::frontier_text(&frontier(&traced.graph, &target, &config)?));
     }

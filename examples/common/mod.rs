@@ -8,7 +8,7 @@ pub mod training;
 use anyhow::{Context, Result};
 use inductor::report::printable;
 pub use inductor::train::data::random;
-use inductor::types::MatmulPrecision;
+use inductor::config::Precision;
 use inductor::{Config, Device, Step, Verify};
 use std::process::ExitCode;
 
@@ -33,10 +33,10 @@ pub struct Common {
     /// In the end, time each kernel of a step, and write a trace that Perfetto and Chrome read. Needs a GPU with timestamps.
     #[arg(long)]
     pub profile: bool,
-    /// How exactly products are computed where the GPU has matrix units: highest, high (as exact as f32 for all but extreme ranges, and
-    /// faster) or medium (f16 operands).
+    /// How exactly a step computes: products of f32 as highest, high (as exact as f32 for all but extreme ranges, and faster) or medium (of
+    /// f16 operands) where the GPU has matrix units; or mixed precision, f16 or bf16.
     #[arg(long, default_value = "highest")]
-    pub precision: MatmulPrecision,
+    pub precision: Precision,
     /// Folder for everything that is written.
     #[arg(long, default_value = "out")]
     pub out: std::path::PathBuf,
@@ -90,7 +90,7 @@ impl Common {
     /// The compiler's options.
     pub fn config(&self) -> Config {
         let verify = if self.verify { Verify::Full } else { Verify::Off };
-        Config { verify, matmul_precision: self.precision, ..Config::default() }
+        self.precision.of(Config { verify, ..Config::default() })
     }
 }
 

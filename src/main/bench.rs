@@ -12,10 +12,9 @@ mod memory;
 use super::{emit, models, write_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use inductor::config::{MemoryBudget, Mode};
+use inductor::config::{MemoryBudget, Mode, Precision};
 use inductor::graph::InputRole;
 use inductor::report::{Row, compile_text, memory_text, rows_text};
-use inductor::types::MatmulPrecision;
 use inductor::{Config, DType, Device, Dim, HostTensor, Initializer, State, Step, Traced, compile, compile_train, optim, trace_eval};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -43,9 +42,9 @@ pub struct BenchOptions {
     /// Shapes of the matmul suite, as `MxNxK` or `BATCHxMxNxK`; `t` behind them transposes the left operand, `T` the right one.
     #[arg(long, value_delimiter = ',')]
     shape: Vec<Shape>,
-    /// How exactly products are computed where there are matrix units: highest, high or medium.
+    /// How exactly a step computes: highest, high or medium products of f32 where there are matrix units, or f16 or bf16 for mixed precision.
     #[arg(long, default_value = "highest")]
-    precision: MatmulPrecision,
+    precision: Precision,
     /// Memory that a step of the train suite may take: a share of what it takes otherwise (`0.5`, `50%`), or bytes (`3000MiB`).
     #[arg(long)]
     memory_budget: Option<MemoryBudget>,
@@ -93,7 +92,7 @@ fn check_sizes(options: &BenchOptions) -> Result<()> {
 
 impl BenchOptions {
     fn config(&self) -> Config {
-        Config { matmul_precision: self.precision, memory_budget: self.memory_budget, ..Config::default() }
+        self.precision.of(Config { memory_budget: self.memory_budget, ..Config::default() })
     }
 }
 
@@ -118,7 +117,7 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
                 let asked = !options.size.is_empty() || !options.shape.is_empty();
                 let sizes: &[usize] = if asked { &options.size } else { &[512, 1024, 2048, 4096] };
                 for shape in sizes.iter().map(|&n| Shape::square(n)).chain(options.shape.iter().copied()) {
-                    rows.push(arithmetic(options, &device, &Product { shape, positive: options.positive }, &mut profiles)?);
+                    rows.push(arithmetic(options, &device, &Product { shape, positive: options.positive, dtype: options.precision.operands() }, &mut profiles)?);
                 }
             }
             "conv" => rows.extend(conv::conv(options, &device, &mut profiles)?),
@@ -248,6 +247,7 @@ fn arithmetic(options: &BenchOptions, device: &Device, work: &dyn Work, profiles
 struct Product {
     shape: Shape,
     positive: bool,
+    dtype: DType,
 }
 
 impl Work for Product {
@@ -275,8 +275,8 @@ impl Work for Product {
             let matrix = |name: &str, rows: usize, columns: usize, transpose: bool| {
                 let (rows, columns) = if transpose { (columns, rows) } else { (rows, columns) };
                 let x = match batch {
-                    1 => t.parameter(name, DType::F32, (rows, columns), uniform.clone()),
-                    batch => t.parameter(name, DType::F32, (batch, rows, columns), uniform.clone()),
+                    1 => t.parameter(name, self.dtype, (rows, columns), uniform.clone()),
+                    batch => t.parameter(name, self.dtype, (batch, rows, columns), uniform.clone()),
                 };
                 if transpose { x.transpose(-2, -1) } else { x }
             };

@@ -5,7 +5,8 @@ use anyhow::Result;
 use clap::Args;
 use inductor::config::Mode;
 use inductor::report::tuning_text;
-use inductor::types::{MatmulPrecision, Tuning};
+use inductor::config::Precision;
+use inductor::types::Tuning;
 use inductor::{Config, Device, HostTensor, Traced, optim};
 
 /// What to measure, and where.
@@ -16,9 +17,9 @@ pub struct TuneOptions {
     /// Where to run: auto, gpu or software.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// How exactly products are computed where there are matrix units: highest, high or medium.
+    /// How exactly a step computes: highest, high or medium products of f32 where there are matrix units, or f16 or bf16 for mixed precision.
     #[arg(long, default_value = "highest")]
-    precision: MatmulPrecision,
+    precision: Precision,
 }
 
 /// Measures a training step of the model with AdamW and prints what was found.
@@ -26,7 +27,7 @@ pub fn tune(options: &TuneOptions) -> Result<()> {
     let device = Device::from_name(&options.device)?;
     super::complain(&format!("device: {}", device.describe()));
     let models::Model { traced, .. } = models::load(&options.model)?;
-    let config = Config { mode: Mode::Train(optim::AdamW::new(1e-4).into()), matmul_precision: options.precision, ..Config::default() };
+    let config = options.precision.of(Config { mode: Mode::Train(optim::AdamW::new(1e-4).into()), ..Config::default() });
     measured(&device, &traced, &config, &bench::random_inputs(&traced, &[])?).map(drop)
 }
 

@@ -123,6 +123,9 @@ impl OpDef for ScaledDotProductAttention {
     fn class(&self) -> Class {
         Class::Composite
     }
+    fn is_product(&self) -> bool {
+        true
+    }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let AttentionParts { q, k, v, mask, key } = self.parts(operands)?;
         check_probability(self.dropout.get())?;

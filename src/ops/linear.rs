@@ -34,6 +34,9 @@ impl OpDef for Linear {
     fn class(&self) -> Class {
         Class::Composite
     }
+    fn is_product(&self) -> bool {
+        true
+    }
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let ([x, weight] | [x, weight, _]) = operands else { return Err("takes an input, a weight and at most one bias".into()) };
         if !x.dtype.is_float() || operands.iter().any(|t| t.dtype != x.dtype) {

@@ -251,6 +251,11 @@ pub trait OpDef {
         0.0
     }
 
+    /// Whether it multiplies matrices, which mixed precision does in halves.
+    fn is_product(&self) -> bool {
+        self.class() == Class::Template
+    }
+
     /// Whether its kernel checks indices, so that whatever writes state waits for it.
     fn checks_indices(&self) -> bool {
         self.class() == Class::Gather

@@ -154,6 +154,9 @@ impl OpDef for Op {
     fn multiply_adds(&self, operands: &[TensorType], results: &[TensorType]) -> f64 {
         self.def().multiply_adds(operands, results)
     }
+    fn is_product(&self) -> bool {
+        self.def().is_product()
+    }
     fn checks_indices(&self) -> bool {
         self.def().checks_indices()
     }

@@ -12,11 +12,12 @@ mod joint_graph;
 mod post_grad;
 mod pre_grad;
 
+use crate::config::Target;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, ValueMap, verify};
 use crate::ops::OpDef;
 use crate::rewrite::{Rule, rewrite};
-use crate::types::DeviceModel;
+use crate::types::DType;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -46,9 +47,14 @@ pub fn recursive_pre_grad_passes(graph: &Graph) -> Result<Graph> {
 
 /// Attention becomes one kernel where that pays on a device of these speeds, with its gradients or without; behind the passes before
 /// autograd, which raise it.
-pub fn fuse_attention(graph: &Graph, model: &DeviceModel, gradients: bool) -> Result<Graph> {
+pub fn fuse_attention(graph: &Graph, target: &Target, gradients: bool) -> Result<Graph> {
     let rebuild = |m: String| Error::compile(format!("fuse_attention: {m}"));
-    pre_grad::fuse_attention::fuse_attention(graph, &|problem| problem.pays(gradients, model)).map_err(rebuild)
+    pre_grad::fuse_attention::fuse_attention(graph, &|problem| problem.pays(gradients, target)).map_err(rebuild)
+}
+
+/// Products of f32 are computed in a half type; behind the passes before autograd, which raise some of them.
+pub fn halve_products(graph: &Graph, half: DType) -> Result<Graph> {
+    pre_grad::halve_products::halve_products(graph, half).map_err(|m| Error::compile(format!("halve_products: {m}")))
 }
 
 /// Passes on the joint graph, or on the forward graph for inference: simplifies, and decomposes every composite.

@@ -35,7 +35,7 @@ pub use program::*;
 use crate::config::{Config, Target};
 use crate::error::Error;
 use crate::fusion::{Kernel, Limits, Memo, stored_number, substitute_numbers};
-use crate::loop_ir::{BufferId, Nest, Number, factor_domain};
+use crate::loop_ir::{BodyBuilder, BufferId, Instr, Nest, Number, Rebase, Val, factor_domain};
 use crate::lower::Lowered;
 use crate::types::{Storage, Symbol};
 use group::Group;
@@ -88,7 +88,8 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
         let id = match by_structure.get(&(structure.id, formats.clone())) {
             Some(id) => *id,
             None => {
-                let kernel = final_form(&Nest { label: label.to_string(), provenance: (*provenance).clone(), ..structure.nest.clone() });
+                let nest = Nest { label: label.to_string(), provenance: (*provenance).clone(), ..structure.nest.clone() };
+                let kernel = final_form(&if config.mixed_precision.is_some() { hand_on_floats(&nest) } else { nest });
                 let next = program.kernels.len() as u32;
                 let id = *kernels.entry(Identity { kernel: kernel.clone(), formats: formats.clone() }).or_insert(next);
                 if id == next {
@@ -135,6 +136,27 @@ fn substitute_numbers_everywhere(nests: &mut [Nest], lowered: &Lowered) {
         numbers.remove(&i.buffer);
     });
     nests.iter_mut().for_each(|nest| substitute_numbers(nest, &numbers));
+}
+
+/// The kernel of mixed precision, in which what is converted to a half and back is handed on as it was: it is rounded where it is stored. What
+/// matrix units multiply stays a half.
+fn hand_on_floats(nest: &Nest) -> Nest {
+    let (mut body, mut to) = (BodyBuilder::default(), Rebase::in_place());
+    let factors = nest.tag.values();
+    for v in nest.values() {
+        match before_rounding(nest, v).filter(|_| !factors.contains(&v)) {
+            Some(before) => to.set(v, to.value(before)),
+            None => drop(to.copy(&mut body, nest, v)),
+        }
+    }
+    to.finish(body, nest)
+}
+
+/// What a value is that was converted to a half and back.
+fn before_rounding(nest: &Nest, v: Val) -> Option<Val> {
+    let from = |v: Val| if let Instr::Cast(from) = nest.stmt(v).instr { Some(from) } else { None };
+    let half = from(v).filter(|half| nest.dtype(*half).is_half())?;
+    from(half).filter(|before| nest.dtype(*before) == nest.dtype(v))
 }
 
 /// The kernel in its final domain.

@@ -9,16 +9,20 @@
 //!   `algorithms.rs`; its builder is in `frontend/optim`.
 
 mod algorithms;
+mod loss_scale;
 mod ranges;
 mod slot;
 
-use crate::config::{Gradients, Optimizer, OptimizerKind};
+use crate::config::{Gradients, LossScale, Optimizer, OptimizerKind};
 use crate::error::Error;
 use crate::graph::{Builder, Graph, InputRole, OutputRole, Value};
 use crate::ops::ReduceKind;
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Provenance, TensorType, matches_pattern};
+use loss_scale::Scaling;
 use slot::Slot;
+
+pub(crate) use loss_scale::scale_loss;
 
 type Built<T = Value> = Result<T, String>;
 
@@ -27,10 +31,16 @@ type Built<T = Value> = Result<T, String>;
 /// `step_per_parameter`, `step.optimizer.<p>` for each). The state of an optimizer with a name is `optimizer[<name>].<p>...`.
 /// Outputs: `new.<name>` for each parameter and state; where asked for, `gradient.<p>` and `gradient_norm.<p>`, before clipping.
 /// Half-precision parameters are updated in f32, where their state lives. Where gradients of several steps accumulate, their mean
-/// so far is the state `grad_sum`, and the host scalar `micro_batch` counts the steps of an update from 1.
-pub fn update_graph(optimizer: &Optimizer, parameters: &[(String, TensorType)], gradients: Gradients) -> Result<Graph, Error> {
+/// so far is the state `grad_sum`, and the host scalar `micro_batch` counts the steps of an update from 1. Gradients of a scaled loss
+/// are divided by its scale, and where one of them is not finite, nothing is updated but the scale.
+pub fn update_graph(
+    optimizer: &Optimizer,
+    parameters: &[(String, TensorType)],
+    gradients: Gradients,
+    loss_scale: Option<&LossScale>,
+) -> Result<Graph, Error> {
     let mut b = Builder::new("update");
-    let built = ranges::check(optimizer).and_then(|()| update(&mut b, optimizer, parameters, gradients));
+    let built = ranges::check(optimizer).and_then(|()| update(&mut b, optimizer, parameters, gradients, loss_scale));
     built.map_err(|message| Error::compile(format!("optimizer: {message}")))?;
     Ok(b.finish())
 }
@@ -102,15 +112,24 @@ struct Scalars<'a> {
     lr: Value,
     step: Option<Value>,
     micro_batch: Option<Value>,
+    /// Of the loss, where it has a scale.
+    scaling: Option<Scaling<'a>>,
 }
 
 impl Scalars<'_> {
-    fn new<'a>(b: &mut Builder, optimizer: &'a Optimizer, counts: bool) -> Built<Scalars<'a>> {
+    fn new<'a>(b: &mut Builder, optimizer: &'a Optimizer, counts: bool, loss_scale: Option<&'a LossScale>) -> Built<Scalars<'a>> {
         let apart = optimizer.step_per_parameter;
         let lr = host_scalar(b, "lr")?;
         let step = if counts && !apart { Some(host_scalar(b, STEP)?) } else { None };
         let micro_batch = if optimizer.accumulate > 1 && !apart { Some(host_scalar(b, MICRO_BATCH)?) } else { None };
-        Ok(Scalars { optimizer, lr, step, micro_batch })
+        let scaling = loss_scale.map(|scale| Scaling::new(b, scale)).transpose()?;
+        Ok(Scalars { optimizer, lr, step, micro_batch, scaling })
+    }
+
+    /// The number of this update of a parameter, from 1: steps without those that were skipped.
+    fn step_of(&self, b: &mut Builder, parameter: &str) -> Built {
+        let step = self.of(b, self.step, STEP, parameter)?;
+        self.scaling.as_ref().map_or(Ok(step), |scaling| b.sub(step, scaling.skipped))
     }
 
     fn of(&self, b: &mut Builder, common: Option<Value>, name: &str, parameter: &str) -> Built {
@@ -131,7 +150,13 @@ fn state_of(optimizer: &Optimizer, parameter: &str) -> String {
     format!("optimizer{apart}.{parameter}")
 }
 
-fn update(b: &mut Builder, optimizer: &Optimizer, parameters: &[(String, TensorType)], gradients: Gradients) -> Built<()> {
+fn update(
+    b: &mut Builder,
+    optimizer: &Optimizer,
+    parameters: &[(String, TensorType)],
+    gradients: Gradients,
+    loss_scale: Option<&LossScale>,
+) -> Built<()> {
     let mut trained = vec![];
     for (name, ty) in parameters {
         let Some(own) = optimizer.of(name) else { continue };
@@ -143,9 +168,15 @@ fn update(b: &mut Builder, optimizer: &Optimizer, parameters: &[(String, TensorT
         trained.push(Parameter { name, ty, optimizer: own, value, gradient, applies: None });
     }
     let counts = trained.iter().any(|p| algorithms::counts_steps(&p.optimizer.kind)) || optimizer.average.is_some();
-    let scalars = Scalars::new(b, optimizer, counts)?;
+    let scalars = Scalars::new(b, optimizer, counts, loss_scale)?;
+    if let Some(scaling) = &scalars.scaling {
+        trained.iter_mut().try_for_each(|p| scaling.unscale(b, p))?;
+    }
     if optimizer.accumulate > 1 {
         trained.iter_mut().try_for_each(|p| accumulate(b, &scalars, p))?;
+    }
+    if let Some(scaling) = &scalars.scaling {
+        scaling.skip_infinite(b, &mut trained)?;
     }
     trained.iter().try_for_each(|p| tell(b, p, gradients))?;
     if let Some(limit) = optimizer.clip_value {
@@ -224,7 +255,7 @@ fn squares(b: &mut Builder, p: &Parameter<'_>) -> Built {
 fn update_parameter(b: &mut Builder, scalars: &Scalars<'_>, p: &Parameter<'_>, clip: Option<Value>) -> Built<()> {
     b.provenance = Provenance::new(vec![], vec![p.name.to_string()]);
     let counts = algorithms::counts_steps(&p.optimizer.kind) || scalars.optimizer.average.is_some();
-    let step = if counts { scalars.of(b, scalars.step, STEP, p.name)? } else { scalars.lr };
+    let step = if counts { scalars.step_of(b, p.name)? } else { scalars.lr };
     let mut slot = slot(b, scalars, p, step)?;
     if let Some(clip) = clip {
         let clip = slot.b.cast(clip, slot.dtype())?;
@@ -311,7 +342,7 @@ mod tests {
     /// Steps `optimizer` on one weight that starts at 1, with those gradients.
     fn descend(optimizer: impl Into<Optimizer>, gradients: &[f64]) -> f64 {
         let optimizer = optimizer.into();
-        let graph = update_graph(&optimizer, &weight(), Gradients::Internal).unwrap();
+        let graph = update_graph(&optimizer, &weight(), Gradients::Internal, None).unwrap();
         let mut state: BTreeMap<String, f64> = BTreeMap::from([("w".into(), 1.0), ("lr".into(), optimizer.lr)]);
         for (i, &g) in gradients.iter().enumerate() {
             state.insert("grad.w".into(), g);
@@ -357,17 +388,17 @@ mod tests {
     #[test]
     fn vectors_do_not_decay() {
         let optimizer = AdamW::new(0.1).into();
-        let graph = update_graph(&optimizer, &[("b".into(), TensorType::new(DType::F32, 3))], Gradients::Internal).unwrap();
-        let with_rank_two = update_graph(&optimizer, &[("b".into(), TensorType::new(DType::F32, (3, 1)))], Gradients::Internal).unwrap();
+        let graph = update_graph(&optimizer, &[("b".into(), TensorType::new(DType::F32, 3))], Gradients::Internal, None).unwrap();
+        let with_rank_two = update_graph(&optimizer, &[("b".into(), TensorType::new(DType::F32, (3, 1)))], Gradients::Internal, None).unwrap();
         assert!(with_rank_two.nodes.len() > graph.nodes.len() + 4, "decay and its constants");
         let as_pytorch = AdamW::new(0.1).decay_vectors(true).into();
-        let graph = update_graph(&as_pytorch, &[("b".into(), TensorType::new(DType::F32, 3))], Gradients::Internal).unwrap();
+        let graph = update_graph(&as_pytorch, &[("b".into(), TensorType::new(DType::F32, 3))], Gradients::Internal, None).unwrap();
         assert_eq!(graph.nodes.len(), with_rank_two.nodes.len());
     }
 
     #[test]
     fn names_and_roles_are_as_promised() {
-        let graph = update_graph(&AdamW::new(0.1).into(), &weight(), Gradients::Internal).unwrap();
+        let graph = update_graph(&AdamW::new(0.1).into(), &weight(), Gradients::Internal, None).unwrap();
         let inputs: Vec<&str> = graph.inputs.iter().map(|i| i.name.as_str()).collect();
         assert_eq!(inputs, ["w", "grad.w", "lr", "step", "optimizer.w.exp_avg", "optimizer.w.exp_avg_sq"]);
         let outputs: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
@@ -376,7 +407,7 @@ mod tests {
 
     #[test]
     fn half_weights_keep_their_state_in_f32() {
-        let graph = update_graph(&AdamW::new(0.1).into(), &[("w".into(), TensorType::new(DType::BF16, (2, 2)))], Gradients::Internal).unwrap();
+        let graph = update_graph(&AdamW::new(0.1).into(), &[("w".into(), TensorType::new(DType::BF16, (2, 2)))], Gradients::Internal, None).unwrap();
         assert_eq!(graph.ty(graph.input("optimizer.w.exp_avg").unwrap().value).dtype, DType::F32);
         assert_eq!(graph.ty(graph.output("new.w").unwrap().value).dtype, DType::BF16);
     }
@@ -384,7 +415,7 @@ mod tests {
     #[test]
     fn optimizers_with_names_and_counts_keep_apart() {
         let optimizer = AdamW::new(0.1).named("critic").step_per_parameter(true).into();
-        let graph = update_graph(&optimizer, &weight(), Gradients::Internal).unwrap();
+        let graph = update_graph(&optimizer, &weight(), Gradients::Internal, None).unwrap();
         let inputs: Vec<&str> = graph.inputs.iter().map(|i| i.name.as_str()).collect();
         let critic = "optimizer[critic].w";
         assert_eq!(inputs[3..], [format!("step.{critic}"), format!("{critic}.exp_avg"), format!("{critic}.exp_avg_sq")]);
@@ -414,7 +445,7 @@ mod tests {
             (AdamW::new(0.1).eps(nan).into(), "eps is NaN"),
         ];
         for (optimizer, part) in faults {
-            let error = update_graph(&optimizer, &weight(), Gradients::Internal).unwrap_err().to_string();
+            let error = update_graph(&optimizer, &weight(), Gradients::Internal, None).unwrap_err().to_string();
             assert!(error.starts_with("compile: optimizer: ") && error.contains(part), "{error}");
         }
         // The borders themselves are fine: without a memory, each step of Adam has the length of the rate.
@@ -424,7 +455,7 @@ mod tests {
 
     #[test]
     fn integers_are_not_trained() {
-        let error = update_graph(&Sgd::new(0.1).into(), &[("n".into(), TensorType::new(DType::I32, 1))], Gradients::Internal).unwrap_err();
+        let error = update_graph(&Sgd::new(0.1).into(), &[("n".into(), TensorType::new(DType::I32, 1))], Gradients::Internal, None).unwrap_err();
         assert_eq!(error.to_string(), "compile: optimizer: parameter n is i32[1]; only floats are trained");
     }
 }

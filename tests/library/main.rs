@@ -6,6 +6,7 @@ mod derivatives;
 mod layers;
 mod losses;
 mod methods;
+mod mixed_precision;
 
 use inductor::graph::InputRole;
 use inductor::types::TensorType;

@@ -3,7 +3,7 @@
 use crate::forms::attention::Problem;
 use crate::graph::{Builder, Graph, ValueMap};
 use crate::ops::{FusedAttention, Op, OpDef, ScaledDotProductAttention};
-use crate::types::TensorType;
+use crate::types::{DType, TensorType};
 use std::sync::Arc;
 
 /// Fuses attention that `pays` says is faster so, in subgraphs too; the rest is decomposed behind autograd.
@@ -44,5 +44,6 @@ fn problem(attention: &ScaledDotProductAttention, types: &[TensorType]) -> Probl
         scored: size(features),
         summed: size(&v[v.len() - 1..]),
         causal: attention.causal,
+        halves: types[0].dtype == DType::F16,
     }
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod fold_constants;
 pub(super) mod fuse_attention;
+pub(super) mod halve_products;
 mod raise_attention;
 mod raise_norms;
 mod raise_softmax;
