@@ -57,7 +57,8 @@
 //! # Features
 //!
 //! `gpu` (wgpu), `cli` (the `inductor` binary), `torch` (`torch.export` archives) and `interrupt` (runs that end at Ctrl-C with a checkpoint)
-//! are on by default; without them remains the bare compiler with the interpreter. `plots` draws curves of runs as PNG.
+//! are on by default; without them remains the bare compiler with the interpreter. `plots` draws curves of runs as PNG, `images` reads
+//! pictures in folders.
 pub mod autograd;
 pub mod codegen;
 pub mod compile;
@@ -91,8 +92,8 @@ pub use error::{Error, Result};
 #[cfg(feature = "torch")]
 pub use frontend::torch_export;
 pub use frontend::{
-    AttentionOptions, ConvOptions, CrossEntropy, Initializer, Interpolation, PadMode, PoolOptions, ScatterMode, Tensor, Trace, Traced, Triplet,
-    models, nn, optim, trace, trace_eval,
+    AttentionOptions, ConvOptions, CrossEntropy, Initializer, Interpolation, PadMode, PoolOptions, ScatterMode, Tensor, Tensors, Trace, Traced,
+    Triplet, Vmap, models, nn, optim, trace, trace_eval, vmap,
 };
 pub use ops::Reduction;
 pub use runtime::{Device, Inputs, Load, LoadReport, State, Step, StepResult, compile, compile_train, compile_vjp};

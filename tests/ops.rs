@@ -6,6 +6,7 @@
 //! * `decomposition`: the simpler ops give the same values;
 //! * `layers`: every executor of [`EXECUTORS`] agrees with the oracle by the accuracy rule;
 //! * `backward`: the compiled forward and backward agree with the evaluated joint graph;
+//! * `batching`: three examples at once are what a loop over them gives, and so are their derivatives;
 //! * `adapter`: the same, forward and backward, on the software adapter, with all that it has and as `webgpu-default`.
 //!
 //! A test is named `<op>/<number of the sample>/<what>`; its failure prints the graph.
@@ -26,6 +27,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+#[path = "ops/batching.rs"]
+mod batching;
 mod support;
 
 use support::layers::{self, Named, What};
@@ -62,13 +65,14 @@ fn main() {
     for sample in samples() {
         let op = if matches!(sample.op, Op::Pointwise(_)) { sample.op.name() } else { sample.op.text_name() };
         let count = counts.entry(op.to_string()).or_default();
-        let checks: [(&str, Check); 7] = [
+        let checks: [(&str, Check); 8] = [
             ("inference", check_inference),
             ("text", check_text),
             ("gradient", check_gradient),
             ("decomposition", check_decomposition),
             ("layers", check_layers),
             ("backward", check_backward),
+            ("batching", batching::check),
             ("adapter", check_adapter),
         ];
         for (what, check) in checks {
@@ -78,6 +82,7 @@ fn main() {
         *count += 1;
     }
     trials.push(Trial::test("table/every_op_has_samples", || every_op_has_samples().map_err(Failed::from)));
+    trials.push(Trial::test("table/branches_of_examples", || batching::branches_of_examples().map_err(Failed::from)));
     trials.push(Trial::test("table/names_are_unambiguous", || names_are_unambiguous().map_err(Failed::from)));
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -22,9 +22,11 @@ pub mod torch_export;
 mod trace;
 mod traced;
 mod transform;
+mod vmap;
 
 pub use init::Initializer;
 pub use methods::{AttentionOptions, ConvOptions, CrossEntropy, Interpolation, PadMode, PoolOptions, ScatterMode, Triplet};
 pub use tensor::{Operand, Tensor};
 pub use trace::{IntoOutputs, Scope, Trace, trace, trace_eval};
 pub use traced::Traced;
+pub use vmap::{Tensors, Vmap, vmap};

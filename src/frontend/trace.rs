@@ -5,7 +5,7 @@ use super::freeze::freeze;
 use super::tensor::Tensor;
 use super::{Initializer, Traced};
 use crate::error::{Error, Result, TraceFault};
-use crate::graph::{Builder, Graph, InputRole, OutputRole, Value, ValueMap, size_conflicts};
+use crate::graph::{Builder, Graph, InputRole, OutputRole, Value, outline, size_conflicts};
 use crate::ops;
 use crate::types::{DType, IntoShape, Location, Provenance, Symbol, TensorType};
 use std::cell::{Cell, RefCell};
@@ -52,7 +52,10 @@ fn record<O: IntoOutputs>(name: &str, training: bool, f: impl FnOnce(&Trace) -> 
     }
     returned?;
     let mut graph = recorder.builder.take().finish();
-    let mut faults = size_faults(&graph);
+    let mut faults = leaked_examples(&graph);
+    if faults.is_empty() {
+        faults = size_faults(&graph);
+    }
     for (pattern, location) in recorder.frozen.take() {
         match freeze(&graph, &pattern) {
             Ok(frozen) => graph = frozen,
@@ -63,6 +66,12 @@ fn record<O: IntoOutputs>(name: &str, training: bool, f: impl FnOnce(&Trace) -> 
         return Err(Error::Trace(faults));
     }
     Ok(Traced { graph, initializers: recorder.initializers.take(), training_only: recorder.training_only.take() })
+}
+
+/// What is read of one example where no example is.
+fn leaked_examples(graph: &Graph) -> Vec<TraceFault> {
+    let message = "vmap: a tensor of one example is used outside of the function that is mapped";
+    graph.placeholders().map(|id| TraceFault { location: graph.provenance(id).line().cloned(), message: message.into() }).collect()
 }
 
 /// Symbols without a value, or with several ranges: found when all of them are known.
@@ -189,7 +198,7 @@ impl Trace {
     /// A random key of its own, `u32[2]`: each call, in order, is another stream of the run's `key`, which the state makes of its
     /// seed. Every step of training has another key, a function of the seed and the step's number; so has every run for inference
     /// or for given cotangents, by a count of such runs that the state keeps. Equal seeds give equal sequences of runs, on every
-    /// device.
+    /// device. In a function that is mapped by [`crate::vmap`], each example has a key of its own.
     #[track_caller]
     pub fn key(&self) -> Tensor {
         let keys = self.recorder.apply_rows("key", &[], |cx, _| Ok(vec![cx.key()?]));
@@ -203,7 +212,7 @@ impl Trace {
         let start = self.recorder.builder.borrow().graph().nodes.len();
         let y = f(x);
         self.recorder.apply("checkpoint", &[&y], |b, v| {
-            let (body, operands) = region(b.graph(), start, v[0])?;
+            let (body, operands) = outline(b.graph(), "checkpoint", start, v)?;
             b.op(ops::Checkpoint::new(body), &operands)
         })
     }
@@ -327,6 +336,8 @@ pub(super) struct Recorder {
     frozen: RefCell<Vec<(String, Location)>>,
     path: RefCell<String>,
     streams: Cell<u32>,
+    /// Of the functions that are being mapped, outermost first: the number of the example.
+    pub(super) examples: RefCell<Vec<Value>>,
     finished: Cell<bool>,
     pub(super) training: bool,
     training_only: RefCell<Vec<TraceFault>>,
@@ -341,6 +352,7 @@ impl Recorder {
             frozen: RefCell::default(),
             path: RefCell::default(),
             streams: Cell::new(0),
+            examples: RefCell::default(),
             finished: Cell::new(false),
             training,
             training_only: RefCell::default(),
@@ -439,6 +451,7 @@ impl Recorder {
     ) -> Vec<Tensor> {
         self.apply_many(op, operands, |b, values| {
             let mut cx = Cx::over(std::mem::take(b), self.streams.get());
+            cx.examples = self.examples.borrow().clone();
             let results = build(&mut cx, values);
             self.streams.set(cx.streams);
             *b = cx.b;
@@ -474,35 +487,6 @@ impl Recorder {
             self.output(&name, if is_loss { OutputRole::Loss } else { OutputRole::User }, value);
         }
     }
-}
-
-/// What `result` needs of the nodes from `start` on, as a closed graph, and the values it reads from outside. The recorded
-/// nodes stay behind, unused, and are dropped when the trace is finished.
-fn region(graph: &Graph, start: usize, result: Value) -> Result<(Graph, Vec<Value>), String> {
-    let inside = |v: Value| v.node.0 as usize >= start && !graph.def(v).operands.is_empty();
-    let mut needed = vec![false; graph.nodes.len()];
-    needed[result.node.0 as usize] = inside(result);
-    for id in graph.ids().rev().filter(|id| id.0 as usize >= start) {
-        if needed[id.0 as usize] {
-            for &v in graph.node(id).operands.iter().filter(|&&v| inside(v)) {
-                needed[v.node.0 as usize] = true;
-            }
-        }
-    }
-    let (mut body, mut map, mut operands) = (Builder::new("checkpoint"), ValueMap::default(), vec![]);
-    let mut outside: Vec<Value> = graph.ids().filter(|id| needed[id.0 as usize]).flat_map(|id| graph.node(id).operands.clone()).collect();
-    outside.push(result);
-    for v in outside.into_iter().filter(|&v| !inside(v)) {
-        if let std::collections::hash_map::Entry::Vacant(e) = map.entry(v) {
-            e.insert(body.input(&format!("x.{}", operands.len()), InputRole::Input, graph.ty(v).clone())?);
-            operands.push(v);
-        }
-    }
-    for id in graph.ids().filter(|id| needed[id.0 as usize]) {
-        body.copy_node(graph, id, &mut map)?;
-    }
-    body.output("y", OutputRole::User, map[&result]);
-    Ok((body.finish(), operands))
 }
 
 /// The message with the op in front and the operands' types at the end, unless it has them.

@@ -73,6 +73,12 @@ impl Builder {
         Ok(value)
     }
 
+    /// Adds a value that stands for an input of a part of the graph until that part is taken out; see [`super::outline`].
+    pub fn placeholder(&mut self, ty: TensorType) -> Value {
+        let op = Op::from(InputOp { index: u32::MAX - self.graph.nodes.len() as u32, ty: ty.clone() });
+        Value::first(self.push(op, vec![], vec![ty]))
+    }
+
     /// Adds an output.
     pub fn output(&mut self, name: &str, role: OutputRole, value: Value) {
         self.graph.outputs.push(Output { name: name.into(), role, value });
@@ -232,7 +238,7 @@ impl Builder {
 
     /// Copies one node under a value map, unless its results are mapped already; keeps region and provenance.
     pub fn copy_node(&mut self, graph: &Graph, id: NodeId, map: &mut ValueMap) -> Built<()> {
-        self.copy_as(graph, id, map, |b, operands| {
+        self.rebuild_node(graph, id, map, |b, operands| {
             let same = graph.node(id).operands.iter().zip(&operands).all(|(&v, &w)| graph.ty(v) == b.ty(w));
             if same && !b.assumes { Ok(b.copy(graph, id, operands)) } else { b.node(graph.node(id).op.clone(), &operands) }
         })
@@ -240,11 +246,11 @@ impl Builder {
 
     /// As [`Builder::copy_node`], with another op in the node's place.
     pub fn copy_changed_node(&mut self, graph: &Graph, id: NodeId, op: Op, map: &mut ValueMap) -> Built<()> {
-        self.copy_as(graph, id, map, |b, operands| b.node(op, &operands))
+        self.rebuild_node(graph, id, map, |b, operands| b.node(op, &operands))
     }
 
-    /// Maps a node to what `build` makes of its operands, with the node's region and provenance.
-    fn copy_as(
+    /// Maps a node to what `build` makes of its operands, with the node's region and provenance, unless its results are mapped already.
+    pub fn rebuild_node(
         &mut self,
         graph: &Graph,
         id: NodeId,

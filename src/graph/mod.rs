@@ -16,6 +16,7 @@ mod build;
 mod concretize;
 mod freeze;
 mod inline;
+mod outline;
 mod parse;
 mod shorthand;
 mod text;
@@ -25,6 +26,7 @@ pub use build::Builder;
 pub use concretize::{concretize, map_dims};
 pub use freeze::{freeze, is_frozen};
 pub use inline::{Inline, inline_subgraphs};
+pub use outline::outline;
 pub use parse::parse;
 pub use text::print;
 pub use verify::{size_conflicts, verify};
@@ -218,6 +220,12 @@ impl Graph {
     /// The output of that name.
     pub fn output(&self, name: &str) -> Option<&Output> {
         self.outputs.iter().find(|o| o.name == name)
+    }
+
+    /// Inputs of parts that were never taken out: [`Builder::placeholder`]s that are still read.
+    pub fn placeholders(&self) -> impl Iterator<Item = NodeId> {
+        let listed = |index: u32| self.inputs.get(index as usize).is_some();
+        self.ids().filter(move |&id| matches!(&self.node(id).op, Op::InputOp(op) if !listed(op.index)))
     }
 
     /// Whether an op holds a graph.

@@ -63,7 +63,8 @@ fn list(types: &[TensorType]) -> String {
     types.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(" x ")
 }
 
-/// The input list and the input nodes agree; names are unique; keys and host scalars have their types.
+/// The input list and the input nodes agree; names are unique; keys and host scalars have their types. The body of a batch takes a
+/// key for each example.
 fn check_inputs(graph: &Graph, faults: &mut Vec<String>) {
     let mut names = HashSet::new();
     for (k, input) in graph.inputs.iter().enumerate() {
@@ -80,7 +81,7 @@ fn check_inputs(graph: &Graph, faults: &mut Vec<String>) {
         }
         let ty = graph.ty(input.value);
         match input.role {
-            InputRole::Key if *ty != TensorType::new(DType::U32, (2,)) => faults.push(format!("key {} is {ty}, expected u32[2]", input.name)),
+            InputRole::Key if !is_keys(ty) => faults.push(format!("key {} is {ty}, expected u32[2]", input.name)),
             InputRole::HostScalar if ty.shape.rank() != 0 => faults.push(format!("host scalar {} is {ty}, expected a 0-d tensor", input.name)),
             _ => {}
         }
@@ -91,6 +92,10 @@ fn check_inputs(graph: &Graph, faults: &mut Vec<String>) {
             faults.push(format!("%{} is an input without a place in the input list", id.0));
         }
     }
+}
+
+fn is_keys(ty: &TensorType) -> bool {
+    ty.dtype == DType::U32 && ty.shape.0.last().is_some_and(|words| words.is(2))
 }
 
 fn check_outputs(graph: &Graph, faults: &mut Vec<String>) {

@@ -1,7 +1,7 @@
 //! Activations with their own derivative.
 
 use super::composite::{eval_decomposed, widen};
-use super::{Array, Built, Class, Grads, OpDef, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, OpDef, Precision, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, TensorType};
@@ -111,6 +111,9 @@ impl OpDef for Gelu {
         let dx = b.mul(g, slope)?;
         Ok(vec![Some(b.cast(dx, dtype)?)])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(self.clone())
+    }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let mut build = || {
             let x = widen(b, operands[0])?;
@@ -154,6 +157,9 @@ impl OpDef for Silu {
         let slope = b.mul(s, rest)?;
         let dx = b.mul(g, slope)?;
         Ok(vec![Some(b.cast(dx, dtype)?)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(self.clone())
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let mut build = || {

@@ -2,9 +2,9 @@
 
 use super::array::{coordinates, flat_index, sizes};
 use super::composite::{eval_decomposed, largest, largest_kept, sum_kept, widen};
-use super::dropout::{check_probability, drop, is_kept};
+use super::dropout::{check_keys, check_probability, drop, is_kept};
 use super::softmax::exponentials;
-use super::{Array, Built, Class, Grads, Matmul, OpDef, Precision, Real, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, Matmul, OpDef, Precision, Real, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType, broadcast_pairs, broadcast_shapes, paired_besides};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// * Operands `q[..., t, d]`, `k[..., s, d]`, `v[..., s, e]`, floats of one dtype with equal leading dimensions; then optionally a
 ///   mask that broadcasts to `[..., t, s]`: bool (true is attended to) or of the dtype of q (added); then, with dropout, a
-///   key `u32[2]`. Half floats are computed in f32.
+///   key `u32[2]`, or keys of the first leading dimensions, `u32[lead..., 2]`. Half floats are computed in f32.
 /// * `causal` attends to columns not after the row: `s <= t`, counted from the upper left corner.
 /// * A row that attends to nothing gives zeros, as in PyTorch from 2.5 on. Gradients with `p` the softmax:
 ///   `ds = p * (dp - sum(dp * p))`, then `dq = ds k * scale`, `dk = ds^T q * scale`, `dv = dropout(p)^T g`.
@@ -47,6 +47,13 @@ impl ScaledDotProductAttention {
         let at = |i: usize| operands[i].clone();
         let mask = (operands.len() == 4 + key).then(|| at(3));
         Ok(AttentionParts { q: at(0), k: at(1), v: at(2), mask, key: (key == 1).then(|| at(operands.len() - 1)) })
+    }
+
+    /// Operands with the examples in front of the leading dimensions; a mask broadcasts as before.
+    fn of_each(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        let at: Vec<usize> = (0..cx.operands.len()).collect();
+        let (mask, rank) = (self.parts(&at)?.mask, cx.example(0).shape.rank());
+        at.into_iter().map(|k| if Some(k) == mask { cx.aligned(k, rank) } else { cx.each(k) }).collect()
     }
 
     /// The factor of the products, 0-d, of the accumulator's dtype.
@@ -151,8 +158,8 @@ impl OpDef for ScaledDotProductAttention {
                 return Err(format!("the mask is not bool or {}, or does not broadcast to {scores}", q.dtype));
             }
         }
-        if key.is_some_and(|key| key != TensorType::new(DType::U32, 2)) {
-            return Err("the key is not u32[2]".into());
+        if let Some(key) = key {
+            check_keys(&key, &lead(&q))?;
         }
         let mut shape = q.shape.clone();
         shape.0[rank - 1] = v.shape[rank - 1].clone();
@@ -182,6 +189,7 @@ impl OpDef for ScaledDotProductAttention {
         let (x, y, z) = (q.floats(), k.floats(), v.floats());
         let key = key.map(Array::ints);
         let lead = &shape[..rank - 2];
+        let numel = lead.iter().product::<usize>() * t * s;
         let mut out = Vec::with_capacity(shape.iter().product());
         for (n, at) in coordinates(lead).enumerate() {
             for i in 0..t {
@@ -195,7 +203,7 @@ impl OpDef for ScaledDotProductAttention {
                 let sum: f64 = scores.iter().map(|v| (v - max).exp()).sum();
                 let weight = |j: usize| {
                     let p = if mask.is_some() && max == f64::NEG_INFINITY { 0.0 } else { (scores[j] - max).exp() / sum };
-                    let kept = key.as_ref().is_none_or(|key| is_kept(key, (n * t + i) * s + j, self.dropout.get()));
+                    let kept = key.as_ref().is_none_or(|key| is_kept(key, ((n * t + i) * s + j, numel), self.dropout.get()));
                     if kept { p / if key.is_some() { 1.0 - self.dropout.get() } else { 1.0 } } else { 0.0 }
                 };
                 let weights: Vec<f64> = (0..s).map(weight).collect();
@@ -236,6 +244,10 @@ impl OpDef for ScaledDotProductAttention {
         grads.resize(cx.operands.len(), None);
         Ok(grads)
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        let operands = self.of_each(cx)?;
+        cx.b.node(self.clone(), &operands)
+    }
     fn in_inference(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let (_key, rest) = operands.split_last().filter(|_| self.dropout.get() != 0.0)?;
         Some(b.node(ScaledDotProductAttention { dropout: Real::new(0.0), ..self.clone() }, rest))
@@ -265,6 +277,8 @@ impl OpDef for ScaledDotProductAttention {
             }
             Sample::new(ScaledDotProductAttention { causal, scale: None, dropout: Real::new(dropout) }, operands)
         };
+        let mut with_keys = of(false, 0.25, &[2, 3], None);
+        with_keys.operands[3] = TensorType::new(DType::U32, (2, 2));
         let scaled = ScaledDotProductAttention { causal: false, scale: Some(Real::new(0.3)), dropout: Real::new(0.0) };
         vec![
             of(false, 0.0, &[2], None),
@@ -274,6 +288,7 @@ impl OpDef for ScaledDotProductAttention {
             of(true, 0.25, &[2], None),
             of(false, 0.25, &[], Some(TensorType::new(DType::Bool, (5, 7)))),
             Sample::new(scaled, vec![TensorType::new(DType::F16, (3, 4)); 3]),
+            with_keys,
         ]
     }
 }

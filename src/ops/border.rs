@@ -1,7 +1,9 @@
 //! Inputs and values made of attributes alone.
 
 use super::array::{coordinates, sizes};
-use super::{Array, Built, Class, Data, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use super::batch::NO_OPERAND;
+use super::{Array, BatchContext, Built, Class, Data, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use crate::graph::Value;
 use crate::loop_ir::{IndexExpr, Number};
 use crate::types::{DType, Dim, HostTensor, Shape, TensorType};
 use serde::{Deserialize, Serialize};
@@ -36,6 +38,9 @@ impl OpDef for InputOp {
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Ok(vec![])
+    }
+    fn batch(&self, _cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        Err(NO_OPERAND.into())
     }
     fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
         self.ty.shape = self.ty.shape.map(f);
@@ -80,6 +85,9 @@ impl OpDef for Full {
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Ok(vec![])
+    }
+    fn batch(&self, _cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        Err(NO_OPERAND.into())
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (dtype, x) = (self.dtype, self.value.get());
@@ -126,6 +134,9 @@ impl OpDef for Empty {
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Ok(vec![])
+    }
+    fn batch(&self, _cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        Err(NO_OPERAND.into())
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         self.zeros().lower(cx)
@@ -182,6 +193,9 @@ impl OpDef for Iota {
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Ok(vec![])
     }
+    fn batch(&self, _cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        Err(NO_OPERAND.into())
+    }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (dtype, dim) = (self.dtype, self.dim as usize);
         cx.pointwise(0, |b, at| Ok(b.index(&at[dim], dtype)))
@@ -224,6 +238,9 @@ impl OpDef for SizeOf {
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Ok(vec![])
+    }
+    fn batch(&self, _cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        Err(NO_OPERAND.into())
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         cx.pointwise(0, |b, _| Ok(b.index(&IndexExpr::constant(self.size.clone()), self.dtype)))
@@ -280,6 +297,9 @@ impl OpDef for Constant {
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Ok(vec![])
+    }
+    fn batch(&self, _cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        Err(NO_OPERAND.into())
     }
     fn constant(&self) -> Option<HostTensor> {
         Some(self.to_host())

@@ -1,7 +1,8 @@
 //! Conversion between dtypes.
 
 use super::array::sizes;
-use super::{Array, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use crate::graph::Value;
 use crate::types::{DType, TensorType};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,9 @@ impl OpDef for Cast {
             Some(g) if from.is_float() && self.dtype.is_float() => Ok(vec![Some(cx.b.cast(g, from)?)]),
             _ => Ok(vec![None]),
         }
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(self.clone())
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let x = cx.operand(0);

@@ -2,7 +2,8 @@
 
 use super::array::{coordinates, flat_index, sizes};
 use super::pad::within;
-use super::{Array, Built, Class, Data, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Data, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use crate::graph::Value;
 use crate::loop_ir::IndexExpr;
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, TensorType, paired_besides};
@@ -81,6 +82,9 @@ impl OpDef for Concat {
             start = end;
         }
         Ok(grads)
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Concat { dim: self.dim + 1 })
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (operands, dim) = (cx.operands.clone(), self.dim as usize);

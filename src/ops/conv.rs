@@ -2,8 +2,10 @@
 //! derivative of any order is one of them, as is a transposed convolution.
 
 use super::array::{coordinates, flat_index, sizes};
+use super::batch_conv::{Part, batched};
 use super::window::{Phases, Window, all_of, constants};
-use super::{Array, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
+use crate::graph::Value;
 use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Tag, Val, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, MatmulPrecision, Shape, TensorType};
@@ -59,17 +61,17 @@ pub struct ConvolutionWeight {
 }
 
 /// Sizes of one convolution.
-struct Problem {
-    window: Window,
-    groups: i64,
-    batch: Dim,
+pub(super) struct Problem {
+    pub(super) window: Window,
+    pub(super) groups: i64,
+    pub(super) batch: Dim,
     /// Input channels of a group.
-    inner: Dim,
+    pub(super) inner: Dim,
     /// Output channels of a group.
-    outer: Dim,
-    input: Vec<Dim>,
-    kernel: Vec<i64>,
-    output: Vec<Dim>,
+    pub(super) outer: Dim,
+    pub(super) input: Vec<Dim>,
+    pub(super) kernel: Vec<i64>,
+    pub(super) output: Vec<Dim>,
 }
 
 fn check_operands(window: &Window, groups: u32, operands: &[TensorType]) -> Result<(), String> {
@@ -133,11 +135,11 @@ impl Problem {
         if dy.0 == expected { Ok(()) } else { Err(format!("the cotangent must be {}", Shape(expected))) }
     }
 
-    fn full(&self, dim: &Dim) -> Dim {
+    pub(super) fn full(&self, dim: &Dim) -> Dim {
         dim.clone() * &Dim::int(self.groups)
     }
 
-    fn kernel_dims(&self) -> Vec<Dim> {
+    pub(super) fn kernel_dims(&self) -> Vec<Dim> {
         self.kernel.iter().map(|&k| Dim::int(k)).collect()
     }
 
@@ -323,6 +325,10 @@ impl OpDef for Convolution {
         let dw = cx.b.op(ConvolutionWeight { window, groups, size: kernel }, &[x, g])?;
         Ok(vec![Some(dx), Some(dw)])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        let p = Problem::of_forward(self, &cx.example(0).shape, &cx.example(1).shape)?;
+        batched(cx, Part::Output, &p, |groups| Convolution { groups, ..self.clone() }.into())
+    }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (x, w) = (cx.operand(0), cx.operand(1));
         let (buffer, ty) = cx.results[0].clone();
@@ -383,6 +389,10 @@ impl OpDef for ConvolutionInput {
         let ddy = cx.b.op(Convolution { window: window.clone(), groups }, &[g, w])?;
         let dw = cx.b.op(ConvolutionWeight { window, groups, size: kernel }, &[g, dy])?;
         Ok(vec![Some(ddy), Some(dw)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        let p = Problem::of_input(self, &cx.example(0).shape, &cx.example(1).shape)?;
+        batched(cx, Part::Input, &p, |groups| ConvolutionInput { groups, ..self.clone() }.into())
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (dy, w) = (cx.operand(0), cx.operand(1));
@@ -458,6 +468,10 @@ impl OpDef for ConvolutionWeight {
         let dx = cx.b.op(ConvolutionInput { window: window.clone(), groups, size }, &[dy, g])?;
         let ddy = cx.b.op(Convolution { window, groups }, &[x, g])?;
         Ok(vec![Some(dx), Some(ddy)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        let p = Problem::of_weight(self, &cx.example(0).shape, &cx.example(1).shape)?;
+        batched(cx, Part::Weight, &p, |groups| ConvolutionWeight { groups, ..self.clone() }.into())
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (x, dy) = (cx.operand(0), cx.operand(1));

@@ -1,6 +1,6 @@
 //! Values that no gradient passes.
 
-use super::{Array, Built, Class, Grads, OpDef, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, OpDef, Precision, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::types::{DType, TensorType};
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,9 @@ impl OpDef for Detach {
             Constancy::Unknown => Err("the derivative of this gradient is not known: an operator on the way states its gradient only".into()),
             _ => Ok(vec![None]),
         }
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(self.clone())
     }
     fn decompose(&self, _b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         Some(Ok(operands.to_vec()))

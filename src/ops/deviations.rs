@@ -1,8 +1,10 @@
 //! The sum of squared deviations in one pass.
 
 use super::array::sizes;
+use super::batch::behind;
 use super::composite::{check_dims, dim_numbers, rows};
-use super::{Array, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use crate::graph::Value;
 use crate::loop_ir::{Combiner, IndexExpr, flatten};
 use crate::types::{DType, Dim, TensorType};
 use serde::{Deserialize, Serialize};
@@ -59,6 +61,9 @@ impl OpDef for SquaredDeviations {
     fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
         let _ = cx;
         Err("squared_deviations is not differentiable; differentiate the reductions it replaces".into())
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(SquaredDeviations { dims: behind(&self.dims) })
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let x = cx.operand(0);

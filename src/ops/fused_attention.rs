@@ -3,7 +3,7 @@
 use super::attention::{AttentionParts, ScaledDotProductAttention};
 use super::composite::{eval_built, largest_kept, sum_kept, unsqueeze_last, widen};
 use super::dropout::{drop, drop_threshold};
-use super::{Array, Built, Class, Grads, Matmul, NestBuilder, OpDef, OperandView, Precision, Real, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, Matmul, NestBuilder, OpDef, OperandView, Precision, Real, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Seen, Tag, Val, flatten};
 use crate::scalar::ScalarFn;
@@ -65,8 +65,9 @@ fn check(op: &ScaledDotProductAttention, operands: &[TensorType]) -> Result<Tens
     if !features.iter().all(|n| n.is_some_and(|n| (1..=MOST_FEATURES).contains(&n))) {
         return Err(format!("feature sizes are not known to be in 1..={MOST_FEATURES}"));
     }
-    if y.dtype == DType::F64 || op.dropout.get() >= 1.0 {
-        return Err("f64, and a dropout of everything, are not computed by one kernel".into());
+    let has_keys = op.parts(operands)?.key.is_some_and(|key| key.shape.rank() > 1);
+    if y.dtype == DType::F64 || op.dropout.get() >= 1.0 || has_keys {
+        return Err("f64, keys of their own for parts, and a dropout of everything, are not computed by one kernel".into());
     }
     Ok(y)
 }
@@ -251,6 +252,9 @@ impl OpDef for FusedAttention {
         }
         Ok(grads)
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.through(|b, operands| self.define(b, operands))
+    }
     fn in_inference(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let (_key, rest) = operands.split_last().filter(|_| self.attention.dropout.get() != 0.0)?;
         let attention = ScaledDotProductAttention { dropout: Real::new(0.0), ..self.attention.clone() };
@@ -297,7 +301,8 @@ impl OpDef for FusedAttention {
             super::Op::ScaledDotProductAttention(attention) => Sample { op: FusedAttention { attention }.into(), ..s },
             _ => unreachable!("samples are of their op"),
         };
-        let mut out: Vec<Sample> = self.attention.samples().into_iter().map(of).collect();
+        let has_keys = |s: &Sample| s.operands.last().is_some_and(|key| key.dtype == DType::U32 && key.shape.rank() > 1);
+        let mut out: Vec<Sample> = self.attention.samples().into_iter().filter(|s| !has_keys(s)).map(of).collect();
         // Rows and columns of several blocks, in sizes that divide by nothing.
         let ty = |rows: i64, cols: i64| TensorType::new(DType::F32, (rows, cols));
         let attention = ScaledDotProductAttention { causal: true, ..Default::default() };
@@ -331,6 +336,9 @@ impl OpDef for FusedAttentionGrad {
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Err("fused_attention_grad is not differentiable; differentiate scaled_dot_product_attention, whose derivative is of products".into())
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.through(|b, operands| Ok(vec![self.define(b, operands)?]))
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (own, [g, logsumexp, delta]) = self.split(&cx.operands)?;

@@ -1,8 +1,9 @@
 //! Reads at computed indices.
 
 use super::array::{coordinates, flat_index, sizes};
-use super::{Array, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
 use super::{IndexAdd, ScatterAdd};
+use crate::graph::Value;
 use crate::loop_ir::{BodyBuilder, IndexExpr, Val};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType, paired_besides};
@@ -65,6 +66,16 @@ pub(super) fn checked_indices(op: &str, index: &Array, size: usize) -> Result<Ve
     index.ints().into_iter().map(inside).collect()
 }
 
+/// Indices of each example for slices of `x` along `dim`, as indices of elements: flat in that dimension's place, repeated along others.
+pub(super) fn spread_index(cx: &mut BatchContext<'_>, k: usize, x: &Shape, dim: usize) -> Built {
+    let (index, mut flat) = (cx.value(k), x.map(&|_| Dim::int(1)));
+    flat.0[dim] = cx.example(k).shape.numel();
+    let mut full = x.clone();
+    full.0[dim] = flat[dim].clone();
+    let index = cx.b.reshape(index, cx.lead(&flat))?;
+    cx.b.broadcast_to(index, &cx.lead(&full))
+}
+
 /// An index as an integer that devices have: i64 stays, everything else is an i32.
 pub(super) fn load_index(b: &mut BodyBuilder, index: &OperandView, at: &[IndexExpr], mask: Option<Val>) -> Val {
     let raw = b.load_if(index.at(at), mask);
@@ -109,6 +120,9 @@ impl OpDef for Gather {
         let zeros = cx.b.full(cx.b.dtype(x), 0.0, cx.b.shape(x).clone())?;
         let dx = cx.b.op(ScatterAdd { dim: self.dim, checked: false }, &[zeros, cx.operands[1], g])?;
         Ok(vec![Some(dx), None])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Gather { dim: self.dim + 1 })
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (x, index, dim) = (cx.operand(0), cx.operand(1), self.dim as usize);
@@ -169,6 +183,22 @@ impl OpDef for IndexSelect {
         let dx = cx.b.op(IndexAdd { dim: self.dim, checked: false }, &[zeros, cx.operands[1], g])?;
         Ok(vec![Some(dx), None])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        let dim = self.dim as usize;
+        if !cx.is_each(1) {
+            return cx.b.node(IndexSelect { dim: self.dim + 1 }, &cx.values());
+        }
+        if !cx.is_each(0) {
+            let y = cx.b.op(self.clone(), &cx.values())?;
+            let rank = cx.b.shape(y).rank();
+            return Ok(vec![cx.b.permute(y, &[dim].into_iter().chain(0..dim).chain(dim + 1..rank).collect::<Vec<_>>())?]);
+        }
+        let (x, index) = (cx.example(0).shape, cx.example(1).shape);
+        let flat = spread_index(cx, 1, &x, dim)?;
+        let y = cx.b.op(Gather { dim: self.dim + 1 }, &[cx.value(0), flat])?;
+        let shape = cx.lead(&Shape([&x.0[..dim], &index.0, &x.0[dim + 1..]].concat()));
+        Ok(vec![cx.b.reshape(y, shape)?])
+    }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (x, index, dim) = (cx.operand(0), cx.operand(1), self.dim as usize);
         let (size, rank) = (x.ty.shape[dim].clone(), index.ty.shape.rank());
@@ -223,6 +253,9 @@ impl OpDef for CheckIndex {
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Ok(vec![None])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(self.clone())
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let index = cx.operand(0);

@@ -1,7 +1,7 @@
 //! The linear layer.
 
 use super::composite::eval_decomposed;
-use super::{Array, Built, Class, Grads, Matmul, OpDef, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, Matmul, OpDef, Precision, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::types::{DType, Dim, Shape, TensorType};
 use serde::{Deserialize, Serialize};
@@ -86,6 +86,10 @@ impl OpDef for Linear {
             grads.push(Some(b.reduce(super::ReduceKind::Sum, flat_g, &[0], false)?));
         }
         Ok(grads)
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        let own_parameters = (1..cx.operands.len()).any(|k| cx.is_each(k));
+        if own_parameters { cx.decomposed(self) } else { cx.b.node(self.clone(), &cx.values()) }
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let mut build = || {

@@ -3,7 +3,7 @@
 use super::array::sizes;
 use super::composite::{count, eval_decomposed, largest, unsqueeze_last, widen};
 use super::softmax::{exponentials, shifted};
-use super::{Array, Built, CheckIndex, Class, Grads, OpDef, Precision, ReduceKind, Sample, VjpContext};
+use super::{Array, BatchContext, Built, CheckIndex, Class, Grads, OpDef, Precision, ReduceKind, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType, paired};
@@ -82,6 +82,24 @@ fn hits(b: &mut Builder, label: Value, classes: &Shape) -> Built {
 fn sum_all(b: &mut Builder, x: Value) -> Built {
     let dims: Vec<usize> = (0..b.shape(x).rank()).collect();
     b.reduce(ReduceKind::Sum, x, &dims, false)
+}
+
+/// The sum over all dimensions but the examples'.
+fn sum_of_each(b: &mut Builder, x: Value) -> Built {
+    let dims: Vec<usize> = (1..b.shape(x).rank()).collect();
+    if dims.is_empty() { Ok(x) } else { b.reduce(ReduceKind::Sum, x, &dims, false) }
+}
+
+/// Losses of each example, reduced; `n` of them count.
+fn reduce_each(b: &mut Builder, losses: Value, reduction: Reduction, n: Value) -> Built {
+    match reduction {
+        Reduction::None => Ok(losses),
+        Reduction::Sum => sum_of_each(b, losses),
+        Reduction::Mean => {
+            let sum = sum_of_each(b, losses)?;
+            b.div(sum, n)
+        }
+    }
 }
 
 fn reduced(shape: &[Dim], reduction: Reduction) -> Shape {
@@ -168,6 +186,22 @@ impl OpDef for CrossEntropy {
         let factor = unsqueeze_last(b, factor)?;
         let dx = b.mul(difference, factor)?;
         Ok(vec![Some(b.cast(dx, dtype)?), None])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        let lead = cx.example(1).shape;
+        let (x, label) = (cx.each(0)?, cx.each(1)?);
+        let wide = widen(cx.b, x)?;
+        let losses = cx.b.op(CrossEntropy { reduction: Reduction::None, ..self.clone() }, &[wide, label])?;
+        let valid = if self.reduction == Reduction::Mean { self.valid(cx.b, label)? } else { None };
+        let n = match valid {
+            Some(valid) => {
+                let ones = cx.b.cast(valid, cx.b.dtype(losses))?;
+                sum_of_each(cx.b, ones)?
+            }
+            None => cx.b.size(&lead.numel(), cx.b.dtype(losses))?,
+        };
+        let loss = reduce_each(cx.b, losses, self.reduction, n)?;
+        Ok(vec![cx.b.cast(loss, cx.b.dtype(x))?])
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let mut build = || {
@@ -262,6 +296,16 @@ impl OpDef for Mse {
         let dx = b.mul(difference, factor)?;
         let dx = b.cast(dx, dtype)?;
         Ok(vec![Some(dx), Some(b.neg(dx)?)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        let numel = cx.example(0).shape.numel();
+        let (x, y) = (cx.each(0)?, cx.each(1)?);
+        let dtype = cx.b.dtype(x);
+        let (x, y) = (widen(cx.b, x)?, widen(cx.b, y)?);
+        let losses = cx.b.op(Mse { reduction: Reduction::None }, &[x, y])?;
+        let n = cx.b.size(&numel, cx.b.dtype(losses))?;
+        let loss = reduce_each(cx.b, losses, self.reduction, n)?;
+        Ok(vec![cx.b.cast(loss, dtype)?])
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let mut build = || {

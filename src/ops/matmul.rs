@@ -1,7 +1,8 @@
 //! Batched matrix products.
 
 use super::array::sizes;
-use super::{Array, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use crate::graph::Value;
 use crate::loop_ir::{Combiner, IndexExpr, Tag, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, MatmulPrecision, Shape, TensorType, paired};
@@ -99,6 +100,16 @@ impl OpDef for Matmul {
         let db =
             if self.transpose_b { cx.b.op(product(true, self.transpose_a), &[g, a])? } else { cx.b.op(product(!self.transpose_a, false), &[a, g])? };
         Ok(vec![Some(da), Some(db)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        // Examples of matrices that all meet the same one are further rows.
+        let are_rows = cx.is_each(0) && !cx.is_each(1) && !self.transpose_a && cx.example(0).shape.rank() == 2;
+        if !are_rows {
+            return cx.apply(self.clone());
+        }
+        let rows = cx.fold(0, 0, 1)?;
+        let product = cx.b.op(self.clone(), &[rows, cx.value(1)])?;
+        Ok(vec![cx.unfold(product, 0, 1)?])
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (a, b) = (cx.operand(0), cx.operand(1));

@@ -1,15 +1,18 @@
-//! Every operator, each in one file: attributes, inference, reference evaluation, derivative, decomposition or lowering,
-//! samples, docs. The only place that lists ops.
+//! Every operator, each in one file: attributes, inference, reference evaluation, derivative, batching rule, decomposition or
+//! lowering, samples, docs. The only place that lists ops.
 //!
 //! * Comes in: operand types, operand values, cotangents, the lowering context.
 //! * Goes out: [`Op`], a closed enum over attribute structs, and [`OpDef`], the questions other rooms may ask.
 //! * Invariants: `infer` accepts exactly the operand types that `eval` and `lower` handle; `vjp` returns one gradient per
-//!   operand or says in words that there is none; exactly one of `decompose` and `lower` is implemented (views implement
+//!   operand or says in words that there is none; `batch` gives for all examples of a batch what the op gives for each; exactly one of `decompose` and `lower` is implemented (views implement
 //!   `view` instead of `lower`).
 //! * Must not know: passes, partition, schedule, devices.
 //! * Add here: one file `ops/<name>.rs` and one line in the table below.
 
 mod array;
+mod batch;
+mod batch_bodies;
+mod batch_conv;
 mod lowering;
 mod table;
 
@@ -50,6 +53,7 @@ mod window;
 pub use activation::{Gelu, Silu};
 pub use array::{Array, Data, Precision};
 pub use attention::ScaledDotProductAttention;
+pub use batch::{BatchContext, Batched, batch};
 pub use border::{Constant, Empty, Full, InputOp, Iota, Real, SizeOf};
 pub use cast::Cast;
 pub use concat::Concat;
@@ -210,6 +214,9 @@ pub trait OpDef {
 
     /// The vector-Jacobian product. "Not differentiable" is an error that says so.
     fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads>;
+
+    /// The batching rule: the results for all examples of a batch, each with the examples along dimension 0.
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>>;
 
     /// For composites: the same value in simpler ops.
     fn decompose(&self, _b: &mut Builder, _operands: &[Value]) -> Option<Built<Vec<Value>>> {

@@ -1,7 +1,8 @@
 //! Mean and variance.
 
+use super::batch::behind;
 use super::composite::{check_dims, count, dim_numbers, eval_decomposed, mean_kept, rows, sum_kept, widen};
-use super::{Array, Built, Class, Grads, OpDef, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, OpDef, Precision, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::types::{DType, Dim, Shape, TensorType};
 use serde::{Deserialize, Serialize};
@@ -93,6 +94,9 @@ impl OpDef for Mean {
         let shape = b.shape(x).clone();
         Ok(vec![Some(b.broadcast_to(each, &shape)?)])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Mean { dims: behind(&self.dims), ..self.clone() })
+    }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let mut build = || {
             let x = widen(b, operands[0])?;
@@ -151,6 +155,9 @@ impl OpDef for Var {
         let each = b.div(twice, freedom)?;
         let dx = b.mul(centered, each)?;
         Ok(vec![Some(b.cast(dx, b.dtype(x))?)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Var { dims: behind(&self.dims), ..self.clone() })
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let mut build = || {

@@ -1,7 +1,7 @@
 //! Layer norm and root-mean-square norm.
 
 use super::composite::{eval_decomposed, last_dims, mean_kept, rows, widen};
-use super::{Array, Built, Class, Grads, OpDef, Precision, Real, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, OpDef, Precision, Real, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Shape, TensorType};
@@ -73,6 +73,13 @@ fn affine(b: &mut Builder, normalized: Value, operands: &[Value]) -> Built<Vec<V
         y = b.add(y, bias)?;
     }
     Ok(vec![b.cast(y, b.dtype(operands[0]))?])
+}
+
+/// As [`affine`], where examples have weights and biases of their own.
+fn affine_of_each(cx: &mut BatchContext<'_>, normalized: Value) -> Built<Vec<Value>> {
+    let rank = cx.example(0).shape.rank();
+    let parameters: Vec<Value> = (1..cx.operands.len()).map(|k| cx.aligned(k, rank)).collect::<Built<_>>()?;
+    affine(cx.b, normalized, &[&[cx.value(0)], &parameters[..]].concat())
 }
 
 /// Gradients of input, weight and bias from the normalized value and the reciprocal deviation.
@@ -164,6 +171,15 @@ impl OpDef for LayerNorm {
         let dims = last_dims(cx.b.shape(h).rank(), self.dims as usize);
         gradients(cx, h, r, &dims, true)
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        let has_own = (1..cx.operands.len()).any(|k| cx.is_each(k));
+        if !has_own {
+            return cx.b.node(self.clone(), &cx.values());
+        }
+        let x = widen(cx.b, cx.value(0))?;
+        let normalized = cx.b.op(self.clone(), &[x])?;
+        affine_of_each(cx, normalized)
+    }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         Some(self.parts(b, operands[0]).and_then(|(h, _)| affine(b, h, operands)))
     }
@@ -217,6 +233,15 @@ impl OpDef for RmsNorm {
         let (h, r) = self.parts(cx.b, cx.operands[0])?;
         let dims = last_dims(cx.b.shape(h).rank(), self.dims as usize);
         gradients(cx, h, r, &dims, false)
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        let has_own = (1..cx.operands.len()).any(|k| cx.is_each(k));
+        if !has_own {
+            return cx.b.node(self.clone(), &cx.values());
+        }
+        let x = widen(cx.b, cx.value(0))?;
+        let normalized = cx.b.op(self.clone(), &[x])?;
+        affine_of_each(cx, normalized)
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         Some(self.parts(b, operands[0]).and_then(|(h, _)| affine(b, h, operands)))

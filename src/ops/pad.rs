@@ -1,7 +1,8 @@
 //! Padding, cropping and dilation.
 
 use super::array::{coordinates, flat_index, sizes};
-use super::{Array, Built, Class, Data, Grads, NestBuilder, OpDef, Precision, Real, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Data, Grads, NestBuilder, OpDef, Precision, Real, Sample, VjpContext};
+use crate::graph::Value;
 use crate::loop_ir::{BodyBuilder, IndexExpr, Val};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
@@ -116,6 +117,11 @@ impl OpDef for Pad {
             }
         }
         Ok(vec![Some(g)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        let none = |amounts: &[Dim]| [&[Dim::int(0)], amounts].concat();
+        let interior = [&[0], &self.interior[..]].concat();
+        cx.apply(Pad { low: none(&self.low), high: none(&self.high), interior, value: self.value })
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (x, ty) = (cx.operand(0), cx.result(0));

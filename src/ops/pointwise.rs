@@ -1,7 +1,8 @@
 //! Scalar functions applied to every element.
 
 use super::array::sizes;
-use super::{Array, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use crate::graph::Value;
 use crate::scalar::{Domain, Grad, ScalarFn};
 use crate::types::{DType, Dim, TensorType, paired};
 use serde::{Deserialize, Serialize};
@@ -101,6 +102,9 @@ impl OpDef for Pointwise {
                 Ok(grads)
             }
         }
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(self.clone())
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let operands = cx.operands.clone();

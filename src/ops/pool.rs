@@ -2,7 +2,8 @@
 
 use super::array::{coordinates, flat_index, sizes};
 use super::window::{Window, all_inside, constants};
-use super::{Array, Built, Class, Data, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Data, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
+use crate::graph::Value;
 use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Val, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
@@ -220,6 +221,9 @@ impl OpDef for MaxPool {
         let size = shape.0[shape.rank() - self.pool.rank()..].to_vec();
         Ok(vec![Some(cx.b.op(MaxPoolGrad { pool: self.pool.clone(), size }, &[g, cx.results[1]])?)])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(self.clone())
+    }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let x = cx.operand(0);
         let ((values, ty), (indices, _)) = (cx.results[0].clone(), cx.results[1].clone());
@@ -292,6 +296,9 @@ impl OpDef for MaxPoolGrad {
         let read = b.gather(x, at, from.rank() - self.size.len())?;
         Ok(vec![Some(b.reshape(read, to)?), None])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(self.clone())
+    }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (dy, index) = (cx.operand(0), cx.operand(1));
         let (buffer, ty) = cx.results[0].clone();
@@ -348,6 +355,9 @@ impl OpDef for WindowSum {
         let size = shape.0[shape.rank() - self.pool.rank()..].to_vec();
         Ok(vec![Some(cx.b.op(WindowSpread { pool: self.pool.clone(), size }, &[g])?)])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(self.clone())
+    }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let x = cx.operand(0);
         let (buffer, ty) = cx.results[0].clone();
@@ -396,6 +406,9 @@ impl OpDef for WindowSpread {
             return Ok(vec![None]);
         }
         Ok(vec![Some(cx.b.op(WindowSum { pool: self.pool.clone() }, &[g])?)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(self.clone())
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let dy = cx.operand(0);

@@ -1,8 +1,10 @@
 //! Reductions along dimensions.
 
 use super::array::{coordinates, flat_index, sizes};
+use super::batch::behind;
 use super::composite::check_dims;
-use super::{Array, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use crate::graph::Value;
 use crate::loop_ir::{Combiner, IndexExpr, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
@@ -222,6 +224,9 @@ impl OpDef for Reduce {
             }
             ReduceKind::Any | ReduceKind::All | ReduceKind::Argmax | ReduceKind::Argmin => Ok(vec![None]),
         }
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Reduce { dims: behind(&self.dims), ..self.clone() })
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let x = cx.operand(0);

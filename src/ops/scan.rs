@@ -2,7 +2,7 @@
 
 use super::array::sizes;
 use super::composite::rows;
-use super::{Array, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, ScatterAdd, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, ScatterAdd, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::loop_ir::{Combiner, flatten};
 use crate::scalar::ScalarFn;
@@ -124,6 +124,9 @@ impl OpDef for Cumsum {
         let Some(g) = cx.cotangents[0] else { return Ok(vec![None]) };
         Ok(vec![Some(reverse_sum(cx.b, g, self.dim)?)])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Cumsum { dim: self.dim + 1 })
+    }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         lower_scan(cx, self.dim as usize, Combiner::Sum)
     }
@@ -179,6 +182,9 @@ impl OpDef for Cumprod {
         let at_first = reverse_sum(b, term, self.dim)?;
         let rest = b.where_(first, at_first, zero)?;
         Ok(vec![Some(b.where_(before, usual, rest)?)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Cumprod { dim: self.dim + 1 })
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         lower_scan(cx, self.dim as usize, Combiner::Prod)
@@ -237,6 +243,9 @@ impl OpDef for Cumextremum {
         }
         let zeros = cx.b.full(cx.b.dtype(x), 0.0, cx.b.shape(x).clone())?;
         Ok(vec![Some(cx.b.op(ScatterAdd { dim: self.dim, checked: false }, &[zeros, cx.results[1], g])?)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Cumextremum { dim: self.dim + 1, ..self.clone() })
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let dim = self.dim as usize;

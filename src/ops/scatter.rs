@@ -1,8 +1,9 @@
 //! Accumulation at computed indices, written as a reduction so that it needs no atomics and is deterministic.
 
 use super::array::{coordinates, flat_index};
-use super::gather::{check_index, checked_indices, load_index};
-use super::{Array, Built, Class, Gather, Grads, IndexSelect, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use super::gather::{check_index, checked_indices, load_index, spread_index};
+use super::{Array, BatchContext, Built, Class, Gather, Grads, IndexSelect, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use crate::graph::Value;
 use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Tag, Val, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType, paired, paired_besides};
@@ -161,6 +162,9 @@ impl OpDef for ScatterAdd {
         let dsrc = cx.b.op(Gather { dim: self.dim }, &[g, cx.operands[1]])?;
         Ok(vec![Some(g), None, Some(dsrc)])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(ScatterAdd { dim: self.dim + 1, ..self.clone() })
+    }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (base, index, src, dim) = (cx.operand(0), cx.operand(1), cx.operand(2), self.dim as usize);
         let (buffer, ty) = cx.results[0].clone();
@@ -238,6 +242,17 @@ impl OpDef for IndexAdd {
         let Some(g) = cx.cotangents[0] else { return Ok(vec![None; 3]) };
         let dsrc = cx.b.op(IndexSelect { dim: self.dim }, &[g, cx.operands[1]])?;
         Ok(vec![Some(g), None, Some(dsrc)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        if !cx.is_each(1) {
+            let [base, src] = [cx.each(0)?, cx.each(2)?];
+            return cx.b.node(IndexAdd { dim: self.dim + 1, ..self.clone() }, &[base, cx.value(1), src]);
+        }
+        let base = cx.example(0).shape;
+        let index = spread_index(cx, 1, &base, self.dim as usize)?;
+        let (base, src, shape) = (cx.each(0)?, cx.each(2)?, cx.b.shape(index).clone());
+        let src = cx.b.reshape(src, shape)?;
+        cx.b.node(ScatterAdd { dim: self.dim + 1, checked: self.checked }, &[base, index, src])
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (base, index, src, dim) = (cx.operand(0), cx.operand(1), cx.operand(2), self.dim as usize);

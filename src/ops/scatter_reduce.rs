@@ -3,7 +3,9 @@
 use super::array::{coordinates, flat_index, sizes};
 use super::gather::{checked_indices, load_index};
 use super::scatter::{bounded_sizes, check_scatter, reached};
-use super::{Array, Built, Class, Data, Gather, Grads, NestBuilder, OpDef, OperandView, Precision, ReduceKind, Sample, ScatterAdd, VjpContext};
+use super::{
+    Array, BatchContext, Built, Class, Data, Gather, Grads, NestBuilder, OpDef, OperandView, Precision, ReduceKind, Sample, ScatterAdd, VjpContext,
+};
 use crate::graph::{Builder, Value};
 use crate::loop_ir::flatten;
 use crate::scalar::ScalarFn;
@@ -134,6 +136,9 @@ impl OpDef for ScatterReduce {
             _ => self.extremum_gradient(cx.b, cx.operands, cx.results, g)?,
         };
         Ok(vec![Some(dbase), None, Some(dsrc)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(ScatterReduce { dim: self.dim + 1, ..self.clone() })
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (base, index, src, dim) = (cx.operand(0), cx.operand(1), cx.operand(2), self.dim as usize);

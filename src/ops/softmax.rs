@@ -1,7 +1,7 @@
 //! Softmax and its logarithm.
 
 use super::composite::{eval_decomposed, largest, rows, sum_kept, widen};
-use super::{Array, Built, Class, Grads, OpDef, Precision, ReduceKind, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, OpDef, Precision, ReduceKind, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, TensorType};
@@ -101,6 +101,9 @@ impl OpDef for Softmax {
         let dx = b.mul(y, rest)?;
         Ok(vec![Some(b.cast(dx, dtype)?)])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Softmax { dim: self.dim + 1 })
+    }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let mut build = || {
             let (x, dim) = (operands[0], self.dim as usize);
@@ -152,6 +155,9 @@ impl OpDef for LogSoftmax {
         let spread = b.mul(p, sum)?;
         let dx = b.sub(g, spread)?;
         Ok(vec![Some(b.cast(dx, dtype)?)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(LogSoftmax { dim: self.dim + 1 })
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let mut build = || {

@@ -2,7 +2,8 @@
 
 use super::array::sizes;
 use super::composite::{largest, rows};
-use super::{Array, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
+use crate::graph::Value;
 use crate::loop_ir::{Combiner, IndexExpr, flatten};
 use crate::types::{DType, Dim, TensorType};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,9 @@ impl OpDef for OnlineSoftmaxStats {
     fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
         let _ = cx;
         Err("online_softmax_stats is not differentiable; differentiate the reductions it replaces".into())
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(OnlineSoftmaxStats { dim: self.dim + 1 })
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let x = cx.operand(0);

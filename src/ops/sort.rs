@@ -1,7 +1,8 @@
 //! Sorting along a dimension.
 
 use super::composite::rows;
-use super::{Array, Built, Class, Data, Gather, Grads, NestBuilder, OpDef, Precision, Sample, ScatterAdd, VjpContext};
+use super::{Array, BatchContext, Built, Class, Data, Gather, Grads, NestBuilder, OpDef, Precision, Sample, ScatterAdd, VjpContext};
+use crate::graph::Value;
 use crate::loop_ir::flatten;
 use crate::types::{DType, Dim, TensorType};
 use serde::{Deserialize, Serialize};
@@ -117,6 +118,9 @@ impl OpDef for Sort {
         let inverse = cx.b.node(Sort { dim: self.dim, descending: false }, &[cx.results[1]])?[1];
         Ok(vec![Some(cx.b.op(Gather { dim: self.dim }, &[g, inverse])?)])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Sort { dim: self.dim + 1, ..self.clone() })
+    }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         lower_sort(cx, self.dim as usize, self.descending, None)
     }
@@ -158,6 +162,9 @@ impl OpDef for TopK {
         let x = cx.operands[0];
         let zeros = cx.b.full(cx.b.dtype(x), 0.0, cx.b.shape(x).clone())?;
         Ok(vec![Some(cx.b.op(ScatterAdd { dim: self.dim, checked: false }, &[zeros, cx.results[1], g])?)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(TopK { dim: self.dim + 1, ..self.clone() })
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         lower_sort(cx, self.dim as usize, self.descending, Some(&self.k))

@@ -4,8 +4,9 @@
 //! a key of its own (`fold_in(key, stream)` with a stream assigned at trace time), so that two calls of one body draw
 //! different numbers, and equal calls are still equal. Only [`Scan`] folds: its trips share their operands.
 
+use super::batch_bodies;
 use super::run::run;
-use super::{Array, Built, Class, Data, Grads, OpDef, Precision, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Data, Grads, OpDef, Precision, Sample, VjpContext};
 use crate::graph::{Builder, Graph, InputRole, Policy, Region, Value, map_dims};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
@@ -107,6 +108,9 @@ impl OpDef for Checkpoint {
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Err("checkpoint is inlined before it is differentiated".into())
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        batch_bodies::call(cx, self.clone(), 0)
+    }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let outer = b.region;
         b.region = Some(Region { id: fresh_region(b.graph()), policy: self.policy });
@@ -146,6 +150,9 @@ impl OpDef for InvokeSubgraph {
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Err("invoke_subgraph is inlined before it is differentiated".into())
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        batch_bodies::call(cx, self.clone(), 0)
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         Some(b.inline(&self.body, operands))
@@ -188,6 +195,9 @@ impl OpDef for Cond {
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Err("cond is decomposed before it is differentiated".into())
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        if cx.is_each(0) { cx.decomposed(self) } else { batch_bodies::call(cx, self.clone(), 1) }
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let mut build = || {
@@ -247,6 +257,9 @@ impl OpDef for WhileLoop {
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Err("while_loop is not differentiable".into())
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        batch_bodies::while_loop(cx, self)
     }
     fn lower(&self, _cx: &mut super::NestBuilder<'_>) -> Result<(), String> {
         Err("while_loop cannot be compiled: its trip count is known to the device only, and programs have no host loop".into())
@@ -387,6 +400,9 @@ impl OpDef for Scan {
     }
     fn vjp(&self, _cx: &mut VjpContext<'_>) -> Built<Grads> {
         Err("scan is decomposed before it is differentiated".into())
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        batch_bodies::scan(cx, self)
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         Some(self.unroll(b, operands))

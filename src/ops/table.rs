@@ -133,6 +133,9 @@ impl OpDef for Op {
     fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
         self.def().vjp(cx)
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        self.def().batch(cx)
+    }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         self.def().decompose(b, operands)
     }

@@ -1,7 +1,9 @@
 //! Views: ops that rename elements and cost nothing.
 
 use super::array::{coordinates, flat_index, sizes};
-use super::{Array, Built, Class, Grads, OpDef, Pad, Precision, Sample, VjpContext};
+use super::batch::behind;
+use super::{Array, BatchContext, Built, Class, Grads, OpDef, Pad, Precision, Sample, VjpContext};
+use crate::graph::Value;
 use crate::loop_ir::{IndexExpr, flatten, unflatten};
 use crate::types::{DType, Dim, Shape, TensorType, broadcast_pairs};
 use serde::{Deserialize, Serialize};
@@ -38,6 +40,9 @@ impl OpDef for Reshape {
         let Some(g) = cx.cotangents[0] else { return Ok(vec![None]) };
         let shape = cx.b.shape(cx.operands[0]).clone();
         Ok(vec![Some(cx.b.reshape(g, shape)?)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Reshape { shape: cx.lead(&self.shape) })
     }
     fn view(&self, operand: &Shape, result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
         Some(unflatten(&flatten(out, &result.0), &operand.0))
@@ -95,6 +100,9 @@ impl OpDef for Permute {
         }
         Ok(vec![Some(cx.b.permute(g, &back)?)])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Permute { order: [vec![0], behind(&self.order)].concat() })
+    }
     fn view(&self, _operand: &Shape, _result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
         let mut at = vec![IndexExpr::zero(); out.len()];
         for (i, &o) in self.order.iter().enumerate() {
@@ -148,6 +156,9 @@ impl OpDef for Expand {
         let Some(g) = cx.cotangents[0] else { return Ok(vec![None]) };
         let shape = cx.b.shape(cx.operands[0]).clone();
         Ok(vec![Some(cx.b.sum_to(g, &shape)?)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Expand { shape: cx.lead(&self.shape) })
     }
     fn view(&self, operand: &Shape, _result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
         Some(out.iter().zip(&operand.0).map(|(e, n)| if n.is(1) { IndexExpr::zero() } else { e.clone() }).collect())
@@ -226,6 +237,9 @@ impl OpDef for Slice {
         pad.low[dim] = self.start.clone();
         Ok(vec![Some(cx.b.op(pad, &[g])?)])
     }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Slice { dim: self.dim + 1, ..self.clone() })
+    }
     fn view(&self, _operand: &Shape, _result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
         let mut at = out.to_vec();
         let dim = self.dim as usize;
@@ -278,6 +292,9 @@ impl OpDef for Flip {
     fn vjp(&self, cx: &mut VjpContext<'_>) -> Built<Grads> {
         let Some(g) = cx.cotangents[0] else { return Ok(vec![None]) };
         Ok(vec![Some(cx.b.op(self.clone(), &[g])?)])
+    }
+    fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
+        cx.apply(Flip { dims: behind(&self.dims) })
     }
     fn view(&self, operand: &Shape, _result: &Shape, out: &[IndexExpr]) -> Option<Vec<IndexExpr>> {
         let mut at = out.to_vec();

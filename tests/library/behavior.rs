@@ -2,6 +2,7 @@
 
 use super::wave;
 use inductor::nn::{self, Attention, Cache, Embedding, Linear, Lora, Rotary};
+use inductor::runtime::save_tensors;
 use inductor::{
     Config, DType, Device, Error, HostTensor, State, Step, Tensor, Trace, Traced, compile, compile_train, compile_vjp, optim, trace, trace_eval,
 };
@@ -99,6 +100,32 @@ fn a_shared_batch_norm_moves_twice() {
     let mean = |x: &HostTensor, c: usize| (0..4).map(|r| x.to_f64()[3 * r + c]).sum::<f64>() / 4.0;
     let expected: Vec<f64> = (0..3).map(|c| 0.9 * 0.1 * mean(&a, c) + 0.1 * mean(&b, c)).collect();
     near(&state.get("bn.running_mean").unwrap().to_f64(), &expected, 1e-6);
+    assert_eq!(state.get("bn.num_batches_tracked").unwrap().to_i64(), [2]);
+}
+
+/// The state of a batch norm has PyTorch's names and types, and without a momentum its statistics are means over all batches.
+#[test]
+fn a_batch_norm_counts_its_batches() {
+    let program = |t: &Trace| Ok(nn::batch_norm(&t.path("bn"), &t.input("x", DType::F32, (4, 2)), nn::BatchNorm::default().momentum(None)).sum(()));
+    let (step, mut state) = trained(&trace("bn", program).unwrap());
+    let path = std::env::temp_dir().join(format!("inductor-batch-norm-{}.safetensors", std::process::id()));
+    let weights = [("weight", 1.0), ("bias", 0.0), ("running_mean", 7.0), ("running_var", 9.0)];
+    let mut tensors: Vec<(String, HostTensor)> = weights.map(|(name, x)| (format!("bn.{name}"), HostTensor::f32(&[2], &[x; 2]))).to_vec();
+    tensors.push(("bn.num_batches_tracked".into(), HostTensor::from_i64(DType::I64, &[], &[0])));
+    save_tensors(&path, &tensors, None).unwrap();
+    state.load(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let batches: Vec<HostTensor> = (1..4).map(|seed| numbers(seed, &[4, 2])).collect();
+    for x in &batches {
+        step.run(&mut state, [x]).unwrap().loss().unwrap();
+    }
+    let column = |x: &HostTensor, c: usize| (0..4).map(|r| x.to_f64()[2 * r + c]).collect::<Vec<f64>>();
+    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+    let var = |v: &[f64]| v.iter().map(|x| (x - mean(v)).powi(2)).sum::<f64>() / 3.0;
+    let over = |of: &dyn Fn(&[f64]) -> f64| (0..2).map(|c| mean(&batches.iter().map(|x| of(&column(x, c))).collect::<Vec<_>>())).collect::<Vec<_>>();
+    near(&state.get("bn.running_mean").unwrap().to_f64(), &over(&mean), 1e-6);
+    near(&state.get("bn.running_var").unwrap().to_f64(), &over(&var), 1e-6);
+    assert_eq!(state.get("bn.num_batches_tracked").unwrap().to_i64(), [3]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod layers;
 mod losses;
 mod methods;
 mod mixed_precision;
+mod vmap;
 
 use inductor::graph::InputRole;
 use inductor::types::TensorType;
@@ -54,7 +55,7 @@ fn value(name: &str, role: &InputRole, ty: &TensorType, positive: bool) -> Optio
             if positive { x.iter().map(|x| 0.5 + 0.4 * (*x as f32 as f64)).collect() } else { x }
         }
         InputRole::Parameter => wave(named(name), &shape).iter().map(|x| 0.5 * (*x as f32 as f64)).collect(),
-        InputRole::Buffer if !name.contains("running") => wave(named(name), &shape),
+        InputRole::Buffer if ty.dtype.is_float() && !name.contains("running") => wave(named(name), &shape),
         _ => return None,
     };
     Some(HostTensor::from_f64(DType::F32, &shape, &values))
@@ -122,7 +123,7 @@ fn check(device: &Device) {
     let expected: serde_json::Value = serde_json::from_str(include_str!("values.json")).unwrap();
     let filter = std::env::var("CASE").ok();
     let mut all = vec![];
-    let cases: Vec<&Case> = [methods::CASES, losses::CASES, layers::CASES, derivatives::CASES].into_iter().flatten().collect();
+    let cases: Vec<&Case> = [methods::CASES, losses::CASES, layers::CASES, derivatives::CASES, vmap::CASES].into_iter().flatten().collect();
     let names: Vec<&str> = cases.iter().map(|c| c.0).collect();
     assert!(expected.as_object().unwrap().keys().all(|k| names.contains(&k.as_str())), "every case of make.py is tried");
     for case in cases.into_iter().filter(|c| filter.as_ref().is_none_or(|f| c.0.contains(f.as_str()))) {

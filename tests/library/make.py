@@ -172,4 +172,39 @@ def parts(x, w, k):
 case("second_order_parts", (3, 4), (4, 6), (2, 3, 3))(parts)
 case("second_order_lstm", (4, 2, 3))(lambda x: (N(rnn=nn.LSTM(3, 4)), lambda m: g(m.rnn(x)[0] ** 2, x)[0]))
 
+# Functions mapped over examples.
+vmap, ce = torch.func.vmap, F.cross_entropy
+def examples(x):
+    labels = torch.tensor([1, 0, 0, 1])
+    def of(m):
+        loss = lambda p, x, y: ce(torch.func.functional_call(m, p, x), y)
+        return list(vmap(torch.func.grad(loss), (None, 0, 0))(dict(m.named_parameters()), x, labels).values())
+    return MLP(), of
+class MLP(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.l1, self.l2 = nn.Linear(3, 8), nn.Linear(8, 2)
+    def forward(self, x):
+        return self.l2(self.l1(x).tanh())
+case("vmap_gradients", (4, 3))(examples)
+case("vmap_of_gradients_of_gradients", (5, 3))(lambda x: (MLP(), lambda m: vmap(lambda x: torch.func.hessian(lambda x: m(x)[0])(x).diagonal().sum())(x)))
+case("vmap_hessian", (4,), (4, 4))(lambda x, w: torch.func.hessian(lambda x: ((w @ x.sin()) * x.exp()).sum())(x))
+soft = lambda w: lambda x: (w @ x.tanh()).softmax(-1)
+case("vmap_jacobians", (3,), (5, 3))(lambda x, w: [torch.func.jacfwd(soft(w))(x), torch.func.jacrev(soft(w))(x)])
+def convolved(k, d, x):
+    y = F.max_pool2d(F.conv2d(x.unsqueeze(0), k, padding=1).relu(), 2)
+    return F.conv2d(y, d, groups=4).square().sum()
+case("vmap_convolution_gradients", (3, 2, 6, 5), (4, 2, 3, 3), (4, 1, 2, 2))(lambda x, k, d: list(vmap(torch.func.grad(convolved, (0, 1, 2)), (None, None, 0))(k, d, x)))
+case("vmap_ensemble", (5, 3), (4, 6, 3), (4, 6), (4, 6), (4, 6), (4, 2, 1, 2))(lambda x, w, b, g, h, k: vmap(lambda w, b, g, h, k: F.conv1d(F.layer_norm(F.gelu(F.linear(x, w, b)), (6,), g, h).unsqueeze(1), k))(w, b, g, h, k))
+case("vmap_attention", (3, 2, 4, 5), (2, 6, 5), (3, 4, 6))(lambda q, k, m: torch.stack([F.scaled_dot_product_attention(q[i], k, k.sin(), attn_mask=m[i]) for i in range(3)]))
+case("vmap_nested", (4, 3), (5, 3))(lambda x, y: vmap(lambda x: vmap(lambda y: ((x - y) * x.sigmoid()).logsumexp(0))(y))(x))
+case("vmap_dims", (3, 4), (5, 3), (2, 4, 5))(lambda x, w, y: list(vmap(lambda w, x, y: (y * (w @ x), w @ x), (None, 1, -2), (1, -1))(w, x, y)))
+def orders(x):
+    i = torch.tensor([[0, 4], [2, 1], [3, 3]])
+    of = lambda x, i: (x.sort(1, descending=True)[0].cumsum(0), x.index_select(1, i).prod(1) + x.topk(2, -1)[0].sum(-1), F.embedding(i, x.T).flip(0))
+    parts = [torch.stack(p) for p in zip(*[of(x[e], i[e]) for e in range(3)])]
+    added = [x.index_select(2, j).index_add(2, j % 2, x[0].index_select(1, j).expand(3, 4, 2)) for j in i]
+    return parts + [torch.stack(added)]
+case("vmap_orders", (3, 4, 5))(orders)
+
 print("{\n" + ",\n".join(f" {json.dumps(n)}: {json.dumps(run(*c))}" for n, c in CASES.items()) + "\n}")

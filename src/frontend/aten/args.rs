@@ -1,6 +1,7 @@
 //! Arguments of one call, resolved to values and sizes, and the rules by which PyTorch finds dtypes.
 
 use crate::graph::{Builder, InputRole, Value};
+use crate::ops::FoldIn;
 use crate::types::{DType, Dim, Relation, Shape, TensorType};
 use std::cell::RefCell;
 
@@ -335,6 +336,8 @@ pub struct Cx {
     pub writes: Vec<(String, Value)>,
     /// The next stream of random numbers.
     pub streams: u32,
+    /// Numbers of the example within functions that are being mapped, each of which draws by it.
+    pub examples: Vec<Value>,
 }
 
 impl Cx {
@@ -345,7 +348,7 @@ impl Cx {
 
     /// A context that goes on with a graph that has drawn from so many streams.
     pub fn over(b: Builder, streams: u32) -> Cx {
-        Cx { b, writes: vec![], streams }
+        Cx { b, writes: vec![], streams, examples: vec![] }
     }
 
     /// The call writes `value` into its tensor argument of that name.
@@ -361,7 +364,11 @@ impl Cx {
         };
         let stream = self.streams;
         self.streams += 1;
-        self.b.fold_in(root, stream)
+        let mut key = self.b.fold_in(root, stream)?;
+        for &example in &self.examples {
+            key = self.b.op(FoldIn { stream: 0 }, &[key, example])?;
+        }
+        Ok(key)
     }
 
     /// A 0-d tensor of a number, converted to `dtype`.

@@ -246,7 +246,6 @@ pub const ROWS: &[Row] = &[
         })?;
         Ok(vec![y])
     }),
-    pure(&["histc.default"], histc),
 ];
 
 /// Offsets of diagonals.
@@ -488,30 +487,4 @@ fn without_nan(cx: &mut Cx, x: Value) -> Result<Value, String> {
     }
     let (nan, zero) = (cx.b.scalar(F::IsNan, &[x])?, cx.b.constant(cx.b.dtype(x), 0.0)?);
     cx.b.where_(nan, zero, x)
-}
-
-/// How many elements are in each of `bins` equal intervals from `min` to `max`; from the least to the largest element where
-/// both are the same.
-fn histc(cx: &mut Cx, a: &Args) -> Built {
-    let (x, bins) = (a.tensor("self")?, a.int_in("bins", 100, 1..=1 << 24)?);
-    let dtype = cx.b.dtype(x);
-    let flat = cx.b.reshape(x, [cx.shape(x).numel()])?;
-    let (low, high) = (a.float_or("min", 0.0)?, a.float_or("max", 0.0)?);
-    let (mut low, mut high) = (cx.b.constant(dtype, low)?, cx.b.constant(dtype, high)?);
-    if a.float_or("min", 0.0)? == a.float_or("max", 0.0)? && !cx.shape(flat).numel().is(0) {
-        (low, high) = (cx.b.reduce(ReduceKind::Min, flat, &[0], false)?, cx.b.reduce(ReduceKind::Max, flat, &[0], false)?);
-        let (same, one) = (cx.b.scalar(F::Eq, &[low, high])?, cx.b.constant(dtype, 1.0)?);
-        let (below, above) = (cx.b.sub(low, one)?, cx.b.add(high, one)?);
-        (low, high) = (cx.b.where_(same, below, low)?, cx.b.where_(same, above, high)?);
-    }
-    let (from, width) = (cx.b.sub(flat, low)?, cx.b.sub(high, low)?);
-    let (above, below) = (cx.b.scalar(F::Ge, &[flat, low])?, cx.b.scalar(F::Le, &[flat, high])?);
-    let inside = cx.b.scalar(F::LogicalAnd, &[above, below])?;
-    let scaled = cx.b.scale(from, bins as f64)?;
-    let at = cx.b.div(scaled, width)?;
-    let (zero, last) = (cx.b.constant(DType::I32, 0.0)?, cx.b.constant(DType::I32, (bins - 1) as f64)?);
-    let at = cx.b.cast(at, DType::I32)?;
-    let at = cx.b.scalar(F::Clamp, &[at, zero, last])?;
-    let (empty, count) = (cx.b.full(dtype, 0.0, [bins])?, cx.b.cast(inside, dtype)?);
-    Ok(vec![cx.b.index_add(empty, 0, at, count)?])
 }

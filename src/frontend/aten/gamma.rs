@@ -70,7 +70,7 @@ fn fraction(cx: &mut Cx, x: Value, used: Value) -> Result<Value, String> {
 }
 
 /// `log |gamma(x)|` by Stirling's series, from `1 - x` below one half.
-fn lgamma(cx: &mut Cx, x: Value) -> Result<Value, String> {
+pub fn lgamma(cx: &mut Cx, x: Value) -> Result<Value, String> {
     let (low, z) = reflected(cx, x)?;
     let (limit, one, shift) = (number(cx, x, f64::from(SHIFT))?, number(cx, x, 1.0)?, number(cx, x, f64::from(SHIFT))?);
     // gamma(z) = gamma(z + n) / (z (z + 1) ... (z + n - 1)), for small z.

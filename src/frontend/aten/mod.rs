@@ -34,8 +34,8 @@
 //! Families of the extended scope that are not there: linear algebra beyond products and norms of vectors (decompositions,
 //! solvers, determinants, matrix exponentials), results whose shape depends on the data (`nonzero`, `unique`, `masked_select`,
 //! `bincount`, `repeat_interleave` by a tensor without `output_size`), `multinomial`, polynomials of a degree above 32 that is a
-//! tensor, `igamma`, fractional pooling, `segment_reduce`, `histogramdd`, `frexp`, `nextafter`, resampling with antialiasing, complex
-//! numbers, sparse tensors, and operators that take functions (`cond`, `map`, `scan`, `while_loop`).
+//! tensor, `segment_reduce`, `histogramdd`, resampling with antialiasing, complex numbers, sparse tensors, and operators that take
+//! functions (`cond`, `map`, `scan`, `while_loop`).
 
 mod activations;
 pub mod args;
@@ -46,8 +46,12 @@ mod conv;
 mod creation;
 mod einsum;
 mod fits;
+mod floats;
+mod fractional;
 mod gamma;
 pub mod gradients;
+mod histogram;
+mod incomplete_gamma;
 mod index;
 mod loss;
 mod matmul;
@@ -129,7 +133,11 @@ const FAMILIES: &[&[Row]] = &[
     compose::ROWS,
     stack::ROWS,
     einsum::ROWS,
+    floats::ROWS,
+    fractional::ROWS,
     gamma::ROWS,
+    histogram::ROWS,
+    incomplete_gamma::ROWS,
     conv::ROWS,
     pool::ROWS,
     resample::ROWS,

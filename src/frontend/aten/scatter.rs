@@ -4,7 +4,7 @@ use super::args::{Args, Cx};
 use super::gradients::{detached, gradient_only};
 use super::{Row, pure};
 use crate::graph::Value;
-use crate::ops::{CheckIndex, ReduceKind, ScatterAdd, ScatterReduce};
+use crate::ops::{CheckIndex, Constancy, Detach, ReduceKind, ScatterAdd, ScatterReduce};
 use crate::scalar::ScalarFn as F;
 use crate::types::{DType, Dim, Shape, broadcast_shapes};
 
@@ -466,15 +466,19 @@ impl Scatter {
             other => return Err(format!("reduction {other} is not known")),
         };
         let count = self.count(cx)?;
+        let touched = cx.b.cast(count, DType::Bool)?;
         let mut base = self.base;
         if !include_self {
-            let touched = cx.b.cast(count, DType::Bool)?;
             let identity = cx.b.constant(dtype, identity)?;
             base = cx.b.where_(touched, identity, base)?;
         }
         let operands = [base, self.index, self.src];
         let out = match kind {
-            Some(kind) => cx.b.node(ScatterReduce { dim: self.dim as u32, kind }, &operands)?[0],
+            Some(kind) => {
+                let results = cx.b.node(ScatterReduce { dim: self.dim as u32, kind }, &operands)?;
+                let is_extremum = results.len() > 1 && dtype.is_float() && !include_self;
+                if is_extremum { self.shared_with_own(cx, results[0], results[1], touched)? } else { results[0] }
+            }
             None => cx.b.op(ScatterAdd { dim: self.dim as u32, checked: true }, &operands)?,
         };
         if mode != "mean" {
@@ -484,6 +488,21 @@ impl Scatter {
         let count = if include_self { cx.b.add(count, one)? } else { cx.b.scalar(F::Maximum, &[count, one])? };
         let count = cx.b.cast(count, dtype)?;
         if dtype.is_float() { cx.b.div(out, count) } else { cx.b.scalar(F::FloorDiv, &[out, count]) }
+    }
+
+    /// An extremum of written elements alone, with PyTorch's gradient: those that are equal to it, `hits`, share it with an element that was
+    /// there and is equal to it, too, although that did not count and gets none.
+    fn shared_with_own(&self, cx: &mut Cx, extremum: Value, hits: Value, touched: Value) -> Result<Value, String> {
+        let dtype = cx.b.dtype(extremum);
+        let is_equal = cx.b.scalar(F::Eq, &[self.base, extremum])?;
+        let (own, hits, zero) = (cx.b.cast(is_equal, dtype)?, cx.b.cast(hits, dtype)?, cx.b.constant(dtype, 0.0)?);
+        let sharers = cx.b.scatter_add(own, self.index, hits, self.dim)?;
+        let sharers = cx.b.gather(sharers, self.index, self.dim)?;
+        let share = cx.b.div(hits, sharers)?;
+        let share = cx.b.op(Detach { constancy: Constancy::Partial }, &[share])?;
+        let (written, kept) = (cx.b.mul(self.src, share)?, cx.b.where_(touched, zero, self.base)?);
+        let linear = cx.b.scatter_add(kept, self.index, written, self.dim)?;
+        cx.b.scalar(F::StraightThrough, &[extremum, linear])
     }
 
     /// How many elements are written to each place.

@@ -2,6 +2,7 @@
 
 use super::basic::features;
 use crate::frontend::{Initializer, Tensor, Trace};
+use crate::types::DType;
 
 /// Settings of [`layer_norm`].
 #[derive(Clone, Debug)]
@@ -77,13 +78,13 @@ pub fn rms_norm_with(t: &Trace, x: &Tensor, norm: RmsNorm) -> Tensor {
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
     affine: bool,
-    momentum: f64,
+    momentum: Option<f64>,
     eps: f64,
 }
 
 impl Default for BatchNorm {
     fn default() -> BatchNorm {
-        BatchNorm { affine: true, momentum: 0.1, eps: 1e-5 }
+        BatchNorm { affine: true, momentum: Some(0.1), eps: 1e-5 }
     }
 }
 
@@ -94,9 +95,9 @@ impl BatchNorm {
         self
     }
 
-    /// How much of the running statistics a batch replaces.
-    pub fn momentum(mut self, momentum: f64) -> BatchNorm {
-        self.momentum = momentum;
+    /// How much of the running statistics a batch replaces; with `None` they are the mean over all batches so far.
+    pub fn momentum(mut self, momentum: impl Into<Option<f64>>) -> BatchNorm {
+        self.momentum = momentum.into();
         self
     }
 
@@ -107,8 +108,9 @@ impl BatchNorm {
     }
 }
 
-/// Batch norm of `[n, channels, ...]`: over the batch in training, where `running_mean` and `running_var` follow it, and by them
-/// otherwise. For inference the program is recorded with [`trace_eval`](crate::trace_eval). PyTorch's `BatchNorm1d` to `BatchNorm3d`.
+/// Batch norm of `[n, channels, ...]`: over the batch in training, where `running_mean` and `running_var` follow it and
+/// `num_batches_tracked` counts, and by them otherwise. For inference the program is recorded with
+/// [`trace_eval`](crate::trace_eval). PyTorch's `BatchNorm1d` to `BatchNorm3d`, with the names of its state.
 #[track_caller]
 pub fn batch_norm(t: &Trace, x: &Tensor, norm: BatchNorm) -> Tensor {
     let _scope = t.enter();
@@ -120,17 +122,29 @@ pub fn batch_norm(t: &Trace, x: &Tensor, norm: BatchNorm) -> Tensor {
     let statistic = |name: &str, init| t.buffer(name, x.dtype().accumulator(), channels, init);
     let (mean, var) = (statistic("running_mean", Initializer::Zeros), statistic("running_var", Initializer::Ones));
     let (mean, var) = (t.moved_buffer("running_mean").unwrap_or(mean), t.moved_buffer("running_var").unwrap_or(var));
+    let seen = t.buffer("num_batches_tracked", DType::I64, (), Initializer::Zeros);
     let is_training = t.training();
     let row = if is_training { "_batch_norm_with_update_functional.default" } else { "batch_norm.default" };
     let call = x.call_as(row, "input").with("weight", weight.as_ref()).with("bias", bias.as_ref());
-    let call = call.with("running_mean", &mean).with("running_var", &var).with("momentum", norm.momentum).with("eps", norm.eps);
+    let call = call.with("running_mean", &mean).with("running_var", &var).with("momentum", norm.momentum.unwrap_or(1.0)).with("eps", norm.eps);
     if !is_training {
         return call.one();
     }
     let results = call.many(6);
-    t.move_buffer("running_mean", &results[4]);
-    t.move_buffer("running_var", &results[5]);
+    let seen = t.moved_buffer("num_batches_tracked").unwrap_or(seen) + 1;
+    t.move_buffer("num_batches_tracked", &seen);
+    for (name, old, new) in [("running_mean", mean, &results[4]), ("running_var", var, &results[5])] {
+        let new = if norm.momentum.is_none() { averaged(&old, new, &seen) } else { new.clone() };
+        t.move_buffer(name, &new);
+    }
     results[0].clone()
+}
+
+/// The mean over `count` batches, from that over all but the last and that of the last.
+#[track_caller]
+fn averaged(before: &Tensor, last: &Tensor, count: &Tensor) -> Tensor {
+    let share = 1.0 / count.cast(before.dtype());
+    before * (1.0 - &share) + last * share
 }
 
 /// Group norm of `[n, channels, ...]` with `weight` and `bias`, over each of so many groups of channels of an example.

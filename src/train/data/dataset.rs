@@ -20,9 +20,19 @@ use std::sync::Arc;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    columns: Arc<Vec<(String, HostTensor)>>,
+    source: Arc<Source>,
     /// Which rows, and in what order.
     rows: Arc<Vec<usize>>,
+}
+
+/// Where examples are.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// In memory, by the names of inputs.
+    Memory(Vec<(String, HostTensor)>),
+    /// In files, which are decoded when they are asked for.
+    #[cfg(any(feature = "images", test))]
+    Images(super::ImageFolder),
 }
 
 impl Dataset {
@@ -41,7 +51,12 @@ impl Dataset {
                 return Err(Error::Input(format!("the data set's {} is {}, its {name} is {other}: lengths differ", first.0, first.1.ty())));
             }
         }
-        Ok(Dataset { columns: Arc::new(columns), rows: Arc::new((0..n).collect()) })
+        Ok(Dataset::of_source(Source::Memory(columns), n))
+    }
+
+    /// Of `n` examples in order.
+    pub(super) fn of_source(source: Source, n: usize) -> Dataset {
+        Dataset { source: Arc::new(source), rows: Arc::new((0..n).collect()) }
     }
 
     /// Of all tensors of a safetensors file, or of several with an index.
@@ -92,13 +107,19 @@ impl Dataset {
         if let Some(row) = rows.iter().find(|&&row| row >= self.len()) {
             return Err(Error::Input(format!("example {row} of {}", self.len())));
         }
+        let rows: Vec<usize> = rows.iter().map(|&row| self.rows[row]).collect();
+        let columns = match &*self.source {
+            Source::Memory(columns) => columns,
+            #[cfg(any(feature = "images", test))]
+            Source::Images(pictures) => return pictures.rows(&rows),
+        };
         let take = |tensor: &HostTensor| {
             let width = tensor.bytes().len() / tensor.shape()[0].max(1);
             let mut bytes = Vec::with_capacity(rows.len() * width);
-            rows.iter().for_each(|&row| bytes.extend_from_slice(&tensor.bytes()[self.rows[row] * width..][..width]));
+            rows.iter().for_each(|&row| bytes.extend_from_slice(&tensor.bytes()[row * width..][..width]));
             HostTensor::from_bytes(tensor.dtype(), [&[rows.len()], &tensor.shape()[1..]].concat(), bytes).map_err(Error::Input)
         };
-        Ok(Inputs::Named(self.columns.iter().map(|(name, tensor)| Ok((name.clone(), take(tensor)?))).collect::<Result<_>>()?))
+        Ok(Inputs::Named(columns.iter().map(|(name, tensor)| Ok((name.clone(), take(tensor)?))).collect::<Result<_>>()?))
     }
 
     /// Batches of so many examples.
@@ -107,6 +128,6 @@ impl Dataset {
     }
 
     fn of(&self, rows: Vec<usize>) -> Dataset {
-        Dataset { columns: self.columns.clone(), rows: Arc::new(rows) }
+        Dataset { source: self.source.clone(), rows: Arc::new(rows) }
     }
 }

@@ -1,15 +1,19 @@
-//! Data: rows in memory, files of common formats, tokens of a file that is read in pieces; batches in an order that is a function of
-//! seed and step.
+//! Data: rows in memory, files of common formats, pictures in folders (with the feature `images`), tokens of a file that is read in
+//! pieces; batches in an order that is a function of seed and step.
 
 mod csv;
 mod dataset;
 mod idx;
+#[cfg(any(feature = "images", test))]
+mod images;
 mod loader;
 mod tokens;
 
 pub use csv::Csv;
 pub use dataset::Dataset;
 pub use idx::read_idx;
+#[cfg(any(feature = "images", test))]
+pub use images::ImageFolder;
 pub use loader::{Batches, Loader};
 pub use tokens::{TokenWidth, Tokens};
 

@@ -198,6 +198,17 @@ def row_cases():
     yield "nn.max_pool1d", lambda x: F.max_pool1d(x[:, None], 2, return_indices=True), FLOATING
     yield "nn.max_pool2d", lambda x: F.max_pool2d(x[None], 2, stride=1, return_indices=True), FLOATING
     yield "nn.adaptive_max_pool1d", lambda x: F.adaptive_max_pool1d(x[:, None], 3, return_indices=True), FLOATING
+    for name, k, size in (("square", 2, (5, 3)), ("high", (3, 2), (4, 2))):
+        yield (
+            f"nn.fractional_max_pool2d.{name}",
+            lambda x, k=k, size=size: F.fractional_max_pool2d(
+                x[None, None, 3:], k, output_size=size, return_indices=True, _random_samples=torch.tensor([[[0.3, 0.75]]], dtype=x.dtype)
+            ),
+            ("float64", "float32"),
+        )
+    for a in (0.25, 1.0, 7.5):
+        yield f"igamma.{a}", lambda x, a=a: torch.special.gammainc(torch.tensor(a, dtype=x.dtype), x), ("float64", "float32")
+        yield f"igammac.{a}", lambda x, a=a: torch.special.gammaincc(torch.tensor(a, dtype=x.dtype), x), ("float64", "float32")
     yield "nn.avg_pool1d", lambda x: F.avg_pool1d(x[:, None], 2, padding=1), FLOATING
     yield "nn.cross_entropy", lambda x: F.cross_entropy(x, torch.arange(x.shape[0]) % 4, reduction="none"), FLOATING
     yield "nn.nll_loss", lambda x: F.nll_loss(x, torch.arange(x.shape[0]) % 4, reduction="none"), FLOATING
