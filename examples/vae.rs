@@ -51,7 +51,7 @@ pub fn run(options: Options) -> Result<()> {
         facts: vec![("example", "vae".into())],
     };
     let mut state = training.begin()?;
-    let data = Dataset::new(vec![("x".into(), discs(options.seed()))])?;
+    let data = Dataset::new([("x", discs(options.seed()))])?;
     let mut batches = data.loader(BATCH).shuffle(options.seed()).from(state.step());
     training.run(training.trainer()?, &mut state, |_| Ok(batches.next().expect("they do not end")?))?;
 

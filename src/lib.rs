@@ -86,7 +86,7 @@ pub mod train;
 pub mod types;
 pub mod update;
 
-pub use config::{Config, Gradients, Verify};
+pub use config::{Config, Gradients, Optimizer, Verify};
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
 pub use frontend::torch_export;
@@ -96,7 +96,7 @@ pub use frontend::{
 };
 pub use ops::Reduction;
 pub use runtime::{Device, Inputs, Load, LoadReport, State, Step, StepResult, compile, compile_train, compile_vjp};
-pub use types::{DType, Dim, HostTensor};
+pub use types::{DType, Dim, HostTensor, MatmulPrecision};
 
 /// The README's program compiles.
 #[cfg(doctest)]

@@ -241,6 +241,25 @@ impl Trace {
         self.name(name)
     }
 
+    /// The parameters that are declared so far in this module and below it, with their full names, in order. For what is said of all
+    /// of them at once: a penalty on weights, or derivatives with respect to them.
+    ///
+    /// ```
+    /// use inductor::{DType, nn, trace};
+    /// trace("penalty", |t| {
+    ///     let loss = nn::mlp(&t.path("critic"), &t.input("x", DType::F32, (8, 2)), &[16, 1]).square().mean(());
+    ///     let parameters = t.path("critic").parameters();
+    ///     assert_eq!(parameters[3].0, "critic.layers.1.bias");
+    ///     Ok(parameters.iter().fold(loss, |loss, (_, p)| loss + 1e-4 * p.abs().sum(())))
+    /// })?;
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        let (b, below) = (self.recorder.builder.borrow(), self.name(""));
+        let own = b.graph().inputs.iter().filter(|i| i.role == InputRole::Parameter && i.name.starts_with(&below));
+        own.map(|i| (i.name.clone(), Tensor { recorder: self.recorder.clone(), value: Some(i.value), ty: b.ty(i.value).clone() })).collect()
+    }
+
     /// Remembers a pattern of parameters that are to be frozen when all of them are known.
     #[track_caller]
     pub(super) fn freeze_later(&self, pattern: &str) {

@@ -103,6 +103,11 @@ impl State {
         lock(&self.entries).keys().cloned().collect()
     }
 
+    /// Names of all parameters, trained or not, sorted.
+    pub fn parameters(&self) -> Vec<String> {
+        self.names_of(InputRole::Parameter)
+    }
+
     /// Names of the tensors of that role, sorted.
     pub fn names_of(&self, role: InputRole) -> Vec<String> {
         lock(&self.entries).iter().filter(|(_, e)| e.role == role).map(|(n, _)| n.clone()).collect()

@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
 
 /// Numbers by name that an evaluation gives.
-type Metrics = Vec<(String, f64)>;
+type Metrics = BTreeMap<String, f64>;
 type Evaluate<'a> = Box<dyn FnMut(&mut State) -> Result<Metrics> + 'a>;
 
 /// Ends a run whose metric no longer improves.
@@ -145,9 +145,15 @@ impl<'a> Trainer<'a> {
         self
     }
 
-    /// Evaluates after each so many steps and at the end: the closure runs other programs over the state, and gives numbers by name.
-    pub fn evaluate(mut self, every: u64, evaluate: impl FnMut(&mut State) -> Result<Metrics> + 'a) -> Trainer<'a> {
-        self.evaluate = Some((every.max(1), Box::new(evaluate)));
+    /// Evaluates after each so many steps and at the end: the closure runs other programs over the state, and gives numbers by name,
+    /// such as `Ok([("loss", loss)])`.
+    pub fn evaluate<S: Into<String>, M: IntoIterator<Item = (S, f64)>>(
+        mut self,
+        every: u64,
+        mut evaluate: impl FnMut(&mut State) -> Result<M> + 'a,
+    ) -> Trainer<'a> {
+        let by_name = move |state: &mut State| Ok(evaluate(state)?.into_iter().map(|(name, x)| (name.into(), x)).collect());
+        self.evaluate = Some((every.max(1), Box::new(by_name)));
         self
     }
 
@@ -409,12 +415,10 @@ impl Running<'_, '_> {
         self.settle()?;
         let averaged = if self.trainer.averaged { Some(self.state.averaged()?) } else { None };
         let Some((_, evaluate)) = &mut self.trainer.evaluate else { return Ok(false) };
-        let metrics: BTreeMap<String, f64> = match averaged {
+        let metrics = match averaged {
             Some(mut averaged) => evaluate(&mut averaged)?,
             None => evaluate(self.state)?,
-        }
-        .into_iter()
-        .collect();
+        };
         let found = Evaluation { step, metrics };
         tell(&mut self.trainer.observers, Event::Evaluation(&found))?;
         self.keep_best(&found)?;

@@ -38,6 +38,24 @@ impl Trace {
         self.full(dtype, shape, 1.0)
     }
 
+    /// A size as a 0-d number, for programs whose sizes are symbols.
+    ///
+    /// ```
+    /// use inductor::{Config, DType, Device, Dim, HostTensor, compile, trace};
+    /// let traced = trace("mean", |t| {
+    ///     let n = Dim::symbol("n", 1, 100);
+    ///     Ok(t.input("x", DType::F32, n.clone()).sum(()) / t.size(DType::F32, n))
+    /// })?;
+    /// let step = compile(&traced, &Device::cpu(), &Config::default())?;
+    /// assert_eq!(step.run(&mut step.init(0)?, [HostTensor::f32(&[3], &[1.0, 2.0, 6.0])])?.loss()?, 3.0);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn size(&self, dtype: DType, size: impl Into<Dim>) -> Tensor {
+        let size = size.into();
+        self.recorder.apply("size", &[], |b, _| b.size(&size, dtype))
+    }
+
     /// `0, 1, ...` below `n`.
     #[track_caller]
     pub fn iota(&self, dtype: DType, n: impl Into<Dim>) -> Tensor {

@@ -166,10 +166,7 @@ fn attend(t: &Trace, x: &Tensor, [mut q, mut k, mut v]: [Tensor; 3], config: &At
     }
     let mut context = keys.clone();
     if let Some((cache, length)) = &cache {
-        (k, v) = match cached(t, &k, &v, *cache, length) {
-            Ok(all) => all,
-            Err(poison) => return poison,
-        };
+        (k, v) = cached(t, &k, &v, *cache, length);
         context = Dim::from(cache.context);
     }
     if cache.is_some() || config.alibi {
@@ -236,16 +233,15 @@ fn rotated(t: &Trace, q: &Tensor, k: &Tensor, rotary: Rotary, start: Option<&Ten
 
 /// All keys and values, with these appended.
 #[track_caller]
-fn cached(t: &Trace, k: &Tensor, v: &Tensor, cache: Cache, length: &Tensor) -> Result<(Tensor, Tensor), Tensor> {
+fn cached(t: &Trace, k: &Tensor, v: &Tensor, cache: Cache, length: &Tensor) -> (Tensor, Tensor) {
     let (t, mut sizes) = (t.path("cache"), k.shape().clone());
-    let Some(appended) = sizes[2].as_int() else { return Err(k.fail("attention", "a cache takes a known number of positions")) };
-    sizes.0[2] = Dim::from(cache.context);
+    let appended = t.size(DType::I32, std::mem::replace(&mut sizes.0[2], Dim::from(cache.context)));
     let keys = t.buffer("keys", k.dtype(), sizes.clone(), Initializer::Zeros).dynamic_update_slice(2, length, k);
     let values = t.buffer("values", v.dtype(), sizes, Initializer::Zeros).dynamic_update_slice(2, length, v);
     t.update_buffer("keys", &keys);
     t.update_buffer("values", &values);
     t.update_buffer("length", &(length + appended));
-    Ok((keys, values))
+    (keys, values)
 }
 
 /// Settings of [`multihead_attention`].

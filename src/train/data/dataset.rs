@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// ```
 /// use inductor::{HostTensor, train::data::Dataset};
 /// let (x, y) = (HostTensor::f32(&[4, 2], &[0.0; 8]), HostTensor::i32(&[4], &[0, 1, 1, 0]));
-/// let data = Dataset::new(vec![("x".into(), x), ("y".into(), y)])?;
+/// let data = Dataset::new([("x", x), ("y", y)])?;
 /// let (train, held_out) = data.split(3)?;
 /// assert_eq!((train.len(), held_out.len()), (3, 1));
 /// # Ok::<(), inductor::Error>(())
@@ -27,7 +27,8 @@ pub struct Dataset {
 
 impl Dataset {
     /// Of named tensors of one length.
-    pub fn new(columns: Vec<(String, HostTensor)>) -> Result<Dataset> {
+    pub fn new<S: Into<String>>(columns: impl IntoIterator<Item = (S, HostTensor)>) -> Result<Dataset> {
+        let columns: Vec<(String, HostTensor)> = columns.into_iter().map(|(name, tensor)| (name.into(), tensor)).collect();
         let length = |t: &HostTensor| t.shape().first().copied();
         let Some(n) = columns.first().and_then(|(_, t)| length(t)) else {
             return Err(Error::Input("a data set has tensors whose first dimension counts examples".into()));
@@ -48,7 +49,7 @@ impl Dataset {
     pub fn from_safetensors(path: impl AsRef<Path>) -> Result<Dataset> {
         let mut files = Shards::open(path.as_ref())?;
         let names: Vec<String> = files.tensors().map(|(name, ..)| name.to_string()).collect();
-        Dataset::new(names.into_iter().map(|name| Ok((name.clone(), files.read(&name)?))).collect::<Result<_>>()?)
+        Dataset::new(names.into_iter().map(|name| Ok((name.clone(), files.read(&name)?))).collect::<Result<Vec<_>>>()?)
     }
 
     /// How many examples.
