@@ -44,7 +44,7 @@ pub fn run(mut options: Common) -> Result<()> {
     let inference = trace_eval("resnet", |t| Ok(vec![("scores", scores(t, &t.input("x", DType::F32, (HELD_OUT, 3, SIDE, SIDE))))]))?;
     let inference = compile(&inference, &device, &Config::default())?;
 
-    let steps = options.steps.unwrap_or(160);
+    let steps = options.steps.unwrap_or(240);
     let schedule = Some(Schedule::one_cycle(PEAK, steps));
     let training = Training { common: &options, step: &step, steps, schedule, size: (BATCH, "pictures"), facts: vec![("example", "resnet".into())] };
     let mut state = training.begin()?;
@@ -90,16 +90,16 @@ fn residual(t: &Trace, x: &Tensor, channels: usize, stride: i64) -> Tensor {
     (y + shortcut).relu()
 }
 
-/// So many noisy pictures of a shape somewhere, in some color on some other, and which shape it is.
+/// So many noisy pictures of a shape somewhere, light on dark or dark on light, and which shape it is.
 fn shapes(seed: u64, count: usize) -> (HostTensor, HostTensor) {
     let picture = |k: usize| {
         let draw = move |n: usize| uniform(seed, (k * (16 + 3 * PIXELS) + n) as u64);
         let (x, y, size) = (5.0 + 6.0 * draw(0), 5.0 + 6.0 * draw(1), 2.5 + 2.0 * draw(2));
         (0..3 * PIXELS).map(move |i| {
             let (dx, dy) = (((i % SIDE) as f64 - x).abs(), ((i / SIDE % SIDE) as f64 - y).abs());
-            let colors = (draw(3 + i / PIXELS), draw(6 + i / PIXELS));
-            let shade = if is_inside(k % CLASSES, dx / size, dy / size) { colors.0 } else { colors.1 };
-            (shade + 0.3 * (draw(16 + i) - 0.5)) as f32
+            let [light, dark] = [0.55 + 0.45 * draw(3 + i / PIXELS), 0.45 * draw(6 + i / PIXELS)];
+            let is_light = is_inside(k % CLASSES, dx / size, dy / size) == (draw(9) < 0.5);
+            ((if is_light { light } else { dark }) + 0.3 * (draw(16 + i) - 0.5)) as f32
         })
     };
     let labels: Vec<i32> = (0..count).map(|k| (k % CLASSES) as i32).collect();
