@@ -118,6 +118,17 @@ pub fn multi_head_attention(t: &Trace, x: &Tensor, config: &Attention) -> Tensor
 }
 
 /// Attention of `x`, `[batch, time, width]`, to `memory`, `[batch, positions, any width]`: projections `q`, `kv` and `proj`.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// trace("layer", |t| {
+///     let (x, memory) = (t.input("x", DType::F32, (2, 5, 16)), t.input("memory", DType::F32, (2, 9, 32)));
+///     let y = nn::cross_attention(&t.path("attn"), &x, &memory, &nn::Attention::new(4));
+///     assert_eq!(y.ty().to_string(), "f32[2, 5, 16]");
+///     Ok(y)
+/// })?;
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn cross_attention(t: &Trace, x: &Tensor, memory: &Tensor, config: &Attention) -> Tensor {
     let _scope = t.enter();
@@ -268,6 +279,17 @@ impl Multihead {
 
 /// PyTorch's `MultiheadAttention` over `[batch, time, width]`, with its names: `in_proj_weight`, `in_proj_bias`, `out_proj.weight` and
 /// `out_proj.bias`. Queries, keys and values have one width. A bool mask is the inverse of PyTorch's.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// trace("layer", |t| {
+///     let x = t.input("x", DType::F32, (2, 5, 16));
+///     let y = nn::multihead_attention(&t.path("attn"), &x, &x, &x, &nn::Multihead { causal: true, ..nn::Multihead::new(4) });
+///     assert_eq!(y.ty().to_string(), "f32[2, 5, 16]");
+///     Ok(y)
+/// })?;
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn multihead_attention(t: &Trace, query: &Tensor, key: &Tensor, value: &Tensor, config: &Multihead) -> Tensor {
     let _scope = t.enter();
@@ -311,6 +333,17 @@ impl Block {
 }
 
 /// A pre-norm block, `x + attention(norm(x))`, then `x + mlp(norm(x))` with GELU between two linear layers.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// trace("layer", |t| {
+///     let x = t.input("x", DType::F32, (2, 5, 16));
+///     let y = nn::transformer_block(&t.path("blocks.0"), &x, &nn::Block::new(nn::Attention::causal(4)));
+///     assert_eq!(y.ty().to_string(), "f32[2, 5, 16]");
+///     Ok(y)
+/// })?;
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn transformer_block(t: &Trace, x: &Tensor, config: &Block) -> Tensor {
     let _scope = t.enter();

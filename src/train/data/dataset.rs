@@ -76,6 +76,14 @@ impl Dataset {
     }
 
     /// For each of `k` folds, the others' examples and its own.
+    ///
+    /// ```
+    /// use inductor::{HostTensor, train::data::Dataset};
+    /// let data = Dataset::new([("x", HostTensor::i32(&[4], &[10, 11, 12, 13]))])?;
+    /// let sizes: Vec<(usize, usize)> = data.folds(2)?.iter().map(|(others, own)| (others.len(), own.len())).collect();
+    /// assert_eq!(sizes, [(2, 2), (2, 2)]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn folds(&self, k: usize) -> Result<Vec<(Dataset, Dataset)>> {
         if k < 2 || k > self.len() {
             return Err(Error::Input(format!("{k} folds of {} examples", self.len())));
@@ -103,6 +111,16 @@ impl Dataset {
     }
 
     /// Batches of so many examples.
+    ///
+    /// ```
+    /// use inductor::{HostTensor, Inputs, train::data::Dataset};
+    /// let data = Dataset::new([("x", HostTensor::i32(&[4], &[10, 11, 12, 13]))])?;
+    /// let loader = data.loader(3).keep_last(true).shuffle(7);
+    /// assert_eq!(loader.batches_per_epoch(), 2);
+    /// let Inputs::Named(batch) = loader.epoch(0).nth(1).unwrap()? else { panic!("inputs have names") };
+    /// assert_eq!((batch[0].0.as_str(), batch[0].1.shape()), ("x", &[1][..]));
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn loader(&self, batch: usize) -> Loader {
         Loader::new(self.clone(), batch)
     }
