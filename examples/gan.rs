@@ -9,7 +9,6 @@
 mod common;
 
 use anyhow::Result;
-use clap::Parser;
 use common::{Common, chart, uniform};
 use inductor::optim::Adam;
 use inductor::train::{Event, History, Observer, Progress, StepRecord};
@@ -28,20 +27,12 @@ const BLUR: f64 = 0.3;
 /// Half the width of the picture.
 const REACH: f64 = 1.5;
 
-/// Trains a generator and a critic.
-#[derive(Parser)]
-pub struct Options {
-    #[command(flatten)]
-    common: Common,
-}
-
 fn main() -> std::process::ExitCode {
-    common::main(|| run(Options::parse()))
+    common::example("Trains a generator and a critic", run)
 }
 
 /// Trains both nets and draws what the generator makes.
-pub fn run(options: Options) -> Result<()> {
-    let options = options.common;
+pub fn run(options: Common) -> Result<()> {
     let device = options.start()?;
     let adam = |lr: f64| Adam::new(lr).betas(0.5, 0.9);
     let critic = compile_train(&critic_loss()?, &device, adam(CRITIC_RATE), &options.config())?;

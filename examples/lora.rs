@@ -9,7 +9,6 @@
 mod common;
 
 use anyhow::Result;
-use clap::Parser;
 use common::{Common, uniform};
 use inductor::optim::{AdamW, Schedule};
 use inductor::train::metrics::accuracy;
@@ -23,20 +22,12 @@ const RANK: usize = 4;
 /// How far the second task is turned, in radians.
 const TURN: f64 = 0.8;
 
-/// Adapts a classifier to another task.
-#[derive(Parser)]
-pub struct Options {
-    #[command(flatten)]
-    common: Common,
-}
-
 fn main() -> std::process::ExitCode {
-    common::main(|| run(Options::parse()))
+    common::example("Adapts a classifier to another task", run)
 }
 
 /// Trains, adapts and compares.
-pub fn run(options: Options) -> Result<()> {
-    let options = options.common;
+pub fn run(options: Common) -> Result<()> {
     let device = options.start()?;
     let (first, second) = (spirals(options.seed(), 0.0), spirals(options.seed(), TURN));
     let base = fit(&options, &device, &program(false)?, None, &first)?;

@@ -8,7 +8,6 @@
 mod common;
 
 use anyhow::Result;
-use clap::Parser;
 use common::{Common, chart, training::Training, uniform};
 use inductor::optim::{AdamW, Schedule};
 use inductor::{Config, DType, Device, Dim, HostTensor, State, Trace, Traced, compile, compile_train, nn, trace};
@@ -22,20 +21,12 @@ const COLORS: [RGBColor; ARMS] = [RGBColor(31, 119, 180), RGBColor(214, 84, 39),
 const REACH: f64 = 1.15;
 const GRID: usize = 160;
 
-/// Trains a classifier of spirals.
-#[derive(Parser)]
-pub struct Options {
-    #[command(flatten)]
-    common: Common,
-}
-
 fn main() -> std::process::ExitCode {
-    common::main(|| run(Options::parse()))
+    common::example("Trains a classifier of spirals", run)
 }
 
 /// Trains the network and shows what it learnt.
-pub fn run(options: Options) -> Result<()> {
-    let mut options = options.common;
+pub fn run(mut options: Common) -> Result<()> {
     let device = options.start()?;
     options.recall()?;
     let (points, labels) = spirals(options.seed());

@@ -8,7 +8,6 @@
 mod common;
 
 use anyhow::Result;
-use clap::Parser;
 use common::{Common, training::Training, uniform};
 use inductor::optim::{AdamW, Schedule};
 use inductor::train::data::Dataset;
@@ -24,20 +23,12 @@ const PICTURES: usize = 2048;
 /// Decoded pictures along each side of the final one.
 const GRID: usize = 10;
 
-/// Trains a variational autoencoder.
-#[derive(Parser)]
-pub struct Options {
-    #[command(flatten)]
-    common: Common,
-}
-
 fn main() -> std::process::ExitCode {
-    common::main(|| run(Options::parse()))
+    common::example("Trains a variational autoencoder", run)
 }
 
 /// Trains the autoencoder and draws what it decodes.
-pub fn run(options: Options) -> Result<()> {
-    let mut options = options.common;
+pub fn run(mut options: Common) -> Result<()> {
     let device = options.start()?;
     options.recall()?;
     let steps = options.steps.unwrap_or(1500);
@@ -51,7 +42,7 @@ pub fn run(options: Options) -> Result<()> {
         facts: vec![("example", "vae".into())],
     };
     let mut state = training.begin()?;
-    let data = Dataset::new(vec![("x".into(), discs(options.seed()))])?;
+    let data = Dataset::new([("x", discs(options.seed()))])?;
     let mut batches = data.loader(BATCH).shuffle(options.seed()).from(state.step());
     training.run(training.trainer()?, &mut state, |_| Ok(batches.next().expect("they do not end")?))?;
 

@@ -7,8 +7,14 @@
 
 #[path = "../examples/gan.rs"]
 mod gan;
+#[path = "../examples/generate.rs"]
+mod generate;
 #[path = "../examples/lora.rs"]
 mod lora;
+#[path = "../examples/pinn.rs"]
+mod pinn;
+#[path = "../examples/resnet.rs"]
+mod resnet;
 #[path = "../examples/train_mlp.rs"]
 mod train_mlp;
 #[path = "../examples/vae.rs"]
@@ -26,10 +32,13 @@ const ARGUMENTS: &str = "EXAMPLE_ARGUMENTS";
 fn child() {
     let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
     let ran = match arguments.lines().next() {
-        Some("gan") => gan::run(gan::Options::parse_from(arguments.lines())),
-        Some("lora") => lora::run(lora::Options::parse_from(arguments.lines())),
-        Some("vae") => vae::run(vae::Options::parse_from(arguments.lines())),
-        Some("train_mlp") => train_mlp::run(train_mlp::Options::parse_from(arguments.lines())),
+        Some("gan") => gan::run(Parser::parse_from(arguments.lines())),
+        Some("generate") => generate::run(Parser::parse_from(arguments.lines())),
+        Some("lora") => lora::run(Parser::parse_from(arguments.lines())),
+        Some("pinn") => pinn::run(Parser::parse_from(arguments.lines())),
+        Some("resnet") => resnet::run(Parser::parse_from(arguments.lines())),
+        Some("train_mlp") => train_mlp::run(Parser::parse_from(arguments.lines())),
+        Some("vae") => vae::run(Parser::parse_from(arguments.lines())),
         other => panic!("there is no example {other:?}"),
     };
     if let Err(error) = ran {
@@ -67,6 +76,28 @@ fn a_vae() {
     for wanted in ["metrics.jsonl", "report.html", "checkpoints", "tensorboard"] {
         assert!(names.iter().any(|n| n == wanted), "{wanted} is missing in {names:?}");
     }
+}
+
+#[test]
+fn a_residual_net() {
+    let (folder, said) = run("resnet", &["--steps", "3"]);
+    assert!(is_png(folder.path(), "resnet.png") && said.contains("step 3 loss") && said.contains("% of the pictures held out"), "{said}");
+}
+
+#[test]
+fn a_differential_equation() {
+    let (folder, said) = run("pinn", &["--steps", "20"]);
+    assert!(is_png(folder.path(), "pinn.png") && said.contains("finite differences"), "{said}");
+}
+
+/// Longer than the cache: it is filled anew by the last tokens. The most likely text does not depend on how it was drawn.
+#[test]
+fn generated_text() {
+    let (folder, said) = run("generate", &["--steps", "4", "--length", "150", "--prompt", "Alice ", "--top-k", "1"]);
+    let text = std::fs::read_to_string(folder.path().join("generated.txt")).unwrap();
+    assert!(text.starts_with("Alice ") && text.chars().count() == 156 && said.contains("tokens per second"), "{said}");
+    let (other, _) = run("generate", &["--steps", "4", "--length", "150", "--prompt", "Alice ", "--top-p", "0"]);
+    assert_eq!(std::fs::read_to_string(other.path().join("generated.txt")).unwrap(), text);
 }
 
 #[test]

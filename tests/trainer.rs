@@ -21,7 +21,7 @@ const EXAMPLES: usize = 40;
 fn data() -> Dataset {
     let x: Vec<f32> = (0..EXAMPLES * 3).map(|i| (i as f32 * 1.7).sin()).collect();
     let y: Vec<f32> = x.chunks(3).map(|x| x[0] - 2.0 * x[1] + 0.5 * x[2]).collect();
-    Dataset::new(vec![("x".into(), HostTensor::f32(&[EXAMPLES, 3], &x)), ("y".into(), HostTensor::f32(&[EXAMPLES], &y))]).unwrap()
+    Dataset::new([("x", HostTensor::f32(&[EXAMPLES, 3], &x)), ("y", HostTensor::f32(&[EXAMPLES], &y))]).unwrap()
 }
 
 fn loader() -> Loader {
@@ -128,7 +128,7 @@ fn early_stopping_and_the_best_checkpoint() {
     let mut trainer = Trainer::new(step.clone())
         .evaluate(1, |_| {
             at += 1;
-            Ok(vec![("error".into(), errors[at - 1])])
+            Ok([("error", errors[at - 1])])
         })
         .early_stopping(EarlyStopping::new("error", Goal::Smaller).patience(3).min_delta(0.2))
         .checkpoints(checkpoints)
@@ -143,10 +143,10 @@ fn early_stopping_and_the_best_checkpoint() {
     other.load_checkpoint(best).unwrap();
     assert_eq!(other.step(), 5);
 
-    let mut trainer = Trainer::new(step.clone()).evaluate(1, |_| Ok(vec![])).early_stopping(EarlyStopping::new("error", Goal::Smaller));
+    let mut trainer = Trainer::new(step.clone()).evaluate(1, |_| Ok([("loss", 0.0)])).early_stopping(EarlyStopping::new("error", Goal::Smaller));
     let error = trainer.run(&mut state, |done| loader().from(done)).unwrap_err().to_string();
-    assert!(error.contains("the evaluation gives no error; it gives []"), "{error}");
-    let metrics = || Ok(vec![("error".into(), 1.0)]);
+    assert!(error.contains("the evaluation gives no error; it gives [loss]"), "{error}");
+    let metrics = || Ok(vec![("error", 1.0)]);
     let plateau = || Plateau::new(0.1, Goal::Smaller);
     for (mut trainer, part) in [
         (Trainer::new(step.clone()).plateau("error", plateau()), "Trainer::plateau goes by evaluations"),

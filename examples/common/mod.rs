@@ -6,6 +6,7 @@ pub mod chart;
 pub mod training;
 
 use anyhow::{Context, Result};
+use clap::{CommandFactory, FromArgMatches};
 use inductor::report::printable;
 pub use inductor::train::data::random;
 use inductor::config::Precision;
@@ -13,7 +14,7 @@ use inductor::{Config, Device, Step, Verify};
 use std::process::ExitCode;
 
 /// Options of every example.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Parser, Clone, Debug)]
 pub struct Common {
     /// Where to run: auto (a GPU, else the CPU interpreter), gpu, software or cpu.
     #[arg(long, default_value = "auto")]
@@ -94,8 +95,13 @@ impl Common {
     }
 }
 
+/// The program of an example that has these options alone, and what `--help` says of it.
+pub fn example(about: &'static str, run: fn(Common) -> Result<()>) -> ExitCode {
+    main(|| run(Common::from_arg_matches(&Common::command().about(about).get_matches())?))
+}
+
 /// Runs a program. What is wrong is said in one line, without a backtrace: it is the user's to mend.
-pub fn main(run: fn() -> Result<()>) -> ExitCode {
+pub fn main(run: impl FnOnce() -> Result<()>) -> ExitCode {
     inductor::config::leave_windows_alone();
     match run() {
         Ok(()) => ExitCode::SUCCESS,

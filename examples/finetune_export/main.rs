@@ -97,11 +97,6 @@ fn run() -> Result<()> {
         ],
     };
     let mut state = training.begin()?;
-    if !options.common.run.resume {
-        for (name, tensor) in &imported.tensors {
-            state.set(name, tensor.clone())?;
-        }
-    }
     training.run(training.trainer()?, &mut state, |number| Ok(Inputs::Named(batches.get(number - 1)?)))?;
     save(&options, &imported, &state)?;
     options.common.show_profile(&step)

@@ -1,8 +1,8 @@
 //! The texts, as characters: vocabulary, held-out parts, batches, and the bigram model to beat.
 
-use crate::common::random;
 use anyhow::{Context, Result, ensure};
 use inductor::HostTensor;
+use inductor::train::data::random;
 
 const TEXTS: [&[u8]; 3] = [include_bytes!("../data/alice29.txt"), include_bytes!("../data/asyoulik.txt"), include_bytes!("../data/plrabn12.txt")];
 

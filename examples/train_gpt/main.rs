@@ -141,7 +141,7 @@ fn run() -> Result<()> {
     let mut state = training.begin()?;
     let validation = Validation::new(&traced, &device, &setup, &corpus)?;
     let seed = state.seed();
-    let trainer = training.trainer()?.evaluate((setup.steps / 8).max(50), |state| Ok(vec![("loss".into(), validation.loss(state, 8)?)]));
+    let trainer = training.trainer()?.evaluate((setup.steps / 8).max(50), |state| Ok([("loss", validation.loss(state, 8)?)]));
     let history = training.run(trainer, &mut state, |number| corpus.batch(seed, number, batch, context))?;
 
     let bigram = corpus.bigram_loss();

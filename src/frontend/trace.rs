@@ -184,12 +184,37 @@ impl Trace {
     }
 
     /// State that is not trained, named by path; [`Trace::update_buffer`] gives it a new value.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile, trace_eval};
+    /// let counter = trace_eval("counter", |t| {
+    ///     let n = t.buffer("n", DType::I32, (), Initializer::Zeros);
+    ///     t.update_buffer("n", &(&n + 1));
+    ///     Ok(vec![("n", n)])
+    /// })?;
+    /// let step = compile(&counter, &Device::cpu(), &Config::default())?;
+    /// let mut state = step.init(0)?;
+    /// let seen: Vec<f64> = (0..3).map(|_| step.run(&mut state, ())?.output("n")?.item()).collect::<inductor::Result<_>>()?;
+    /// assert_eq!(seen, [0.0, 1.0, 2.0]);
+    /// assert_eq!(state.get("n")?.item()?, 3.0);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn buffer(&self, name: &str, dtype: DType, shape: impl IntoShape, initializer: Initializer) -> Tensor {
         self.state(name, InputRole::Buffer, TensorType::new(dtype, shape), initializer)
     }
 
     /// A 0-d number given per step by `set_scalar`.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, compile, trace};
+    /// let scaled = trace("scaled", |t| Ok(vec![("y", t.input("x", DType::F32, 2) * t.scalar("factor", DType::F32))]))?;
+    /// let step = compile(&scaled, &Device::cpu(), &Config::default())?;
+    /// step.set_scalar("factor", 3.0)?;
+    /// let y = step.run(&mut step.init(0)?, [HostTensor::f32(&[2], &[1.0, 2.0])])?.output("y")?;
+    /// assert_eq!(y.to_f32(), [3.0, 6.0]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn scalar(&self, name: &str, dtype: DType) -> Tensor {
         self.border(name, InputRole::HostScalar, TensorType::new(dtype, ()))
@@ -199,6 +224,17 @@ impl Trace {
     /// seed. Every step of training has another key, a function of the seed and the step's number; so has every run for inference
     /// or for given cotangents, by a count of such runs that the state keeps. Equal seeds give equal sequences of runs, on every
     /// device. In a function that is mapped by [`crate::vmap`], each example has a key of its own.
+    ///
+    /// ```
+    /// # use inductor::{Config, Device, compile, trace_eval};
+    /// let noise = trace_eval("noise", |t| Ok(vec![("noise", t.key().normal(4))]))?;
+    /// let step = compile(&noise, &Device::cpu(), &Config::default())?;
+    /// let (mut a, mut b) = (step.init(7)?, step.init(7)?);
+    /// let first = step.run(&mut a, ())?.output("noise")?;
+    /// assert_eq!(step.run(&mut b, ())?.output("noise")?, first);
+    /// assert_ne!(step.run(&mut a, ())?.output("noise")?, first, "the next run draws anew");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn key(&self) -> Tensor {
         let keys = self.recorder.apply_rows("key", &[], |cx, _| Ok(vec![cx.key()?]));
@@ -207,6 +243,17 @@ impl Trace {
 
     /// Records `f(x)` as a region whose values are computed again in the backward instead of being saved. Like
     /// `torch.utils.checkpoint`; random numbers repeat, since they are functions of their keys.
+    ///
+    /// ```
+    /// # use inductor::{DType, nn, trace};
+    /// let traced = trace("deep", |t| {
+    ///     let x = t.input("x", DType::F32, (8, 32));
+    ///     let h = (0..4).fold(x, |h, i| t.checkpoint(&h, |h| nn::linear(&t.path(i), h, 32).gelu()));
+    ///     Ok(h.square().mean(()))
+    /// })?;
+    /// assert_eq!(traced.initializers.len(), 8);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn checkpoint(&self, x: &Tensor, f: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
         let start = self.recorder.builder.borrow().graph().nodes.len();
@@ -248,6 +295,25 @@ impl Trace {
     /// The name that state declared here under `name` has.
     pub fn full_name(&self, name: &str) -> String {
         self.name(name)
+    }
+
+    /// The parameters that are declared so far in this module and below it, with their full names, in order. For what is said of all
+    /// of them at once: a penalty on weights, or derivatives with respect to them.
+    ///
+    /// ```
+    /// use inductor::{DType, nn, trace};
+    /// trace("penalty", |t| {
+    ///     let loss = nn::mlp(&t.path("critic"), &t.input("x", DType::F32, (8, 2)), &[16, 1]).square().mean(());
+    ///     let parameters = t.path("critic").parameters();
+    ///     assert_eq!(parameters[3].0, "critic.layers.1.bias");
+    ///     Ok(parameters.iter().fold(loss, |loss, (_, p)| loss + 1e-4 * p.abs().sum(())))
+    /// })?;
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        let (b, below) = (self.recorder.builder.borrow(), self.name(""));
+        let own = b.graph().inputs.iter().filter(|i| i.role == InputRole::Parameter && i.name.starts_with(&below));
+        own.map(|i| (i.name.clone(), Tensor { recorder: self.recorder.clone(), value: Some(i.value), ty: b.ty(i.value).clone() })).collect()
     }
 
     /// Remembers a pattern of parameters that are to be frozen when all of them are known.

@@ -30,6 +30,15 @@ impl Tensor {
     }
 
     /// As [`Tensor::grad`], with a weight for each element: the vector-Jacobian product.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[1.0, 2.0, 3.0]);
+    /// let weights = HostTensor::f32(&[3], &[1.0, 0.0, -1.0]);
+    /// let y = Device::cpu().compute([&x, &weights], |_, [x, weights]| x.square().vjp(&weights, &[&x]).remove(0))?;
+    /// assert_eq!(y.to_string(), "[ 2.  0. -6.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn vjp(&self, cotangent: &Tensor, wrt: &[&Tensor]) -> Vec<Tensor> {
         if cotangent.ty != self.ty || !self.dtype().is_float() {
@@ -62,6 +71,15 @@ impl Tensor {
     }
 
     /// The product of the Hessian of this 0-d tensor with respect to `x` and a direction.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let v = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let y = Device::cpu().compute([&x, &v], |_, [x, v]| x.pow(3.0).sum(()).hvp(&x, &v))?;
+    /// assert_eq!(y.to_string(), "[ 6. 24.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn hvp(&self, x: &Tensor, direction: &Tensor) -> Tensor {
         if self.rank() != 0 {

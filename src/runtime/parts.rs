@@ -16,6 +16,15 @@ impl State {
 
     /// The tensors whose names fit a pattern ([`matches_pattern`](crate::types::matches_pattern)), with the optimizer state of those
     /// among them. An error where there is none.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// # let model = trace("w", |t| Ok((t.parameter("w", DType::F32, 2, Initializer::Ones) * t.parameter("v", DType::F32, 2, Initializer::Ones)).sum(())))?;
+    /// # let step = compile_train(&model, &Device::cpu(), optim::Sgd::new(0.5).average(0.5), &Config::default())?;
+    /// let part = step.init(0)?.subset("w")?;
+    /// assert_eq!(part.parameters(), ["w"]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn subset(&self, pattern: &str) -> Result<State> {
         let part = self.part(|name| matches_pattern(pattern, parameter_of(name).unwrap_or(name)))?;
         if part.names().is_empty() {
@@ -26,6 +35,17 @@ impl State {
 
     /// Takes over the tensors of another state, with their counters; those that this state has, too, must be of the same type.
     /// Seed, notes and the number of steps stay.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// # let model = trace("w", |t| Ok((t.parameter("w", DType::F32, 2, Initializer::Ones) * t.parameter("v", DType::F32, 2, Initializer::Ones)).sum(())))?;
+    /// # let step = compile_train(&model, &Device::cpu(), optim::Sgd::new(0.5).average(0.5), &Config::default())?;
+    /// let (mut state, mut other) = (step.init(0)?, step.init(0)?);
+    /// other.set("w", HostTensor::f32(&[2], &[3.0, 4.0]))?;
+    /// state.merge(&other.subset("w")?)?;
+    /// assert_eq!(state.get("w")?.to_f32(), [3.0, 4.0]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn merge(&mut self, other: &State) -> Result<()> {
         let (added, counts) = (other.on_host(|_| true)?, other.settled_counts());
         let known = lock(&self.entries);
@@ -46,6 +66,17 @@ impl State {
 
     /// A copy for evaluation in which each parameter is the average that its optimizer keeps (`average(decay)` of an optimizer);
     /// others, and buffers, are as they are. An error where no optimizer keeps averages, or before the first step.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// # let model = trace("w", |t| Ok((t.parameter("w", DType::F32, 2, Initializer::Ones) * t.parameter("v", DType::F32, 2, Initializer::Ones)).sum(())))?;
+    /// # let step = compile_train(&model, &Device::cpu(), optim::Sgd::new(0.5).average(0.5), &Config::default())?;
+    /// let mut state = step.init(0)?;
+    /// (0..2).try_for_each(|_| step.run(&mut state, ())?.wait())?;
+    /// // The weight was 0.5 and then 0.25.
+    /// assert_eq!((state.get("w")?.to_f32(), state.averaged()?.get("w")?.to_f32()), (vec![0.25; 2], vec![0.375; 2]));
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn averaged(&self) -> Result<State> {
         let mut copy = self.try_clone()?;
         let (names, counts) = (self.names(), self.settled_counts());

@@ -54,6 +54,17 @@ impl StepResult {
 
     /// Gradients, by the name of the input: of given cotangents, and of steps of training that were compiled with
     /// `Config::gradients`, as the loss has them, before clipping.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, Gradients, HostTensor, Initializer, compile_train, optim, trace};
+    /// let model = trace("w", |t| Ok(t.parameter("w", DType::F32, 2, Initializer::Ones).dot(&t.input("x", DType::F32, 2))))?;
+    /// let config = Config { gradients: Gradients::Values, ..Config::default() };
+    /// let step = compile_train(&model, &Device::cpu(), optim::Adam::new(0.1), &config)?;
+    /// let result = step.run(&mut step.init(0)?, [HostTensor::f32(&[2], &[3.0, 4.0])])?;
+    /// assert_eq!(result.gradients()?, [("w".to_string(), HostTensor::f32(&[2], &[3.0, 4.0]))]);
+    /// assert_eq!(result.gradient_norms()?, [("w".to_string(), 5.0)]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn gradients(&self) -> Result<Vec<(String, HostTensor)>> {
         self.read_where(|role| match role {
             OutputRole::Gradient(of) => Some(Some(of.clone())),

@@ -103,6 +103,19 @@ impl State {
         lock(&self.entries).keys().cloned().collect()
     }
 
+    /// Names of all parameters, trained or not, sorted.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// # let model = trace("w", |t| Ok((t.parameter("w", DType::F32, 2, Initializer::Ones) * t.parameter("v", DType::F32, 2, Initializer::Ones)).sum(())))?;
+    /// # let step = compile_train(&model, &Device::cpu(), optim::Sgd::new(0.5).average(0.5), &Config::default())?;
+    /// assert_eq!(step.init(0)?.parameters(), ["v", "w"]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    pub fn parameters(&self) -> Vec<String> {
+        self.names_of(InputRole::Parameter)
+    }
+
     /// Names of the tensors of that role, sorted.
     pub fn names_of(&self, role: InputRole) -> Vec<String> {
         lock(&self.entries).iter().filter(|(_, e)| e.role == role).map(|(n, _)| n.clone()).collect()
@@ -119,6 +132,17 @@ impl State {
     }
 
     /// Replaces a tensor by one of the same type.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// # let model = trace("w", |t| Ok((t.parameter("w", DType::F32, 2, Initializer::Ones) * t.parameter("v", DType::F32, 2, Initializer::Ones)).sum(())))?;
+    /// # let step = compile_train(&model, &Device::cpu(), optim::Sgd::new(0.5).average(0.5), &Config::default())?;
+    /// let mut state = step.init(0)?;
+    /// state.set("w", HostTensor::f32(&[2], &[3.0, 4.0]))?;
+    /// assert_eq!(state.get("w")?.to_f32(), [3.0, 4.0]);
+    /// assert!(state.set("w", HostTensor::f32(&[3], &[0.0; 3])).is_err(), "it is f32[2]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn set(&mut self, name: &str, tensor: HostTensor) -> Result<()> {
         if let Some(fault) = tensor.fault() {
             return Err(Error::Input(format!("{name}: {fault}")));

@@ -45,6 +45,13 @@ pub fn accuracy(scores: &HostTensor, labels: &HostTensor) -> Result<f64> {
 }
 
 /// The share of rows whose label is among the `k` largest scores; of equal ones, those before it count as larger.
+///
+/// ```
+/// use inductor::{HostTensor, train::metrics::top_k};
+/// let scores = HostTensor::f32(&[2, 3], &[0.1, 0.7, 0.2, 0.5, 0.3, 0.2]);
+/// assert_eq!(top_k(&scores, &HostTensor::i32(&[2], &[2, 2]), 2)?, 0.5);
+/// # Ok::<(), inductor::Error>(())
+/// ```
 pub fn top_k(scores: &HostTensor, labels: &HostTensor, k: usize) -> Result<f64> {
     let (rows, labels) = rows(scores, labels)?;
     let is_hit = |(row, label): (&[f64], &usize)| {
@@ -140,6 +147,11 @@ pub fn auc(scores: &HostTensor, labels: &HostTensor) -> Result<f64> {
 }
 
 /// How many equally likely tokens a mean cross entropy (in nats) stands for.
+///
+/// ```
+/// use inductor::train::metrics::perplexity;
+/// assert!((perplexity((50f64).ln()) - 50.0).abs() < 1e-9);
+/// ```
 pub fn perplexity(cross_entropy: f64) -> f64 {
     libm::exp(cross_entropy)
 }

@@ -17,7 +17,7 @@
 //! # fn main() -> inductor::Result<()> {
 //! let x: Vec<f32> = (0..64).map(|i| i as f32 / 32.0 - 1.0).collect();
 //! let y: Vec<f32> = x.iter().map(|x| 3.0 * x + 0.5).collect();
-//! let data = Dataset::new(vec![("x".into(), HostTensor::f32(&[64, 1], &x)), ("y".into(), HostTensor::f32(&[64, 1], &y))])?;
+//! let data = Dataset::new([("x", HostTensor::f32(&[64, 1], &x)), ("y", HostTensor::f32(&[64, 1], &y))])?;
 //! let program = trace("line", |t| {
 //!     let (x, y) = (t.input("x", DType::F32, (16, 1)), t.input("y", DType::F32, (16, 1)));
 //!     Ok((nn::linear(&t.path("fc"), &x, 1) - y).square().mean_all())

@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
 
 /// Numbers by name that an evaluation gives.
-type Metrics = Vec<(String, f64)>;
+type Metrics = BTreeMap<String, f64>;
 type Evaluate<'a> = Box<dyn FnMut(&mut State) -> Result<Metrics> + 'a>;
 
 /// Ends a run whose metric no longer improves.
@@ -134,6 +134,20 @@ impl<'a> Trainer<'a> {
     }
 
     /// Takes the learning rate of each update from a schedule.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// # use inductor::{optim::Schedule, train::Trainer};
+    /// # let model = trace("w", |t| Ok((t.parameter("w", DType::F32, (), Initializer::Ones) - t.input("x", DType::F32, ())).square()))?;
+    /// # let step = compile_train(&model, &Device::cpu(), optim::Sgd::new(0.25), &Config::default())?;
+    /// # let mut state = step.init(0)?;
+    /// # let batches = |_| std::iter::repeat_with(|| Ok([HostTensor::f32(&[], &[3.0])]));
+    /// let halved = Schedule::Step { lr: 0.5, every: 1, factor: 0.5 };
+    /// let run = Trainer::new(step).steps(3).schedule(halved).run(&mut state, batches)?;
+    /// let rates: Vec<f64> = run.history.steps.iter().map(|step| step.lr).collect();
+    /// assert_eq!(rates, [0.5, 0.25, 0.125]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn schedule(mut self, schedule: Schedule) -> Trainer<'a> {
         self.schedule = Some(schedule);
         self
@@ -145,9 +159,28 @@ impl<'a> Trainer<'a> {
         self
     }
 
-    /// Evaluates after each so many steps and at the end: the closure runs other programs over the state, and gives numbers by name.
-    pub fn evaluate(mut self, every: u64, evaluate: impl FnMut(&mut State) -> Result<Metrics> + 'a) -> Trainer<'a> {
-        self.evaluate = Some((every.max(1), Box::new(evaluate)));
+    /// Evaluates after each so many steps and at the end: the closure runs other programs over the state, and gives numbers by name,
+    /// such as `Ok([("loss", loss)])`.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// # use inductor::train::Trainer;
+    /// # let model = trace("w", |t| Ok((t.parameter("w", DType::F32, (), Initializer::Ones) - t.input("x", DType::F32, ())).square()))?;
+    /// # let step = compile_train(&model, &Device::cpu(), optim::Sgd::new(0.25), &Config::default())?;
+    /// # let mut state = step.init(0)?;
+    /// # let batches = |_| std::iter::repeat_with(|| Ok([HostTensor::f32(&[], &[3.0])]));
+    /// let mut trainer = Trainer::new(step).steps(4).evaluate(2, |state| Ok([("w", state.get("w")?.item()?)]));
+    /// let run = trainer.run(&mut state, batches)?;
+    /// assert_eq!(run.history.metric("w"), [(2, 2.5), (4, 2.875)]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    pub fn evaluate<S: Into<String>, M: IntoIterator<Item = (S, f64)>>(
+        mut self,
+        every: u64,
+        mut evaluate: impl FnMut(&mut State) -> Result<M> + 'a,
+    ) -> Trainer<'a> {
+        let by_name = move |state: &mut State| Ok(evaluate(state)?.into_iter().map(|(name, x)| (name.into(), x)).collect());
+        self.evaluate = Some((every.max(1), Box::new(by_name)));
         self
     }
 
@@ -158,12 +191,45 @@ impl<'a> Trainer<'a> {
     }
 
     /// Ends where a metric no longer improves.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// # use inductor::{optim::Goal, train::{EarlyStopping, End, Trainer}};
+    /// # let model = trace("w", |t| Ok((t.parameter("w", DType::F32, (), Initializer::Ones) - t.input("x", DType::F32, ())).square()))?;
+    /// # let step = compile_train(&model, &Device::cpu(), optim::Sgd::new(0.25), &Config::default())?;
+    /// # let mut state = step.init(0)?;
+    /// # let batches = |_| std::iter::repeat_with(|| Ok([HostTensor::f32(&[], &[3.0])]));
+    /// let mut trainer = Trainer::new(step).steps(100).evaluate(1, |_| Ok([("loss", 1.0)]));
+    /// trainer = trainer.early_stopping(EarlyStopping::new("loss", Goal::Smaller).patience(2));
+    /// let run = trainer.run(&mut state, batches)?;
+    /// assert_eq!((run.end, run.steps), (End::Stopped, 3));
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn early_stopping(mut self, early: EarlyStopping) -> Trainer<'a> {
         self.early = Some(early);
         self
     }
 
     /// Writes checkpoints.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// # use inductor::train::{Checkpoints, Trainer};
+    /// # let model = trace("w", |t| Ok((t.parameter("w", DType::F32, (), Initializer::Ones) - t.input("x", DType::F32, ())).square()))?;
+    /// # let step = compile_train(&model, &Device::cpu(), optim::Sgd::new(0.25), &Config::default())?;
+    /// # let mut state = step.init(0)?;
+    /// # let batches = |_| std::iter::repeat_with(|| Ok([HostTensor::f32(&[], &[3.0])]));
+    /// # let folder = std::env::temp_dir().join(format!("inductor-checkpoints-{}", std::process::id()));
+    /// let kept = || Checkpoints::new(&folder).every(2).keep(2);
+    /// Trainer::new(step.clone()).steps(5).checkpoints(kept()).run(&mut state, batches)?;
+    /// assert_eq!(kept().last()?.map(|(number, _)| number), Some(5));
+    /// // Another process, later: five more.
+    /// let mut state = step.init(0)?;
+    /// let run = Trainer::new(step).steps(10).checkpoints(kept()).resume(true).run(&mut state, batches)?;
+    /// assert_eq!((run.steps, run.history.steps.len()), (10, 5));
+    /// # std::fs::remove_dir_all(&folder).unwrap();
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn checkpoints(mut self, checkpoints: Checkpoints) -> Trainer<'a> {
         self.checkpoints = Some(checkpoints);
         self
@@ -182,6 +248,19 @@ impl<'a> Trainer<'a> {
     }
 
     /// Calls a closure with each step, as its loss arrives.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// # use inductor::train::Trainer;
+    /// # let model = trace("w", |t| Ok((t.parameter("w", DType::F32, (), Initializer::Ones) - t.input("x", DType::F32, ())).square()))?;
+    /// # let step = compile_train(&model, &Device::cpu(), optim::Sgd::new(0.25), &Config::default())?;
+    /// # let mut state = step.init(0)?;
+    /// # let batches = |_| std::iter::repeat_with(|| Ok([HostTensor::f32(&[], &[3.0])]));
+    /// let mut seen = vec![];
+    /// Trainer::new(step).steps(2).on_step(|record| Ok(seen.push(record.loss))).run(&mut state, batches)?;
+    /// assert_eq!(seen, [4.0, 1.0]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn on_step(self, mut look: impl FnMut(&StepRecord) -> Result<()> + 'a) -> Trainer<'a> {
         self.observe(move |event: Event<'_>| if let Event::Step(record) = event { look(record) } else { Ok(()) })
     }
@@ -409,12 +488,10 @@ impl Running<'_, '_> {
         self.settle()?;
         let averaged = if self.trainer.averaged { Some(self.state.averaged()?) } else { None };
         let Some((_, evaluate)) = &mut self.trainer.evaluate else { return Ok(false) };
-        let metrics: BTreeMap<String, f64> = match averaged {
+        let metrics = match averaged {
             Some(mut averaged) => evaluate(&mut averaged)?,
             None => evaluate(self.state)?,
-        }
-        .into_iter()
-        .collect();
+        };
         let found = Evaluation { step, metrics };
         tell(&mut self.trainer.observers, Event::Evaluation(&found))?;
         self.keep_best(&found)?;

@@ -11,12 +11,12 @@ const WIDTH: usize = 75;
 /// Digits behind the point.
 const DIGITS: usize = 8;
 
-/// As NumPy's `str`: aligned columns, eight digits, scientific where magnitudes are far apart.
+/// As NumPy's `str`: aligned columns, eight digits, scientific where magnitudes are far apart. A precision rounds first: `{:.3}`.
 impl fmt::Display for HostTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.fault() {
             Some(fault) => write!(f, "<{fault}>"),
-            None => f.write_str(&text(self)),
+            None => f.write_str(&f.precision().map_or_else(|| text(self), |digits| text(&self.rounded(digits)))),
         }
     }
 }
@@ -34,6 +34,16 @@ impl fmt::Debug for HostTensor {
 }
 
 impl HostTensor {
+    /// Floats with so many digits behind the point.
+    fn rounded(&self, digits: usize) -> HostTensor {
+        if !self.dtype().is_float() {
+            return self.clone();
+        }
+        let scale = 10f64.powi(digits as i32);
+        let values: Vec<f64> = self.to_f64().iter().map(|x| (x * scale).round() / scale).collect();
+        HostTensor::from_f64(self.dtype(), self.shape(), &values)
+    }
+
     /// One element, as short as it reads back.
     fn element(&self, i: usize) -> String {
         let size = self.dtype().size();
@@ -229,6 +239,7 @@ mod tests {
         assert_eq!(HostTensor::f32(&[2], &[0.1, 0.123_456_79]).to_string(), "[0.1        0.12345679]");
         assert_eq!(shown(&[2], &[-1.0, 10.25]), "[-1.   10.25]");
         assert_eq!(shown(&[2], &[1.0 / 3.0, 0.5]), "[0.33333333 0.5       ]");
+        assert_eq!(format!("{:.2}", HostTensor::f32(&[3], &[1.0 / 3.0, 0.5, 2.0])), "[0.33 0.5  2.  ]");
     }
 
     #[test]

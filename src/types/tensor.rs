@@ -70,6 +70,12 @@ impl HostTensor {
     }
 
     /// As [`HostTensor::f32`]; a length that does not fit the shape is an error at once.
+    ///
+    /// ```
+    /// use inductor::HostTensor;
+    /// let error = HostTensor::try_f32(&[2, 3], &[0.0; 5]).unwrap_err().to_string();
+    /// assert!(error.contains("f32[2, 3] has 6 elements, and 5 are given"));
+    /// ```
     #[track_caller]
     pub fn try_f32(shape: &[usize], data: &[f32]) -> Result<HostTensor, Error> {
         HostTensor::f32(shape, data).checked()
@@ -119,6 +125,12 @@ impl HostTensor {
     }
 
     /// A tensor of any dtype from numbers, rounded or wrapped to it; poisoned when the length does not fit the shape.
+    ///
+    /// ```
+    /// use inductor::{DType, HostTensor};
+    /// let half = HostTensor::from_f64(DType::F16, &[2], &[0.5, 1e9]);
+    /// assert_eq!(format!("{half:?}"), "f16[2] [0.5, inf]");
+    /// ```
     #[track_caller]
     pub fn from_f64(dtype: DType, shape: &[usize], data: &[f64]) -> HostTensor {
         let mut bytes = Vec::with_capacity(data.len() * dtype.size());

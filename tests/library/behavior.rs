@@ -4,7 +4,7 @@ use super::wave;
 use inductor::nn::{self, Attention, Cache, Embedding, Linear, Lora, Rotary};
 use inductor::runtime::save_tensors;
 use inductor::{
-    Config, DType, Device, Error, HostTensor, State, Step, Tensor, Trace, Traced, compile, compile_train, compile_vjp, optim, trace, trace_eval,
+    Config, DType, Device, Dim, Error, HostTensor, State, Step, Tensor, Trace, Traced, compile, compile_train, compile_vjp, optim, trace, trace_eval,
 };
 
 fn numbers(seed: usize, shape: &[usize]) -> HostTensor {
@@ -39,31 +39,33 @@ fn a_cache_of_keys_and_values_gives_what_the_whole_sequence_gives() {
         Attention { alibi: true, ..Attention::causal(4) },
     ];
     for config in variants {
-        let program = |time: i64, cache: Option<Cache>| {
+        let program = |time: Dim, cache: Option<Cache>| {
             let config = Attention { cache, ..config.clone() };
             trace_eval("attend", |t| Ok(vec![nn::multi_head_attention(&t.path("attn"), &t.input("x", DType::F32, (2, time, 8)), &config)])).unwrap()
         };
         let x = numbers(1, &[2, 6, 8]);
-        let (whole, mut state) = ready(&program(6, None));
+        let (whole, mut state) = ready(&program(6.into(), None));
         let expected = whole.run(&mut state, [&x]).unwrap().outputs().unwrap()[0].1.to_f64();
         let at = |from: usize, to: usize| {
             let rows: Vec<f64> = (0..2).flat_map(|b| x.to_f64()[(b * 6 + from) * 8..(b * 6 + to) * 8].to_vec()).collect();
             HostTensor::from_f64(DType::F32, &[2, to - from, 8], &rows)
         };
         let cache = Some(Cache { context: 7 });
-        let (one, mut state) = ready(&program(1, cache));
-        let (four, _) = ready(&program(4, cache));
-        let mut found = vec![vec![]; 2];
-        for (from, to) in [(0, 1), (1, 5), (5, 6)] {
-            let step = if to - from == 4 { &four } else { &one };
-            let y = step.run(&mut state, [&at(from, to)]).unwrap().outputs().unwrap()[0].1.to_f64();
-            for (rows, half) in found.iter_mut().zip(y.chunks(y.len() / 2)) {
-                rows.extend_from_slice(half);
+        let one = ready(&program(1.into(), cache)).0;
+        for several in [4.into(), Dim::symbol("time", 1, 7)] {
+            let (several, mut state) = ready(&program(several, cache));
+            let mut found = vec![vec![]; 2];
+            for (from, to) in [(0, 1), (1, 5), (5, 6)] {
+                let step = if to - from == 4 { &several } else { &one };
+                let y = step.run(&mut state, [&at(from, to)]).unwrap().outputs().unwrap()[0].1.to_f64();
+                for (rows, half) in found.iter_mut().zip(y.chunks(y.len() / 2)) {
+                    rows.extend_from_slice(half);
+                }
             }
+            near(&found.concat(), &expected, 1e-5);
+            assert_eq!(state.get("attn.cache.length").unwrap().item().unwrap(), 6.0);
+            assert!(several.run(&mut state, [&at(0, 4)]).and_then(|r| r.outputs()).is_err(), "there is room for one more only");
         }
-        near(&found.concat(), &expected, 1e-5);
-        assert_eq!(state.get("attn.cache.length").unwrap().item().unwrap(), 6.0);
-        assert!(four.run(&mut state, [&at(0, 4)]).and_then(|r| r.outputs()).is_err(), "there is room for one more only");
     }
 }
 

@@ -6,12 +6,30 @@ use crate::types::{DType, Dim};
 /// Reading at indices, which are integers of any dtype.
 impl Tensor {
     /// Rows of `weight` at these integer indices.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let index = HostTensor::i32(&[2], &[2, 0]);
+    /// let table = HostTensor::f32(&[3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    /// let y = Device::cpu().compute([&index, &table], |_, [index, table]| index.embedding(&table))?;
+    /// assert_eq!(y.to_string(), "[[4. 5.]\n [0. 1.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn embedding(&self, weight: &Tensor) -> Tensor {
         self.recorder.apply("embedding", &[weight, self], |b, v| b.embedding(v[0], v[1]))
     }
 
     /// Elements at an integer `index` of the same rank, along one dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    /// let index = HostTensor::i32(&[3, 1], &[1, 0, 1]);
+    /// let y = Device::cpu().compute([&x, &index], |_, [x, index]| x.gather(1, &index))?;
+    /// assert_eq!(y.to_string(), "[[1.]\n [2.]\n [5.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn gather(&self, dim: i64, index: &Tensor) -> Tensor {
         match self.dim("gather", dim) {
@@ -21,6 +39,14 @@ impl Tensor {
     }
 
     /// As [`Tensor::gather`], where the other dimensions broadcast.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.take_along_dim(&x.argsort(1, true), 1))?;
+    /// assert_eq!(y.to_string(), "[[1. 0.]\n [3. 2.]\n [5. 4.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn take_along_dim(&self, index: &Tensor, dim: i64) -> Tensor {
         self.call("take_along_dim.default").with("indices", index).with("dim", dim).one()
@@ -33,6 +59,15 @@ impl Tensor {
     }
 
     /// Slices at an integer `index` along one dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    /// let index = HostTensor::i32(&[2], &[2, 2]);
+    /// let y = Device::cpu().compute([&x, &index], |_, [x, index]| x.index_select(0, &index))?;
+    /// assert_eq!(y.to_string(), "[[4. 5.]\n [4. 5.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn index_select(&self, dim: i64, index: &Tensor) -> Tensor {
         match self.dim("index_select", dim) {
@@ -42,6 +77,15 @@ impl Tensor {
     }
 
     /// `length` elements of a dimension from `start` on, a 0-d integer that the program computes. The slice must lie inside.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[4], &[0.0, 1.0, 2.0, 3.0]);
+    /// let start = HostTensor::i32(&[], &[1]);
+    /// let y = Device::cpu().compute([&x, &start], |_, [x, start]| x.dynamic_slice(0, &start, 2))?;
+    /// assert_eq!(y.to_string(), "[1. 2.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn dynamic_slice(&self, dim: i64, start: &Tensor, length: impl Into<Dim>) -> Tensor {
         let at = start.places(length.into());
@@ -50,6 +94,16 @@ impl Tensor {
 
     /// With the elements of a dimension from `start` on, a 0-d integer that the program computes, replaced by `src`. The slice
     /// must lie inside.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[4], &[0.0, 1.0, 2.0, 3.0]);
+    /// let start = HostTensor::i32(&[], &[1]);
+    /// let src = HostTensor::f32(&[2], &[8.0, 9.0]);
+    /// let y = Device::cpu().compute([&x, &start, &src], |_, [x, start, src]| x.dynamic_update_slice(0, &start, &src))?;
+    /// assert_eq!(y.to_string(), "[0. 8. 9. 3.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn dynamic_update_slice(&self, dim: i64, start: &Tensor, src: &Tensor) -> Tensor {
         let Some(at) = self.dim("dynamic_update_slice", dim) else { return self.recorder.poison(self.ty.clone()) };
@@ -66,6 +120,14 @@ impl Tensor {
     }
 
     /// 1 where a new last dimension, of size `classes`, counts to this integer index, else 0.
+    ///
+    /// ```
+    /// # use inductor::{DType, Device, HostTensor};
+    /// let index = HostTensor::i32(&[2], &[2, 0]);
+    /// let y = Device::cpu().compute([&index], |_, [index]| index.one_hot(3, DType::F32))?;
+    /// assert_eq!(y.to_string(), "[[0. 0. 1.]\n [1. 0. 0.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn one_hot(&self, classes: impl Into<Dim>, dtype: DType) -> Tensor {
         let classes = classes.into();
@@ -94,6 +156,16 @@ pub enum ScatterMode {
 /// Writing at indices, which are integers of any dtype. The tensor itself stays as it is.
 impl Tensor {
     /// With `src` added at an integer `index` along one dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[0.0, 0.0, 0.0]);
+    /// let index = HostTensor::i32(&[3], &[0, 2, 0]);
+    /// let src = HostTensor::f32(&[3], &[1.0, 2.0, 3.0]);
+    /// let y = Device::cpu().compute([&x, &index, &src], |_, [x, index, src]| x.scatter_add(0, &index, &src))?;
+    /// assert_eq!(y.to_string(), "[4. 0. 2.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn scatter_add(&self, dim: i64, index: &Tensor, src: &Tensor) -> Tensor {
         match self.dim("scatter_add", dim) {
@@ -104,6 +176,15 @@ impl Tensor {
 
     /// With `src`, a tensor of the index's shape or a number, written at `index` along one dimension. Of several elements for one
     /// place, the last one stays.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[0.0, 0.0, 0.0]);
+    /// let index = HostTensor::i32(&[1], &[2]);
+    /// let y = Device::cpu().compute([&x, &index], |_, [x, index]| x.scatter(0, &index, 7.0))?;
+    /// assert_eq!(y.to_string(), "[0. 0. 7.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn scatter(&self, dim: i64, index: &Tensor, src: impl Into<Operand>) -> Tensor {
         match src.into() {
@@ -126,6 +207,16 @@ impl Tensor {
     }
 
     /// With slices of `src` added at `index`, a vector, along one dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    /// let index = HostTensor::i32(&[2], &[0, 0]);
+    /// let src = HostTensor::f32(&[2, 2], &[10.0, 10.0, 20.0, 20.0]);
+    /// let y = Device::cpu().compute([&x, &index, &src], |_, [x, index, src]| x.index_add(0, &index, &src))?;
+    /// assert_eq!(y.to_string(), "[[30. 31.]\n [ 2.  3.]\n [ 4.  5.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn index_add(&self, dim: i64, index: &Tensor, src: &Tensor) -> Tensor {
         self.call("index_add.default").with("dim", dim).with("index", index).with("source", src).one()
@@ -151,6 +242,16 @@ impl Tensor {
     }
 
     /// Elements at places given by an index for each of the first dimensions; indices broadcast. NumPy's `x[i, j]`.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    /// let rows = HostTensor::i32(&[2], &[0, 2]);
+    /// let columns = HostTensor::i32(&[2], &[1, 0]);
+    /// let y = Device::cpu().compute([&x, &rows, &columns], |_, [x, rows, columns]| x.index(&[&rows, &columns]))?;
+    /// assert_eq!(y.to_string(), "[1. 4.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn index(&self, indices: &[&Tensor]) -> Tensor {
         self.call("index.Tensor").with("indices", indices).one()

@@ -100,6 +100,15 @@ impl Tensor {
     }
 
     /// Negative log-likelihood of integer `labels` under these log-probabilities, `[n, classes, ...]` as in PyTorch.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Reduction};
+    /// let x = HostTensor::f32(&[2, 3], &[2.0, 0.0, 1.0, 0.0, 3.0, 0.0]);
+    /// let labels = HostTensor::i32(&[2], &[0, 1]);
+    /// let y = Device::cpu().compute([&x, &labels], |_, [x, labels]| x.log_softmax(-1).nll_loss(&labels, None, -100, Reduction::Mean))?;
+    /// assert_eq!(format!("{y:.3}"), "0.251");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn nll_loss(&self, labels: &Tensor, weight: Option<&Tensor>, ignore_index: i64, reduction: Reduction) -> Tensor {
         let call = self.call("nll_loss_nd.default").with("target", labels).with("weight", weight);
@@ -166,30 +175,75 @@ const UNREACHABLE: f64 = -1e30;
 /// Losses of elements.
 impl Tensor {
     /// Mean squared difference.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let y = HostTensor::f32(&[2], &[0.0, 4.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.mse(&y))?;
+    /// assert_eq!(z.to_string(), "2.5");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn mse(&self, target: &Tensor) -> Tensor {
         self.mse_loss(target, Reduction::Mean)
     }
 
     /// Squared difference.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Reduction};
+    /// let x = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let y = HostTensor::f32(&[2], &[0.0, 4.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.mse_loss(&y, Reduction::Sum))?;
+    /// assert_eq!(z.to_string(), "5.0");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn mse_loss(&self, target: &Tensor, reduction: Reduction) -> Tensor {
         self.recorder.apply("mse", &[self, target], |b, v| b.mse(v[0], v[1], reduction))
     }
 
     /// Absolute difference.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Reduction};
+    /// let x = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let y = HostTensor::f32(&[2], &[0.0, 4.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.l1_loss(&y, Reduction::Mean))?;
+    /// assert_eq!(z.to_string(), "1.5");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn l1_loss(&self, target: &Tensor, reduction: Reduction) -> Tensor {
         self.call("l1_loss.default").with("target", target).with("reduction", reduction).one()
     }
 
     /// `d^2 / (2 beta)` below a difference of `beta`, `d - beta / 2` above. PyTorch's default `beta` is 1.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Reduction};
+    /// let x = HostTensor::f32(&[2], &[0.5, 2.0]);
+    /// let y = HostTensor::f32(&[2], &[0.0, 4.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.smooth_l1_loss(&y, 1.0, Reduction::None))?;
+    /// assert_eq!(z.to_string(), "[0.125 1.5  ]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn smooth_l1_loss(&self, target: &Tensor, beta: f64, reduction: Reduction) -> Tensor {
         self.call("smooth_l1_loss.default").with("target", target).with("beta", beta).with("reduction", reduction).one()
     }
 
     /// `d^2 / 2` below a difference of `delta`, `delta (d - delta / 2)` above. PyTorch's default `delta` is 1.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Reduction};
+    /// let x = HostTensor::f32(&[2], &[0.5, 2.0]);
+    /// let y = HostTensor::f32(&[2], &[0.0, 4.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.huber_loss(&y, 1.5, Reduction::None))?;
+    /// assert_eq!(z.to_string(), "[0.125 1.875]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn huber_loss(&self, target: &Tensor, delta: f64, reduction: Reduction) -> Tensor {
         self.call("huber_loss.default").with("target", target).with("delta", delta).with("reduction", reduction).one()
@@ -202,12 +256,31 @@ impl Tensor {
     }
 
     /// The mean of [`Tensor::binary_cross_entropy`] of the sigmoid, exact for large logits.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[2.0, -1.0]);
+    /// let y = HostTensor::f32(&[2], &[1.0, 0.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.binary_cross_entropy_with_logits(&y))?;
+    /// assert_eq!(format!("{z:.3}"), "0.22");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn binary_cross_entropy_with_logits(&self, target: &Tensor) -> Tensor {
         self.bce_with_logits(target, None, None, Reduction::Mean)
     }
 
     /// [`Tensor::binary_cross_entropy_with_logits`] with weights of elements and of positive examples.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Reduction};
+    /// let x = HostTensor::f32(&[2], &[2.0, -1.0]);
+    /// let y = HostTensor::f32(&[2], &[1.0, 0.0]);
+    /// let positive = HostTensor::f32(&[2], &[3.0, 3.0]);
+    /// let z = Device::cpu().compute([&x, &y, &positive], |_, [x, y, positive]| x.bce_with_logits(&y, None, Some(&positive), Reduction::Sum))?;
+    /// assert_eq!(format!("{z:.3}"), "0.694");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn bce_with_logits(&self, target: &Tensor, weight: Option<&Tensor>, pos_weight: Option<&Tensor>, reduction: Reduction) -> Tensor {
         let call = self.call("binary_cross_entropy_with_logits.default").with("target", target).with("weight", weight);
@@ -227,6 +300,15 @@ impl Tensor {
 
     /// One less Dice's coefficient of probabilities with a target of zeros and ones, for each example (dimension 0), and their mean.
     /// `smooth`, usually 1, is added above and below.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[1, 2], &[1.0, 0.5]);
+    /// let y = HostTensor::f32(&[1, 2], &[1.0, 0.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.dice_loss(&y, 1.0))?;
+    /// assert_eq!(format!("{z:.3}"), "0.143");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn dice_loss(&self, target: &Tensor, smooth: f64) -> Tensor {
         let (x, y) = (self.flatten(1, -1), target.flatten(1, -1));
@@ -235,6 +317,15 @@ impl Tensor {
     }
 
     /// `y (log(y) - x)` of log-probabilities, or `e^y (y - x)` where the target is logarithms too.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Reduction};
+    /// let x = HostTensor::f32(&[2], &[0.5, 0.5]);
+    /// let y = HostTensor::f32(&[2], &[0.25, 0.75]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.log().kl_div(&y, false, Reduction::Sum))?;
+    /// assert_eq!(format!("{z:.3}"), "0.131");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn kl_div(&self, target: &Tensor, log_target: bool, reduction: Reduction) -> Tensor {
         self.call("kl_div.default").with("target", target).with("log_target", log_target).with("reduction", reduction).one()
@@ -248,6 +339,16 @@ impl Tensor {
     }
 
     /// `(log(var) + (x - y)^2 / var) / 2` of means with variances, which count as 1e-6 at least.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Reduction};
+    /// let x = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let y = HostTensor::f32(&[2], &[0.0, 4.0]);
+    /// let var = HostTensor::f32(&[2], &[1.0, 4.0]);
+    /// let z = Device::cpu().compute([&x, &y, &var], |_, [x, y, var]| x.gaussian_nll_loss(&y, &var, Reduction::Mean))?;
+    /// assert_eq!(format!("{z:.3}"), "0.847");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn gaussian_nll_loss(&self, target: &Tensor, var: &Tensor, reduction: Reduction) -> Tensor {
         let var = var.straight_through(&var.clamp_min(1e-6));
@@ -261,6 +362,15 @@ impl Tensor {
     }
 
     /// `x` for targets of 1, `max(0, margin - x)` for targets of -1. PyTorch's default margin is 1.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Reduction};
+    /// let x = HostTensor::f32(&[2], &[0.5, 0.25]);
+    /// let y = HostTensor::f32(&[2], &[1.0, -1.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.hinge_embedding_loss(&y, 1.0, Reduction::None))?;
+    /// assert_eq!(z.to_string(), "[0.5  0.75]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn hinge_embedding_loss(&self, target: &Tensor, margin: f64, reduction: Reduction) -> Tensor {
         self.call("hinge_embedding_loss.default").with("target", target).with("margin", margin).with("reduction", reduction).one()
@@ -310,6 +420,16 @@ impl Tensor {
     }
 
     /// `max(0, margin - y (x - other))` for targets of -1 and 1. PyTorch's default margin is 0.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Reduction};
+    /// let x = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let y = HostTensor::f32(&[2], &[2.0, 1.0]);
+    /// let order = HostTensor::f32(&[2], &[1.0, 1.0]);
+    /// let z = Device::cpu().compute([&x, &y, &order], |_, [x, y, order]| x.margin_ranking_loss(&y, &order, 0.5, Reduction::None))?;
+    /// assert_eq!(z.to_string(), "[1.5 0. ]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn margin_ranking_loss(&self, other: &Tensor, target: &Tensor, margin: f64, reduction: Reduction) -> Tensor {
         let call = self.call_as("margin_ranking_loss.default", "input1").with("input2", other).with("target", target);
@@ -317,6 +437,16 @@ impl Tensor {
     }
 
     /// `1 - cos` for targets of 1, `max(0, cos - margin)` for targets of -1. PyTorch's default margin is 0.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Reduction};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 0.0, 1.0, 1.0]);
+    /// let y = HostTensor::f32(&[2, 2], &[0.0, 1.0, 1.0, 0.0]);
+    /// let same = HostTensor::f32(&[2], &[1.0, -1.0]);
+    /// let z = Device::cpu().compute([&x, &y, &same], |_, [x, y, same]| x.cosine_embedding_loss(&y, &same, 0.0, Reduction::None))?;
+    /// assert_eq!(format!("{z:.3}"), "[1.    0.707]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn cosine_embedding_loss(&self, other: &Tensor, target: &Tensor, margin: f64, reduction: Reduction) -> Tensor {
         let call = self.call_as("cosine_embedding_loss.default", "input1").with("input2", other).with("target", target);

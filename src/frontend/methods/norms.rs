@@ -6,6 +6,14 @@ use crate::ops::{Real, ScaledDotProductAttention};
 /// Normalization. Layers with their parameters are in [`nn`](crate::nn).
 impl Tensor {
     /// `(x - mean) / sqrt(var + eps) * weight + bias` over the last dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[1, 3], &[1.0, 2.0, 3.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.layer_norm(None, None, 1e-5))?;
+    /// assert_eq!(format!("{y:.3}"), "[[-1.225  0.     1.225]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn layer_norm(&self, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Tensor {
         if let (None, Some(bias)) = (weight, bias) {
@@ -16,6 +24,15 @@ impl Tensor {
     }
 
     /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[1, 2], &[3.0, 4.0]);
+    /// let weight = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let y = Device::cpu().compute([&x, &weight], |_, [x, weight]| x.rms_norm(Some(&weight), 0.0))?;
+    /// assert_eq!(format!("{y:.3}"), "[[0.849 2.263]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn rms_norm(&self, weight: Option<&Tensor>, eps: f64) -> Tensor {
         let operands: Vec<&Tensor> = [self].into_iter().chain(weight).collect();
@@ -37,12 +54,29 @@ impl Tensor {
     }
 
     /// `x / max(|x|, 1e-12)`, with the norm of order `p` along one dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[1, 2], &[3.0, 4.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.normalize(2.0, -1))?;
+    /// assert_eq!(y.to_string(), "[[0.6 0.8]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn normalize(&self, p: f64, dim: i64) -> Tensor {
         self / self.norm_with(p, dim, true).clamp_min(1e-12)
     }
 
     /// The cosine of the angle between vectors along one dimension; norms are at least 1e-8.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 0.0, 1.0, 1.0]);
+    /// let y = HostTensor::f32(&[2, 2], &[2.0, 0.0, 1.0, 0.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.cosine_similarity(&y, -1))?;
+    /// assert_eq!(format!("{z:.3}"), "[1.    0.707]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn cosine_similarity(&self, other: &Tensor, dim: i64) -> Tensor {
         self.call_as("cosine_similarity.default", "x1").with("x2", other).with("dim", dim).one()
@@ -78,6 +112,14 @@ pub struct AttentionOptions {
 impl Tensor {
     /// `softmax(q k^T * scale + mask) v` over the last two dimensions, with this tensor as the query. Where the heads (the third
     /// last dimension) of keys and values are fewer than the query's, which they divide, each serves as many in turn.
+    ///
+    /// ```
+    /// # use inductor::{AttentionOptions, Device, HostTensor};
+    /// let x = HostTensor::f32(&[1, 1, 2, 2], &[1.0, 0.0, 0.0, 1.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.attention(&x, &x, &AttentionOptions { causal: true, ..Default::default() }))?;
+    /// assert_eq!(format!("{y:.3}"), "[[[[1.   0.  ]\n   [0.33 0.67]]]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn attention(&self, key: &Tensor, value: &Tensor, options: &AttentionOptions) -> Tensor {
         let (key, value) = (self.serve_heads(key), self.serve_heads(value));
@@ -119,6 +161,14 @@ impl Tensor {
     }
 
     /// This tensor with a gradient scaled by a number.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.scale_gradient(0.5).square().grad(&[&x]).remove(0))?;
+    /// assert_eq!(y.to_string(), "[1. 2.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn scale_gradient(&self, factor: f64) -> Tensor {
         self.unary("scale_gradient", |b, x| {

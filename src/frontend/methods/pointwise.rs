@@ -17,20 +17,52 @@ unary! {
     /// `-x`, as the operator.
     neg = Neg;
     /// `|x|`.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[-1.0, 0.0, 2.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.abs())?;
+    /// assert_eq!(y.to_string(), "[1. 0. 2.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     abs = Abs;
     /// -1, 0 or 1.
     sign = Sign;
     /// Square root.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[4.0, 2.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.sqrt())?;
+    /// assert_eq!(format!("{y:.3}"), "[2.    1.414]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     sqrt = Sqrt;
     /// `1 / sqrt(x)`.
     rsqrt = Rsqrt;
     /// `e^x`.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[0.0, 1.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.exp())?;
+    /// assert_eq!(format!("{y:.3}"), "[1.    2.718]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     exp = Exp;
     /// `2^x`.
     exp2 = Exp2;
     /// `e^x - 1`, exact near zero.
     expm1 = Expm1;
     /// Natural logarithm.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[1.0, 10.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.log())?;
+    /// assert_eq!(format!("{y:.3}"), "[0.    2.303]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     log = Log;
     /// Binary logarithm.
     log2 = Log2;
@@ -53,22 +85,62 @@ unary! {
     /// Hyperbolic cosine.
     cosh = Cosh;
     /// Hyperbolic tangent.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[-1.0, 0.0, 2.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.tanh())?;
+    /// assert_eq!(format!("{y:.3}"), "[-0.762  0.     0.964]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     tanh = Tanh;
     /// Error function.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[-1.0, 0.0, 2.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.erf())?;
+    /// assert_eq!(format!("{y:.3}"), "[-0.843  0.     0.995]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     erf = Erf;
     /// `1 / (1 + e^-x)`.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[-1.0, 0.0, 2.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.sigmoid())?;
+    /// assert_eq!(format!("{y:.3}"), "[0.269 0.5   0.881]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     sigmoid = Sigmoid;
     /// Largest integer below.
     floor = Floor;
     /// Smallest integer above.
     ceil = Ceil;
     /// Nearest integer, ties to even.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[0.5, 1.5, -1.2000000476837158]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.round())?;
+    /// assert_eq!(y.to_string(), "[ 0.  2. -1.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     round = Round;
     /// Toward zero.
     trunc = Trunc;
     /// `1 / x`.
     reciprocal = Reciprocal;
     /// `max(x, 0)`.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[-1.0, 0.0, 2.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.relu())?;
+    /// assert_eq!(y.to_string(), "[0. 0. 2.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     relu = Relu;
     /// Whether it is NaN.
     is_nan = IsNan;
@@ -100,14 +172,47 @@ binary! {
     /// `x / y`, as the operator.
     div = Div;
     /// Quotient toward minus infinity.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::i32(&[2], &[-3, 5]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.floor_div(2))?;
+    /// assert_eq!(y.to_string(), "[-2  2]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     floor_div = FloorDiv;
     /// Remainder with the divisor's sign.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::i32(&[2], &[-3, 5]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.remainder(4))?;
+    /// assert_eq!(y.to_string(), "[1 1]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     remainder = Remainder;
     /// Remainder with the dividend's sign.
     fmod = Fmod;
     /// Power.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[1.0, -2.0, 3.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.pow(2.0))?;
+    /// assert_eq!(y.to_string(), "[1. 4. 9.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pow = Pow;
     /// Larger of both; NaN wins.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[1.0, 5.0]);
+    /// let y = HostTensor::f32(&[2], &[3.0, 2.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.maximum(&y))?;
+    /// assert_eq!(z.to_string(), "[3. 5.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     maximum = Maximum;
     /// Smaller of both; NaN wins.
     minimum = Minimum;
@@ -118,6 +223,14 @@ binary! {
     /// Whether not equal.
     ne = Ne;
     /// Whether less.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[1.0, 2.0, 3.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.lt(2.0))?;
+    /// assert_eq!(y.to_string(), "[ True False False]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     lt = Lt;
     /// Whether less or equal.
     le = Le;
@@ -204,6 +317,14 @@ binary_rows! {
 /// Selection and conversion.
 impl Tensor {
     /// `if self { x } else { y }`, element by element; `self` is bool. At least one of both is a tensor.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[-1.0, 0.0, 2.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.gt(0.0).where_(&x, 10.0 * &x))?;
+    /// assert_eq!(y.to_string(), "[-10.   0.   2.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn where_(&self, x: impl Into<Operand>, y: impl Into<Operand>) -> Tensor {
         let (x, y) = (x.into(), y.into());
@@ -214,12 +335,28 @@ impl Tensor {
     }
 
     /// `x` where `mask` holds.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[-1.0, 0.0, 2.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.masked_fill(&x.lt(0.0), 9.0))?;
+    /// assert_eq!(y.to_string(), "[9. 0. 2.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn masked_fill(&self, mask: &Tensor, x: impl Into<Operand>) -> Tensor {
         mask.where_(x, self)
     }
 
     /// `min(max(x, low), high)`.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[-1.0, 0.0, 2.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.clamp(-0.5, 1.0))?;
+    /// assert_eq!(y.to_string(), "[-0.5  0.   1. ]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn clamp(&self, low: impl Into<Operand>, high: impl Into<Operand>) -> Tensor {
         self.pointwise(ScalarFn::Clamp, &[low.into(), high.into()])
@@ -263,6 +400,14 @@ impl Tensor {
     }
 
     /// Converted to `dtype`; another name of [`Tensor::cast`].
+    ///
+    /// ```
+    /// # use inductor::{DType, Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[1.7000000476837158, -1.7000000476837158]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.to_dtype(DType::I32))?;
+    /// assert_eq!(y.to_string(), "[ 1 -1]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn to_dtype(&self, dtype: DType) -> Tensor {
         self.cast(dtype)
@@ -287,6 +432,15 @@ impl Tensor {
     }
 
     /// `self + weight * (end - self)`.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[0.0, 4.0]);
+    /// let y = HostTensor::f32(&[2], &[4.0, 8.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.lerp(&y, 0.25))?;
+    /// assert_eq!(z.to_string(), "[1. 5.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn lerp(&self, end: &Tensor, weight: impl Into<Operand>) -> Tensor {
         match weight.into() {
@@ -308,12 +462,28 @@ impl Tensor {
     }
 
     /// NaN replaced by zero, and infinities by the largest and smallest finite numbers.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[f32::NAN, 1.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.nan_to_num())?;
+    /// assert_eq!(y.to_string(), "[0. 1.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn nan_to_num(&self) -> Tensor {
         self.call("nan_to_num.default").one()
     }
 
     /// The value of `new` with the gradient of this tensor: the straight-through estimator.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[0.4000000059604645, 1.600000023841858]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.straight_through(&x.round()).square().grad(&[&x]).remove(0))?;
+    /// assert_eq!(y.to_string(), "[0. 4.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn straight_through(&self, new: &Tensor) -> Tensor {
         self.recorder.apply("straight_through", &[self, new], |b, v| crate::frontend::aten::gradients::straight_through(b, v[0], v[1]))

@@ -11,6 +11,15 @@ use std::borrow::Borrow;
 impl Tensor {
     /// Matrix product of the last two dimensions; leading dimensions broadcast. A vector is a row on the left and a column on the
     /// right, and its dimension is dropped from the result, as in PyTorch.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    /// let y = HostTensor::f32(&[2, 2], &[1.0, 0.0, 2.0, 1.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.matmul(&y))?;
+    /// assert_eq!(z.to_string(), "[[ 5.  2.]\n [11.  4.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn matmul(&self, other: &Tensor) -> Tensor {
         match (self.rank(), other.rank()) {
@@ -23,12 +32,31 @@ impl Tensor {
 
     /// As [`Tensor::matmul`], with the last two dimensions of `other` exchanged, for free: `x.matmul_t(&weight)` is a linear
     /// layer whose weight is `[out, in]`.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    /// let y = HostTensor::f32(&[2, 2], &[1.0, 0.0, 2.0, 1.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.matmul_t(&y))?;
+    /// assert_eq!(z.to_string(), "[[ 1.  4.]\n [ 3. 10.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn matmul_t(&self, other: &Tensor) -> Tensor {
         self.product(other, true)
     }
 
     /// `x weight^T + bias` over the last dimension, with a weight of `[out, in]`.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[1, 2], &[1.0, 2.0]);
+    /// let weight = HostTensor::f32(&[2, 2], &[1.0, 0.0, 2.0, 1.0]);
+    /// let bias = HostTensor::f32(&[2], &[10.0, 20.0]);
+    /// let y = Device::cpu().compute([&x, &weight, &bias], |_, [x, weight, bias]| x.linear(&weight, Some(&bias)))?;
+    /// assert_eq!(y.to_string(), "[[11. 24.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
         let operands: Vec<&Tensor> = [self, weight].into_iter().chain(bias).collect();
@@ -48,12 +76,30 @@ impl Tensor {
     }
 
     /// Product of a matrix and a vector.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    /// let y = HostTensor::f32(&[2], &[1.0, 10.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.mv(&y))?;
+    /// assert_eq!(z.to_string(), "[21. 43.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn mv(&self, vector: &Tensor) -> Tensor {
         self.call("mv.default").with("vec", vector).one()
     }
 
     /// Product of two vectors: the sum of their elements' products.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let y = HostTensor::f32(&[2], &[3.0, 4.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.dot(&y))?;
+    /// assert_eq!(z.to_string(), "11.0");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn dot(&self, other: &Tensor) -> Tensor {
         if self.rank() != 1 || self.ty != other.ty {
@@ -63,12 +109,30 @@ impl Tensor {
     }
 
     /// The products of each element of one vector with each of another.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let y = HostTensor::f32(&[2], &[3.0, 4.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.outer(&y))?;
+    /// assert_eq!(z.to_string(), "[[3. 4.]\n [6. 8.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn outer(&self, other: &Tensor) -> Tensor {
         self.call("outer.default").with("vec2", other).one()
     }
 
     /// `beta * self + alpha * a b`, for matrices.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    /// let y = HostTensor::f32(&[2, 2], &[1.0, 0.0, 2.0, 1.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.addmm(&y, &y, 1.0, 0.5))?;
+    /// assert_eq!(z.to_string(), "[[1.5 2. ]\n [5.  4.5]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn addmm(&self, a: &Tensor, b: &Tensor, beta: f64, alpha: f64) -> Tensor {
         self.call("addmm.default").with("mat1", a).with("mat2", b).with("beta", beta).with("alpha", alpha).one()
@@ -103,12 +167,30 @@ impl Tensor {
     }
 
     /// Kronecker's product.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let y = HostTensor::f32(&[2], &[3.0, 4.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.kron(&y))?;
+    /// assert_eq!(z.to_string(), "[3. 4. 6. 8.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn kron(&self, other: &Tensor) -> Tensor {
         self.call("kron.default").with("other", other).one()
     }
 
     /// Cross products of vectors of three elements along one dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[1.0, 0.0, 0.0]);
+    /// let y = HostTensor::f32(&[3], &[0.0, 1.0, 0.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.cross(&y, 0))?;
+    /// assert_eq!(z.to_string(), "[0. 0. 1.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn cross(&self, other: &Tensor, dim: i64) -> Tensor {
         self.call("cross.default").with("other", other).with("dim", dim).one()
@@ -121,6 +203,15 @@ impl Tensor {
     }
 
     /// The distances (of order `p`) of each row of the one to each row of the other.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[1, 2], &[0.0, 0.0]);
+    /// let y = HostTensor::f32(&[2, 2], &[3.0, 4.0, 0.0, 1.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| x.cdist(&y, 2.0))?;
+    /// assert_eq!(z.to_string(), "[[5. 1.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn cdist(&self, other: &Tensor, p: f64) -> Tensor {
         self.call_as("cdist.default", "x1").with("x2", other).with("p", p).one()

@@ -39,16 +39,56 @@ macro_rules! reductions {
 }
 reductions! {
     /// Sum.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.sum(0))?;
+    /// assert_eq!(y.to_string(), "[4. 7.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     sum sum_keepdim = |x, dims, keepdim| x.reduce(ReduceKind::Sum, dims, keepdim);
     /// Product.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.prod(1))?;
+    /// assert_eq!(y.to_string(), "[ 2. 15.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     prod prod_keepdim = |x, dims, keepdim| x.reduce(ReduceKind::Prod, dims, keepdim);
     /// Whether any element holds.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.gt(4.0).any(1))?;
+    /// assert_eq!(y.to_string(), "[False  True]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     any any_keepdim = |x, dims, keepdim| x.reduce(ReduceKind::Any, dims, keepdim);
     /// Whether all elements hold.
     all all_keepdim = |x, dims, keepdim| x.reduce(ReduceKind::All, dims, keepdim);
     /// Mean.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.mean(-1))?;
+    /// assert_eq!(y.to_string(), "[1.5 4. ]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     mean mean_keepdim = |x, dims, keepdim| x.over("mean", dims, |b, x, dims| b.mean(x, dims, keepdim));
     /// Largest element; NaN wins. Elements that tie share the gradient.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.amax(0))?;
+    /// assert_eq!(y.to_string(), "[3. 5.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     amax amax_keepdim = |x, dims, keepdim| x.rows_over("amax.default", dims, keepdim);
     /// Smallest element; NaN wins. Elements that tie share the gradient.
     amin amin_keepdim = |x, dims, keepdim| x.rows_over("amin.default", dims, keepdim);
@@ -57,18 +97,58 @@ reductions! {
     /// As [`Tensor::amin`].
     min min_keepdim = |x, dims, keepdim| x.rows_over("amin.default", dims, keepdim);
     /// Variance, unbiased. [`Tensor::var_with`] takes another correction.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.var(1))?;
+    /// assert_eq!(y.to_string(), "[0.5 2. ]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     var var_keepdim = |x, dims, keepdim| x.var_with(dims, 1.0, keepdim);
     /// Standard deviation, from the unbiased variance. [`Tensor::std_with`] takes another correction.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.std(1))?;
+    /// assert_eq!(format!("{y:.3}"), "[0.707 1.414]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     std std_keepdim = |x, dims, keepdim| x.std_with(dims, 1.0, keepdim);
     /// `log(sum(exp(x)))`.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.logsumexp(1))?;
+    /// assert_eq!(format!("{y:.3}"), "[2.313 5.127]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     logsumexp logsumexp_keepdim = |x, dims, keepdim| x.rows_over("logsumexp.default", dims, keepdim);
     /// Euclidean norm. [`Tensor::norm_with`] takes another order.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.norm(()))?;
+    /// assert_eq!(format!("{y:.3}"), "6.245");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     norm norm_keepdim = |x, dims, keepdim| x.norm_with(2.0, dims, keepdim);
     /// Sum of what is not NaN.
     nansum nansum_keepdim = |x, dims, keepdim| x.rows_over("nansum.default", dims, keepdim);
     /// Mean of what is not NaN.
     nanmean nanmean_keepdim = |x, dims, keepdim| x.rows_over("nanmean.default", dims, keepdim);
     /// Index of the largest element along one dimension, or in row-major order of all, i32.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.argmax(1))?;
+    /// assert_eq!(y.to_string(), "[1 1]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     argmax argmax_keepdim = |x, dims, keepdim| x.position("argmax.default", dims, keepdim);
     /// Index of the smallest element along one dimension, or in row-major order of all, i32.
     argmin argmin_keepdim = |x, dims, keepdim| x.position("argmin.default", dims, keepdim);
@@ -89,6 +169,14 @@ impl Tensor {
     }
 
     /// Variance, `sum((x - mean)^2) / (n - correction)`.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.var_with(1, 0.0, false))?;
+    /// assert_eq!(y.to_string(), "[0.25 1.  ]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn var_with(&self, dims: impl IntoDims, correction: f64, keepdim: bool) -> Tensor {
         self.call("var.correction").with("dim", dims.into_dims()).with("correction", correction).with("keepdim", keepdim).one()
@@ -107,12 +195,28 @@ impl Tensor {
     }
 
     /// The number of elements that are not zero, i32.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.count_nonzero(0))?;
+    /// assert_eq!(y.to_string(), "[2 2]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn count_nonzero(&self, dims: impl IntoDims) -> Tensor {
         self.call("count_nonzero.dim_IntList").with("dim", dims.into_dims()).index()
     }
 
     /// The largest elements along one dimension, and their indices.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.max_with_indices(0).1)?;
+    /// assert_eq!(y.to_string(), "[1 1]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn max_with_indices(&self, dim: i64) -> (Tensor, Tensor) {
         self.call("max.dim").with("dim", dim).indexed()
@@ -125,6 +229,14 @@ impl Tensor {
     }
 
     /// The medians along one dimension, the lower of two, and their indices.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.median(1).0)?;
+    /// assert_eq!(y.to_string(), "[1. 3.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn median(&self, dim: i64) -> (Tensor, Tensor) {
         self.call("median.dim").with("dim", dim).indexed()
@@ -137,6 +249,14 @@ impl Tensor {
     }
 
     /// The `k`-th smallest values along one dimension, counted from 1, and their indices.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.kthvalue(2, 1).0)?;
+    /// assert_eq!(y.to_string(), "[2. 5.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn kthvalue(&self, k: i64, dim: i64) -> (Tensor, Tensor) {
         self.call("kthvalue.default").with("k", k).with("dim", dim).indexed()

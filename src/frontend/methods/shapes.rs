@@ -8,6 +8,14 @@ use std::borrow::Borrow;
 /// Structure. Dimensions count from the end when negative.
 impl Tensor {
     /// The same elements in row-major order under another shape; one size may be -1, and follows from the others.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.reshape((3, -1)))?;
+    /// assert_eq!(y.to_string(), "[[1. 2.]\n [3. 4.]\n [5. 6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn reshape(&self, shape: impl IntoShape) -> Tensor {
         let mut shape = shape.into_shape();
@@ -29,6 +37,14 @@ impl Tensor {
     }
 
     /// Dimensions `from..=to` made one.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.flatten(0, -1))?;
+    /// assert_eq!(y.to_string(), "[1. 2. 3. 4. 5. 6.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn flatten(&self, from: i64, to: i64) -> Tensor {
         let (Some(from), Some(to)) = (self.dim("flatten", from), self.dim("flatten", to)) else { return self.recorder.poison(self.ty.clone()) };
@@ -55,6 +71,14 @@ impl Tensor {
     }
 
     /// Two dimensions exchanged.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.transpose(0, 1))?;
+    /// assert_eq!(y.to_string(), "[[1. 4.]\n [2. 5.]\n [3. 6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn transpose(&self, a: i64, b: i64) -> Tensor {
         let (Some(i), Some(j)) = (self.dim("transpose", a), self.dim("transpose", b)) else { return self.recorder.poison(self.ty.clone()) };
@@ -64,6 +88,14 @@ impl Tensor {
     }
 
     /// Repeated along new and size-one dimensions.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.sum_keepdim(1).broadcast_to((2, 2)))?;
+    /// assert_eq!(y.to_string(), "[[ 6.  6.]\n [15. 15.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn broadcast_to(&self, shape: impl IntoShape) -> Tensor {
         let shape = shape.into_shape();
@@ -71,6 +103,14 @@ impl Tensor {
     }
 
     /// A new dimension of size one; -1 puts it last.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.unsqueeze(0))?;
+    /// assert_eq!(y.to_string(), "[[[1. 2. 3.]\n  [4. 5. 6.]]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn unsqueeze(&self, dim: i64) -> Tensor {
         let at = if dim < 0 { dim + self.rank() as i64 + 1 } else { dim };
@@ -92,12 +132,28 @@ impl Tensor {
     }
 
     /// Elements `start..end` of a dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.slice(1, 1, 3))?;
+    /// assert_eq!(y.to_string(), "[[2. 3.]\n [5. 6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn slice(&self, dim: i64, start: impl Into<Dim>, end: impl Into<Dim>) -> Tensor {
         self.slice_step(dim, start, end, 1)
     }
 
     /// Every `step`-th element of `start..end` of a dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.slice_step(1, 0, 3, 2))?;
+    /// assert_eq!(y.to_string(), "[[1. 3.]\n [4. 6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn slice_step(&self, dim: i64, start: impl Into<Dim>, end: impl Into<Dim>, step: i64) -> Tensor {
         let (start, end) = (start.into(), end.into());
@@ -108,6 +164,14 @@ impl Tensor {
 /// Dimensions moved and repeated.
 impl Tensor {
     /// The last two dimensions exchanged.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.mt())?;
+    /// assert_eq!(y.to_string(), "[[1. 4.]\n [2. 5.]\n [3. 6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn mt(&self) -> Tensor {
         self.transpose(-2, -1)
@@ -126,18 +190,42 @@ impl Tensor {
     }
 
     /// Dimensions moved from `source` to `destination`; the others keep their order.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.movedim(0, -1))?;
+    /// assert_eq!(y.to_string(), "[[1. 4.]\n [2. 5.]\n [3. 6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn movedim(&self, source: impl IntoDims, destination: impl IntoDims) -> Tensor {
         self.call("movedim.intlist").with("source", source.into_dims()).with("destination", destination.into_dims()).one()
     }
 
     /// One dimension made several; one size may be -1, and follows from the others.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.flatten(0, 1).unflatten(0, (3, 2)))?;
+    /// assert_eq!(y.to_string(), "[[1. 2.]\n [3. 4.]\n [5. 6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn unflatten(&self, dim: i64, sizes: impl IntoShape) -> Tensor {
         self.call("unflatten.int").with("dim", dim).with("sizes", sizes.into_shape()).one()
     }
 
     /// As [`Tensor::broadcast_to`], where a size of -1 keeps a dimension's size.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.narrow(0, 0, 1).expand((2, -1)))?;
+    /// assert_eq!(y.to_string(), "[[1. 2. 3.]\n [1. 2. 3.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn expand(&self, shape: impl IntoShape) -> Tensor {
         self.call("expand.default").with("size", shape.into_shape()).one()
@@ -150,24 +238,56 @@ impl Tensor {
     }
 
     /// The whole repeated so many times along each dimension; further counts in front make new dimensions.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.repeat((1, 2)))?;
+    /// assert_eq!(y.to_string(), "[[1. 2. 3. 1. 2. 3.]\n [4. 5. 6. 4. 5. 6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn repeat(&self, counts: impl IntoShape) -> Tensor {
         self.call("repeat.default").with("repeats", counts.into_shape()).one()
     }
 
     /// As [`Tensor::repeat`], where missing counts are one.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.select(0, 0).tile(2))?;
+    /// assert_eq!(y.to_string(), "[1. 2. 3. 1. 2. 3.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn tile(&self, counts: impl IntoShape) -> Tensor {
         self.call("tile.default").with("dims", counts.into_shape()).one()
     }
 
     /// Each element of a dimension repeated `n` times.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.select(0, 0).repeat_interleave(2, 0))?;
+    /// assert_eq!(y.to_string(), "[1. 1. 2. 2. 3. 3.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn repeat_interleave(&self, n: i64, dim: i64) -> Tensor {
         self.call("repeat_interleave.self_int").with("repeats", n).with("dim", dim).one()
     }
 
     /// Elements moved along dimensions by so many places, around the end.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[3], &[1.0, 2.0, 3.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.roll(1, 0))?;
+    /// assert_eq!(y.to_string(), "[3. 1. 2.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn roll(&self, shifts: impl IntoDims, dims: impl IntoDims) -> Tensor {
         let dims = match dims.into_dims() {
@@ -178,30 +298,70 @@ impl Tensor {
     }
 
     /// The order along dimensions reversed.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.flip(1))?;
+    /// assert_eq!(y.to_string(), "[[3. 2. 1.]\n [6. 5. 4.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn flip(&self, dims: impl IntoDims) -> Tensor {
         self.over("flip", dims.into_dims(), |b, x, dims| b.flip(x, dims))
     }
 
     /// Turned by `k` quarters in the plane of two dimensions.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.rot90(1, [0, 1]))?;
+    /// assert_eq!(y.to_string(), "[[3. 6.]\n [2. 5.]\n [1. 4.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn rot90(&self, k: i64, dims: [i64; 2]) -> Tensor {
         self.call("rot90.default").with("k", k).with("dims", dims.to_vec()).one()
     }
 
     /// The elements on and below diagonal `offset` of the last two dimensions, else 0.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.tril(0))?;
+    /// assert_eq!(y.to_string(), "[[1. 0. 0.]\n [4. 5. 0.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn tril(&self, offset: i64) -> Tensor {
         self.unary("tril", |b, x| b.tril(x, offset))
     }
 
     /// The elements on and above diagonal `offset` of the last two dimensions, else 0.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.triu(1))?;
+    /// assert_eq!(y.to_string(), "[[0. 2. 3.]\n [0. 0. 6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn triu(&self, offset: i64) -> Tensor {
         self.unary("triu", |b, x| b.triu(x, offset))
     }
 
     /// Diagonal `offset` of two dimensions, as the last dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.diagonal(0, 0, 1))?;
+    /// assert_eq!(y.to_string(), "[1. 5.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn diagonal(&self, offset: i64, dim1: i64, dim2: i64) -> Tensor {
         self.call("diagonal.default").with("offset", offset).with("dim1", dim1).with("dim2", dim2).one()
@@ -214,6 +374,14 @@ impl Tensor {
     }
 
     /// Matrices with the last dimension on their diagonal `offset`, else 0.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.select(0, 0).diag_embed(0))?;
+    /// assert_eq!(y.to_string(), "[[1. 0. 0.]\n [0. 2. 0.]\n [0. 0. 3.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn diag_embed(&self, offset: i64) -> Tensor {
         self.call("diag_embed.default").with("offset", offset).one()
@@ -226,6 +394,14 @@ impl Tensor {
     }
 
     /// Windows of `size` elements along a dimension, `step` apart, as a new last dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.select(0, 0).unfold(0, 2, 1))?;
+    /// assert_eq!(y.to_string(), "[[1. 2.]\n [2. 3.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn unfold(&self, dim: i64, size: i64, step: i64) -> Tensor {
         self.call("unfold.default").with("dimension", dim).with("size", size).with("step", step).one()
@@ -278,6 +454,14 @@ impl From<f64> for PadMode {
 /// Tensors taken apart and put together.
 impl Tensor {
     /// Elements `start..start + length` of a dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.narrow(1, 1, 2))?;
+    /// assert_eq!(y.to_string(), "[[2. 3.]\n [5. 6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn narrow(&self, dim: i64, start: impl Into<Dim>, length: impl Into<Dim>) -> Tensor {
         let start = start.into();
@@ -286,12 +470,28 @@ impl Tensor {
     }
 
     /// Element `at` of one dimension, which is dropped; a negative one counts from the end.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.select(1, -1))?;
+    /// assert_eq!(y.to_string(), "[3. 6.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn select(&self, dim: i64, at: impl Into<Dim>) -> Tensor {
         self.call("select.int").with("dim", dim).with("index", at.into()).one()
     }
 
     /// `n` parts of a dimension, equal but for the last one, which may be smaller; fewer where there are not so many.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.chunk(3, 1)[2].clone())?;
+    /// assert_eq!(y.to_string(), "[[3.]\n [6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn chunk(&self, n: usize, dim: i64) -> Vec<Tensor> {
         let count = match self.constant_size(dim) {
@@ -302,6 +502,14 @@ impl Tensor {
     }
 
     /// Parts of `size` elements of a dimension; the last one may be smaller.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.split(2, 1)[1].clone())?;
+    /// assert_eq!(y.to_string(), "[[3.]\n [6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn split(&self, size: i64, dim: i64) -> Vec<Tensor> {
         let count = match self.constant_size(dim) {
@@ -320,6 +528,14 @@ impl Tensor {
     }
 
     /// The slices of a dimension, which is dropped.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.unbind(0)[1].clone())?;
+    /// assert_eq!(y.to_string(), "[4. 5. 6.]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn unbind(&self, dim: i64) -> Vec<Tensor> {
         let count = self.constant_size(dim).unwrap_or(1);
@@ -332,6 +548,14 @@ impl Tensor {
     }
 
     /// This and others one after the other along one dimension.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.concat(&[&x], 0))?;
+    /// assert_eq!(y.to_string(), "[[1. 2. 3.]\n [4. 5. 6.]\n [1. 2. 3.]\n [4. 5. 6.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn concat(&self, others: &[&Tensor], dim: i64) -> Tensor {
         let operands: Vec<&Tensor> = [self].into_iter().chain(others.iter().copied()).collect();
@@ -362,6 +586,15 @@ impl Tensor {
     }
 
     /// Tensors of one shape along a new dimension; there is at least one.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Tensor};
+    /// let x = HostTensor::f32(&[2], &[1.0, 2.0]);
+    /// let y = HostTensor::f32(&[2], &[3.0, 4.0]);
+    /// let z = Device::cpu().compute([&x, &y], |_, [x, y]| Tensor::stack(&[&x, &y], 0))?;
+    /// assert_eq!(z.to_string(), "[[1. 2.]\n [3. 4.]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn stack<T: Borrow<Tensor>>(parts: &[T], dim: i64) -> Tensor {
         let first = match Tensor::first_of("stack", parts) {

@@ -67,6 +67,15 @@ impl ConvOptions {
 /// Convolutions over `[n, channels, sizes...]`, or over one example without `n`.
 impl Tensor {
     /// Convolution of `[n, channels, time]` with `weight` of shape `[out, in / groups, size]`.
+    ///
+    /// ```
+    /// # use inductor::{ConvOptions, Device, HostTensor};
+    /// let x = HostTensor::f32(&[1, 1, 3], &[1.0, 2.0, 3.0]);
+    /// let weight = HostTensor::f32(&[1, 1, 3], &[1.0, 0.0, -1.0]);
+    /// let y = Device::cpu().compute([&x, &weight], |_, [x, weight]| x.conv1d(&weight, ConvOptions::new().padding(1)))?;
+    /// assert_eq!(y.to_string(), "[[[-2. -2.  2.]]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn conv1d(&self, weight: &Tensor, options: ConvOptions) -> Tensor {
         self.convolved(["conv1d.default", "conv1d.padding"], weight, options)
@@ -227,12 +236,26 @@ pools! {
     /// The largest element of each window of the last dimension.
     max_pool1d = maxima "max_pool1d.default";
     /// The largest element of each window of the last two dimensions.
+    ///
+    /// ```
+    /// # use inductor::{DType, Device};
+    /// let y = Device::cpu().compute([], |t, []| t.iota(DType::F32, 16).reshape((1, 1, 4, 4)).max_pool2d(2))?;
+    /// assert_eq!(y.to_string(), "[[[[ 5.  7.]\n   [13. 15.]]]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     max_pool2d = maxima "max_pool2d.default";
     /// The largest element of each window of the last three dimensions.
     max_pool3d = maxima "max_pool3d.default";
     /// The mean of each window of the last dimension.
     avg_pool1d = averages "avg_pool1d.default";
     /// The mean of each window of the last two dimensions.
+    ///
+    /// ```
+    /// # use inductor::{DType, Device};
+    /// let y = Device::cpu().compute([], |t, []| t.iota(DType::F32, 16).reshape((1, 1, 4, 4)).avg_pool2d(2))?;
+    /// assert_eq!(y.to_string(), "[[[[ 2.5  4.5]\n   [10.5 12.5]]]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     avg_pool2d = averages "avg_pool2d.default";
     /// The mean of each window of the last three dimensions.
     avg_pool3d = averages "avg_pool3d.default";
@@ -252,6 +275,13 @@ adaptive_pools! {
     /// Means, so many along the last dimension.
     adaptive_avg_pool1d = "adaptive_avg_pool1d.default";
     /// Means, so many along the last two dimensions.
+    ///
+    /// ```
+    /// # use inductor::{DType, Device};
+    /// let y = Device::cpu().compute([], |t, []| t.iota(DType::F32, 16).reshape((1, 1, 4, 4)).adaptive_avg_pool2d((1, 2)))?;
+    /// assert_eq!(y.to_string(), "[[[[6.5 8.5]]]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     adaptive_avg_pool2d = "adaptive_avg_pool2d.default";
     /// Means, so many along the last three dimensions.
     adaptive_avg_pool3d = "adaptive_avg_pool3d.default";
@@ -337,6 +367,14 @@ impl Tensor {
     }
 
     /// The last dimensions, those behind the first two, made larger by a whole factor.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Interpolation};
+    /// let x = HostTensor::f32(&[1, 1, 2], &[1.0, 2.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.upsample(2, Interpolation::Nearest))?;
+    /// assert_eq!(y.to_string(), "[[[1. 1. 2. 2.]]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn upsample(&self, factor: i64, mode: Interpolation) -> Tensor {
         let sizes: Vec<_> = self.ty.shape.0.iter().skip(2).map(|d| d.clone() * Dim::int(factor)).collect();
@@ -344,6 +382,13 @@ impl Tensor {
     }
 
     /// Groups of `factor^2` channels made squares of elements: `[n, c f^2, h, w]` to `[n, c, h f, w f]`.
+    ///
+    /// ```
+    /// # use inductor::{DType, Device};
+    /// let y = Device::cpu().compute([], |t, []| t.iota(DType::F32, 4).reshape((1, 4, 1, 1)).pixel_shuffle(2))?;
+    /// assert_eq!(y.to_string(), "[[[[0. 1.]\n   [2. 3.]]]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     #[track_caller]
     pub fn pixel_shuffle(&self, factor: i64) -> Tensor {
         self.call("pixel_shuffle.default").with("upscale_factor", factor).one()

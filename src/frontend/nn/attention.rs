@@ -118,6 +118,17 @@ pub fn multi_head_attention(t: &Trace, x: &Tensor, config: &Attention) -> Tensor
 }
 
 /// Attention of `x`, `[batch, time, width]`, to `memory`, `[batch, positions, any width]`: projections `q`, `kv` and `proj`.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// trace("layer", |t| {
+///     let (x, memory) = (t.input("x", DType::F32, (2, 5, 16)), t.input("memory", DType::F32, (2, 9, 32)));
+///     let y = nn::cross_attention(&t.path("attn"), &x, &memory, &nn::Attention::new(4));
+///     assert_eq!(y.ty().to_string(), "f32[2, 5, 16]");
+///     Ok(y)
+/// })?;
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn cross_attention(t: &Trace, x: &Tensor, memory: &Tensor, config: &Attention) -> Tensor {
     let _scope = t.enter();
@@ -166,10 +177,7 @@ fn attend(t: &Trace, x: &Tensor, [mut q, mut k, mut v]: [Tensor; 3], config: &At
     }
     let mut context = keys.clone();
     if let Some((cache, length)) = &cache {
-        (k, v) = match cached(t, &k, &v, *cache, length) {
-            Ok(all) => all,
-            Err(poison) => return poison,
-        };
+        (k, v) = cached(t, &k, &v, *cache, length);
         context = Dim::from(cache.context);
     }
     if cache.is_some() || config.alibi {
@@ -236,16 +244,15 @@ fn rotated(t: &Trace, q: &Tensor, k: &Tensor, rotary: Rotary, start: Option<&Ten
 
 /// All keys and values, with these appended.
 #[track_caller]
-fn cached(t: &Trace, k: &Tensor, v: &Tensor, cache: Cache, length: &Tensor) -> Result<(Tensor, Tensor), Tensor> {
+fn cached(t: &Trace, k: &Tensor, v: &Tensor, cache: Cache, length: &Tensor) -> (Tensor, Tensor) {
     let (t, mut sizes) = (t.path("cache"), k.shape().clone());
-    let Some(appended) = sizes[2].as_int() else { return Err(k.fail("attention", "a cache takes a known number of positions")) };
-    sizes.0[2] = Dim::from(cache.context);
+    let appended = t.size(DType::I32, std::mem::replace(&mut sizes.0[2], Dim::from(cache.context)));
     let keys = t.buffer("keys", k.dtype(), sizes.clone(), Initializer::Zeros).dynamic_update_slice(2, length, k);
     let values = t.buffer("values", v.dtype(), sizes, Initializer::Zeros).dynamic_update_slice(2, length, v);
     t.update_buffer("keys", &keys);
     t.update_buffer("values", &values);
     t.update_buffer("length", &(length + appended));
-    Ok((keys, values))
+    (keys, values)
 }
 
 /// Settings of [`multihead_attention`].
@@ -272,6 +279,17 @@ impl Multihead {
 
 /// PyTorch's `MultiheadAttention` over `[batch, time, width]`, with its names: `in_proj_weight`, `in_proj_bias`, `out_proj.weight` and
 /// `out_proj.bias`. Queries, keys and values have one width. A bool mask is the inverse of PyTorch's.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// trace("layer", |t| {
+///     let x = t.input("x", DType::F32, (2, 5, 16));
+///     let y = nn::multihead_attention(&t.path("attn"), &x, &x, &x, &nn::Multihead { causal: true, ..nn::Multihead::new(4) });
+///     assert_eq!(y.ty().to_string(), "f32[2, 5, 16]");
+///     Ok(y)
+/// })?;
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn multihead_attention(t: &Trace, query: &Tensor, key: &Tensor, value: &Tensor, config: &Multihead) -> Tensor {
     let _scope = t.enter();
@@ -315,6 +333,17 @@ impl Block {
 }
 
 /// A pre-norm block, `x + attention(norm(x))`, then `x + mlp(norm(x))` with GELU between two linear layers.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// trace("layer", |t| {
+///     let x = t.input("x", DType::F32, (2, 5, 16));
+///     let y = nn::transformer_block(&t.path("blocks.0"), &x, &nn::Block::new(nn::Attention::causal(4)));
+///     assert_eq!(y.ty().to_string(), "f32[2, 5, 16]");
+///     Ok(y)
+/// })?;
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn transformer_block(t: &Trace, x: &Tensor, config: &Block) -> Tensor {
     let _scope = t.enter();

@@ -78,6 +78,14 @@ impl From<i32> for Linear {
 }
 
 /// `x W^T + b` over the last dimension, with `weight` of shape `[out, in]` and `bias` of `[out]`.
+///
+/// ```
+/// # use inductor::{Device, HostTensor, Initializer, nn};
+/// let x = HostTensor::f32(&[1, 2], &[1.0, 2.0]);
+/// let y = Device::cpu().compute([&x], |t, [x]| nn::linear(&t.path("fc"), &x, nn::Linear::new(3).init(Initializer::Ones)))?;
+/// assert_eq!(y.to_string(), "[[3. 3. 3.]]");
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn linear(t: &Trace, x: &Tensor, layer: impl Into<Linear>) -> Tensor {
     let layer = layer.into();
@@ -139,6 +147,15 @@ impl Embedding {
 }
 
 /// Rows of a table `weight` of shape `[rows, width]`, f32, at integer indices.
+///
+/// ```
+/// # use inductor::{Device, HostTensor, Initializer, nn};
+/// let rows = HostTensor::f32(&[3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+/// let index = HostTensor::i32(&[2], &[2, 0]);
+/// let y = Device::cpu().compute([&index], |t, [index]| nn::embedding(&t.path("embed"), &index, nn::Embedding::new(3, 2).init(Initializer::Tensor(rows))))?;
+/// assert_eq!(y.to_string(), "[[4. 5.]\n [0. 1.]]");
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn embedding(t: &Trace, indices: &Tensor, table: Embedding) -> Tensor {
     let _scope = t.enter();
@@ -155,6 +172,15 @@ pub fn embedding(t: &Trace, indices: &Tensor, table: Embedding) -> Tensor {
 
 /// In training, zeroes elements with probability `p` and scales the rest by `1 / (1 - p)`, with a random stream of its own;
 /// the operand itself otherwise.
+///
+/// ```
+/// # use inductor::{Device, HostTensor, nn};
+/// let x = HostTensor::f32(&[3], &[1.0, 2.0, 3.0]);
+/// // Not a training program: nothing is dropped.
+/// let y = Device::cpu().compute([&x], |t, [x]| nn::dropout(t, &x, 0.5))?;
+/// assert_eq!(y, x);
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn dropout(t: &Trace, x: &Tensor, p: f64) -> Tensor {
     if !t.recorder.training || p == 0.0 {
@@ -186,6 +212,14 @@ feature_dropouts! {
 }
 
 /// The gated feed-forward of Llama: `down_proj(silu(gate_proj(x)) * up_proj(x))`, without biases.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// let traced = trace("layer", |t| Ok(vec![nn::swiglu(&t.path("mlp"), &t.input("x", DType::F32, (8, 4)), 16)]))?;
+/// let names: Vec<&str> = traced.initializers.iter().map(|(name, _)| name.as_str()).collect();
+/// assert_eq!(names, ["mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"]);
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn swiglu(t: &Trace, x: &Tensor, hidden: usize) -> Tensor {
     let width = match features(x, "swiglu") {
@@ -198,6 +232,14 @@ pub fn swiglu(t: &Trace, x: &Tensor, hidden: usize) -> Tensor {
 }
 
 /// Linear layers `layers.0`, `layers.1`, ... of those output sizes with rectifiers between them.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// let traced = trace("layer", |t| Ok(vec![nn::mlp(&t.path("net"), &t.input("x", DType::F32, (8, 4)), &[16, 2])]))?;
+/// let names: Vec<&str> = traced.initializers.iter().map(|(name, _)| name.as_str()).collect();
+/// assert_eq!(names, ["net.layers.0.weight", "net.layers.0.bias", "net.layers.1.weight", "net.layers.1.bias"]);
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn mlp(t: &Trace, x: &Tensor, sizes: &[usize]) -> Tensor {
     let mut h = x.clone();

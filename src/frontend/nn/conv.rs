@@ -112,15 +112,43 @@ macro_rules! convolutions {
 }
 convolutions! {
     /// Convolution of `[n, channels, time]`.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor, Initializer, nn};
+    /// let x = HostTensor::f32(&[1, 1, 4], &[1.0, 2.0, 3.0, 4.0]);
+    /// let y = Device::cpu().compute([&x], |t, [x]| nn::conv1d(&t.path("conv"), &x, nn::Conv1d::new(1, 2).stride(2).init(Initializer::Ones)))?;
+    /// assert_eq!(y.to_string(), "[[[3. 7.]]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     conv1d = 1 false;
     /// Convolution of images `[n, channels, height, width]` with `weight` of shape `[out, in / groups, k, k]` and `bias` of `[out]`, both
     /// drawn uniformly within `1 / sqrt(in / groups * k * k)` as in PyTorch. The number of channels that come in must be known.
+    ///
+    /// ```
+    /// # use inductor::{DType, Device, Initializer, nn};
+    /// let y = Device::cpu().compute([], |t, []| {
+    ///     let x = t.iota(DType::F32, 9).reshape((1, 1, 3, 3));
+    ///     nn::conv2d(&t.path("conv"), &x, nn::Conv2d::new(1, 2).init(Initializer::Ones))
+    /// })?;
+    /// assert_eq!(y.to_string(), "[[[[ 8. 12.]\n   [20. 24.]]]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     conv2d = 2 false;
     /// Convolution of `[n, channels, depth, height, width]`.
     conv3d = 3 false;
     /// Transposed convolution of `[n, channels, time]`.
     conv_transpose1d = 1 true;
     /// Transposed convolution of images with `weight` of shape `[in, out / groups, k, k]`.
+    ///
+    /// ```
+    /// # use inductor::{DType, Device, Initializer, nn};
+    /// let y = Device::cpu().compute([], |t, []| {
+    ///     let x = t.iota(DType::F32, 9).reshape((1, 1, 3, 3));
+    ///     nn::conv_transpose2d(&t.path("up"), &x.narrow(2, 0, 1).narrow(3, 0, 2), nn::Conv2d::new(1, 2).stride(2).init(Initializer::Ones))
+    /// })?;
+    /// assert_eq!(y.to_string(), "[[[[0. 0. 1. 1.]\n   [0. 0. 1. 1.]]]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     conv_transpose2d = 2 true;
     /// Transposed convolution of `[n, channels, depth, height, width]`.
     conv_transpose3d = 3 true;
@@ -155,6 +183,14 @@ fn parts(t: &Trace, x: &Tensor, layer: &Conv, name: &str, rank: usize, transpose
 }
 
 /// A convolution of images without a bias (`conv`), batch norm (`norm`) and a rectifier.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// let traced = trace("layer", |t| Ok(vec![nn::conv_block(&t.path("stem"), &t.input("x", DType::F32, (2, 3, 8, 8)), nn::Conv2d::new(16, 3).same())]))?;
+/// let names: Vec<&str> = traced.initializers.iter().map(|(name, _)| name.as_str()).collect();
+/// assert_eq!(names, ["stem.conv.weight", "stem.norm.weight", "stem.norm.bias", "stem.norm.running_mean", "stem.norm.running_var"]);
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn conv_block(t: &Trace, x: &Tensor, layer: Conv) -> Tensor {
     let y = conv2d(&t.path("conv"), x, layer.bias(false));

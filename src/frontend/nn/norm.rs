@@ -32,6 +32,14 @@ impl LayerNorm {
 }
 
 /// Layer norm over the last dimension with `weight` and, by default, `bias`.
+///
+/// ```
+/// # use inductor::{Device, HostTensor, nn};
+/// let x = HostTensor::f32(&[1, 3], &[1.0, 2.0, 3.0]);
+/// let y = Device::cpu().compute([&x], |t, [x]| nn::layer_norm(&t.path("norm"), &x, nn::LayerNorm::default()))?;
+/// assert_eq!(format!("{y:.3}"), "[[-1.225  0.     1.225]]");
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn layer_norm(t: &Trace, x: &Tensor, norm: LayerNorm) -> Tensor {
     let _scope = t.enter();
@@ -57,12 +65,28 @@ impl Default for RmsNorm {
 }
 
 /// Root-mean-square norm over the last dimension with `weight`, eps 1e-5.
+///
+/// ```
+/// # use inductor::{Device, HostTensor, nn};
+/// let x = HostTensor::f32(&[1, 3], &[1.0, 2.0, 3.0]);
+/// let y = Device::cpu().compute([&x], |t, [x]| nn::rms_norm(&t.path("norm"), &x))?;
+/// assert_eq!(format!("{y:.3}"), "[[0.463 0.926 1.389]]");
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn rms_norm(t: &Trace, x: &Tensor) -> Tensor {
     rms_norm_with(t, x, RmsNorm::default())
 }
 
 /// Root-mean-square norm over the last dimension with `weight`.
+///
+/// ```
+/// # use inductor::{Device, HostTensor, nn};
+/// let x = HostTensor::f32(&[1, 3], &[1.0, 2.0, 3.0]);
+/// let y = Device::cpu().compute([&x], |t, [x]| nn::rms_norm_with(&t.path("norm"), &x, nn::RmsNorm { eps: 1.0 }))?;
+/// assert_eq!(format!("{y:.3}"), "[[0.42 0.84 1.26]]");
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn rms_norm_with(t: &Trace, x: &Tensor, norm: RmsNorm) -> Tensor {
     let _scope = t.enter();
@@ -111,6 +135,20 @@ impl BatchNorm {
 /// Batch norm of `[n, channels, ...]`: over the batch in training, where `running_mean` and `running_var` follow it and
 /// `num_batches_tracked` counts, and by them otherwise. For inference the program is recorded with
 /// [`trace_eval`](crate::trace_eval). PyTorch's `BatchNorm1d` to `BatchNorm3d`, with the names of its state.
+///
+/// ```
+/// # use inductor::{Config, DType, Device, HostTensor, compile_train, nn, optim, trace};
+/// let training = trace("norm", |t| {
+///     let y = nn::batch_norm(&t.path("norm"), &t.input("x", DType::F32, (2, 1)), nn::BatchNorm::default());
+///     Ok((y.sum(()), y))
+/// })?;
+/// let step = compile_train(&training, &Device::cpu(), optim::Sgd::new(0.0), &Config::default())?;
+/// let mut state = step.init(0)?;
+/// let result = step.run(&mut state, [HostTensor::f32(&[2, 1], &[1.0, 3.0])])?;
+/// assert_eq!(format!("{:.3}", result.output("output.1")?), "[[-1.]\n [ 1.]]");
+/// assert_eq!(format!("{:.3}", state.get("norm.running_mean")?), "[0.2]");
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn batch_norm(t: &Trace, x: &Tensor, norm: BatchNorm) -> Tensor {
     let _scope = t.enter();
@@ -148,6 +186,14 @@ fn averaged(before: &Tensor, last: &Tensor, count: &Tensor) -> Tensor {
 }
 
 /// Group norm of `[n, channels, ...]` with `weight` and `bias`, over each of so many groups of channels of an example.
+///
+/// ```
+/// # use inductor::{Device, HostTensor, nn};
+/// let x = HostTensor::f32(&[1, 2, 2], &[1.0, 3.0, 0.0, 2.0]);
+/// let y = Device::cpu().compute([&x], |t, [x]| nn::group_norm(&t.path("norm"), &x, 2))?;
+/// assert_eq!(format!("{y:.3}"), "[[[-1.  1.]\n  [-1.  1.]]]");
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn group_norm(t: &Trace, x: &Tensor, groups: usize) -> Tensor {
     let _scope = t.enter();
@@ -160,6 +206,14 @@ pub fn group_norm(t: &Trace, x: &Tensor, groups: usize) -> Tensor {
 }
 
 /// Instance norm of `[n, channels, ...]`, over each channel of an example; `affine` gives it `weight` and `bias`.
+///
+/// ```
+/// # use inductor::{Device, HostTensor, nn};
+/// let x = HostTensor::f32(&[1, 2, 2], &[1.0, 3.0, 0.0, 2.0]);
+/// let y = Device::cpu().compute([&x], |t, [x]| nn::instance_norm(&t.path("norm"), &x, false))?;
+/// assert_eq!(format!("{y:.3}"), "[[[-1.  1.]\n  [-1.  1.]]]");
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn instance_norm(t: &Trace, x: &Tensor, has_affine: bool) -> Tensor {
     let _scope = t.enter();

@@ -84,6 +84,18 @@ pub fn lstm(t: &Trace, x: &Tensor, state: Option<(&Tensor, &Tensor)>, layer: Rec
 }
 
 /// Gated recurrent units: all outputs, and the last hidden state, which starts at zero where none is given.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// trace("layer", |t| {
+///     let x = t.input("x", DType::F32, (20, 8, 32)); // [time, batch, features]
+///     let (y, last) = nn::gru(&t.path("gru"), &x, None, nn::Recurrent::new(64).layers(2));
+///     assert_eq!(y.ty().to_string(), "f32[20, 8, 64]");
+///     assert_eq!(last.ty().to_string(), "f32[2, 8, 64]");
+///     Ok(y)
+/// })?;
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn gru(t: &Trace, x: &Tensor, state: Option<&Tensor>, layer: Recurrent) -> (Tensor, Tensor) {
     let mut out = run(t, x, state.map(|h| vec![h.clone()]), &layer, "gru.input", 3);
@@ -92,6 +104,18 @@ pub fn gru(t: &Trace, x: &Tensor, state: Option<&Tensor>, layer: Recurrent) -> (
 }
 
 /// The plain recurrent net `tanh(W x + b + U h + c)`: all outputs, and the last hidden state, which starts at zero where none is given.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// trace("layer", |t| {
+///     let x = t.input("x", DType::F32, (20, 8, 32));
+///     let (y, last) = nn::rnn(&t.path("rnn"), &x, None, nn::Recurrent::new(64).relu());
+///     assert_eq!(y.ty().to_string(), "f32[20, 8, 64]");
+///     assert_eq!(last.ty().to_string(), "f32[1, 8, 64]");
+///     Ok(y)
+/// })?;
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn rnn(t: &Trace, x: &Tensor, state: Option<&Tensor>, layer: Recurrent) -> (Tensor, Tensor) {
     let row = if layer.relu { "rnn_relu.input" } else { "rnn_tanh.input" };
@@ -146,6 +170,18 @@ fn params(t: &Trace, x: &Tensor, layer: &Recurrent, inputs: i64, gates: i64) -> 
 }
 
 /// One step of an LSTM over `[batch, features]`: the hidden and cell states, `[batch, hidden]`, which follow.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// trace("layer", |t| {
+///     let (x, zeros) = (t.input("x", DType::F32, (8, 32)), t.zeros(DType::F32, (8, 64)));
+///     let (y, cell) = nn::lstm_cell(&t.path("cell"), &x, (&zeros, &zeros));
+///     assert_eq!(y.ty().to_string(), "f32[8, 64]");
+///     assert_eq!(cell.ty().to_string(), "f32[8, 64]");
+///     Ok(y)
+/// })?;
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn lstm_cell(t: &Trace, x: &Tensor, state: (&Tensor, &Tensor)) -> (Tensor, Tensor) {
     match cell(t, x, state.0, 4, "lstm_cell") {
@@ -158,6 +194,17 @@ pub fn lstm_cell(t: &Trace, x: &Tensor, state: (&Tensor, &Tensor)) -> (Tensor, T
 }
 
 /// One step of gated recurrent units over `[batch, features]`: the state, `[batch, hidden]`, which follows.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// trace("layer", |t| {
+///     let x = t.input("x", DType::F32, (8, 32));
+///     let y = nn::gru_cell(&t.path("cell"), &x, &t.zeros(DType::F32, (8, 64)));
+///     assert_eq!(y.ty().to_string(), "f32[8, 64]");
+///     Ok(y)
+/// })?;
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn gru_cell(t: &Trace, x: &Tensor, state: &Tensor) -> Tensor {
     match cell(t, x, state, 3, "gru_cell") {

@@ -115,6 +115,18 @@ pub fn transformer_encoder(t: &Trace, x: &Tensor, layers: usize, final_norm: boo
 }
 
 /// So many decoder layers, `layers.0` and so on, which see `memory`; with `final_norm`, a layer norm `norm` behind them.
+///
+/// ```
+/// # use inductor::{DType, nn, trace};
+/// trace("layer", |t| {
+///     let (x, memory) = (t.input("x", DType::F32, (2, 5, 16)), t.input("memory", DType::F32, (2, 9, 16)));
+///     let layer = nn::TransformerLayer { causal: true, ..nn::TransformerLayer::new(4) };
+///     let y = nn::transformer_decoder(&t.path("decoder"), &x, &memory, 2, true, &layer);
+///     assert_eq!(y.ty().to_string(), "f32[2, 5, 16]");
+///     Ok(y)
+/// })?;
+/// # Ok::<(), inductor::Error>(())
+/// ```
 #[track_caller]
 pub fn transformer_decoder(t: &Trace, x: &Tensor, memory: &Tensor, layers: usize, final_norm: bool, config: &TransformerLayer) -> Tensor {
     let mut x = x.clone();

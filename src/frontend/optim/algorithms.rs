@@ -114,6 +114,18 @@ optimizers! {
     Sgd,
     /// Adam (Kingma and Ba, 2015) with bias correction; weight decay is L2. The correction counts the updates of the moments, which
     /// the state keeps: programs that share a state but not their parameters, as the two of a GAN, do not disturb each other.
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// let model = trace("w", |t| Ok(t.parameter("w", DType::F32, 2, Initializer::Ones).dot(&t.input("gradient", DType::F32, 2))))?;
+    /// let step = compile_train(&model, &Device::cpu(), optim::Adam::new(0.1), &Config::default())?;
+    /// let mut state = step.init(0)?;
+    /// for _ in 0..2 {
+    ///     step.run(&mut state, [HostTensor::f32(&[2], &[0.5, -2.0])])?;
+    /// }
+    /// assert_eq!(format!("{:.4}", state.get("w")?), "[0.8 1.2]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     Adam,
     /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019). Defaults as in PyTorch: betas 0.9 and 0.999, eps 1e-8,
     /// weight decay 0.01; decay applies to parameters of rank two and more, so that norms and biases are left alone.
@@ -127,16 +139,88 @@ optimizers! {
     /// ```
     AdamW,
     /// Adam by the infinity norm of gradients (Kingma and Ba, 2015, section 7).
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// let model = trace("w", |t| Ok(t.parameter("w", DType::F32, 2, Initializer::Ones).dot(&t.input("gradient", DType::F32, 2))))?;
+    /// let step = compile_train(&model, &Device::cpu(), optim::Adamax::new(0.1), &Config::default())?;
+    /// let mut state = step.init(0)?;
+    /// for _ in 0..2 {
+    ///     step.run(&mut state, [HostTensor::f32(&[2], &[0.5, -2.0])])?;
+    /// }
+    /// assert_eq!(format!("{:.4}", state.get("w")?), "[0.8 1.2]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     Adamax,
     /// Adam with Nesterov's momentum (Dozat, 2016).
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// let model = trace("w", |t| Ok(t.parameter("w", DType::F32, 2, Initializer::Ones).dot(&t.input("gradient", DType::F32, 2))))?;
+    /// let step = compile_train(&model, &Device::cpu(), optim::NAdam::new(0.1), &Config::default())?;
+    /// let mut state = step.init(0)?;
+    /// for _ in 0..2 {
+    ///     step.run(&mut state, [HostTensor::f32(&[2], &[0.5, -2.0])])?;
+    /// }
+    /// assert_eq!(format!("{:.4}", state.get("w")?), "[0.816 1.184]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     NAdam,
     /// Adam whose rate is rectified while its second moment is uncertain (Liu et al., 2020).
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// let model = trace("w", |t| Ok(t.parameter("w", DType::F32, 2, Initializer::Ones).dot(&t.input("gradient", DType::F32, 2))))?;
+    /// let step = compile_train(&model, &Device::cpu(), optim::RAdam::new(0.1), &Config::default())?;
+    /// let mut state = step.init(0)?;
+    /// for _ in 0..2 {
+    ///     step.run(&mut state, [HostTensor::f32(&[2], &[0.5, -2.0])])?;
+    /// }
+    /// assert_eq!(format!("{:.4}", state.get("w")?), "[0.9 1.4]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     RAdam,
     /// RMSprop (Hinton, 2012).
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// let model = trace("w", |t| Ok(t.parameter("w", DType::F32, 2, Initializer::Ones).dot(&t.input("gradient", DType::F32, 2))))?;
+    /// let step = compile_train(&model, &Device::cpu(), optim::RmsProp::new(0.1).momentum(0.9), &Config::default())?;
+    /// let mut state = step.init(0)?;
+    /// for _ in 0..2 {
+    ///     step.run(&mut state, [HostTensor::f32(&[2], &[0.5, -2.0])])?;
+    /// }
+    /// assert_eq!(format!("{:.4}", state.get("w")?), "[-1.6089  3.6089]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     RmsProp,
     /// Adagrad (Duchi, Hazan and Singer, 2011).
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// let model = trace("w", |t| Ok(t.parameter("w", DType::F32, 2, Initializer::Ones).dot(&t.input("gradient", DType::F32, 2))))?;
+    /// let step = compile_train(&model, &Device::cpu(), optim::Adagrad::new(0.1), &Config::default())?;
+    /// let mut state = step.init(0)?;
+    /// for _ in 0..2 {
+    ///     step.run(&mut state, [HostTensor::f32(&[2], &[0.5, -2.0])])?;
+    /// }
+    /// assert_eq!(format!("{:.4}", state.get("w")?), "[0.8293 1.1707]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     Adagrad,
     /// Adadelta (Zeiler, 2012).
+    ///
+    /// ```
+    /// # use inductor::{Config, DType, Device, HostTensor, Initializer, compile_train, optim, trace};
+    /// let model = trace("w", |t| Ok(t.parameter("w", DType::F32, 2, Initializer::Ones).dot(&t.input("gradient", DType::F32, 2))))?;
+    /// let step = compile_train(&model, &Device::cpu(), optim::Adadelta::new(1.0), &Config::default())?;
+    /// let mut state = step.init(0)?;
+    /// for _ in 0..2 {
+    ///     step.run(&mut state, [HostTensor::f32(&[2], &[0.5, -2.0])])?;
+    /// }
+    /// assert_eq!(format!("{:.4}", state.get("w")?), "[0.9936 1.0064]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     Adadelta,
     /// Adafactor (Shazeer and Stern, 2018) as in PyTorch: the second moment of a matrix is the product of one vector for its rows
     /// and one for its columns, and the rate is relative to the size of the parameter.

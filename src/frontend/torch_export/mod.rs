@@ -43,7 +43,7 @@ const SMALL: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct Imported {
     /// The graph. User inputs are named as the program names them, outputs `output.0`, `output.1`, ...; a program whose only
-    /// output is a 0-d float has it as its loss.
+    /// output is a 0-d float has it as its loss. A state that is made for it begins with the imported tensors.
     pub traced: Traced,
     /// Tensors of parameters and buffers, by input name.
     pub tensors: Vec<(String, HostTensor)>,
@@ -110,7 +110,8 @@ fn read(source: Box<dyn Source>) -> Result<Imported, String> {
     importer.outputs()?;
     let mut result = importer.result;
     result.traced.graph = importer.converter.cx.b.finish();
-    result.traced.initializers = result.tensors.iter().map(|(name, _)| (name.clone(), Initializer::Zeros)).collect();
+    let start = |(name, tensor): &(String, HostTensor)| (name.clone(), Initializer::Tensor(tensor.clone()));
+    result.traced.initializers = result.tensors.iter().map(start).collect();
     Ok(result)
 }
 

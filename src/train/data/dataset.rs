@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// ```
 /// use inductor::{HostTensor, train::data::Dataset};
 /// let (x, y) = (HostTensor::f32(&[4, 2], &[0.0; 8]), HostTensor::i32(&[4], &[0, 1, 1, 0]));
-/// let data = Dataset::new(vec![("x".into(), x), ("y".into(), y)])?;
+/// let data = Dataset::new([("x", x), ("y", y)])?;
 /// let (train, held_out) = data.split(3)?;
 /// assert_eq!((train.len(), held_out.len()), (3, 1));
 /// # Ok::<(), inductor::Error>(())
@@ -37,7 +37,8 @@ pub(super) enum Source {
 
 impl Dataset {
     /// Of named tensors of one length.
-    pub fn new(columns: Vec<(String, HostTensor)>) -> Result<Dataset> {
+    pub fn new<S: Into<String>>(columns: impl IntoIterator<Item = (S, HostTensor)>) -> Result<Dataset> {
+        let columns: Vec<(String, HostTensor)> = columns.into_iter().map(|(name, tensor)| (name.into(), tensor)).collect();
         let length = |t: &HostTensor| t.shape().first().copied();
         let Some(n) = columns.first().and_then(|(_, t)| length(t)) else {
             return Err(Error::Input("a data set has tensors whose first dimension counts examples".into()));
@@ -63,7 +64,7 @@ impl Dataset {
     pub fn from_safetensors(path: impl AsRef<Path>) -> Result<Dataset> {
         let mut files = Shards::open(path.as_ref())?;
         let names: Vec<String> = files.tensors().map(|(name, ..)| name.to_string()).collect();
-        Dataset::new(names.into_iter().map(|name| Ok((name.clone(), files.read(&name)?))).collect::<Result<_>>()?)
+        Dataset::new(names.into_iter().map(|name| Ok((name.clone(), files.read(&name)?))).collect::<Result<Vec<_>>>()?)
     }
 
     /// How many examples.
@@ -90,6 +91,14 @@ impl Dataset {
     }
 
     /// For each of `k` folds, the others' examples and its own.
+    ///
+    /// ```
+    /// use inductor::{HostTensor, train::data::Dataset};
+    /// let data = Dataset::new([("x", HostTensor::i32(&[4], &[10, 11, 12, 13]))])?;
+    /// let sizes: Vec<(usize, usize)> = data.folds(2)?.iter().map(|(others, own)| (others.len(), own.len())).collect();
+    /// assert_eq!(sizes, [(2, 2), (2, 2)]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn folds(&self, k: usize) -> Result<Vec<(Dataset, Dataset)>> {
         if k < 2 || k > self.len() {
             return Err(Error::Input(format!("{k} folds of {} examples", self.len())));
@@ -123,6 +132,16 @@ impl Dataset {
     }
 
     /// Batches of so many examples.
+    ///
+    /// ```
+    /// use inductor::{HostTensor, Inputs, train::data::Dataset};
+    /// let data = Dataset::new([("x", HostTensor::i32(&[4], &[10, 11, 12, 13]))])?;
+    /// let loader = data.loader(3).keep_last(true).shuffle(7);
+    /// assert_eq!(loader.batches_per_epoch(), 2);
+    /// let Inputs::Named(batch) = loader.epoch(0).nth(1).unwrap()? else { panic!("inputs have names") };
+    /// assert_eq!((batch[0].0.as_str(), batch[0].1.shape()), ("x", &[1][..]));
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
     pub fn loader(&self, batch: usize) -> Loader {
         Loader::new(self.clone(), batch)
     }

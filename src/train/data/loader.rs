@@ -102,7 +102,7 @@ mod tests {
 
     fn data(n: usize) -> Dataset {
         let ids: Vec<i32> = (0..n as i32).collect();
-        Dataset::new(vec![("id".into(), HostTensor::i32(&[n], &ids)), ("x".into(), HostTensor::f32(&[n, 2], &vec![0.5; 2 * n]))]).unwrap()
+        Dataset::new([("id", HostTensor::i32(&[n], &ids)), ("x", HostTensor::f32(&[n, 2], &vec![0.5; 2 * n]))]).unwrap()
     }
 
     #[test]
@@ -130,7 +130,7 @@ mod tests {
         let folds = data(10).folds(3).unwrap();
         assert_eq!(folds.iter().map(|(rest, own)| (rest.len(), own.len())).collect::<Vec<_>>(), [(7, 3), (7, 3), (6, 4)]);
         assert!(data(4).split(5).is_err() && data(4).folds(1).is_err());
-        let uneven = vec![("x".into(), HostTensor::f32(&[2], &[0.0; 2])), ("y".into(), HostTensor::f32(&[3], &[0.0; 3]))];
+        let uneven = [("x", HostTensor::f32(&[2], &[0.0; 2])), ("y", HostTensor::f32(&[3], &[0.0; 3]))];
         assert!(Dataset::new(uneven).unwrap_err().to_string().contains("lengths differ"));
     }
 }
