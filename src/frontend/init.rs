@@ -163,9 +163,8 @@ impl Initializer {
     pub fn sample(&self, dtype: DType, shape: &[usize], seed: u64, name: &str) -> HostTensor {
         let numel: usize = shape.iter().product();
         let bits = Bits::new(seed, name);
-        let normal = |std: f64| draw(dtype, shape, &|pair| bits.normals(pair).map(|x| std * x));
-        let uniform =
-            |low: f64, high: f64| draw(dtype, shape, &|pair| [2 * pair, 2 * pair + 1].map(|index| low + (high - low) * bits.uniform(index)));
+        let normal = |std: f64| draw(dtype, shape, |pair| bits.normals(pair).map(|x| std * x));
+        let uniform = |low: f64, high: f64| draw(dtype, shape, |pair| [2 * pair, 2 * pair + 1].map(|index| low + (high - low) * bits.uniform(index)));
         let (fan_in, fan_out) = fans(shape);
         let (xavier, kaiming) = ((2.0 / (fan_in + fan_out)).sqrt(), (1.0 / fan_in).sqrt());
         match *self {
@@ -178,7 +177,7 @@ impl Initializer {
             Initializer::KaimingNormal { gain } => normal(gain * kaiming),
             Initializer::XavierUniform { gain } => uniform(-gain * xavier * UNIFORM, gain * xavier * UNIFORM),
             Initializer::KaimingUniform { gain } => uniform(-gain * kaiming * UNIFORM, gain * kaiming * UNIFORM),
-            Initializer::TruncatedNormal { std, low, high } => draw(dtype, shape, &|pair| bits.truncated(pair, std, low, high)),
+            Initializer::TruncatedNormal { std, low, high } => draw(dtype, shape, |pair| bits.truncated(pair, std, low, high)),
             Initializer::Orthogonal { gain } => HostTensor::from_f64(dtype, shape, &orthogonal(&bits, shape, gain)),
             Initializer::ZeroRow { row, ref rest } => {
                 let mut values = rest.sample(dtype, shape, seed, name).to_f64();
@@ -230,21 +229,29 @@ fn orthogonal(bits: &Bits, shape: &[usize], gain: f64) -> Vec<f64> {
 /// Elements that a thread draws at a time, an even number.
 const CHUNK: usize = 1 << 16;
 
-/// A tensor of numbers that come in pairs, drawn by all threads.
-fn draw(dtype: DType, shape: &[usize], pair: &(dyn Fn(u64) -> [f64; 2] + Sync)) -> HostTensor {
+/// A tensor of numbers that come in pairs, drawn by all threads where there are many.
+fn draw(dtype: DType, shape: &[usize], pair: impl Fn(u64) -> [f64; 2] + Sync + Send) -> HostTensor {
     let numel: usize = shape.iter().product();
     if dtype != DType::F32 {
         let drawn = threads::collect(numel.div_ceil(2), |k| pair(k as u64));
         return HostTensor::from_f64(dtype, shape, &drawn.as_flattened()[..numel]);
     }
     let mut bytes = vec![0; 4 * numel];
-    let chunks = bytes.chunks_mut(4 * CHUNK).enumerate().collect();
-    threads::consume(chunks, |(k, chunk): (usize, &mut [u8])| {
-        let drawn = (k * CHUNK / 2..).flat_map(|k| pair(k as u64));
-        for (place, x) in chunk.chunks_exact_mut(4).zip(drawn) {
-            place.copy_from_slice(&(x as f32).to_le_bytes());
+    let fill = |(k, chunk): (usize, &mut [u8])| {
+        let first = (k * CHUNK / 2) as u64;
+        let (pairs, rest) = chunk.as_chunks_mut::<8>();
+        let of = |k: usize| pair(first + k as u64).map(|x| (x as f32).to_le_bytes());
+        pairs.iter_mut().enumerate().for_each(|(k, place)| place.copy_from_slice(of(k).as_flattened()));
+        if let Some(place) = rest.first_chunk_mut::<4>() {
+            *place = of(pairs.len())[0];
         }
-    });
+    };
+    let chunks: Vec<(usize, &mut [u8])> = bytes.chunks_mut(4 * CHUNK).enumerate().collect();
+    if chunks.len() > 1 {
+        threads::consume(chunks, fill)
+    } else {
+        chunks.into_iter().for_each(fill)
+    }
     HostTensor::from_bytes(dtype, shape.to_vec(), bytes).expect("four bytes for each element")
 }
 
@@ -284,10 +291,35 @@ impl Bits {
 
     /// Standard normals by Box and Muller: elements `2k` and `2k + 1` share two words.
     fn normals(&self, pair: u64) -> [f64; 2] {
-        let radius = (-2.0 * libm::log(self.uniform(2 * pair))).sqrt();
-        let angle = std::f64::consts::TAU * self.uniform(2 * pair + 1);
-        [radius * libm::cos(angle), radius * libm::sin(angle)]
+        let radius = (-2.0 * log(self.uniform(2 * pair))).sqrt();
+        turn(self.uniform(2 * pair + 1)).map(|x| radius * x)
     }
+}
+
+/// The logarithm of a number in 0..1, within 1e-13: by the series of `(1 + s) / (1 - s)` around a power of two. Unlike a library's it has no
+/// branch, so that many are computed at once.
+fn log(x: f64) -> f64 {
+    const MANTISSA: u64 = (1 << 52) - 1;
+    let (bits, one) = (x.to_bits(), 1f64.to_bits());
+    let m = f64::from_bits((bits & MANTISSA) | one);
+    let is_large = m > std::f64::consts::SQRT_2;
+    let m = if is_large { 0.5 * m } else { m };
+    let exponent = (bits >> 52) as i32 - 1023 + is_large as i32;
+    let s = (m - 1.0) / (m + 1.0);
+    let series = (0..8).rev().fold(0.0, |sum, k| sum * s * s + 2.0 / (2 * k + 1) as f64);
+    exponent as f64 * std::f64::consts::LN_2 + s * series
+}
+
+/// Cosine and sine of that part of a turn, of 0..1, within 1e-13: by their series around the nearest quarter.
+fn turn(part: f64) -> [f64; 2] {
+    let quarters = 4.0 * part;
+    let nearest = (quarters + 0.5) as i32;
+    let x = (quarters - nearest as f64) * std::f64::consts::FRAC_PI_2;
+    let series = |first: i32| (0..8).rev().fold(0.0, |sum, k| 1.0 - sum * x * x / ((2 * k + first) * (2 * k + first + 1)) as f64);
+    let (cos, sin) = (series(1), x * series(2));
+    let (near, far) = if nearest & 1 == 0 { (cos, sin) } else { (sin, cos) };
+    let sign = |negative: bool| if negative { -1.0 } else { 1.0 };
+    [sign((nearest + 1) & 2 != 0) * near, sign(nearest & 2 != 0) * far]
 }
 
 #[cfg(test)]
@@ -297,6 +329,18 @@ mod tests {
     fn moments(x: &[f64]) -> (f64, f64) {
         let mean = x.iter().sum::<f64>() / x.len() as f64;
         (mean, (x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / x.len() as f64).sqrt())
+    }
+
+    #[test]
+    fn series_are_as_exact_as_they_say() {
+        for k in 0..100_000u64 {
+            let x = ((k * 42_949 + 1) as f64 + 0.5) / 4294967296.0;
+            let angle = std::f64::consts::TAU * x;
+            assert!((log(x) - libm::log(x)).abs() <= 1e-13 * libm::log(x).abs().max(1.0), "log {x}");
+            let [cos, sin] = turn(x);
+            assert!((cos - libm::cos(angle)).abs() < 1e-13 && (sin - libm::sin(angle)).abs() < 1e-13, "turn {x}");
+        }
+        assert!((log(0.5 / 4294967296.0) - libm::log(0.5 / 4294967296.0)).abs() < 1e-12);
     }
 
     #[test]

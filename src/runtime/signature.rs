@@ -198,25 +198,32 @@ pub(super) fn describe_type(dtype: DType, shape: &[usize]) -> String {
 }
 
 /// The first element that is NaN or an infinity.
-fn first_non_finite(tensor: &HostTensor) -> Option<usize> {
+pub(super) fn first_non_finite(tensor: &HostTensor) -> Option<usize> {
     match tensor.dtype() {
-        DType::F32 => first(tensor.bytes(), |c: [u8; 4]| !f32::from_le_bytes(c).is_finite()),
-        DType::F64 => first(tensor.bytes(), |c: [u8; 8]| !f64::from_le_bytes(c).is_finite()),
-        DType::F16 => first(tensor.bytes(), |c: [u8; 2]| !half::f16::from_le_bytes(c).is_finite()),
-        DType::BF16 => first(tensor.bytes(), |c: [u8; 2]| !half::bf16::from_le_bytes(c).is_finite()),
+        DType::F32 => first(tensor.bytes(), |c: [u8; 4]| carry(u32::from_le_bytes(c), 0x0080_0000)),
+        DType::F64 => first(tensor.bytes(), |c: [u8; 8]| carry((u64::from_le_bytes(c) >> 32) as u32, 0x0010_0000)),
+        DType::F16 => first(tensor.bytes(), |c: [u8; 2]| carry((u16::from_le_bytes(c) as u32) << 16, 0x0400_0000)),
+        DType::BF16 => first(tensor.bytes(), |c: [u8; 2]| carry((u16::from_le_bytes(c) as u32) << 16, 0x0080_0000)),
         _ => None,
     }
 }
 
-/// The first element that passes a test. Blocks are looked at by all threads, and by vectors: which element it is is asked only where
+/// Not zero where the exponent, whose last bit is given, is all ones: adding one to it carries into the sign.
+fn carry(bits: u32, last: u32) -> u32 {
+    const SIGN: u32 = 1 << 31;
+    ((bits & (SIGN - last)) + last) & SIGN
+}
+
+/// The first element for which a test is not zero. Blocks are looked at by all threads, and by vectors: which element it is is asked only where
 /// there is one.
-fn first<const N: usize>(bytes: &[u8], test: impl Fn([u8; N]) -> bool + Sync) -> Option<usize> {
+fn first<const N: usize>(bytes: &[u8], test: impl Fn([u8; N]) -> u32 + Sync) -> Option<usize> {
     const BLOCK: usize = 1 << 18;
     let elements = bytes.as_chunks::<N>().0;
     let blocks: Vec<&[[u8; N]]> = elements.chunks(BLOCK).collect();
     let find = |k: usize| {
-        let any = blocks[k].iter().fold(false, |any, &c| any | test(c));
-        any.then(|| blocks[k].iter().position(|&c| test(c))).flatten().map(|at| k * BLOCK + at)
+        let any = blocks[k].iter().fold(0, |any, &c| any | test(c));
+        let position = if any == 0 { None } else { blocks[k].iter().position(|&c| test(c) != 0) };
+        position.map(|at| k * BLOCK + at)
     };
     match blocks.len() {
         0 => None,
@@ -261,7 +268,11 @@ mod tests {
         let mut long = vec![0.0; 1 << 20];
         (long[600_001], long[900_000]) = (f32::INFINITY, f32::NAN);
         assert_eq!(first_non_finite(&HostTensor::f32(&[1 << 20], &long)), Some(600_001));
-        assert_eq!(first_non_finite(&HostTensor::from_f64(DType::F16, &[3], &[0.0, 1.0, f64::NAN])), Some(2));
+        for dtype in [DType::F16, DType::BF16, DType::F32, DType::F64] {
+            let at = |x: f64| first_non_finite(&HostTensor::from_f64(dtype, &[3], &[0.0, -1.5, x]));
+            assert_eq!([f64::NAN, f64::INFINITY, f64::NEG_INFINITY].map(at), [Some(2); 3], "{dtype}");
+            assert_eq!([60000.0, -60000.0, 1e-7, -0.0].map(at), [None; 4], "{dtype}");
+        }
         let big = (HostTensor::f32(&[9, 2], &[0.0; 18]), HostTensor::i32(&[9], &[0; 9]));
         assert!(fault([&big.0, &big.1]).contains("outside its declared range"));
     }

@@ -12,48 +12,48 @@ impl InputCheck {
     pub(super) fn check(&self, feeds: &[(BufferId, HostTensor)], bindings: &Bindings) -> Result<()> {
         let Some((_, tensor)) = feeds.iter().find(|(b, _)| *b == self.input) else { return Ok(()) };
         let size = self.size.eval(bindings).map_err(Error::Input)?;
-        let inside = 0..size;
-        let mut known: HashMap<i64, bool> = HashMap::new();
-        let mut fits = |x: i64| -> Result<bool> {
-            if self.direct {
-                return Ok(inside.contains(&x));
-            }
-            if let Some(&known) = known.get(&x) {
-                return Ok(known);
-            }
-            let mut memory = [Memory::from_i64(tensor.dtype(), &[x])];
-            let fits = naive::run(&self.body, &mut memory, bindings).map_err(Error::Input)?.is_none();
-            known.insert(x, fits);
-            Ok(fits)
-        };
-        let refuse = |at: usize, x: i64| {
-            let place = unravel(at, tensor.shape());
-            Err(Error::Input(format!("{}: element {place:?} is {x}: {}", self.name, self.message)))
-        };
         match tensor.dtype() {
-            DType::I32 => {
-                for (at, c) in tensor.bytes().chunks_exact(4).enumerate() {
-                    let x = i32::from_le_bytes([c[0], c[1], c[2], c[3]]) as i64;
-                    if !fits(x)? {
-                        return refuse(at, x);
-                    }
-                }
-            }
-            dtype if dtype.is_float() => {}
-            _ => {
-                for (at, x) in tensor.to_i64().into_iter().enumerate() {
-                    if !fits(x)? {
-                        return refuse(at, x);
-                    }
-                }
+            DType::I32 => self.check_all(i32s(tensor), size, tensor, bindings),
+            dtype if dtype.is_float() => Ok(()),
+            _ => self.check_all(tensor.to_i64().into_iter(), size, tensor, bindings),
+        }
+    }
+
+    fn check_all(&self, elements: impl Iterator<Item = i64> + Clone, size: i64, tensor: &HostTensor, bindings: &Bindings) -> Result<()> {
+        // Nearly always all are inside, which the smallest and the largest tell.
+        let (low, high) = elements.clone().fold((0, 0), |(low, high), x| (x.min(low), x.max(high)));
+        if self.direct && low >= 0 && high < size.max(1) {
+            return Ok(());
+        }
+        let mut known: HashMap<i64, bool> = HashMap::new();
+        for (at, x) in elements.enumerate() {
+            let fits = match known.get(&x) {
+                Some(&fits) => fits,
+                None => *known.entry(x).or_insert(self.admits(x, size, tensor.dtype(), bindings)?),
+            };
+            if !fits {
+                let place = unravel(at, tensor.shape());
+                return Err(Error::Input(format!("{}: element {place:?} is {x}: {}", self.name, self.message)));
             }
         }
         Ok(())
     }
+
+    fn admits(&self, x: i64, size: i64, dtype: DType, bindings: &Bindings) -> Result<bool> {
+        if self.direct {
+            return Ok((0..size).contains(&x));
+        }
+        let mut memory = [Memory::from_i64(dtype, &[x])];
+        Ok(naive::run(&self.body, &mut memory, bindings).map_err(Error::Input)?.is_none())
+    }
+}
+
+fn i32s(tensor: &HostTensor) -> impl Iterator<Item = i64> + Clone {
+    tensor.bytes().as_chunks::<4>().0.iter().map(|&c| i32::from_le_bytes(c) as i64)
 }
 
 /// Coordinates of a flat position.
-fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
+pub(super) fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
     let mut out = vec![0; shape.len()];
     for (place, &n) in out.iter_mut().zip(shape).rev() {
         (*place, at) = (at % n.max(1), at / n.max(1));
