@@ -223,6 +223,8 @@
 //!   make faster kernels.
 //! * [`MatmulPrecision::High`] uses matrix units and is as exact as f32 for all but extreme ranges. `inductor tune` measures which tiles
 //!   a device likes.
+//! * [`MixedPrecision::f16`] in `Config::mixed_precision` computes products, convolutions and attention in halves, with parameters and updates in f32 and
+//!   a loss scale that finds itself: two to three times as fast as f32 where there are matrix units, in less memory.
 //! * Memory: [`Trace::checkpoint`] computes a region again in the backward, `Config::memory_budget` lets the compiler choose, `accumulate`
 //!   of an optimizer takes a large batch in parts.
 //! * `inductor bench` and `--profile` of the examples show where the time goes.
@@ -287,7 +289,7 @@ pub mod train;
 pub mod types;
 pub mod update;
 
-pub use config::{Config, Gradients, Optimizer, Verify};
+pub use config::{Config, Gradients, LossScale, MixedPrecision, Optimizer, Precision, Verify};
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
 pub use frontend::torch_export;
