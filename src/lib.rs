@@ -118,8 +118,8 @@
 //! # Ok::<(), inductor::Error>(())
 //! ```
 //!
-//! Derivatives may be part of a program, too ([`Tensor::grad`], [`Tensor::jvp`], [`Tensor::hvp`]), and are trained through. The
-//! gradients of a step are read with [`Config::gradients`].
+//! Derivatives may be part of a program, too ([`Tensor::grad`], [`Tensor::jvp`], [`Tensor::hvp`]), and are trained through; [`vmap()`]
+//! gives those of each example. The gradients of a step are read with [`Config::gradients`].
 //!
 //! # Saving and loading
 //!

@@ -223,7 +223,7 @@ impl Trace {
     /// A random key of its own, `u32[2]`: each call, in order, is another stream of the run's `key`, which the state makes of its
     /// seed. Every step of training has another key, a function of the seed and the step's number; so has every run for inference
     /// or for given cotangents, by a count of such runs that the state keeps. Equal seeds give equal sequences of runs, on every
-    /// device. In a function that is mapped by [`crate::vmap`], each example has a key of its own.
+    /// device. In a function that is mapped by [`crate::vmap()`], each example has a key of its own.
     ///
     /// ```
     /// # use inductor::{Config, Device, compile, trace_eval};

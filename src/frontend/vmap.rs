@@ -91,7 +91,7 @@ tuples! { (A 0, B 1) (A 0, B 1, C 2) (A 0, B 1, C 2, D 3) (A 0, B 1, C 2, D 3, E
 /// examples in front. PyTorch's `torch.func.vmap`, JAX's `jax.vmap`.
 ///
 /// `f` is called once. What it takes from outside (parameters, other tensors) is the same for every example, and so is what it declares
-/// inside, so that layers share their parameters. It may take derivatives, call [`vmap`] itself, and be differentiated: gradients of
+/// inside, so that layers share their parameters. It may take derivatives, call [`vmap()`] itself, and be differentiated: gradients of
 /// examples are `vmap` of [`Tensor::grad`], a Hessian is `vmap` of [`Tensor::hvp`].
 ///
 /// A [`Trace::key`](crate::Trace::key) that `f` asks for is another one for each example, so that dropout and noise differ
@@ -119,7 +119,7 @@ pub fn vmap<I: Tensors, O: Tensors>(inputs: I, f: impl FnOnce(I::Owned) -> O) ->
     Vmap::over(inputs).map(f)
 }
 
-/// A [`vmap`] along other dimensions than the first.
+/// A [`vmap()`] along other dimensions than the first.
 ///
 /// ```
 /// use inductor::{DType, Vmap, trace_eval};
@@ -156,7 +156,7 @@ impl<I: Tensors> Vmap<I> {
         self
     }
 
-    /// `f` of each example. See [`vmap`].
+    /// `f` of each example. See [`vmap()`].
     #[track_caller]
     pub fn map<O: Tensors>(self, f: impl FnOnce(I::Owned) -> O) -> O::Owned {
         let mut inputs = vec![];

@@ -73,7 +73,7 @@ impl Builder {
         Ok(value)
     }
 
-    /// Adds a value that stands for an input of a part of the graph until that part is taken out; see [`super::outline`].
+    /// Adds a value that stands for an input of a part of the graph until that part is taken out; see [`super::outline()`].
     pub fn placeholder(&mut self, ty: TensorType) -> Value {
         let op = Op::from(InputOp { index: u32::MAX - self.graph.nodes.len() as u32, ty: ty.clone() });
         Value::first(self.push(op, vec![], vec![ty]))

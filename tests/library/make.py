@@ -52,6 +52,9 @@ def run(shapes, positive, build):
 one = lambda name, f, shape=(2, 3, 4), positive=False: case(name, shape, positive=positive)(f)
 for f in "softplus selu hardswish hardsigmoid mish logsigmoid softsign tanhshrink relu6 gelu silu".split():
     one(f, lambda x, f=f: getattr(F, f)(3 * x))
+one("igamma", lambda x: [torch.special.gammainc(torch.full_like(x, 2.5), x), torch.special.gammaincc(torch.full_like(x, 0.5), x)], positive=True)
+one("frexp", lambda x: [*torch.frexp(3 * x), torch.nextafter(x.detach(), torch.full_like(x, 2.0))])
+one("bincount", lambda x: [x.sum(), torch.bincount(torch.tensor([1, 0, 2, 1, 4]), minlength=6)])
 one("leaky_relu", lambda x: F.leaky_relu(x, 0.2))
 one("elu", lambda x: F.elu(x, 0.7)); one("celu", lambda x: F.celu(x, 0.7)); one("glu", lambda x: F.glu(x, -1))
 one("hardtanh", lambda x: F.hardtanh(x, -0.4, 0.6)); one("hardshrink", lambda x: F.hardshrink(x, 0.4)); one("softshrink", lambda x: F.softshrink(x, 0.4))

@@ -44,6 +44,16 @@ pub const CASES: &[Case] = &[
     ("lgamma", |t| vec![x(t).lgamma()]),
     ("digamma", |t| vec![x(t).digamma()]),
     ("logit", |t| vec![x(t).logit()]),
+    ("igamma", |t| {
+        let x = x(t);
+        vec![x.full_like(2.5).igamma(&x), x.full_like(0.5).igammac(&x)]
+    }),
+    ("frexp", |t| {
+        let x = x(t);
+        let (mantissa, exponent) = (3.0 * &x).frexp();
+        vec![mantissa, exponent, x.nextafter(&x.full_like(2.0))]
+    }),
+    ("bincount", |t| vec![x(t).sum(()), table(t, &[1, 0, 2, 1, 4], &[5]).bincount(6)]),
     ("asinh", |t| vec![x(t).asinh()]),
     ("erfc", |t| vec![x(t).erfc()]),
     ("erfinv", |t| vec![x(t).erfinv()]),

@@ -34,7 +34,7 @@
 //! Families of the extended scope that are not there: linear algebra beyond products and norms of vectors (decompositions,
 //! solvers, determinants, matrix exponentials), results whose shape depends on the data (`nonzero`, `unique`, `masked_select`,
 //! `bincount`, `repeat_interleave` by a tensor without `output_size`), `multinomial`, polynomials of a degree above 32 that is a
-//! tensor, `segment_reduce`, `histogramdd`, resampling with antialiasing, complex numbers, sparse tensors, and operators that take
+//! tensor, `histogramdd`, resampling with antialiasing, complex numbers, sparse tensors, and operators that take
 //! functions (`cond`, `map`, `scan`, `while_loop`).
 
 mod activations;
@@ -67,6 +67,7 @@ mod reduce;
 mod resample;
 mod scan;
 mod scatter;
+mod segments;
 mod sort;
 mod special;
 mod stack;
@@ -143,6 +144,7 @@ const FAMILIES: &[&[Row]] = &[
     resample::ROWS,
     scan::ROWS,
     scatter::ROWS,
+    segments::ROWS,
     creation::ROWS,
     index::ROWS,
     loss::ROWS,

@@ -373,6 +373,14 @@ fn index_reduce(cx: &mut Cx, a: &Args) -> Built {
     s.finish(cx, out)
 }
 
+/// What is made of elements written to places, with the gradient that gives each of them its share, and `kept` one where it counts.
+pub fn with_shares(cx: &mut Cx, y: Value, kept: Value, [index, src, share]: [Value; 3], dim: usize) -> Result<Value, String> {
+    let share = cx.b.op(Detach { constancy: Constancy::Partial }, &[share])?;
+    let parts = cx.b.mul(src, share)?;
+    let linear = cx.b.scatter_add(kept, index, parts, dim)?;
+    cx.b.scalar(F::StraightThrough, &[y, linear])
+}
+
 /// A write at indices along one dimension, with operands of rank one at least.
 struct Scatter {
     /// The shape of the result.
@@ -498,11 +506,8 @@ impl Scatter {
         let (own, hits, zero) = (cx.b.cast(is_equal, dtype)?, cx.b.cast(hits, dtype)?, cx.b.constant(dtype, 0.0)?);
         let sharers = cx.b.scatter_add(own, self.index, hits, self.dim)?;
         let sharers = cx.b.gather(sharers, self.index, self.dim)?;
-        let share = cx.b.div(hits, sharers)?;
-        let share = cx.b.op(Detach { constancy: Constancy::Partial }, &[share])?;
-        let (written, kept) = (cx.b.mul(self.src, share)?, cx.b.where_(touched, zero, self.base)?);
-        let linear = cx.b.scatter_add(kept, self.index, written, self.dim)?;
-        cx.b.scalar(F::StraightThrough, &[extremum, linear])
+        let (share, kept) = (cx.b.div(hits, sharers)?, cx.b.where_(touched, zero, self.base)?);
+        with_shares(cx, extremum, kept, [self.index, self.src, share], self.dim)
     }
 
     /// How many elements are written to each place.

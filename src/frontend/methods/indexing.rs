@@ -136,6 +136,19 @@ impl Tensor {
         }
         self.unary("one_hot", |b, x| b.one_hot(x, classes, dtype))
     }
+
+    /// How often each number below `bins` occurs among these integers, i64; another number is an error of the run. PyTorch's `bincount`,
+    /// whose result is as long as the largest number asks.
+    #[track_caller]
+    pub fn bincount(&self, bins: impl Into<Dim>) -> Tensor {
+        let bins = bins.into();
+        self.unary("bincount", |b, x| {
+            let size = b.shape(x).numel();
+            let (flat, ones) = (b.reshape(x, [size.clone()])?, b.full(DType::I64, 1.0, [size])?);
+            let none = b.full(DType::I64, 0.0, [bins])?;
+            b.index_add(none, 0, flat, ones)
+        })
+    }
 }
 
 /// What happens where [`Tensor::scatter_reduce`] writes.

@@ -312,10 +312,22 @@ binary_rows! {
     gcd = "gcd.default";
     /// Least common multiple of integers.
     lcm = "lcm.default";
+    /// The number next to this one in the direction of the other.
+    nextafter = "nextafter.default";
+    /// The lower regularized incomplete gamma function of this shape parameter; it has a derivative by `other` only.
+    igamma = "igamma.default";
+    /// The upper regularized incomplete gamma function of this shape parameter; it has a derivative by `other` only.
+    igammac = "igammac.default";
 }
 
 /// Selection and conversion.
 impl Tensor {
+    /// The mantissa, from 0.5 to 1 in magnitude, and the exponent of two, i32.
+    #[track_caller]
+    pub fn frexp(&self) -> (Tensor, Tensor) {
+        self.call("frexp.Tensor").pair()
+    }
+
     /// `if self { x } else { y }`, element by element; `self` is bool. At least one of both is a tensor.
     ///
     /// ```

@@ -223,6 +223,19 @@ def row_cases():
                 lambda x, r=reduce, i=inclusive: torch.scatter_reduce(x, 1, index.expand_as(x), x.flip(1), r, include_self=i),
                 NUMBERS,
             )
+    lengths, offsets = torch.tensor([2, 0, 6, 3]), torch.tensor([[0, 1, 4]]).repeat(12, 1)
+    for reduce in ("sum", "mean", "max", "min", "prod"):
+        yield f"segment_reduce.{reduce}", lambda x, r=reduce: torch.segment_reduce(x, r, lengths=lengths, unsafe=True), ("float64", "float32")
+        yield (
+            f"segment_reduce.{reduce}_apart",
+            lambda x, r=reduce: torch.segment_reduce(x[[0, 1, 10]], r, lengths=torch.tensor([2, 0, 1]), unsafe=True),
+            ("float64", "float32"),
+        )
+        yield (
+            f"segment_reduce.{reduce}_offsets",
+            lambda x, r=reduce: torch.segment_reduce(x[:, :, None], r, offsets=offsets, axis=1, initial=2.0, unsafe=True),
+            ("float64", "float32"),
+        )
     at = torch.tensor([0, 0, 2])
     yield "index_put.accumulate", lambda x: torch.index_put(x, (at,), x[1:4], accumulate=True), NUMBERS
     yield "index_add", lambda x: torch.index_add(x, 0, at, x[1:4], alpha=2), NUMBERS
