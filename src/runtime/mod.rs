@@ -14,6 +14,8 @@ mod counters;
 mod device;
 mod engine;
 mod explain;
+#[cfg(all(test, feature = "gpu"))]
+mod faults;
 #[cfg(test)]
 mod fixtures;
 mod gguf;
@@ -29,7 +31,9 @@ mod probe;
 #[cfg(feature = "gpu")]
 mod profile;
 mod reproducer;
+mod resident;
 mod result;
+mod run;
 mod shards;
 mod signature;
 #[cfg(feature = "gpu")]
