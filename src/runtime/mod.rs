@@ -8,6 +8,7 @@
 //! * Must not know: graphs beyond their signature, how kernels are made.
 //! * Add here: a capability is detected in `gpu/adapters.rs`, and whether it works in `probe.rs`; a check of inputs in `signature.rs`.
 
+mod anomaly;
 mod checkpoint;
 mod compile;
 mod counters;

@@ -1,10 +1,11 @@
 //! One run of a step: what it is given, what it counts, and what becomes of it.
 
+use super::anomaly;
 use super::engine::{Engine, Started};
 use super::ledger::{Counts, Outcome, Ticket};
 use super::resident::Core;
 use super::signature::{Checked, Inputs};
-use super::state::State;
+use super::state::{State, lock};
 use super::step::Shared;
 use crate::config::{Mode, Verify};
 use crate::error::{Error, Result};
@@ -15,13 +16,39 @@ use crate::update::{Counter, counter};
 use std::sync::Arc;
 
 impl Shared {
-    /// Queues one run, and takes from the engine what the result needs.
+    /// Queues one run, and takes from the engine what the result needs. With `Config::detect_anomaly` the run is waited for.
     pub fn start<T>(self: &Arc<Shared>, state: &State, inputs: Inputs, take: impl FnOnce(&Core) -> Result<T>) -> Result<(Arc<Ticket>, T)> {
         let span = tracing::debug_span!("step", program = %self.plan.program.name);
         let _entered = span.enter();
         state.ledger.look()?;
         let mut checked = self.signature.check(inputs)?;
-        self.enter(state, &mut checked, take)
+        if !self.config.detect_anomaly {
+            return self.enter(state, &mut checked, take);
+        }
+        let step = state.step() + 1;
+        let done = self.enter(state, &mut checked, take).and_then(|(ticket, taken)| ticket.tell(&state.ledger).map(|_| (ticket, taken)));
+        match done {
+            Err(Error::Step(why)) => Err(Error::Step(match self.anomaly(state, &checked)? {
+                Some(found) => format!("{why}; the first value of step {step} that is not finite is of {found}"),
+                None => why,
+            })),
+            done => done,
+        }
+    }
+
+    /// The first value that is not finite of a run that was refused, from the state that it left as it was.
+    fn anomaly(&self, state: &State, run: &Checked) -> Result<Option<String>> {
+        state.download(&|_| true)?;
+        let program = &self.plan.program;
+        let named = |(buffer, tensor): &(BufferId, HostTensor)| {
+            let input = program.inputs.iter().find(|i| i.buffer == *buffer);
+            input.map(|i| (i.name.clone(), tensor.clone()))
+        };
+        let mut inputs: Vec<(String, HostTensor)> = run.feeds.iter().filter_map(named).collect();
+        let entries = lock(&state.entries);
+        inputs.extend(entries.iter().filter_map(|(name, entry)| Some((name.clone(), entry.host.clone()?))));
+        drop(entries);
+        anomaly::find(&self.sources, &self.config, &run.bindings, &inputs)
     }
 
     /// Queues one run and counts it.

@@ -65,9 +65,10 @@ impl Step {
         let started = Instant::now();
         let engine = Engine::new(device, plan.clone())?;
         report.stage_ms.push(("pipelines".into(), started.elapsed().as_secs_f64() * 1e3));
-        let sources = match config.verify {
-            Verify::Full => Sources { graphs: std::mem::take(&mut report.graphs), values: std::mem::take(&mut report.values) },
-            _ => Sources::default(),
+        let sources = if config.verify == Verify::Full || config.detect_anomaly {
+            Sources { graphs: std::mem::take(&mut report.graphs), values: std::mem::take(&mut report.values) }
+        } else {
+            Sources::default()
         };
         let mut core = Core::new(engine);
         if let Mode::Train(optimizer) = &config.mode {
