@@ -16,7 +16,7 @@ use crate::lower::lower;
 use crate::partition::{Pressure, fusible_by_traits, partition_under};
 use crate::passes::{fuse_attention, halve_products, post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
 use crate::schedule::{Program, schedule};
-use crate::types::{DType, Decision, Dim, TensorType};
+use crate::types::{Bindings, DType, Decision, Dim, TensorType};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::time::Instant;
@@ -152,7 +152,8 @@ impl Stages<'_> {
         clock.stage("joint");
         let forward = fw_compiler_base(&joint)?;
         clock.stage("post_grad");
-        self.program(vec![(Phase::Forward, forward)], vec![], clock)
+        let program = self.program(vec![(Phase::Forward, forward)], vec![], clock)?;
+        self.excess(&program).map_or(Ok(program), |why| Err(Error::Platform(why)))
     }
 
     /// The program that saves least without losing time; with a memory budget, the fastest that is known to fit.
@@ -160,16 +161,18 @@ impl Stages<'_> {
         let joint = self.joint(clock)?;
         let program = self.cut(&joint, Pressure::NONE, clock)?;
         let unbounded = hint(&program.peak_bytes());
-        let Some(limit) = self.config.memory_budget.map(|b| b.bytes(unbounded)) else { return Ok(program) };
-        if unbounded <= limit {
-            return Ok(program);
-        }
+        let Some(limit) = self.config.memory_budget.map(|b| b.bytes(unbounded)).filter(|&limit| limit < unbounded) else {
+            return match self.excess(&program) {
+                Some(why) => Err(Error::Platform(format!("{why}; {}", self.remedy(&joint)?))),
+                None => Ok(program),
+            };
+        };
         let mut floor = unbounded;
         for pressure in Pressure::all().skip(1) {
             let program = self.cut(&joint, pressure, clock)?;
             let peak = hint(&program.peak_bytes());
             if peak <= limit {
-                return Ok(program);
+                return self.excess(&program).map_or(Ok(program), |why| Err(Error::Platform(why)));
             }
             floor = floor.min(peak);
         }
@@ -182,6 +185,29 @@ impl Stages<'_> {
     fn loss_scale(&self) -> Option<&LossScale> {
         let trains = matches!(self.config.mode, Mode::Train(_));
         self.config.mixed_precision.as_ref().filter(|_| trains).and_then(|mixed| mixed.loss_scale.as_ref())
+    }
+
+    /// Why a program cannot run on the target at any time. Sizes that are not known yet are looked at when they are.
+    fn excess(&self, program: &Program) -> Option<String> {
+        let (caps, bindings) = (&self.target.caps, Bindings::new());
+        let peak = program.peak_bytes().as_int()?.max(0) as u64;
+        let memory = caps.memory_bytes.filter(|&memory| peak > memory)?;
+        Some(format!("{}; {} has {memory} bytes", program.appetite(peak, &bindings), caps.name))
+    }
+
+    /// The memory budget under which a step that is too large fits the target.
+    fn remedy(&self, joint: &Graph) -> Result<String> {
+        let mut clock = Clock { report: &mut Report::default(), started: Instant::now() };
+        let mut floor = u64::MAX;
+        for pressure in Pressure::all().skip(1) {
+            let program = self.cut(joint, pressure, &mut clock)?;
+            let peak = hint(&program.peak_bytes());
+            if self.excess(&program).is_none() {
+                return Ok(format!("it fits with a memory budget of {peak} bytes (Config::memory_budget)"));
+            }
+            floor = floor.min(peak);
+        }
+        Ok(format!("no memory budget makes it fit: the smallest is {floor} bytes"))
     }
 
     /// Differentiation and joint passes.

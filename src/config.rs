@@ -113,6 +113,12 @@ pub struct Config {
     pub mixed_precision: Option<MixedPrecision>,
     /// Refuse steps whose gradients are not finite; state stays as it was.
     pub check_gradients: bool,
+    /// Hunt for the first value of a step that is NaN or infinite. Outputs, gradients and new values of state are checked before
+    /// state is written; a step with one that is not finite is refused, runs again on the interpreter, one operator at a time, and
+    /// the error names the first operator that made such a value from finite ones, its source line and the step. Each step is waited for,
+    /// and new values of state need memory beside the old ones.
+    #[serde(default)]
+    pub detect_anomaly: bool,
     /// What a step of training tells about its gradients, beside using them.
     #[serde(default)]
     pub gradients: Gradients,
@@ -137,6 +143,7 @@ impl Default for Config {
             matmul_precision: MatmulPrecision::default(),
             mixed_precision: None,
             check_gradients: false,
+            detect_anomaly: false,
             gradients: Gradients::Internal,
             allow_non_finite: false,
             allow_empty: false,

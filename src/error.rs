@@ -64,6 +64,10 @@ pub enum Error {
     /// The GPU or its driver failed.
     #[error("device: {0}")]
     Device(String),
+    /// The GPU is gone: reset, unplugged, or taken by its driver's watchdog. What was only on it is gone, too;
+    /// [`Step::rebuild`](crate::Step::rebuild) goes on from a snapshot of the state.
+    #[error("device lost: {0}")]
+    Lost(String),
     /// `verify` found a difference.
     #[error("verify: {0}")]
     Verify(String),

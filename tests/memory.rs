@@ -3,9 +3,10 @@
 
 use inductor::compile::{frontier, inductor_with_report};
 use inductor::config::{MemoryBudget, Mode, Saving, Target};
+use inductor::models::{GptConfig, gpt, mlp};
 use inductor::nn::{self, Attention, Block};
 use inductor::runtime::Explain;
-use inductor::{Config, DType, Device, HostTensor, Traced, compile_train, optim, trace};
+use inductor::{Config, DType, Device, HostTensor, Initializer, Traced, compile, compile_train, optim, trace};
 use std::collections::BTreeSet;
 
 const BLOCKS: u64 = 4;
@@ -135,5 +136,91 @@ fn large_values_take_over_memory_and_keep_their_numbers() {
             assert!(far < 1e-5, "{far}");
         }
         Err(error) => eprintln!("software adapter: skipped, {error}"),
+    }
+}
+
+/// The reference card with so much memory.
+fn card(bytes: u64) -> Target {
+    let mut target = Target::h100();
+    target.caps.memory_bytes = Some(bytes);
+    target
+}
+
+#[test]
+fn a_step_that_does_not_fit_is_refused_with_the_budget_that_does() {
+    let traced = blocks(false, (32, 128));
+    let points = frontier(&traced.graph, &Target::h100(), &training()).unwrap();
+    let (whole, floor) = (points[0].peak_bytes, points.iter().map(|p| p.peak_bytes).min().unwrap());
+    let middle = (whole + floor) / 2;
+    let error = explained(&traced, &card(middle), &training()).unwrap_err().to_string();
+    for part in [&format!("its predicted peak is {whole} bytes"), "its largest tensors are ", "tests/memory.rs:", &format!("h100 has {middle} bytes")]
+    {
+        assert!(error.contains(part), "no {part:?} in: {error}");
+    }
+    let (_, budget) = error.split_once("a memory budget of ").unwrap_or_else(|| panic!("{error}"));
+    let budget: u64 = budget.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{error}"));
+    let config = Config { memory_budget: Some(MemoryBudget::Bytes(budget)), ..training() };
+    let peak = explained(&traced, &card(middle), &config).unwrap().memory.predicted_peak_bytes;
+    assert!(peak <= budget && budget <= middle, "{peak} bytes of {budget}, on a card of {middle}");
+
+    let error = explained(&traced, &card(floor - 1), &training()).unwrap_err().to_string();
+    assert!(error.contains(&format!("no memory budget makes it fit: the smallest is {floor} bytes")), "{error}");
+    let error = explained(&traced, &card(1 << 20), &Config::default()).unwrap_err().to_string();
+    assert!(error.contains("predicted peak") && error.ends_with("h100 has 1048576 bytes"), "{error}");
+}
+
+/// A program with its inputs, trained unless it says otherwise.
+struct Measured {
+    name: &'static str,
+    traced: Traced,
+    trains: bool,
+}
+
+/// Small and large inputs, products, convolutions, attention.
+fn measured() -> Vec<Measured> {
+    let of = |name, trains, traced| Measured { name, traced, trains };
+    let images = trace("images", |t| {
+        let x = t.input("x", DType::F32, (16, 3, 64, 64));
+        let h = nn::conv2d(&t.path("c"), &x, nn::Conv2d::new(8, 3)).relu();
+        Ok(nn::linear(&t.path("fc"), &h.mean([-1, -2]), 10).cross_entropy(&t.input("y", DType::I32, 16)))
+    });
+    let look_up = trace("look_up", |t| {
+        let table = t.parameter("table", DType::F32, (4096, 1024), Initializer::Ones);
+        Ok(table.index_select(0, &t.input("i", DType::I32, 8)).sum_all())
+    });
+    vec![
+        of("wide inputs", true, mlp(4096, &[256, 64, 10]).unwrap()),
+        of("small inputs", true, mlp(64, &[784, 512, 10]).unwrap()),
+        of("gpt", true, gpt(&GptConfig { layers: 2, ..GptConfig::small(65) }).unwrap()),
+        of("blocks", true, blocks(false, (8, 64))),
+        of("images", true, images.unwrap()),
+        of("look-up", false, look_up.unwrap()),
+    ]
+}
+
+fn zeros(traced: &Traced) -> Vec<HostTensor> {
+    let given = traced.graph.inputs.iter().filter(|i| i.role == inductor::graph::InputRole::Input).map(|i| traced.graph.ty(i.value));
+    given.map(|ty| HostTensor::zeros(ty.dtype, &ty.shape.as_ints().unwrap())).collect()
+}
+
+#[test]
+fn the_predicted_peak_is_what_the_allocator_reports() {
+    for Measured { name, traced, trains } in measured() {
+        let device = match Device::software() {
+            Ok(device) => device,
+            Err(error) => return eprintln!("software adapter: skipped, {error}"),
+        };
+        let step = match trains {
+            true => compile_train(&traced, &device, optim::AdamW::new(1e-3), &Config::default()),
+            false => compile(&traced, &device, &Config::default()),
+        }
+        .unwrap();
+        let (mut state, inputs) = (step.init(1).unwrap(), zeros(&traced));
+        for _ in 0..6 {
+            step.run(&mut state, &inputs).unwrap().wait().unwrap();
+        }
+        let (predicted, reported) = (step.explain().memory.predicted_peak_bytes, device.allocated_bytes().unwrap());
+        let off = (predicted as f64 / reported as f64 - 1.0).abs();
+        assert!(off <= 0.01, "{name}: {predicted} bytes predicted, {reported} reported ({:.2}%)", 100.0 * off);
     }
 }

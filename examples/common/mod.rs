@@ -31,6 +31,9 @@ pub struct Common {
     /// In every training step, compare every kernel with the interpreter, and that with the graph's definition. Slow.
     #[arg(long)]
     pub verify: bool,
+    /// Name the first operator whose value is NaN or infinite, with its line and step. Waits for each step.
+    #[arg(long)]
+    pub detect_anomaly: bool,
     /// In the end, time each kernel of a step, and write a trace that Perfetto and Chrome read. Needs a GPU with timestamps.
     #[arg(long)]
     pub profile: bool,
@@ -91,7 +94,7 @@ impl Common {
     /// The compiler's options.
     pub fn config(&self) -> Config {
         let verify = if self.verify { Verify::Full } else { Verify::Off };
-        self.precision.of(Config { verify, ..Config::default() })
+        self.precision.of(Config { verify, detect_anomaly: self.detect_anomaly, ..Config::default() })
     }
 }
 

@@ -106,6 +106,18 @@ pub enum InputRole {
     Saved,
 }
 
+impl InputRole {
+    /// Whether it lives across steps.
+    pub fn is_state(&self) -> bool {
+        matches!(self, InputRole::Parameter | InputRole::Buffer | InputRole::Optimizer)
+    }
+
+    /// Whether every step is given it anew.
+    pub fn is_given(&self) -> bool {
+        matches!(self, InputRole::Input | InputRole::Cotangent | InputRole::Key | InputRole::HostScalar)
+    }
+}
+
 /// What an output is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -82,6 +82,15 @@ fn allow(nest: &mut Nest, admitted: MatmulPrecision) {
     }
 }
 
+/// Whether an output must be finite.
+fn is_checked(role: &OutputRole, phase: Phase, config: &Config) -> bool {
+    match role {
+        OutputRole::Gradient(_) => phase == Phase::Backward && (config.check_gradients || config.detect_anomaly),
+        OutputRole::Loss | OutputRole::User | OutputRole::NewValue(_) => config.detect_anomaly,
+        _ => false,
+    }
+}
+
 struct Lowering {
     out: Lowered,
     /// Saved values and gradients on their way to a later graph.
@@ -105,10 +114,8 @@ impl Lowering {
         for id in graph.ids() {
             self.node(phase, graph, id, &mut views)?;
         }
-        if phase == Phase::Backward && config.check_gradients {
-            for output in graph.outputs.iter().filter(|o| matches!(o.role, OutputRole::Gradient(_))) {
-                self.check_finite(phase, &output.name, &views[&output.value])?;
-            }
+        for output in graph.outputs.iter().filter(|o| is_checked(&o.role, phase, config) && graph.ty(o.value).dtype.is_float()) {
+            self.check_finite(phase, &output.name, &views[&output.value])?;
         }
         for output in &graph.outputs {
             let view = views[&output.value].clone();

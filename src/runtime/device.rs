@@ -157,6 +157,20 @@ impl Device {
         }
     }
 
+    /// The same adapter, opened anew: after [`Error::Lost`].
+    pub fn reopen(&self) -> Result<Device> {
+        match &*self.0 {
+            Kind::Cpu { .. } => Ok(self.clone()),
+            #[cfg(feature = "gpu")]
+            Kind::Gpu { device, target, .. } => {
+                let fresh = Device::of(device.reopen()?);
+                // Probing says how shaders are compiled there; what was measured and tuned is known already.
+                let probed = fresh.target();
+                fresh.retargeted(target.get().cloned().unwrap_or(probed)).ok_or_else(|| Error::Platform("the adapter is gone".into()))
+            }
+        }
+    }
+
     /// A device that is taken to have these capabilities.
     #[cfg(feature = "gpu")]
     pub(super) fn assumed(device: Arc<GpuDevice>, target: Target) -> Device {
@@ -190,7 +204,12 @@ impl Device {
     #[cfg(feature = "gpu")]
     pub fn open_with(software: bool, environment: &Environment) -> Result<Device> {
         let device = GpuDevice::open(if software { Wanted::Software } else { Wanted::Hardware }, environment)?;
-        Ok(Device(Arc::new(Kind::Gpu { device: Arc::new(device), target: OnceLock::new(), units: OnceLock::new() })))
+        Ok(Device::of(device))
+    }
+
+    #[cfg(feature = "gpu")]
+    fn of(device: GpuDevice) -> Device {
+        Device(Arc::new(Kind::Gpu { device: Arc::new(device), target: OnceLock::new(), units: OnceLock::new() }))
     }
 }
 

@@ -4,7 +4,7 @@ use super::counters::{Counted, count};
 use super::device::Device;
 use super::memory;
 use crate::codegen::Plan;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::OutputRole;
 use crate::interp::Interpreter;
 use crate::loop_ir::BufferId;
@@ -12,7 +12,7 @@ use crate::types::{Bindings, HostTensor};
 use std::sync::Arc;
 
 #[cfg(feature = "gpu")]
-use super::gpu::{GpuEngine, Pending};
+use super::gpu::{GpuEngine, Pending, Readback};
 
 /// What runs a plan.
 pub(super) enum Engine {
@@ -35,6 +35,28 @@ pub(super) enum Started {
     },
     #[cfg(feature = "gpu")]
     Pending(Box<Pending>),
+}
+
+/// Tensors as they were when they were asked for.
+pub(super) enum Copies {
+    Here(Vec<HostTensor>),
+    #[cfg(feature = "gpu")]
+    Coming(Readback),
+}
+
+impl Copies {
+    /// Waits for them, if nobody has.
+    pub fn arrived(&mut self) -> Result<&[HostTensor]> {
+        #[cfg(feature = "gpu")]
+        if let Copies::Coming(readback) = self {
+            *self = Copies::Here(readback.wait()?);
+        }
+        match self {
+            Copies::Here(tensors) => Ok(tensors),
+            #[cfg(feature = "gpu")]
+            Copies::Coming(_) => Ok(&[]),
+        }
+    }
 }
 
 impl Engine {
@@ -78,11 +100,21 @@ impl Engine {
         }
     }
 
-    /// Gives back what writing took.
-    pub fn end_writing(&mut self) {
-        #[cfg(feature = "gpu")]
-        if let Engine::Gpu(engine) = self {
-            engine.end_writing();
+    /// [`Engine::write`] of a tensor that is known to be zeros.
+    pub fn write_zeros(&mut self, buffer: BufferId, zeros: &HostTensor) -> Result<()> {
+        match self {
+            Engine::Cpu { interpreter, .. } => interpreter.write(buffer, zeros),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => engine.write_zeros(buffer),
+        }
+    }
+
+    /// Everything is written: gives back what writing took.
+    pub fn end_writing(&mut self) -> Result<()> {
+        match self {
+            Engine::Cpu { .. } => Ok(()),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => engine.end_writing(),
         }
     }
 
@@ -101,6 +133,35 @@ impl Engine {
             #[cfg(feature = "gpu")]
             Engine::Gpu(engine) => engine.read_all(buffers),
         }
+    }
+
+    /// Copies of buffers as they are now. On a GPU they are queued.
+    pub fn copies(&self, buffers: &[BufferId]) -> Result<Copies> {
+        match self {
+            Engine::Cpu { .. } => self.read_all(buffers).map(Copies::Here),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => engine.request_all(buffers).map(Copies::Coming),
+        }
+    }
+
+    /// What may fail before a run, so that one that fails behind it has failed with its device.
+    pub fn make_ready(&mut self) -> Result<()> {
+        match self {
+            Engine::Cpu { .. } => Ok(()),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => engine.make_ready(),
+        }
+    }
+
+    /// What `work` gives, or what the device finds wrong with it. Whatever fails on a lost device fails for that.
+    pub fn guarded<T>(device: &Device, work: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = device.gpu() {
+            let done = gpu.guarded("running a step", work)?;
+            return if let (Err(Error::Device(_)), Some(lost)) = (&done, gpu.lost()) { Err(lost) } else { Ok(done) };
+        }
+        let _ = device;
+        Ok(work())
     }
 
     /// Runs the step. On the CPU it is done when this returns; on a GPU it is queued.

@@ -30,7 +30,6 @@ impl Counts {
     }
 
     fn add(&mut self, shared: &Shared) {
-        self.draws += shared.draws as u64;
         self.steps += shared.counts() as u64;
         for name in &shared.moments {
             if let Some(count) = self.updates.get_mut(name) {
@@ -41,7 +40,6 @@ impl Counts {
         }
     }
 
-    /// Keys stay used: later runs may have drawn others already.
     fn take_back(&mut self, shared: &Shared) {
         self.steps = self.steps.saturating_sub(shared.counts() as u64);
         for name in &shared.moments {
@@ -65,6 +63,13 @@ impl Ledger {
     /// The counts, of which those of queued runs may be taken back.
     pub fn counts(&self) -> MutexGuard<'_, Counts> {
         lock(&self.counts)
+    }
+
+    /// The number of a run that draws random keys. It stays used, whatever becomes of the run: others may have drawn later ones.
+    pub fn draw(&self) -> u64 {
+        let draws = &mut self.counts().draws;
+        *draws += 1;
+        *draws - 1
     }
 
     /// Counts a run that has this outcome, or will have one.

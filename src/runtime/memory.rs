@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::loop_ir::BufferId;
-use crate::schedule::{Dispatch, Program};
+use crate::schedule::Program;
 use crate::types::{Bindings, TensorType};
 use std::path::{Path, PathBuf};
 
@@ -48,22 +48,17 @@ pub fn admit(bytes: u64, what: impl FnOnce() -> String) -> Result<()> {
 /// copies that the host has of state and outputs.
 pub(super) fn admit_program(program: &Program, bindings: &Bindings, held: u64) -> Result<()> {
     let peak = predicted_peak(program, bindings);
-    admit(peak.saturating_sub(held), || {
-        let largest = largest(program, bindings).join("; ");
-        format!("{}: its predicted peak is {peak} bytes, its largest tensors are {largest}; `Config::memory_budget` trains in less", program.name)
-    })
+    admit(peak.saturating_sub(held), || format!("{}; `Config::memory_budget` trains in less", program.appetite(peak, bindings)))
 }
 
-/// The largest tensors that a program stores, each with what computes it and where.
-fn largest(program: &Program, bindings: &Bindings) -> Vec<String> {
-    const SHOWN: usize = 3;
-    let mut stored: Vec<usize> = (0..program.buffers.len()).filter(|&b| !program.slots[program.buffers[b].slot.0 as usize].bytes.is(0)).collect();
-    stored.sort_by_key(|&b| std::cmp::Reverse(host_bytes(&program.buffers[b].ty, bindings)));
-    let writer = |b: usize| {
-        let writes = |c: &&Dispatch| program.kernels[c.kernel as usize].writes.iter().any(|w| c.buffers[w.buffer.0 as usize].0 as usize == b);
-        program.commands.iter().find(writes).map(|c| format!(" of {}", c.label)).unwrap_or_default()
-    };
-    stored.into_iter().take(SHOWN).map(|b| format!("{}: {}{}", program.buffers[b].name, program.buffers[b].ty, writer(b))).collect()
+/// An error unless the program fits into a device that has so many bytes.
+#[cfg(feature = "gpu")]
+pub(super) fn admit_on(program: &Program, bindings: &Bindings, name: &str, memory: Option<u64>) -> Result<()> {
+    let peak = program.peak_bytes().eval(bindings).map_or(u64::MAX, |n| n.max(0) as u64);
+    match memory.filter(|&memory| peak > memory) {
+        Some(memory) => Err(Error::Platform(format!("{}; {name} has {memory} bytes", program.appetite(peak, bindings)))),
+        None => Ok(()),
+    }
 }
 
 /// Bytes of all slots, and of the copies of state and outputs.

@@ -8,12 +8,15 @@
 //! * Must not know: graphs beyond their signature, how kernels are made.
 //! * Add here: a capability is detected in `gpu/adapters.rs`, and whether it works in `probe.rs`; a check of inputs in `signature.rs`.
 
+mod anomaly;
 mod checkpoint;
 mod compile;
 mod counters;
 mod device;
 mod engine;
 mod explain;
+#[cfg(all(test, feature = "gpu"))]
+mod faults;
 #[cfg(test)]
 mod fixtures;
 mod gguf;
@@ -29,7 +32,9 @@ mod probe;
 #[cfg(feature = "gpu")]
 mod profile;
 mod reproducer;
+mod resident;
 mod result;
+mod run;
 mod shards;
 mod signature;
 #[cfg(feature = "gpu")]

@@ -210,7 +210,7 @@ mod kernel {
         interpreter.bind(&facts.bindings)?;
         let mut engine = GpuEngine::new(gpu, Arc::new(facts.plan))?;
         engine.bind(&facts.bindings)?;
-        engine.reset_status();
+        engine.reset()?;
         for (buffer, tensor) in load_buffers(&folder.join("inputs.safetensors"))? {
             engine.write(buffer, &tensor)?;
         }

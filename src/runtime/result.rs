@@ -1,25 +1,55 @@
 //! What one step computed.
 
+use super::engine::Copies;
 use super::ledger::{Ledger, Ticket};
 use super::state::lock;
 use crate::error::{Error, Result};
 use crate::graph::OutputRole;
 use crate::loop_ir::BufferId;
 use crate::types::HostTensor;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-/// What one step computed. Loss and status arrive when asked for; other outputs stay on the device until they are read,
-/// which must happen before the step runs again. When a step is refused whose result was dropped unread, the next run of its
+/// What one step computed. Loss and status arrive when asked for. Other outputs of [`Step::run`](super::Step::run) stay on the device
+/// until they are read, which must happen before the step runs again; those of [`Step::infer`](super::Step::infer) are the result's own. When a step is refused whose result was dropped unread, the next run of its
 /// state says so.
 pub struct StepResult {
     ticket: Arc<Ticket>,
     ledger: Arc<Ledger>,
-    run: u64,
+    outputs: Outputs,
+}
+
+/// Where the outputs of a run are.
+pub(super) enum Outputs {
+    /// On the engine until it runs again; this was the run of that number.
+    OnEngine(u64),
+    /// In copies of their own.
+    Own(Mutex<Copied>),
+}
+
+/// Copies of some buffers, each once.
+pub(super) struct Copied {
+    buffers: Vec<BufferId>,
+    copies: Copies,
+}
+
+impl Outputs {
+    pub fn own(buffers: Vec<BufferId>, copies: Copies) -> Outputs {
+        Outputs::Own(Mutex::new(Copied { buffers, copies }))
+    }
+}
+
+impl Copied {
+    /// Waits for the copies, if nobody has.
+    fn read(&mut self, wanted: &[BufferId]) -> Result<Vec<HostTensor>> {
+        let here = self.copies.arrived()?;
+        let find = |b: &BufferId| self.buffers.iter().position(|own| own == b).map(|k| here[k].clone());
+        wanted.iter().map(|b| find(b).ok_or_else(|| Error::Device(format!("buffer {} was not copied", b.0)))).collect()
+    }
 }
 
 impl StepResult {
-    pub(super) fn new(ticket: Arc<Ticket>, ledger: Arc<Ledger>, run: u64) -> StepResult {
-        StepResult { ticket, ledger, run }
+    pub(super) fn new(ticket: Arc<Ticket>, ledger: Arc<Ledger>, outputs: Outputs) -> StepResult {
+        StepResult { ticket, ledger, outputs }
     }
 
     /// Waits for the step; an error when its status word refused it (the state is then as it was).
@@ -91,12 +121,14 @@ impl StepResult {
 
     fn read(&self, buffers: &[BufferId]) -> Result<Vec<HostTensor>> {
         self.settle()?;
+        let run = match &self.outputs {
+            Outputs::Own(copied) => return lock(copied).read(buffers),
+            Outputs::OnEngine(run) => *run,
+        };
         let core = lock(&self.ticket.shared.core);
-        if core.runs != self.run {
-            return Err(Error::Input(format!(
-                "the outputs of run {} were overwritten by run {}; read them before the step runs again",
-                self.run, core.runs
-            )));
+        if core.runs != run {
+            let overwritten = format!("the outputs of run {run} were overwritten by run {}", core.runs);
+            return Err(Error::Input(format!("{overwritten}; read them before the step runs again, or use Step::infer")));
         }
         core.engine.read_all(buffers)
     }

@@ -37,6 +37,8 @@ pub(super) struct Spec {
     pub role: InputRole,
     pub dtype: DType,
     pub shape: Vec<usize>,
+    /// Whether it starts as zeros, as moments do.
+    pub zero: bool,
 }
 
 /// One tensor. Either `host` is there, or `owner` holds that version (or has left it in the mailbox).
@@ -47,6 +49,8 @@ pub(super) struct Entry {
     pub shape: Vec<usize>,
     pub version: u64,
     pub host: Option<HostTensor>,
+    /// Known to be zeros, which a device is told instead of sent.
+    pub zero: bool,
     pub owner: Option<Arc<Shared>>,
 }
 
@@ -59,20 +63,20 @@ pub struct State {
     pub(super) entries: Mutex<BTreeMap<String, Entry>>,
     pub(super) mailbox: Mailbox,
     pub(super) notes: BTreeMap<String, String>,
-    next_version: u64,
+    next_version: AtomicU64,
 }
 
 impl State {
     pub(super) fn new(seed: u64, tensors: Vec<(Spec, HostTensor)>) -> State {
         static IDS: AtomicU64 = AtomicU64::new(1);
-        let mut state = State {
+        let state = State {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             seed,
             ledger: Arc::default(),
             entries: Mutex::default(),
             mailbox: Mailbox::default(),
             notes: BTreeMap::new(),
-            next_version: 1,
+            next_version: AtomicU64::new(1),
         };
         for (spec, tensor) in tensors {
             state.insert(spec, tensor);
@@ -175,20 +179,24 @@ impl State {
         self.read(path.as_ref())
     }
 
-    pub(super) fn insert(&mut self, spec: Spec, tensor: HostTensor) {
+    pub(super) fn insert(&self, spec: Spec, tensor: HostTensor) {
         let version = self.fresh_version();
-        let entry = Entry { role: spec.role, dtype: spec.dtype, shape: spec.shape, version, host: Some(tensor), owner: None };
+        let entry = Entry { role: spec.role, dtype: spec.dtype, shape: spec.shape, version, host: Some(tensor), zero: spec.zero, owner: None };
         lock(&self.entries).insert(spec.name, entry);
     }
 
-    pub(super) fn fresh_version(&mut self) -> u64 {
-        self.next_version += 1;
-        self.next_version
+    pub(super) fn fresh_version(&self) -> u64 {
+        self.next_version.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Grows whenever a tensor changes, or comes to the host.
+    pub(super) fn age(&self) -> u64 {
+        self.next_version.load(Ordering::Relaxed)
     }
 
     /// Checks that the state fits a step. Optimizer state that is missing starts at zero: the state may come from an
     /// inference step.
-    pub(super) fn admit(&mut self, specs: &[Spec]) -> Result<()> {
+    pub(super) fn admit(&self, specs: &[Spec]) -> Result<()> {
         let (mut faults, mut missing) = (vec![], vec![]);
         {
             let entries = lock(&self.entries);
@@ -211,7 +219,7 @@ impl State {
         }
         for spec in missing {
             let zeros = HostTensor::zeros(spec.dtype, &spec.shape);
-            self.insert(spec, zeros);
+            self.insert(Spec { zero: true, ..spec }, zeros);
         }
         Ok(())
     }
@@ -233,6 +241,8 @@ impl State {
             for ((name, _), tensor) in names.iter().zip(found) {
                 if let Some(entry) = entries.get_mut(name) {
                     entry.host = Some(tensor);
+                    // Whoever owns it is to write a new version from now on.
+                    self.fresh_version();
                 }
             }
         }
@@ -284,7 +294,7 @@ impl State {
         for (name, tensor) in tensors {
             let version = self.fresh_version();
             let (role, dtype, shape) = (InputRole::Optimizer, tensor.dtype(), tensor.shape().to_vec());
-            let new = || Entry { role, dtype, shape, version, host: None, owner: None };
+            let new = || Entry { role, dtype, shape, version, host: None, zero: false, owner: None };
             lock(&self.entries).entry(name).or_insert_with(new).replace(tensor, version);
         }
         if let Some(Facts { counts, seed, notes }) = facts {
@@ -305,6 +315,7 @@ impl Entry {
     fn replace(&mut self, tensor: HostTensor, version: u64) {
         self.version = version;
         self.host = Some(tensor);
+        self.zero = false;
         self.owner = None;
     }
 }
@@ -315,7 +326,7 @@ mod tests {
     use super::*;
 
     fn spec(name: &str, role: InputRole, shape: &[usize]) -> Spec {
-        Spec { name: name.into(), role, dtype: DType::F32, shape: shape.to_vec() }
+        Spec { name: name.into(), role, dtype: DType::F32, shape: shape.to_vec(), zero: false }
     }
 
     fn state() -> State {

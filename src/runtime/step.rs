@@ -1,14 +1,14 @@
 //! A compiled program bound to a device.
 
 use super::device::Device;
-use super::engine::{Engine, Started};
+use super::engine::Engine;
 use super::explain::Explain;
-use super::ledger::{Counts, Outcome};
 use super::memory;
 use super::oracle::Sources;
-use super::result::StepResult;
+use super::resident::Core;
+use super::result::{Outputs, StepResult};
 use super::signature::{Inputs, Signature};
-use super::state::{Mailbox, Spec, State, lock};
+use super::state::{Spec, State, lock};
 use crate::codegen::Plan;
 use crate::compile::Report;
 use crate::config::{Config, Mode, Verify};
@@ -17,9 +17,9 @@ use crate::frontend::{Initializer, Traced};
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::BufferId;
 use crate::schedule::Program;
-use crate::types::{Bindings, DType, HostTensor};
-use crate::update::{Counter, counter, moments_of};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use crate::types::{Bindings, HostTensor, TensorType};
+use crate::update::{counter, moments_of};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -34,10 +34,10 @@ pub(super) struct Shared {
     pub plan: Arc<Plan>,
     pub config: Config,
     pub device: Device,
-    signature: Signature,
-    states: Vec<StateTensor>,
+    pub signature: Signature,
+    pub states: Vec<StateTensor>,
     /// What the program reads of a state.
-    specs: Vec<Spec>,
+    pub specs: Vec<Spec>,
     report: Report,
     pub sources: Sources,
     /// The moments whose updates bias correction counts.
@@ -48,25 +48,13 @@ pub(super) struct Shared {
 }
 
 /// A tensor of the step's state.
-struct StateTensor {
-    spec: Spec,
+#[derive(Clone)]
+pub(super) struct StateTensor {
+    pub spec: Spec,
     initializer: Initializer,
     /// Where the program has it; a parameter that the program does not read has no place.
-    buffer: Option<BufferId>,
-    written: bool,
-}
-
-/// The engine and what is on it.
-pub(super) struct Core {
-    pub engine: Engine,
-    tenant: Option<(u64, Mailbox)>,
-    /// Version of each state tensor on the engine.
-    resident: HashMap<String, u64>,
-    scalars: BTreeMap<String, f64>,
-    pub runs: u64,
-    /// The interpreter that kernels are compared with, made when first needed.
-    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
-    pub verifier: Option<crate::interp::Interpreter>,
+    pub buffer: Option<BufferId>,
+    pub written: bool,
 }
 
 impl Step {
@@ -77,15 +65,15 @@ impl Step {
         let started = Instant::now();
         let engine = Engine::new(device, plan.clone())?;
         report.stage_ms.push(("pipelines".into(), started.elapsed().as_secs_f64() * 1e3));
-        let sources = match config.verify {
-            Verify::Full => Sources { graphs: std::mem::take(&mut report.graphs), values: std::mem::take(&mut report.values) },
-            _ => Sources::default(),
+        let sources = if config.verify == Verify::Full || config.detect_anomaly {
+            Sources { graphs: std::mem::take(&mut report.graphs), values: std::mem::take(&mut report.values) }
+        } else {
+            Sources::default()
         };
-        let mut scalars = BTreeMap::new();
+        let mut core = Core::new(engine);
         if let Mode::Train(optimizer) = &config.mode {
-            scalars.insert("lr".to_string(), optimizer.lr);
+            core.scalars.insert("lr".to_string(), optimizer.lr);
         }
-        let core = Core { engine, tenant: None, resident: HashMap::new(), scalars, runs: 0, verifier: None };
         let signature = Signature::new(&plan, config);
         let (config, device) = (config.clone(), device.clone());
         let specs = states.iter().filter(|s| s.buffer.is_some()).map(|s| s.spec.clone()).collect();
@@ -95,6 +83,33 @@ impl Step {
         let draws = !matches!(config.mode, Mode::Train(_)) && plan.program.inputs.iter().any(|i| i.role == InputRole::Key);
         let shared = Shared { plan, config, device, signature, states, specs, report, sources, moments, draws, core: Mutex::new(core) };
         Ok(Step { shared: Arc::new(shared) })
+    }
+
+    /// The same program on another device of the same kind, with the host scalars as they are: what goes on after [`Error::Lost`].
+    /// Nothing of a state that was only on the lost device comes back; a copy on the host ([`State::try_clone`]) or a checkpoint does,
+    /// with its counters, so that a run continues with the numbers it would have had.
+    ///
+    /// ```no_run
+    /// # use inductor::{Error, HostTensor, Result, State, Step};
+    /// # fn train(step: &mut Step, state: &mut State, batch: &HostTensor) -> Result<()> {
+    /// match step.run(state, [batch]).and_then(|r| r.loss()) {
+    ///     Err(Error::Lost(_)) => {
+    ///         *step = step.rebuild(&step.device().reopen()?)?;
+    ///         state.load_checkpoint("last.safetensors")
+    ///     }
+    ///     other => other.map(|_| ()),
+    /// }
+    /// # }
+    /// ```
+    pub fn rebuild(&self, device: &Device) -> Result<Step> {
+        let old = &self.shared;
+        let (had, has) = (&old.plan.target.caps, &device.target_for(old.config.matmul_precision).caps);
+        if had != has {
+            return Err(Error::Platform(format!("the program is compiled for {}, and {} differs from it: compile it anew", had.name, has.name)));
+        }
+        let mut core = Core::new(Engine::new(device, old.plan.clone())?);
+        core.scalars = lock(&old.core).scalars.clone();
+        Ok(Step { shared: Arc::new(old.on(device.clone(), core)) })
     }
 
     /// A fresh state: parameters and buffers by their initializers, optimizer state zero. Equal seeds give equal states on
@@ -151,40 +166,46 @@ impl Step {
     /// Runs one step. Everything is checked before anything changes. On a GPU the step is queued, and what it computes is
     /// waited for when it is asked for.
     pub fn run(&self, state: &mut State, inputs: impl Into<Inputs>) -> Result<StepResult> {
-        let shared = &self.shared;
-        let span = tracing::debug_span!("step", program = %shared.plan.program.name);
-        let _entered = span.enter();
-        state.ledger.look()?;
-        let checked = shared.signature.check(inputs.into())?;
-        let mut feeds = checked.feeds;
-        feeds.extend(shared.host_inputs(state)?);
-        state.admit(&shared.specs)?;
-        let missing = shared.lacking(state);
-        // A verified step may find that the device is wrong: then the host has what was there before.
-        let all = shared.config.verify != Verify::Off;
-        state.download(&|name| all || missing.iter().any(|m| m == name))?;
+        let (ticket, run) = self.shared.start(state, inputs.into(), |core| Ok(core.runs))?;
+        Ok(StepResult::new(ticket, state.ledger.clone(), Outputs::OnEngine(run)))
+    }
 
-        let mut core = lock(&shared.core);
-        core.take_tenant(shared, state)?;
-        core.engine.bind(&checked.bindings)?;
-        core.upload_state(shared, state)?;
-        for (buffer, tensor) in &feeds {
-            core.engine.feed(*buffer, tensor)?;
+    /// Runs a program that writes no state once. Several threads may share step and state: their runs are queued one behind the
+    /// other, and each result has outputs of its own, which no later run overwrites. A program that updates its state is refused; it needs
+    /// the state for itself ([`run`](Step::run)).
+    ///
+    /// ```
+    /// use inductor::{Config, DType, Device, HostTensor, Initializer, compile, trace_eval};
+    ///
+    /// # fn main() -> inductor::Result<()> {
+    /// let traced = trace_eval("scaled", |t| {
+    ///     let scale = t.parameter("scale", DType::F32, (), Initializer::Constant(3.0));
+    ///     Ok(vec![("y", t.input("x", DType::F32, 2) * scale)])
+    /// })?;
+    /// let step = compile(&traced, &Device::cpu(), &Config::default())?;
+    /// let state = step.init(0)?;
+    /// std::thread::scope(|scope| {
+    ///     for k in 0..4 {
+    ///         let (step, state) = (&step, &state);
+    ///         scope.spawn(move || {
+    ///             let y = step.infer(state, [&HostTensor::f32(&[2], &[k as f32, 1.0])]).and_then(|r| r.output("y"));
+    ///             assert_eq!(y.unwrap().to_f32(), [3.0 * k as f32, 3.0]);
+    ///         });
+    ///     }
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn infer(&self, state: &State, inputs: impl Into<Inputs>) -> Result<StepResult> {
+        if let Some(written) = self.shared.states.iter().find(|s| s.written) {
+            let (program, name) = (&self.shared.plan.program.name, &written.spec.name);
+            return Err(Error::Input(format!("{program} updates {name}, and needs its state for itself: use Step::run")));
         }
-        core.runs += 1;
-        let run = core.runs;
-        let started = match shared.config.verify {
-            Verify::Off => core.engine.run()?,
-            level => shared.run_verified(&mut core, state, &checked.bindings, &feeds, level)?,
-        };
-        let outcome = match started {
-            Started::Done { status: 0, loss } => Outcome::Done(loss),
-            Started::Done { status, .. } => return Err(Error::Step(shared.why_refused(status))),
-            #[cfg(feature = "gpu")]
-            Started::Pending(pending) => Outcome::Pending(pending),
-        };
-        core.record_writes(shared, state);
-        Ok(StepResult::new(state.ledger.enter(shared, outcome), state.ledger.clone(), run))
+        let mut buffers: Vec<BufferId> = self.shared.plan.program.outputs.iter().map(|o| o.buffer).collect();
+        buffers.sort_unstable();
+        buffers.dedup();
+        let (ticket, copies) = self.shared.start(state, inputs.into(), |core| core.engine.copies(&buffers))?;
+        Ok(StepResult::new(ticket, state.ledger.clone(), Outputs::own(buffers, copies)))
     }
 
     /// Fills what lives only within a step with NaN, so that a kernel that reads what nobody wrote is seen. For tests.
@@ -243,6 +264,22 @@ impl Step {
 }
 
 impl Shared {
+    fn on(&self, device: Device, core: Core) -> Shared {
+        Shared {
+            plan: self.plan.clone(),
+            config: self.config.clone(),
+            device,
+            signature: self.signature.clone(),
+            states: self.states.clone(),
+            specs: self.specs.clone(),
+            report: self.report.clone(),
+            sources: self.sources.clone(),
+            moments: self.moments.clone(),
+            draws: self.draws,
+            core: Mutex::new(core),
+        }
+    }
+
     /// The message behind a status word.
     pub fn why_refused(&self, status: u32) -> String {
         let known = (status as usize).checked_sub(1).and_then(|k| self.plan.program.checks.get(k));
@@ -254,88 +291,6 @@ impl Shared {
         matches!(self.config.mode, Mode::Train(_))
     }
 
-    /// Keys and host scalars of the next step.
-    fn host_inputs(&self, state: &State) -> Result<Vec<(BufferId, HostTensor)>> {
-        let (scalars, counts) = (lock(&self.core).scalars.clone(), state.ledger.counts());
-        let mut out = vec![];
-        for input in &self.plan.program.inputs {
-            let ty = &self.plan.program.buffers[input.buffer.0 as usize].ty;
-            match input.role {
-                InputRole::Key if self.draws => out.push((input.buffer, key(state.seed(), counts.draws, &format!("draw {}", input.name)))),
-                InputRole::Key => out.push((input.buffer, key(state.seed(), counts.steps, &input.name))),
-                InputRole::HostScalar => {
-                    let given = match counter(&input.name) {
-                        Some((kind, None)) => Some(self.count(kind, self.updates(&counts)?)),
-                        Some((kind, Some(moments))) => Some(self.count(kind, counts.updates_of(moments))),
-                        None => scalars.get(&input.name).copied(),
-                    };
-                    let value = given.ok_or_else(|| Error::Input(format!("host scalar {} is not set; use Step::set_scalar", input.name)))?;
-                    out.push((input.buffer, HostTensor::from_f64(ty.dtype, &[], &[value])));
-                }
-                _ => {}
-            }
-        }
-        Ok(out)
-    }
-
-    /// What a counter says of a run before which there were so many.
-    fn count(&self, kind: Counter, runs: u64) -> f64 {
-        let each = match &self.config.mode {
-            Mode::Train(optimizer) => optimizer.accumulate.max(1) as u64,
-            _ => 1,
-        };
-        let count = match kind {
-            Counter::Step => runs / each,
-            Counter::MicroBatch => runs % each,
-        };
-        (count + 1) as f64
-    }
-
-    /// The runs that updated the moments so far, which are as many for all parameters of this program.
-    fn updates(&self, counts: &Counts) -> Result<u64> {
-        let Some(first) = self.moments.first() else { return Ok(counts.steps) };
-        let updates = counts.updates_of(first);
-        match self.moments.iter().find(|name| counts.updates_of(name) != updates) {
-            None => Ok(updates),
-            Some(other) => Err(Error::Input(format!(
-                "{first} was updated {updates} times, {other} {} times: where programs of one optimizer train different parameters, \
-                 bias correction counts for each (step_per_parameter), or the optimizers have names of their own (named)",
-                counts.updates_of(other)
-            ))),
-        }
-    }
-
-    /// Names of tensors that this engine lacks in the state's version.
-    fn lacking(&self, state: &State) -> Vec<String> {
-        let core = lock(&self.core);
-        let at_home = core.tenant.as_ref().is_some_and(|(id, _)| *id == state.id);
-        let entries = lock(&state.entries);
-        let has = |name: &str| at_home && core.resident.get(name) == entries.get(name).map(|e| &e.version);
-        self.states.iter().filter(|s| s.buffer.is_some() && !has(&s.spec.name)).map(|s| s.spec.name.clone()).collect()
-    }
-
-    /// Tensors of a state that this engine holds, or left in the state's mailbox.
-    pub fn hand_over(&self, tenant: u64, names: &[(String, u64)], mailbox: &Mailbox) -> Result<Vec<HostTensor>> {
-        let core = lock(&self.core);
-        let at_home = core.tenant.as_ref().is_some_and(|(id, _)| *id == tenant);
-        let here = |(name, version): &&(String, u64)| at_home && core.resident.get(name) == Some(version);
-        let buffers: Vec<BufferId> = names.iter().filter(here).filter_map(|(n, _)| self.buffer_of(n)).collect();
-        let mut read = core.engine.read_all(&buffers)?.into_iter();
-        let left = lock(mailbox);
-        names
-            .iter()
-            .map(|entry| {
-                let posted = left.get(&entry.0).filter(|(version, _)| *version == entry.1).map(|(_, t)| t.clone());
-                let found = if here(&entry) { read.next() } else { posted };
-                found.ok_or_else(|| Error::Device(format!("{} is no longer on its device", entry.0)))
-            })
-            .collect()
-    }
-
-    fn buffer_of(&self, name: &str) -> Option<BufferId> {
-        self.states.iter().find(|s| s.spec.name == name).and_then(|s| s.buffer)
-    }
-
     #[cfg(feature = "gpu")]
     pub fn decode_loss(&self, bytes: &[u8]) -> Result<Option<HostTensor>> {
         let program = &self.plan.program;
@@ -345,96 +300,27 @@ impl Shared {
     }
 }
 
-impl Core {
-    /// Makes `state` the tenant; tensors of the former one that exist nowhere else go to its mailbox.
-    fn take_tenant(&mut self, shared: &Shared, state: &State) -> Result<()> {
-        if self.tenant.as_ref().is_some_and(|(id, _)| *id == state.id) {
-            return Ok(());
-        }
-        if let Some((_, mailbox)) = self.tenant.take() {
-            let written: Vec<&StateTensor> = shared.states.iter().filter(|s| s.written && self.resident.contains_key(&s.spec.name)).collect();
-            let buffers: Vec<BufferId> = written.iter().filter_map(|s| s.buffer).collect();
-            let tensors = self.engine.read_all(&buffers)?;
-            let mut left = lock(&mailbox);
-            for (s, tensor) in written.iter().zip(tensors) {
-                left.insert(s.spec.name.clone(), (self.resident[&s.spec.name], tensor));
-            }
-        }
-        self.resident.clear();
-        self.tenant = Some((state.id, state.mailbox.clone()));
-        Ok(())
-    }
-
-    fn upload_state(&mut self, shared: &Shared, state: &mut State) -> Result<()> {
-        let mut entries = lock(&state.entries);
-        for s in &shared.states {
-            let (Some(buffer), Some(entry)) = (s.buffer, entries.get_mut(&s.spec.name)) else { continue };
-            if self.resident.get(&s.spec.name) == Some(&entry.version) {
-                continue;
-            }
-            let posted = || lock(&state.mailbox).get(&s.spec.name).filter(|(v, _)| *v == entry.version).map(|(_, t)| t.clone());
-            let host = entry.host.clone().or_else(posted);
-            let host = host.ok_or_else(|| Error::Device(format!("{} is on no device and not on the host", s.spec.name)))?;
-            self.engine.write(buffer, &host)?;
-            self.resident.insert(s.spec.name.clone(), entry.version);
-        }
-        self.engine.end_writing();
-        Ok(())
-    }
-
-    /// After a step: what it wrote is newer here than anywhere else.
-    fn record_writes(&mut self, shared: &Arc<Shared>, state: &mut State) {
-        for s in shared.states.iter().filter(|s| s.written) {
-            let version = state.fresh_version();
-            if let Some(entry) = lock(&state.entries).get_mut(&s.spec.name) {
-                entry.version = version;
-                entry.host = None;
-                entry.owner = Some(shared.clone());
-                self.resident.insert(s.spec.name.clone(), version);
-            }
-        }
-    }
-
-    /// Forgets what is on the engine, so that the next run uploads everything again.
-    pub fn forget_tenant(&mut self) {
-        self.resident.clear();
-        self.tenant = None;
-    }
-}
-
-/// The key of one run: a function of seed, number and input name, so that a resumed run continues exactly.
-fn key(seed: u64, step: u64, name: &str) -> HostTensor {
-    let mut hash = blake3::Hasher::new();
-    hash.update(&seed.to_le_bytes()).update(&step.to_le_bytes()).update(name.as_bytes());
-    let bytes = hash.finalize().as_bytes()[..8].to_vec();
-    HostTensor::from_bytes(DType::U32, vec![2], bytes).unwrap_or_else(|_| HostTensor::zeros(DType::U32, &[2]))
-}
-
 /// State tensors of the program, and parameters and buffers of the trace that the program does not read.
 fn state_tensors(program: &Program, traced: &Traced) -> Result<Vec<StateTensor>> {
-    let is_state = |role: &InputRole| matches!(role, InputRole::Parameter | InputRole::Buffer | InputRole::Optimizer);
     let mut out: Vec<StateTensor> = vec![];
-    for input in program.inputs.iter().filter(|i| is_state(&i.role)) {
+    for input in program.inputs.iter().filter(|i| i.role.is_state()) {
         let ty = &program.buffers[input.buffer.0 as usize].ty;
-        out.push(StateTensor {
-            spec: spec(&input.name, &input.role, ty)?,
-            initializer: traced.initializer(&input.name),
-            buffer: Some(input.buffer),
-            written: writes_slot_of(program, input.buffer),
-        });
+        let written = writes_slot_of(program, input.buffer);
+        out.push(state_tensor(traced, &input.name, &input.role, ty, Some(input.buffer), written)?);
     }
-    for input in traced.graph.inputs.iter().filter(|i| is_state(&i.role)) {
+    for input in traced.graph.inputs.iter().filter(|i| i.role.is_state()) {
         if !out.iter().any(|s| s.spec.name == input.name) {
-            let spec = spec(&input.name, &input.role, traced.graph.ty(input.value))?;
-            out.push(StateTensor { spec, initializer: traced.initializer(&input.name), buffer: None, written: false });
+            out.push(state_tensor(traced, &input.name, &input.role, traced.graph.ty(input.value), None, false)?);
         }
     }
     Ok(out)
 }
 
-fn spec(name: &str, role: &InputRole, ty: &crate::types::TensorType) -> Result<Spec> {
+fn state_tensor(traced: &Traced, name: &str, role: &InputRole, ty: &TensorType, buffer: Option<BufferId>, written: bool) -> Result<StateTensor> {
     let shape = ty.shape.as_ints().ok_or_else(|| Error::compile(format!("{name}: {ty} is state and must have a fixed size")))?;
-    Ok(Spec { name: name.into(), role: role.clone(), dtype: ty.dtype, shape })
+    let initializer = traced.initializer(name);
+    let spec = Spec { name: name.into(), role: role.clone(), dtype: ty.dtype, shape, zero: initializer == Initializer::Zeros };
+    Ok(StateTensor { spec, initializer, buffer, written })
 }
 
 fn writes_slot_of(program: &Program, state: BufferId) -> bool {

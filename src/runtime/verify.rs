@@ -7,8 +7,9 @@
 use super::engine::{Engine, Started};
 use super::oracle::compare_program;
 use super::reproducer;
+use super::resident::Core;
 use super::state::{State, lock};
-use super::step::{Core, Shared};
+use super::step::Shared;
 use crate::config::Verify;
 use crate::error::{Error, Result};
 use crate::loop_ir::BufferId;
@@ -85,7 +86,7 @@ impl Shared {
         };
         interpreter.bind(engine.bindings())?;
         interpreter.reset_status();
-        engine.reset_status();
+        engine.reset()?;
         for index in 0..self.plan.launches.len() {
             let compared = compare_launch(engine, interpreter, index)?;
             if let Some(difference) = compared.difference {

@@ -29,7 +29,6 @@ mod split_scan;
 
 pub use check::check_memory;
 pub use choose::{alternatives, choose_forms, form_text, kernel_hashes};
-pub use place::buffer_bytes;
 pub use program::*;
 
 use crate::config::{Config, Target};

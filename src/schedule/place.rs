@@ -7,13 +7,13 @@
 //! check of a program's memory follows that, and code generation refuses what does not have it.
 
 use super::group::Group;
-use super::program::{PlacedBuffer, Slot, SlotId, SlotKind};
+use super::program::{PlacedBuffer, Slot, SlotId, SlotKind, buffer_bytes};
 use crate::config::{Config, Target};
 use crate::graph::InputRole;
 use crate::loop_ir::BufferId;
 use crate::loop_ir::facts::owns_words;
 use crate::lower::Lowered;
-use crate::types::{DType, DeviceCaps, Dim, Storage, TensorType};
+use crate::types::{DType, DeviceCaps, Dim, Storage};
 use std::collections::BTreeMap;
 
 /// Places every buffer that is read or written by a group or stands at the border, and takes them out of `lowered`. Buffers nobody
@@ -130,15 +130,6 @@ impl Tenants {
     fn are_away(&self, (first, last): Span) -> bool {
         self.0.range(..=last).next_back().is_none_or(|(_, end)| *end < first)
     }
-}
-
-/// Bytes of a buffer in its element format, rounded up to whole words.
-pub fn buffer_bytes(ty: &TensorType, storage: Storage) -> Dim {
-    let element = match storage {
-        Storage::Native | Storage::Packed => ty.dtype.size() as i64,
-        Storage::Word | Storage::Narrow => 4,
-    };
-    (ty.numel() * Dim::int(element)).ceil_div(&Dim::int(4)) * Dim::int(4)
 }
 
 /// Element formats: what the device has natively, else packed where every writer owns whole words, else a word an element.

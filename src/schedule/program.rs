@@ -3,7 +3,7 @@
 use crate::forms::Form;
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::{BufferId, Nest, Phase};
-use crate::types::{Decision, Dim, Guard, HostTensor, Storage, Symbol, TensorType};
+use crate::types::{Bindings, Decision, Dim, Guard, HostTensor, Storage, Symbol, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// A physical piece of memory. Several buffers share a slot when their lifetimes do not meet.
@@ -101,6 +101,15 @@ pub struct InputCheck {
     pub message: String,
 }
 
+/// Bytes from which on an input is staged alone; smaller ones share a staging buffer.
+pub const STAGED_ALONE: u64 = 1 << 20;
+/// Staging buffers of an input that is staged alone: one that is filled, one whose copy waits for its turn behind a step.
+pub const STAGING_BUFFERS: usize = 2;
+/// Staging buffers that small inputs share: they are copied when their step begins, and steps are queued.
+pub const SHARED_BUFFERS: usize = 3;
+/// What wgpu keeps on a device for itself: zeros to clear memory with.
+const WGPU_KEEPS: i64 = 512 << 10;
+
 /// A scheduled program. Everything in it is data: it prints, serializes, compares and replays.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Program {
@@ -145,10 +154,41 @@ pub struct Program {
 }
 
 impl Program {
-    /// Bytes of all slots and of what the workgroups of a kernel share, which live as long as the program does.
+    /// Bytes on the device once steps run: of all slots, of what the workgroups of a kernel share, and of what inputs are staged in. The
+    /// interpreter, whose programs have no forms, has slots only.
     pub fn peak_bytes(&self) -> Dim {
-        let shared = self.forms.iter().map(Form::scratch_bytes).max().unwrap_or(0);
-        self.slots.iter().fold(Dim::int(shared as i64), |sum, slot| sum + &slot.bytes)
+        let slots = self.slots.iter().fold(Dim::int(0), |sum, slot| sum + &slot.bytes);
+        let Some(shared) = self.forms.iter().map(Form::scratch_bytes).max() else { return slots };
+        self.staging_bytes() + &slots + &Dim::int(shared as i64 + WGPU_KEEPS)
+    }
+
+    /// Bytes of all staging buffers; symbols count as expected where it depends on a size whether an input is staged alone.
+    fn staging_bytes(&self) -> Dim {
+        let given = self.inputs.iter().filter(|i| i.role.is_given());
+        given.fold(Dim::int(0), |sum, input| {
+            let buffer = &self.buffers[input.buffer.0 as usize];
+            let bytes = buffer_bytes(&buffer.ty, buffer.storage);
+            let count = if bytes.hint() >= STAGED_ALONE as i64 { STAGING_BUFFERS } else { SHARED_BUFFERS };
+            sum + bytes * &Dim::int(count as i64)
+        })
+    }
+
+    /// For messages: what a program takes at these sizes, and its largest tensors, each with what computes it and where.
+    pub fn appetite(&self, peak: u64, bindings: &Bindings) -> String {
+        format!("{}: its predicted peak is {peak} bytes, its largest tensors are {}", self.name, self.largest(bindings).join("; "))
+    }
+
+    fn largest(&self, bindings: &Bindings) -> Vec<String> {
+        const SHOWN: usize = 3;
+        let is_stored = |b: &usize| !self.slots[self.buffers[*b].slot.0 as usize].bytes.is(0);
+        let mut stored: Vec<usize> = (0..self.buffers.len()).filter(is_stored).collect();
+        let bytes = |b: usize| buffer_bytes(&self.buffers[b].ty, self.buffers[b].storage).eval(bindings).unwrap_or(i64::MAX);
+        stored.sort_by_key(|&b| std::cmp::Reverse(bytes(b)));
+        let writer = |b: usize| {
+            let writes = |c: &&Dispatch| self.kernels[c.kernel as usize].writes.iter().any(|w| c.buffers[w.buffer.0 as usize].0 as usize == b);
+            self.commands.iter().find(writes).map(|c| format!(" of {}", c.label)).unwrap_or_default()
+        };
+        stored.into_iter().take(SHOWN).map(|b| format!("{}: {}{}", self.buffers[b].name, self.buffers[b].ty, writer(b))).collect()
     }
 
     /// Ranges of commands that one launch may take.
@@ -163,4 +203,13 @@ impl Program {
         };
         self.together.iter().map(run).collect()
     }
+}
+
+/// Bytes of a buffer in its element format, rounded up to whole words.
+pub fn buffer_bytes(ty: &TensorType, storage: Storage) -> Dim {
+    let element = match storage {
+        Storage::Native | Storage::Packed => ty.dtype.size() as i64,
+        Storage::Word | Storage::Narrow => 4,
+    };
+    (ty.numel() * Dim::int(element)).ceil_div(&Dim::int(4)) * Dim::int(4)
 }

@@ -17,6 +17,9 @@ pub struct DeviceCaps {
     pub max_binding_bytes: u64,
     /// Bytes of one buffer.
     pub max_buffer_bytes: u64,
+    /// Bytes of its own memory, where that is known: a program that takes more is refused when it is compiled.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
     /// Bytes of workgroup memory.
     pub max_workgroup_bytes: u32,
     /// Invocations of one workgroup.
@@ -109,6 +112,7 @@ impl DeviceCaps {
             max_storage_buffers: 1 << 20,
             max_binding_bytes: 1 << 46,
             max_buffer_bytes: 1 << 46,
+            memory_bytes: None,
             max_workgroup_bytes: 32768,
             max_invocations: 1024,
             max_workgroup_size: 1024,
@@ -134,6 +138,7 @@ impl DeviceCaps {
             max_storage_buffers: 8,
             max_binding_bytes: 128 << 20,
             max_buffer_bytes: 256 << 20,
+            memory_bytes: None,
             max_workgroup_bytes: 16384,
             max_invocations: 256,
             max_workgroup_size: 256,
@@ -159,6 +164,7 @@ impl DeviceCaps {
             max_storage_buffers: 1 << 19,
             max_binding_bytes: (1 << 31) - 4,
             max_buffer_bytes: (1 << 32) - (2 << 20),
+            memory_bytes: Some(81_559 << 20),
             max_workgroup_bytes: 49152,
             max_invocations: 1024,
             max_workgroup_size: 1024,

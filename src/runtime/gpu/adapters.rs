@@ -223,6 +223,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter) -> DeviceCaps {
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_buffer_bytes: limits.max_buffer_size,
+        memory_bytes: memory_bytes(adapter),
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
         max_invocations: limits.max_compute_invocations_per_workgroup,
         max_workgroup_size: limits.max_compute_workgroup_size_x.min(limits.max_compute_workgroup_size_y),
@@ -244,6 +245,22 @@ pub(super) fn caps(adapter: &wgpu::Adapter) -> DeviceCaps {
         timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
         name: info.name,
     }
+}
+
+/// Memory that is the GPU's own, on Vulkan, which says so; a GPU that shares the host's has as much as the host leaves.
+#[allow(unsafe_code)]
+fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    const DEVICE_LOCAL: u32 = 1;
+    if kind(adapter) != AdapterKind::Discrete {
+        return None;
+    }
+    // SAFETY: nothing is destroyed or changed through the adapter's own handles, which live as long as the guard.
+    let adapter = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let (instance, device) = (adapter.shared_instance().raw_instance(), adapter.raw_physical_device());
+    // SAFETY: the physical device is one of that instance.
+    let memory = unsafe { instance.get_physical_device_memory_properties(device) };
+    let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
+    heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
 }
 
 /// Matrices of the one shape that products use, by subgroups of the one size that they count on.

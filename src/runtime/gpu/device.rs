@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// An open GPU device. Shared by every step that runs on it.
 pub struct GpuDevice {
@@ -20,13 +21,19 @@ pub struct GpuDevice {
     pub(super) pipelines: Mutex<HashMap<[u8; 32], wgpu::ComputePipeline>>,
     pub(super) layouts: Mutex<HashMap<Vec<u8>, (wgpu::BindGroupLayout, wgpu::PipelineLayout)>>,
     pub(super) cache_dir: Option<PathBuf>,
+    opened: (Wanted, Environment),
     faults: Arc<Faults>,
+    #[cfg(test)]
+    pub(in super::super) injected: super::injected::Injected,
     exact: AtomicBool,
     caps: DeviceCaps,
     model: DeviceModel,
     kind: AdapterKind,
     reason: String,
 }
+
+/// How long a device that has failed is asked whether it is lost: it says so when it has nothing more to do.
+const NEWS: Duration = Duration::from_secs(2);
 
 /// What went wrong on the device since it was last asked.
 #[derive(Default)]
@@ -75,7 +82,10 @@ impl GpuDevice {
             pipelines: Mutex::default(),
             layouts: Mutex::default(),
             cache_dir: environment.cache_dir.clone(),
+            opened: (wanted, environment.clone()),
             faults,
+            #[cfg(test)]
+            injected: Default::default(),
             exact: AtomicBool::new(false),
             model,
             caps,
@@ -84,6 +94,11 @@ impl GpuDevice {
         };
         tracing::info!(adapter = %gpu.caps.name, backend = %gpu.caps.backend, reason = %gpu.reason, "opened a GPU device");
         Ok(gpu)
+    }
+
+    /// The same adapter once more.
+    pub(in super::super) fn reopen(&self) -> Result<GpuDevice> {
+        GpuDevice::open(self.opened.0, &self.opened.1)
     }
 
     /// Whether shaders forbid the driver to simplify floats from now on; false where the adapter takes no SPIR-V.
@@ -135,8 +150,8 @@ impl GpuDevice {
 
     /// The first error since the last call, if any; a lost device stays lost.
     pub fn check(&self) -> Result<()> {
-        if let Some(message) = lock(&self.faults.lost).clone() {
-            return Err(Error::Device(format!("{} was lost: {message}", self.caps.name)));
+        if let Some(lost) = self.lost() {
+            return Err(lost);
         }
         let errors = std::mem::take(&mut *lock(&self.faults.errors));
         match errors.len() {
@@ -146,17 +161,58 @@ impl GpuDevice {
         }
     }
 
+    /// A buffer that the host does not map before it is used.
+    pub(super) fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.allocate(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
+    }
+
+    /// A buffer, or an error that says how much there was already.
+    pub(super) fn allocate(&self, descriptor: &wgpu::BufferDescriptor<'_>) -> Result<wgpu::Buffer> {
+        #[cfg(test)]
+        self.injected.allocation()?;
+        self.caught(|| self.device.create_buffer(descriptor)).map_err(|error| {
+            let held = self.allocated_bytes().map(|n| format!(", beside {n} that are taken")).unwrap_or_default();
+            let label = descriptor.label.unwrap_or("a buffer");
+            self.failed(format!("{label}: {} bytes of {}{held}: {error}", descriptor.size, self.caps.name))
+        })
+    }
+
+    /// Submits what an encoder recorded.
+    pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
+        #[cfg(test)]
+        self.injected.submission(&self.device);
+        self.queue.submit([encoder.finish()])
+    }
+
     /// Runs `work` with out-of-memory, validation and internal errors caught; the error says what was being done.
-    pub(super) fn guarded<T>(&self, doing: &str, work: impl FnOnce() -> T) -> Result<T> {
+    pub(in super::super) fn guarded<T>(&self, doing: &str, work: impl FnOnce() -> T) -> Result<T> {
+        self.caught(work).map_err(|error| self.failed(format!("{doing}: {error}")))
+    }
+
+    /// What `work` gives, or the first error of this thread in it: no other thread sees it, or brings one of its own.
+    fn caught<T>(&self, work: impl FnOnce() -> T) -> Result<T, wgpu::Error> {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let value = work();
         let caught = [pollster::block_on(validation.pop()), pollster::block_on(internal.pop()), pollster::block_on(memory.pop())];
         match caught.into_iter().flatten().next() {
-            Some(error) => Err(Error::Device(format!("{doing}: {error}"))),
+            Some(error) => Err(error),
             None => Ok(value),
         }
+    }
+
+    /// A failure of the device, which may be that it is lost: who has not asked it since has not heard.
+    fn failed(&self, message: String) -> Error {
+        let asked = self.device.poll(wgpu::PollType::Wait { submission_index: None, timeout: Some(NEWS) });
+        tracing::debug!(%message, ?asked, "the device failed");
+        self.lost().unwrap_or(Error::Device(message))
+    }
+
+    /// The error of a lost device.
+    pub(in super::super) fn lost(&self) -> Option<Error> {
+        let message = lock(&self.faults.lost).clone();
+        message.map(|message| Error::Lost(format!("{}: {message}", self.caps.name)))
     }
 
     /// Waits until everything submitted so far is done.
@@ -164,17 +220,10 @@ impl GpuDevice {
         self.wait_for(None)
     }
 
-    /// Brings the news of what is done. Nothing waits here.
-    pub(super) fn look(&self) -> Result<()> {
-        let looked = self.device.poll(wgpu::PollType::Poll);
-        self.check()?;
-        looked.map(|_| ()).map_err(|e| Error::Device(format!("looking at {}: {e}", self.caps.name)))
-    }
-
     pub(super) fn wait_for(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
         let waited = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
         self.check()?;
-        waited.map(|_| ()).map_err(|e| Error::Device(format!("waiting for {}: {e}", self.caps.name)))
+        waited.map(|_| ()).map_err(|e| self.failed(format!("waiting for {}: {e}", self.caps.name)))
     }
 }
 
@@ -184,9 +233,7 @@ fn watch(device: &wgpu::Device, faults: &Arc<Faults>) {
     device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| lock(&sink.errors).push(error.to_string())));
     let sink = faults.clone();
     device.set_device_lost_callback(move |reason, message| {
-        if reason != wgpu::DeviceLostReason::Destroyed {
-            *lock(&sink.lost) = Some(message);
-        }
+        lock(&sink.lost).get_or_insert(format!("{message} ({reason:?})"));
     });
 }
 

@@ -1,10 +1,14 @@
 //! Runs a plan on a device: slots are buffers, a step is a compute pass in each of a few submissions, in order.
 
-use super::super::storage::{concrete_shape, decode, encode, stored_bytes};
+use super::super::memory;
+use super::super::storage::{concrete_shape, encode, stored_bytes};
 use super::device::{GpuDevice, lock};
-use super::pending::{LOSS_AT, Mapping, Pending, STAGING_BYTES, StagingPool};
-use super::pipelines::{Prepared, prepare};
-use super::staging::Staging;
+use super::grid::{fold_grid, negative};
+use super::pace::Pace;
+use super::pending::{LOSS_AT, Pending, STAGING_BYTES, StagingPool};
+use super::pipelines::{Prepared, STACK, prepare};
+use super::readback::{Fetch, Piece, Readback};
+use super::staging::{Parcel, Place, Staging};
 use crate::codegen::{Binding, Plan, Variant};
 use crate::error::{Error, Result};
 use crate::graph::OutputRole;
@@ -13,14 +17,12 @@ use crate::schedule::{PlacedBuffer, SlotKind};
 use crate::types::{Bindings, HostTensor};
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Steps that may be queued before `run` waits for the oldest: enough to hide the host, few enough to bound memory.
 const IN_FLIGHT: usize = 8;
-
-/// Launches of a step's first submission; each that follows has twice as many. The device works on them while the host records the others,
-/// which takes it more than a microsecond each.
-const FIRST_LAUNCHES: usize = 32;
 
 /// A plan with its buffers and pipelines on a device. The same interface as the interpreter's.
 pub struct GpuEngine {
@@ -39,8 +41,13 @@ pub struct GpuEngine {
     loss: Option<BufferId>,
     staging: StagingPool,
     uploads: Staging,
+    /// Small inputs of the next step.
+    parcel: Parcel,
     /// Staging of state.
     pieces: Staging,
+    /// State that is zeros.
+    zeros: Vec<wgpu::Buffer>,
+    pace: Pace,
     queued: VecDeque<wgpu::SubmissionIndex>,
     launches: u64,
 }
@@ -51,6 +58,16 @@ struct Ready {
     group: Option<wgpu::BindGroup>,
     grid: [u32; 3],
 }
+
+/// A buffer with its sizes.
+struct Stored<'a> {
+    placed: &'a PlacedBuffer,
+    shape: Vec<usize>,
+    bytes: u64,
+}
+
+/// What slots are used for.
+const STORED: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
 /// How long a launch took on the device.
 #[derive(Clone, Debug)]
@@ -74,32 +91,30 @@ impl GpuEngine {
         if launched != program.commands.len() {
             return Err(Error::Device(format!("the plan has {} commands and launches {launched}", program.commands.len())));
         }
-        let prepared = prepare(device, &plan.code)?;
-        let status = device.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("status"),
-            size: 16,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        let scratch = scratch(device, &plan, &prepared)?;
+        let status = device.buffer("the status word", 16, STORED)?;
         let mut engine = GpuEngine {
             device: device.clone(),
             bindings: Bindings::new(),
             bound: false,
             slots: vec![None; program.slots.len()],
             status,
-            scratch,
+            scratch: None,
             symbols: None,
-            prepared,
+            prepared: vec![],
             ready: vec![],
             loss: program.outputs.iter().find(|o| o.role == OutputRole::Loss).map(|o| o.buffer),
             staging: StagingPool::default(),
             uploads: Staging::default(),
+            parcel: Parcel::default(),
             pieces: Staging::default(),
+            zeros: vec![],
+            pace: Pace::new(),
             queued: VecDeque::new(),
             launches: 0,
             plan,
         };
+        engine.prepared = engine.compile_and_allocate()?;
+        engine.scratch = scratch(device, &engine.plan, &engine.prepared)?;
         if engine.plan.program.symbols.is_empty() {
             engine.bind(&Bindings::new())?;
         }
@@ -114,12 +129,14 @@ impl GpuEngine {
             return Ok(());
         }
         let grids = self.grids(bindings)?;
-        let sizes = self.slot_sizes(bindings)?;
-        let changed = self.grow_slots(&sizes)?;
+        let changed = self.allocate(bindings)?;
         self.write_symbols(bindings)?;
         self.bindings = bindings.clone();
         self.uploads = Staging::default();
+        let fed = self.fed()?;
+        self.parcel.fit(fed);
         if changed || !self.bound {
+            self.pace = Pace::new();
             self.ready = self.ready_launches()?;
             self.upload_constants()?;
         }
@@ -137,16 +154,33 @@ impl GpuEngine {
         if bytes.is_empty() { Ok(()) } else { self.pieces.write_once(&self.device, &slot, &bytes) }
     }
 
-    /// Gives back what writing took; called when the state is there.
-    pub fn end_writing(&mut self) {
+    /// Fills a buffer with zeros when [`end_writing`](GpuEngine::end_writing) is called.
+    pub fn write_zeros(&mut self, buffer: BufferId) -> Result<()> {
+        let slot = self.slot_of(buffer)?.clone();
+        self.zeros.push(slot);
+        Ok(())
+    }
+
+    /// The state is there: gives back what writing took.
+    pub fn end_writing(&mut self) -> Result<()> {
         self.pieces = Staging::default();
+        if self.zeros.is_empty() {
+            return Ok(());
+        }
+        let mut encoder = self.encoder("zeros");
+        self.zeros.drain(..).for_each(|slot| encoder.clear_buffer(&slot, 0, None));
+        self.device.submit(encoder);
+        self.device.check()
     }
 
     /// Fills a buffer that is filled anew for every step.
     pub fn feed(&mut self, buffer: BufferId, tensor: &HostTensor) -> Result<()> {
         let bytes = self.encoded(buffer, tensor)?;
+        if bytes.is_empty() || self.parcel.put(&self.device, buffer, &bytes)? {
+            return Ok(());
+        }
         let slot = self.slot_of(buffer)?.clone();
-        if bytes.is_empty() { Ok(()) } else { self.uploads.write(&self.device, &slot, &bytes) }
+        self.uploads.write(&self.device, &slot, &bytes)
     }
 
     /// A tensor as its slot holds it.
@@ -167,74 +201,85 @@ impl GpuEngine {
 
     /// Several buffers in one round trip.
     pub fn read_all(&self, buffers: &[BufferId]) -> Result<Vec<HostTensor>> {
-        let mut plans = vec![];
-        let mut total = 0u64;
+        self.request_all(buffers)?.wait()
+    }
+
+    /// Asks for several buffers as they are after everything submitted so far. Nothing waits here.
+    pub fn request_all(&self, buffers: &[BufferId]) -> Result<Readback> {
+        let (mut pieces, mut slots, mut total) = (vec![], vec![], 0);
         for &b in buffers {
-            let placed = self.placed(b)?;
-            let shape = concrete_shape(placed, &self.bindings).map_err(Error::Device)?;
-            let bytes = stored_bytes(placed.ty.dtype, placed.storage, shape.iter().product()) as u64;
-            plans.push((b, shape, total, bytes));
+            let Stored { placed, shape, bytes } = self.stored(b, &self.bindings)?;
+            slots.push(self.slot_of(b)?);
+            pieces.push(Piece { name: placed.name.clone(), at: total, bytes, storage: placed.storage, dtype: placed.ty.dtype, shape });
             total += bytes.next_multiple_of(8);
         }
-        let contents = if total == 0 { vec![] } else { self.download(&plans, total)? };
-        plans
-            .into_iter()
-            .map(|(b, shape, at, bytes)| {
-                let placed = self.placed(b)?;
-                decode(&contents[at as usize..(at + bytes) as usize], placed.storage, placed.ty.dtype, &shape)
-                    .map_err(|e| Error::Device(format!("reading {}: {e}", placed.name)))
-            })
-            .collect()
+        let copies = |encoder: &mut wgpu::CommandEncoder, staging: &wgpu::Buffer| {
+            for (piece, slot) in pieces.iter().zip(slots).filter(|(piece, _)| piece.bytes > 0) {
+                encoder.copy_buffer_to_buffer(slot, 0, staging, piece.at, piece.bytes);
+            }
+        };
+        let fetch = if total == 0 { None } else { Some(Fetch::request(&self.device, total, copies)?) };
+        Ok(Readback::new(pieces, fetch))
+    }
+
+    /// What may fail before a step: afterwards [`run`](GpuEngine::run) fails only with the device.
+    pub fn make_ready(&mut self) -> Result<()> {
+        self.check_bound()?;
+        self.device.check()?;
+        while self.queued.len() >= IN_FLIGHT {
+            self.device.wait_for(self.queued.pop_front())?;
+        }
+        if self.pace.is_measuring() {
+            self.device.wait()?;
+        }
+        let loss = self.staging_buffer()?;
+        lock(&self.staging).push(loss);
+        Ok(())
     }
 
     /// Submits the whole step and returns at once; loss and status word arrive in the [`Pending`].
     pub fn run(&mut self) -> Result<Pending> {
-        self.check_bound()?;
-        let gpu = self.device.clone();
-        gpu.check()?;
-        while self.queued.len() >= IN_FLIGHT {
-            gpu.wait_for(self.queued.pop_front())?;
+        let staging = self.staging_buffer()?;
+        let mut encoder = self.encoder("step");
+        self.begin(&mut encoder)?;
+        let mut range = self.pace.next(0, 0, self.ready.len());
+        while range.end < self.ready.len() {
+            self.record(&mut encoder, range.clone(), None);
+            let next = self.encoder("step");
+            self.submit_part(std::mem::replace(&mut encoder, next), range.len())?;
+            range = self.pace.next(range.end, range.len(), self.ready.len());
         }
-        gpu.queue.write_buffer(&self.status, 0, &[0; 16]);
-        let begin = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
-        let (mut start, mut count) = (0, FIRST_LAUNCHES);
-        while self.ready.len() - start > 2 * count {
-            let mut encoder = begin();
-            self.record(&mut encoder, start..start + count, None);
-            gpu.queue.submit([encoder.finish()]);
-            (start, count) = (start + count, 2 * count);
-        }
-        let mut encoder = begin();
-        self.record(&mut encoder, start..self.ready.len(), None);
-        let staging = self.staging_buffer();
+        self.record(&mut encoder, range.clone(), None);
         encoder.copy_buffer_to_buffer(&self.status, 0, &staging, 0, 4);
         if let Some(loss) = self.loss {
-            let slot = self.slot_of(loss)?;
-            encoder.copy_buffer_to_buffer(slot, 0, &staging, LOSS_AT, 8);
+            encoder.copy_buffer_to_buffer(self.slot_of(loss)?, 0, &staging, LOSS_AT, 8);
         }
-        let submission = gpu.queue.submit([encoder.finish()]);
-        gpu.check()?;
+        let submission = self.submit_part(encoder, range.len())?;
+        self.pace.settle();
         self.queued.push_back(submission.clone());
-        Ok(Pending::new(gpu, self.staging.clone(), staging, submission))
+        Ok(Pending::new(self.device.clone(), self.staging.clone(), staging, submission))
     }
 
-    /// Clears the status word, as [`run`](GpuEngine::run) does first.
-    pub fn reset_status(&mut self) {
-        self.device.queue.write_buffer(&self.status, 0, &[0; 16]);
+    /// Brings small inputs and clears the status word, as [`run`](GpuEngine::run) does first.
+    pub fn reset(&mut self) -> Result<()> {
+        let mut encoder = self.encoder("inputs");
+        self.begin(&mut encoder)?;
+        self.submit_part(encoder, 0).map(|_| ())
     }
 
     /// Submits launch `index` alone.
     pub fn run_launch(&mut self, index: usize) -> Result<()> {
         self.check_bound()?;
-        let mut encoder = self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("launch") });
+        let mut encoder = self.encoder("launch");
         self.record(&mut encoder, index..index + 1, None);
-        self.device.queue.submit([encoder.finish()]);
+        self.device.submit(encoder);
         self.device.check()
     }
 
     /// The status word now.
     pub fn status(&self) -> Result<u32> {
-        let bytes = self.fetch(16, |encoder, staging| encoder.copy_buffer_to_buffer(&self.status, 0, staging, 0, 16))?;
+        let copy = |encoder: &mut wgpu::CommandEncoder, staging: &wgpu::Buffer| encoder.copy_buffer_to_buffer(&self.status, 0, staging, 0, 16);
+        let bytes = Fetch::request(&self.device, 16, copy)?.bytes()?;
         Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     }
 
@@ -253,7 +298,7 @@ impl GpuEngine {
         if !self.device.features.contains(wgpu::Features::TIMESTAMP_QUERY) {
             return Err(Error::Platform(format!("{} has no timestamp queries", self.device.caps().name)));
         }
-        self.reset_status();
+        self.reset()?;
         let mut times = vec![];
         // A query set holds at most 4,096 queries.
         for first in (0..self.ready.len()).step_by(1024) {
@@ -271,7 +316,7 @@ impl GpuEngine {
     /// Bytes of all buffers of this engine.
     pub fn peak_bytes(&self) -> u64 {
         let slots = self.slots.iter().flatten().chain(&self.symbols).chain(&self.scratch);
-        slots.map(|b| b.size()).sum::<u64>() + self.status.size()
+        slots.map(|b| b.size()).sum::<u64>() + self.status.size() + self.uploads.bytes() + self.parcel.bytes()
     }
 
     /// The plan.
@@ -300,17 +345,53 @@ impl GpuEngine {
 fn scratch(device: &GpuDevice, plan: &Plan, prepared: &[Prepared]) -> Result<Option<wgpu::Buffer>> {
     let wanted = plan.code.iter().zip(prepared).map(|(code, chosen)| code.variants[chosen.variant].scratch_bytes);
     let Some(size) = wanted.max().filter(|&bytes| bytes > 0) else { return Ok(None) };
-    let descriptor = wgpu::BufferDescriptor { label: Some("scratch"), size, usage: wgpu::BufferUsages::STORAGE, mapped_at_creation: false };
-    device.guarded("allocating memory that workgroups share", || device.device.create_buffer(&descriptor)).map(Some)
+    device.buffer("memory that workgroups share", size, wgpu::BufferUsages::STORAGE).map(Some)
 }
 
 impl GpuEngine {
+    /// Compiles pipelines, and takes memory for slots of known sizes meanwhile: gigabytes take a driver a tenth of a second.
+    fn compile_and_allocate(&mut self) -> Result<Vec<Prepared>> {
+        let (device, plan) = (self.device.clone(), self.plan.clone());
+        let compile = || prepare(&device, &plan.code);
+        std::thread::scope(|scope| {
+            let compiling = std::thread::Builder::new().name("pipelines".into()).stack_size(STACK).spawn_scoped(scope, compile);
+            let allocated = if plan.program.symbols.is_empty() { self.allocate(&Bindings::new()) } else { Ok(false) };
+            let prepared = match compiling {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(_) => compile(),
+            };
+            allocated.and(prepared)
+        })
+    }
+
+    /// Memory for slots of these sizes; true when any is new.
+    fn allocate(&mut self, bindings: &Bindings) -> Result<bool> {
+        let caps = self.device.caps();
+        memory::admit_on(&self.plan.program, bindings, &caps.name, caps.memory_bytes)?;
+        let sizes = self.slot_sizes(bindings)?;
+        self.grow_slots(&sizes)
+    }
+
     fn check_bound(&self) -> Result<()> {
         if self.bound { Ok(()) } else { Err(Error::Input("the sizes of symbols are not bound yet".into())) }
     }
 
     fn placed(&self, buffer: BufferId) -> Result<&PlacedBuffer> {
         self.plan.program.buffers.get(buffer.0 as usize).ok_or_else(|| Error::Device(format!("the plan has no buffer {}", buffer.0)))
+    }
+
+    /// What a buffer is at those sizes.
+    fn stored(&self, buffer: BufferId, bindings: &Bindings) -> Result<Stored<'_>> {
+        let placed = self.placed(buffer)?;
+        let shape = concrete_shape(placed, bindings).map_err(Error::Device)?;
+        let bytes = stored_bytes(placed.ty.dtype, placed.storage, shape.iter().product()) as u64;
+        Ok(Stored { placed, shape, bytes })
+    }
+
+    /// The buffers that are filled anew for every step, with their sizes.
+    fn fed(&self) -> Result<Vec<(BufferId, u64)>> {
+        let given = self.plan.program.inputs.iter().filter(|i| i.role.is_given());
+        given.map(|i| Ok((i.buffer, self.stored(i.buffer, &self.bindings)?.bytes))).collect()
     }
 
     fn slot_of(&self, buffer: BufferId) -> Result<&wgpu::Buffer> {
@@ -358,16 +439,7 @@ impl GpuEngine {
             if self.slots[k].as_ref().is_some_and(|b| b.size() >= size) {
                 continue;
             }
-            let label = format!("slot {k}");
-            let descriptor = wgpu::BufferDescriptor {
-                label: Some(&label),
-                size,
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            };
-            let total: u64 = sizes.iter().sum();
-            let doing = format!("allocating {size} of {total} bytes on {}", self.device.caps().name);
-            fresh.push((k, self.device.guarded(&doing, || self.device.device.create_buffer(&descriptor))?));
+            fresh.push((k, self.device.buffer(&format!("slot {k} of {} bytes in all", sizes.iter().sum::<u64>()), size, STORED)?));
         }
         let changed = !fresh.is_empty();
         for (k, buffer) in fresh {
@@ -388,16 +460,12 @@ impl GpuEngine {
         }
         words.resize(words.len().next_multiple_of(4), 0);
         let bytes: &[u8] = bytemuck::cast_slice(&words);
-        let gpu = &self.device;
-        let buffer = self.symbols.get_or_insert_with(|| {
-            gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("symbols"),
-                size: bytes.len() as u64,
-                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        });
-        gpu.queue.write_buffer(buffer, 0, bytes);
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let buffer = match self.symbols.take() {
+            Some(buffer) => buffer,
+            None => self.device.buffer("sizes", bytes.len() as u64, usage)?,
+        };
+        self.device.queue.write_buffer(self.symbols.insert(buffer), 0, bytes);
         Ok(())
     }
 
@@ -442,13 +510,36 @@ impl GpuEngine {
         Ok(())
     }
 
+    fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
+        self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) })
+    }
+
+    /// What comes before the first launch of a step.
+    fn begin(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        encoder.clear_buffer(&self.status, 0, None);
+        self.parcel.seal();
+        let Some((staging, places)) = self.parcel.sealed() else { return Ok(()) };
+        for &Place { buffer, at, bytes } in places {
+            encoder.copy_buffer_to_buffer(staging, at, self.slot_of(buffer)?, 0, bytes);
+        }
+        Ok(())
+    }
+
+    /// Submits a part of a step, and learns how long its launches take, where nobody knows.
+    fn submit_part(&mut self, encoder: wgpu::CommandEncoder, launches: usize) -> Result<wgpu::SubmissionIndex> {
+        let started = Instant::now();
+        let submission = self.device.submit(encoder);
+        self.device.check()?;
+        self.parcel.sent(submission.clone());
+        if self.pace.is_measuring() && launches > 0 {
+            self.device.wait_for(Some(submission.clone()))?;
+            self.pace.measured(launches, started.elapsed());
+        }
+        Ok(submission)
+    }
+
     /// Records launches into one pass.
-    fn record(
-        &mut self,
-        encoder: &mut wgpu::CommandEncoder,
-        range: std::ops::Range<usize>,
-        timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
-    ) {
+    fn record(&mut self, encoder: &mut wgpu::CommandEncoder, range: Range<usize>, timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: timestamps });
         let mut current = usize::MAX;
         for command in &self.ready[range] {
@@ -465,59 +556,19 @@ impl GpuEngine {
         }
     }
 
-    fn staging_buffer(&self) -> wgpu::Buffer {
-        lock(&self.staging).pop().unwrap_or_else(|| {
-            self.device.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("loss"),
-                size: STAGING_BYTES,
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        })
+    /// A small buffer for status word and loss. Readers hand theirs back.
+    fn staging_buffer(&self) -> Result<wgpu::Buffer> {
+        let free = lock(&self.staging).pop();
+        free.map_or_else(|| self.device.buffer("the loss", STAGING_BYTES, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST), Ok)
     }
 
-    fn download(&self, plans: &[(BufferId, Vec<usize>, u64, u64)], total: u64) -> Result<Vec<u8>> {
-        for (b, ..) in plans {
-            self.slot_of(*b)?;
-        }
-        self.fetch(total, |encoder, staging| {
-            for (b, _, at, bytes) in plans {
-                if let (Ok(slot), true) = (self.slot_of(*b), *bytes > 0) {
-                    encoder.copy_buffer_to_buffer(slot, 0, staging, *at, *bytes);
-                }
-            }
-        })
-    }
-
-    /// Copies into a fresh staging buffer, waits, and gives its bytes.
-    fn fetch(&self, total: u64, copies: impl FnOnce(&mut wgpu::CommandEncoder, &wgpu::Buffer)) -> Result<Vec<u8>> {
-        let gpu = &self.device;
-        let staging = gpu.guarded("allocating a readback buffer", || {
-            let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-            gpu.device.create_buffer(&wgpu::BufferDescriptor { label: Some("readback"), size: total, usage, mapped_at_creation: false })
-        })?;
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("readback") });
-        copies(&mut encoder, &staging);
-        let submission = gpu.queue.submit([encoder.finish()]);
-        Mapping::request(&staging, wgpu::MapMode::Read).wait(gpu, submission)?;
-        let view = staging.get_mapped_range(..).map_err(|e| Error::Device(format!("readback: {e}")))?;
-        let bytes = view.to_vec();
-        drop(view);
-        staging.unmap();
-        Ok(bytes)
-    }
-
-    fn time_range(&mut self, range: std::ops::Range<usize>) -> Result<Vec<LaunchTime>> {
+    fn time_range(&mut self, range: Range<usize>) -> Result<Vec<LaunchTime>> {
         let gpu = self.device.clone();
         let count = 2 * range.len() as u32;
         let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count });
-        let resolved = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("timestamps"),
-            size: 8 * count as u64,
-            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        });
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("timed step") });
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = gpu.buffer("timestamps", 8 * count as u64, usage)?;
+        let mut encoder = self.encoder("timed step");
         for (k, launch) in range.clone().enumerate() {
             let writes = wgpu::ComputePassTimestampWrites {
                 query_set: &queries,
@@ -527,8 +578,11 @@ impl GpuEngine {
             self.record(&mut encoder, launch..launch + 1, Some(writes));
         }
         encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
-        gpu.queue.submit([encoder.finish()]);
-        let bytes = self.fetch(8 * count as u64, |encoder, staging| encoder.copy_buffer_to_buffer(&resolved, 0, staging, 0, 8 * count as u64))?;
+        gpu.submit(encoder);
+        let copy = |encoder: &mut wgpu::CommandEncoder, staging: &wgpu::Buffer| {
+            encoder.copy_buffer_to_buffer(&resolved, 0, staging, 0, 8 * count as u64);
+        };
+        let bytes = Fetch::request(&gpu, 8 * count as u64, copy)?.bytes()?;
         let ticks: Vec<u64> = bytes.chunks_exact(8).map(|c| u64::from_le_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]])).collect();
         let period = gpu.queue.get_timestamp_period() as f64;
         let time = |(k, launch): (usize, usize)| LaunchTime {
@@ -538,39 +592,5 @@ impl GpuEngine {
             us: ticks[2 * k + 1].saturating_sub(ticks[2 * k]) as f64 * period / 1000.0,
         };
         Ok(range.enumerate().map(time).collect())
-    }
-}
-
-fn negative(what: &str, n: i64) -> Error {
-    Error::Input(format!("{what} is {n} at these sizes"))
-}
-
-/// Folds a number of workgroups into a grid whose sides stay within `limit`; the product is at least `groups`.
-fn fold_grid(groups: i64, limit: u32) -> Result<[u32; 3], String> {
-    let (groups, limit) = (u64::try_from(groups).map_err(|_| negative("a number of workgroups", groups).to_string())?, limit as u64);
-    if groups == 0 {
-        return Ok([0, 1, 1]);
-    }
-    let y = groups.div_ceil(limit);
-    if y > limit {
-        return Err(format!("{groups} workgroups do not fit a grid of {limit} x {limit}"));
-    }
-    Ok([groups.div_ceil(y) as u32, y as u32, 1])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grids_fold_at_the_limit() {
-        assert_eq!(fold_grid(0, 65535), Ok([0, 1, 1]));
-        assert_eq!(fold_grid(65535, 65535), Ok([65535, 1, 1]));
-        assert_eq!(fold_grid(65536, 65535), Ok([32768, 2, 1]));
-        for groups in [1i64, 65537, 1 << 20, (1 << 31) - 1] {
-            let [x, y, _] = fold_grid(groups, 65535).unwrap();
-            assert!(x as i64 * y as i64 >= groups && x <= 65535 && y <= 65535);
-        }
-        assert!(fold_grid(1 << 40, 65535).is_err());
     }
 }

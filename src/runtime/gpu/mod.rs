@@ -4,8 +4,13 @@ mod adapters;
 pub(super) mod cache;
 mod device;
 mod engine;
+mod grid;
+#[cfg(test)]
+mod injected;
+mod pace;
 mod pending;
 mod pipelines;
+mod readback;
 mod spirv;
 mod staging;
 
@@ -13,3 +18,4 @@ pub use adapters::{AdapterKind, AdapterReport, Wanted, adapters};
 pub use device::GpuDevice;
 pub use engine::{GpuEngine, LaunchTime};
 pub use pending::{Arrived, Pending};
+pub use readback::Readback;

@@ -19,7 +19,7 @@ pub(super) struct Prepared {
 }
 
 /// Stack of a compiling thread: front ends recurse over expressions.
-const STACK: usize = 16 << 20;
+pub(super) const STACK: usize = 16 << 20;
 
 /// Compiles the first variant of each kernel that the driver takes.
 pub(super) fn prepare(gpu: &GpuDevice, code: &[KernelCode]) -> Result<Vec<Prepared>> {
@@ -27,12 +27,13 @@ pub(super) fn prepare(gpu: &GpuDevice, code: &[KernelCode]) -> Result<Vec<Prepar
     let _entered = span.enter();
     let disk = DiskCache::open(gpu, code);
     let results: Vec<Mutex<Option<Result<Prepared>>>> = code.iter().map(|_| Mutex::new(None)).collect();
+    // The longest first: one that starts when the others are done is waited for alone.
+    let mut order: Vec<usize> = (0..code.len()).collect();
+    order.sort_by_key(|&k| std::cmp::Reverse(code[k].variants.first().map_or(0, |v| v.wgsl.len())));
     let next = AtomicUsize::new(0);
     let worker = || {
-        loop {
-            let k = next.fetch_add(1, Ordering::Relaxed);
-            let Some(kernel) = code.get(k) else { break };
-            *lock(&results[k]) = Some(prepare_kernel(gpu, kernel, disk.as_ref()));
+        while let Some(&k) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            *lock(&results[k]) = Some(prepare_kernel(gpu, &code[k], disk.as_ref()));
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(code.len());
