@@ -90,14 +90,19 @@ impl Device {
     /// What a program is compiled for to run here. Matrix units are tried before their first use; where they are wrong, which is warned of
     /// once, the target has none.
     pub fn target_for(&self, graph: &Graph, config: &Config) -> Target {
+        let halves = || graph.nodes.iter().any(|n| n.op.is_product() && n.types.iter().any(|t| t.dtype == DType::F16));
+        self.target_with(config.matmul_precision != MatmulPrecision::Highest || config.mixed_precision.is_some() || halves())
+    }
+
+    /// The target of a program that matrix units may multiply for, or one that they do not.
+    pub(super) fn target_with(&self, units: bool) -> Target {
         let target = self.target();
         #[cfg(not(feature = "gpu"))]
-        let _ = (graph, config);
+        let _ = units;
         #[cfg(feature = "gpu")]
-        if let Kind::Gpu { device, units, .. } = &*self.0 {
-            let halves = || graph.nodes.iter().any(|n| n.op.is_product() && n.types.iter().any(|t| t.dtype == DType::F16));
-            let asked = config.matmul_precision != MatmulPrecision::Highest || config.mixed_precision.is_some() || halves();
-            if asked && target.caps.cooperative != Cooperative::Absent && !units.get_or_init(|| super::probe::multiplies(device, &target)) {
+        if let Kind::Gpu { device, units: right, .. } = &*self.0 {
+            let asked = units && target.caps.cooperative != Cooperative::Absent;
+            if asked && !right.get_or_init(|| super::probe::multiplies(device, &target)) {
                 return Target { caps: DeviceCaps { cooperative: Cooperative::Absent, ..target.caps }, ..target };
             }
         }

@@ -17,7 +17,7 @@ use crate::frontend::{Initializer, Traced};
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::BufferId;
 use crate::schedule::Program;
-use crate::types::{Bindings, HostTensor, TensorType};
+use crate::types::{Bindings, HostTensor, MatmulPrecision, TensorType};
 use crate::update::{counter, moments_of};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -103,7 +103,8 @@ impl Step {
     /// ```
     pub fn rebuild(&self, device: &Device) -> Result<Step> {
         let old = &self.shared;
-        let (had, has) = (&old.plan.target.caps, &device.target_for(old.config.matmul_precision).caps);
+        let units = old.config.matmul_precision != MatmulPrecision::Highest || old.plan.code.iter().flat_map(|c| &c.variants).any(|v| v.cooperative);
+        let (had, has) = (&old.plan.target.caps, &device.target_with(units).caps);
         if had != has {
             return Err(Error::Platform(format!("the program is compiled for {}, and {} differs from it: compile it anew", had.name, has.name)));
         }
