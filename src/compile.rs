@@ -336,12 +336,7 @@ fn untrained_parameters(graph: &Graph, trained: &[(String, TensorType)]) -> Vec<
 
 /// The optimizer's graph over those parameters. It is built in the form that the joint passes give, so that only those of the last
 /// stage run. Other parameters stay as they are, without decay, as in PyTorch.
-fn compile_update(
-    parameters: &[(String, TensorType)],
-    optimizer: &Optimizer,
-    gradients: Gradients,
-    loss_scale: Option<&LossScale>,
-) -> Result<Graph> {
+fn compile_update(parameters: &[(String, TensorType)], optimizer: &Optimizer, gradients: Gradients, loss_scale: Option<&LossScale>) -> Result<Graph> {
     let update = crate::update::update_graph(optimizer, parameters, gradients, loss_scale)?;
     post_grad_passes(&update)
 }

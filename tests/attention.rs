@@ -17,13 +17,7 @@ fn attention(of: Option<AttentionOperand>, attention: &ScaledDotProductAttention
 }
 
 /// The same with operands of another float dtype.
-fn attention_of(
-    dtype: DType,
-    of: Option<AttentionOperand>,
-    attention: &ScaledDotProductAttention,
-    sizes: [usize; 4],
-    mask: Option<DType>,
-) -> Case {
+fn attention_of(dtype: DType, of: Option<AttentionOperand>, attention: &ScaledDotProductAttention, sizes: [usize; 4], mask: Option<DType>) -> Case {
     let [t, s, d, e] = sizes;
     let mut inputs = vec![random(dtype, &[2, t, d], 1), random(dtype, &[2, s, d], 2), random(dtype, &[2, s, e], 3)];
     inputs.extend(mask.map(|dtype| random(dtype, &[t, s], 4)));

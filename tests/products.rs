@@ -200,8 +200,13 @@ fn products_by_matrix_units() {
 /// Operands of f16 need no scales at any precision: their products are exact in f32.
 #[test]
 fn products_of_halves_by_matrix_units() {
-    let shapes =
-        [(33, 130, 40, (false, false)), (65, 63, 17, (true, false)), (64, 64, 64, (false, true)), (30, 36, 170, (true, true)), (40, 44, 96, (false, false))];
+    let shapes = [
+        (33, 130, 40, (false, false)),
+        (65, 63, 17, (true, false)),
+        (64, 64, 64, (false, true)),
+        (30, 36, 170, (true, true)),
+        (40, 44, 96, (false, false)),
+    ];
     for (m, n, k, swap) in shapes {
         let mut case = product_of(DType::F16, 2, m, n, k, swap, true);
         case.tolerance = 1e-5;

@@ -7,9 +7,9 @@ pub mod training;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches};
+use inductor::config::Precision;
 use inductor::report::printable;
 pub use inductor::train::data::random;
-use inductor::config::Precision;
 use inductor::{Config, Device, Step, Verify};
 use std::process::ExitCode;
 

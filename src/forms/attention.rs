@@ -1,10 +1,10 @@
 //! Blocks of attention: which rows and columns a workgroup takes at a time, and the coordinates of their elements over the kernel's axes.
 
+use super::contraction::is_half;
 use super::cost::count;
 use super::product::{FEW_LANES, TEAM};
 use super::{Cost, Form, Lane};
 use crate::config::Target;
-use super::contraction::is_half;
 use crate::loop_ir::{Attention, Axis, IndexExpr, Instr, Nest, Val, attention, unflatten};
 use crate::types::{Cooperative, DeviceModel, Dim};
 use serde::{Deserialize, Serialize};

@@ -117,7 +117,12 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
                 let asked = !options.size.is_empty() || !options.shape.is_empty();
                 let sizes: &[usize] = if asked { &options.size } else { &[512, 1024, 2048, 4096] };
                 for shape in sizes.iter().map(|&n| Shape::square(n)).chain(options.shape.iter().copied()) {
-                    rows.push(arithmetic(options, &device, &Product { shape, positive: options.positive, dtype: options.precision.operands() }, &mut profiles)?);
+                    rows.push(arithmetic(
+                        options,
+                        &device,
+                        &Product { shape, positive: options.positive, dtype: options.precision.operands() },
+                        &mut profiles,
+                    )?);
                 }
             }
             "conv" => rows.extend(conv::conv(options, &device, &mut profiles)?),

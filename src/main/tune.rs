@@ -4,8 +4,8 @@ use super::{bench, emit, models};
 use anyhow::Result;
 use clap::Args;
 use inductor::config::Mode;
-use inductor::report::tuning_text;
 use inductor::config::Precision;
+use inductor::report::tuning_text;
 use inductor::types::Tuning;
 use inductor::{Config, Device, HostTensor, Traced, optim};
 

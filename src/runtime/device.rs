@@ -1,9 +1,9 @@
 //! The public device: a GPU adapter or the CPU interpreter.
 
 use crate::config::{Config, Environment, Target};
+use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::ops::OpDef;
-use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
 use crate::types::Cooperative;
 use crate::types::{DType, DeviceCaps, DeviceModel, MatmulPrecision};

@@ -400,7 +400,8 @@ mod tests {
     fn findings_are_kept_for_devices_opened_later() {
         let folder = tempfile::tempdir().unwrap();
         let probes = Probes::new();
-        let findings = Findings { exact_floats: false, exact_when_asked: true, converts_halves: false, i64: true, i64_comparisons: false, f64: false };
+        let findings =
+            Findings { exact_floats: false, exact_when_asked: true, converts_halves: false, i64: true, i64_comparisons: false, f64: false };
         file(folder.path(), "adapter", &probes).store(&serde_json::to_vec(&findings).unwrap());
         let load = |adapter: &str| file(folder.path(), adapter, &probes).load().and_then(|b| serde_json::from_slice::<Findings>(&b).ok());
         assert_eq!(load("adapter"), Some(findings));

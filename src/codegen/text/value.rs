@@ -326,7 +326,13 @@ impl Emitter<'_> {
         let vector = self.vector[buffer.binding];
         // Storing rounds as the conversion does.
         let stored = match unit.nest.stmt(write.value).instr {
-            Instr::Cast(from) if buffer.operand.dtype.is_half() && unit.nest.dtype(write.value) == buffer.operand.dtype && unit.kind(unit.nest.dtype(from))? == Kind::F32 => from,
+            Instr::Cast(from)
+                if buffer.operand.dtype.is_half()
+                    && unit.nest.dtype(write.value) == buffer.operand.dtype
+                    && unit.kind(unit.nest.dtype(from))? == Kind::F32 =>
+            {
+                from
+            }
             _ => write.value,
         };
         let width = if vector { 4 } else { buffer.format.per_word as usize };
