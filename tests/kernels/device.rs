@@ -58,6 +58,7 @@ fn open() -> Option<Gpu> {
         f64: features.contains(wgpu::Features::SHADER_F64),
         exact_floats: true,
         converts_halves: false,
+        memory_bytes: None,
         cooperative: Cooperative::Absent,
         shares_storage: true,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
