@@ -116,7 +116,12 @@ fn draw(path: &std::path::Path, found: &[f64], expected: &[f64]) -> Result<()> {
         let line = area.draw_series(LineSeries::new(curve(found), color.stroke_width(2)))?.label(format!("t = {time}"));
         line.legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 20, y)], color.stroke_width(3)));
     }
-    area.configure_series_labels().position(SeriesLabelPosition::UpperRight).label_font(("sans-serif", 18)).background_style(WHITE.mix(0.9)).border_style(BLACK).draw()?;
+    area.configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .label_font(("sans-serif", 18))
+        .background_style(WHITE.mix(0.9))
+        .border_style(BLACK)
+        .draw()?;
     root.present()?;
     Ok(())
 }
