@@ -10,10 +10,11 @@ mod common;
 
 use anyhow::Result;
 use common::{Common, uniform};
+use inductor::nn::{self, Linear, Lora};
 use inductor::optim::{AdamW, Schedule};
 use inductor::train::metrics::accuracy;
 use inductor::train::{Progress, Trainer};
-use inductor::{Config, DType, Device, HostTensor, Initializer, State, Tensor, Trace, Traced, compile, compile_train, nn, trace, trace_eval};
+use inductor::{Config, DType, Device, HostTensor, State, Tensor, Trace, Traced, compile, compile_train, trace, trace_eval};
 
 const ARMS: usize = 3;
 const POINTS: usize = 600;
@@ -44,32 +45,25 @@ pub fn run(options: Common) -> Result<()> {
         all.parameters
     ));
     let path = options.out.join("lora.safetensors");
-    adapted.subset("adapter")?.save(&path)?;
+    adapted.subset("*.lora_*")?.save(&path)?;
     common::say(format!("wrote {} of {} bytes", path.display(), std::fs::metadata(&path)?.len()));
     Ok(())
 }
 
-/// Scores of the classes. With adapters, each layer has a product of two narrow matrices beside it, which begins at zero.
+/// Scores of the classes. With adapters the layers are frozen, and each has a product of two narrow matrices beside it, zero at first.
 fn scores(t: &Trace, x: &Tensor, adapts: bool) -> Tensor {
-    let (mut h, mut inputs) = (x.clone(), 2);
+    let mut h = x.clone();
     for (i, &features) in SIZES.iter().enumerate() {
-        let mut y = nn::linear(&t.path("base").path(i), &h, features);
-        if adapts {
-            let t = t.path("adapter").path(i);
-            let down = t.parameter("down", DType::F32, (inputs, RANK), Initializer::Normal { std: 0.3 });
-            let up = t.parameter("up", DType::F32, (RANK, features), Initializer::Zeros);
-            y = y + h.matmul(&down).matmul(&up);
-        }
-        (h, inputs) = (if i + 1 < SIZES.len() { y.relu() } else { y }, features);
+        let plain = Linear::new(features);
+        let layer = if adapts { plain.lora(Lora { rank: RANK, alpha: 4.0 }) } else { plain };
+        let y = nn::linear(&t.path("layers").path(i), &h, layer);
+        h = if i + 1 < SIZES.len() { y.relu() } else { y };
     }
     h
 }
 
 fn program(adapts: bool) -> Result<Traced> {
     Ok(trace("spirals", |t| {
-        if adapts {
-            t.frozen("base");
-        }
         let (x, y) = (t.input("x", DType::F32, (POINTS, 2)), t.input("y", DType::I32, POINTS));
         Ok(scores(t, &x, adapts).cross_entropy(&y))
     })?)
@@ -80,7 +74,7 @@ fn fit(options: &Common, device: &Device, program: &Traced, from: Option<&State>
     let step = compile_train(program, device, AdamW::new(1e-2).weight_decay(1e-4), &options.config())?;
     let mut state = step.init(options.seed())?;
     if let Some(from) = from {
-        state.merge(&from.subset("base")?)?;
+        state.merge(from)?;
     }
     let steps = options.steps.unwrap_or(600);
     let mut trainer = Trainer::new(step).steps(steps).schedule(Schedule::cosine_annealing(1e-2, 1e-4, steps));

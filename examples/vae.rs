@@ -60,17 +60,11 @@ fn training() -> Result<Traced> {
         let h = nn::linear(&t.path("encoder").path("hidden"), &x, WIDTH).relu();
         let mean = nn::linear(&t.path("encoder").path("mean"), &h, LATENT);
         let log_var = nn::linear(&t.path("encoder").path("log_var"), &h, LATENT);
-        let code = &mean + (&log_var * 0.5).exp() * normal(t);
+        let code = &mean + (&log_var * 0.5).exp() * t.randn((BATCH, LATENT));
         let error = (pictures(t, &code) - x).square().sum_all() * (0.5 / 0.04);
         let distance = (mean.square() + log_var.exp() - log_var - 1.0).sum_all() * 0.5;
         Ok((error + distance) * (1.0 / BATCH as f64))
     })?)
-}
-
-/// Standard normal numbers (Box and Muller, 1958).
-fn normal(t: &Trace) -> Tensor {
-    let radius = ((t.key().uniform((BATCH, LATENT)) * -1.0 + 1.0).log() * -2.0).sqrt();
-    radius * (t.key().uniform((BATCH, LATENT)) * std::f64::consts::TAU).cos()
 }
 
 /// Pictures of codes.

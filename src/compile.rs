@@ -48,7 +48,7 @@ pub fn inductor(graph: &Graph, example_inputs: &[TensorType], target: &Target, c
     inductor_with_report(graph, example_inputs, target, config).map(|(plan, _)| plan)
 }
 
-/// [`inductor`], and what it did.
+/// [`inductor()`], and what it did.
 pub fn inductor_with_report(graph: &Graph, example_inputs: &[TensorType], target: &Target, config: &Config) -> Result<(Plan, Report)> {
     let span = tracing::info_span!("inductor", graph = %graph.name, target = %target.caps.name);
     let _entered = span.enter();

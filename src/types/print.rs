@@ -111,10 +111,16 @@ fn text_of(tensor: &HostTensor, i: usize, style: Style) -> String {
     match tensor.dtype() {
         Bool => if tensor.bytes()[i] != 0 { "True" } else { "False" }.into(),
         F32 => float(tensor.to_f32()[i].to_string(), tensor.to_f64()[i], style),
-        F16 => float(tensor.to_f32()[i].to_string(), tensor.to_f64()[i], style),
+        F16 => float(shortest_half(tensor.to_f64()[i]), tensor.to_f64()[i], style),
         dtype if dtype.is_float() => float(tensor.to_f64()[i].to_string(), tensor.to_f64()[i], style),
         _ => tensor.to_i64()[i].to_string(),
     }
+}
+
+/// The shortest digits that read back as this half.
+fn shortest_half(x: f64) -> String {
+    let mut rounded = (0..5).filter_map(|digits| format!("{x:.digits$e}").parse::<f64>().ok());
+    rounded.find(|y| half::f16::from_f64(*y).to_f64() == x).unwrap_or(x).to_string()
 }
 
 /// A float with a point, in the shortest digits that read back, at most eight behind the point.
@@ -237,6 +243,8 @@ mod tests {
         assert_eq!(shown(&[2, 2, 2], &[1., 2., 3., 4., 5., 6., 7., 8.]), "[[[1. 2.]\n  [3. 4.]]\n\n [[5. 6.]\n  [7. 8.]]]");
         assert_eq!(shown(&[3], &[f64::NAN, 1.5, f64::NEG_INFINITY]), "[ nan  1.5 -inf]");
         assert_eq!(HostTensor::f32(&[2], &[0.1, 0.123_456_79]).to_string(), "[0.1        0.12345679]");
+        let half = HostTensor::from_f64(DType::F16, &[4], &[0.1, 1.0 / 3.0, 2.0, f64::NAN]);
+        assert_eq!(half.to_string(), "[0.1    0.3333 2.        nan]");
         assert_eq!(shown(&[2], &[-1.0, 10.25]), "[-1.   10.25]");
         assert_eq!(shown(&[2], &[1.0 / 3.0, 0.5]), "[0.33333333 0.5       ]");
         assert_eq!(format!("{:.2}", HostTensor::f32(&[3], &[1.0 / 3.0, 0.5, 2.0])), "[0.33 0.5  2.  ]");

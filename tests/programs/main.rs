@@ -30,6 +30,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("spectral", generative::spectral),
     ("pinn", science::pinn),
     ("hessian", science::hessian),
+    ("examples_apart", science::examples_apart),
     ("own_loss", science::own_loss),
     ("gradients", science::gradients),
 ];

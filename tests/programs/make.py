@@ -300,6 +300,24 @@ def hessian():
     return fit(N(lambda m, x: m.two(m.one(x).tanh()), one=nn.Linear(3, 6), two=nn.Linear(6, 1)), sgd(0.05), loss)
 
 @program
+def examples_apart():
+    model, found = begin(mlp(3, 8, 1)), []
+    parameters = list(model.parameters())
+    optimizer = sgd(0.2)(parameters)
+    for k in range(STEPS):
+        x, y = floats(f"x{k}", 8, 3), floats(f"y{k}", 8, 1)
+        found.append(F.mse_loss(model(x), y).item())
+        for p in parameters:
+            p.grad = torch.zeros_like(p)
+        for i in range(8):
+            gradient = torch.autograd.grad(F.mse_loss(model(x[i]), y[i]), parameters)
+            norm = sum(g.square().sum() for g in gradient).sqrt()
+            for p, g in zip(parameters, gradient):
+                p.grad += g * min(1.0, 0.5 / norm) / 8
+        optimizer.step()
+    return found
+
+@program
 def own_loss():
     def loss(m, k):
         out = m(floats(f"x{k}", 8, 3)).squeeze(-1)

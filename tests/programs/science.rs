@@ -3,7 +3,7 @@
 use super::{STEPS, begin, fit, floats};
 use inductor::nn;
 use inductor::optim::{Adam, Sgd};
-use inductor::{Config, DType, Device, Gradients, HostTensor, Result, Tensor, Trace, compile_train, trace};
+use inductor::{Config, DType, Device, Gradients, HostTensor, Result, Tensor, Trace, compile_train, trace, vmap};
 
 /// A net that solves `u'' = -pi^2 sin(pi x)` with zeros at both ends.
 pub fn pinn(device: &Device) -> Result<Vec<f64>> {
@@ -35,6 +35,26 @@ pub fn hessian(device: &Device) -> Result<Vec<f64>> {
         Ok((&loss + 0.05 * curvature, loss))
     })?;
     fit(device, &traced, Sgd::new(0.05), |k| [floats(&format!("x{}", k % 4), &[8, 3]), floats(&format!("y{}", k % 4), &[8, 1])])
+}
+
+/// The gradient of each example is made at most so long before the mean of them is followed, as private training does.
+pub fn examples_apart(device: &Device) -> Result<Vec<f64>> {
+    let traced = trace("examples_apart", |t| {
+        let (x, y) = (t.input("x", DType::F32, (8, 3)), t.input("y", DType::F32, (8, 1)));
+        let loss_of = |x: &Tensor, y: &Tensor| nn::mlp(t, x, &[8, 1]).mse(y);
+        let (loss, parameters) = (loss_of(&x, &y), t.parameters());
+        let wrt: Vec<&Tensor> = parameters.iter().map(|(_, parameter)| parameter).collect();
+        let gradients: Vec<Tensor> = vmap((&x, &y), |(x, y)| loss_of(&x, &y).grad(&wrt)).into_iter().map(|g| g.flatten(1, -1)).collect();
+        let squares = gradients.iter().map(|g| g.square().sum(1)).reduce(|a, b| a + b).unwrap();
+        let shares = (0.5 / squares.sqrt()).clamp_max(1.0) / 8.0;
+        // Its gradient is the mean.
+        let followed = wrt.iter().zip(&gradients).map(|(p, g)| (p.flatten(0, -1) * shares.unsqueeze(0).matmul(g).squeeze(0).detach()).sum(()));
+        Ok((followed.reduce(|a, b| a + b).unwrap(), loss))
+    })?;
+    let step = compile_train(&traced, device, Sgd::new(0.2), &Config::default())?;
+    let mut state = begin(&step)?;
+    let inputs = |k: u64| [floats(&format!("x{k}"), &[8, 3]), floats(&format!("y{k}"), &[8, 1])];
+    (0..STEPS).map(|k| step.run(&mut state, inputs(k))?.output("output.1")?.item()).collect()
 }
 
 /// Errors count by sign and by example, large ones less; the outputs are rounded with a gradient as if they were not.
