@@ -306,8 +306,24 @@ fn log(x: f64) -> f64 {
     let m = if is_large { 0.5 * m } else { m };
     let exponent = (bits >> 52) as i32 - 1023 + is_large as i32;
     let s = (m - 1.0) / (m + 1.0);
-    let series = (0..8).rev().fold(0.0, |sum, k| sum * s * s + 2.0 / (2 * k + 1) as f64);
+    let series =
+        [2.0, 2.0 / 3.0, 2.0 / 5.0, 2.0 / 7.0, 2.0 / 9.0, 2.0 / 11.0, 2.0 / 13.0, 2.0 / 15.0].iter().rev().fold(0.0, |sum, x| sum * (s * s) + x);
     exponent as f64 * std::f64::consts::LN_2 + s * series
+}
+
+/// Factors of the series of the cosine and of the sine: of even and of odd powers. A division by each would take most of the time.
+const EVEN: [f64; 8] = alternating(1);
+const ODD: [f64; 8] = alternating(2);
+
+/// 1, and each the one before divided by the next two numbers from `first` on, with alternating signs.
+const fn alternating(first: u32) -> [f64; 8] {
+    let (mut out, mut k) = ([1.0; 8], 1);
+    while k < 8 {
+        let n = 2 * k as u32 + first - 2;
+        out[k] = -out[k - 1] / (n * (n + 1)) as f64;
+        k += 1;
+    }
+    out
 }
 
 /// Cosine and sine of that part of a turn, of 0..1, within 1e-13: by their series around the nearest quarter.
@@ -315,8 +331,8 @@ fn turn(part: f64) -> [f64; 2] {
     let quarters = 4.0 * part;
     let nearest = (quarters + 0.5) as i32;
     let x = (quarters - nearest as f64) * std::f64::consts::FRAC_PI_2;
-    let series = |first: i32| (0..8).rev().fold(0.0, |sum, k| 1.0 - sum * x * x / ((2 * k + first) * (2 * k + first + 1)) as f64);
-    let (cos, sin) = (series(1), x * series(2));
+    let series = |factors: [f64; 8]| factors.into_iter().rev().fold(0.0, |sum, factor| sum * (x * x) + factor);
+    let (cos, sin) = (series(EVEN), x * series(ODD));
     let (near, far) = if nearest & 1 == 0 { (cos, sin) } else { (sin, cos) };
     let sign = |negative: bool| if negative { -1.0 } else { 1.0 };
     [sign((nearest + 1) & 2 != 0) * near, sign(nearest & 2 != 0) * far]

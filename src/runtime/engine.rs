@@ -4,7 +4,7 @@ use super::counters::{Counted, count};
 use super::device::Device;
 use super::memory;
 use crate::codegen::Plan;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::OutputRole;
 use crate::interp::Interpreter;
 use crate::loop_ir::BufferId;
@@ -158,7 +158,7 @@ impl Engine {
         #[cfg(feature = "gpu")]
         if let Some(gpu) = device.gpu() {
             let done = gpu.guarded("running a step", work)?;
-            return if let (Err(Error::Device(_)), Some(lost)) = (&done, gpu.lost()) { Err(lost) } else { Ok(done) };
+            return if let (Err(crate::error::Error::Device(_)), Some(lost)) = (&done, gpu.lost()) { Err(lost) } else { Ok(done) };
         }
         let _ = device;
         Ok(work())

@@ -220,6 +220,13 @@ impl GpuDevice {
         self.wait_for(None)
     }
 
+    /// Brings the news of what is done. Nothing waits here.
+    pub(super) fn look(&self) -> Result<()> {
+        let looked = self.device.poll(wgpu::PollType::Poll);
+        self.check()?;
+        looked.map(|_| ()).map_err(|e| self.failed(format!("looking at {}: {e}", self.caps.name)))
+    }
+
     pub(super) fn wait_for(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
         let waited = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
         self.check()?;

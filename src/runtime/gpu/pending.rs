@@ -4,10 +4,13 @@ use super::device::{GpuDevice, lock};
 use crate::error::{Error, Result};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the news of a mapping may take once the device is done: another thread that polls may be the one to bring it.
 const NEWS: Duration = Duration::from_secs(10);
+
+/// How long a wait looks again and again before it sleeps: a thread takes a tenth of a millisecond to wake up, as long as a small step.
+const AWAKE: Duration = Duration::from_micros(500);
 
 /// Bytes of a staging buffer: the status word, then the loss at [`LOSS_AT`].
 pub(super) const STAGING_BYTES: u64 = 32;
@@ -42,6 +45,13 @@ impl Mapping {
 
     /// Waits for the submission that uses the buffer, and for the mapping.
     pub fn wait(&self, device: &GpuDevice, submission: wgpu::SubmissionIndex) -> Result<()> {
+        let until = Instant::now() + AWAKE;
+        while Instant::now() < until {
+            device.look()?;
+            if self.is_done()? {
+                return Ok(());
+            }
+        }
         device.wait_for(Some(submission))?;
         let news = lock(&self.news).recv_timeout(NEWS);
         device.check()?;
