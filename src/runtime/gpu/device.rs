@@ -203,7 +203,7 @@ impl GpuDevice {
     }
 
     /// A failure of the device, which may be that it is lost: who has not asked it since has not heard.
-    fn failed(&self, message: String) -> Error {
+    pub(super) fn failed(&self, message: String) -> Error {
         let asked = self.device.poll(wgpu::PollType::Wait { submission_index: None, timeout: Some(NEWS) });
         tracing::debug!(%message, ?asked, "the device failed");
         self.lost().unwrap_or(Error::Device(message))

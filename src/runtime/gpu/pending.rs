@@ -48,7 +48,7 @@ impl Mapping {
         let until = Instant::now() + AWAKE;
         while Instant::now() < until {
             device.look()?;
-            if self.is_done()? {
+            if self.is_done(device)? {
                 return Ok(());
             }
         }
@@ -56,15 +56,16 @@ impl Mapping {
         let news = lock(&self.news).recv_timeout(NEWS);
         device.check()?;
         match news {
-            Ok(result) => result.map_err(|e| Error::Device(format!("mapping a staging buffer: {e}"))),
+            Ok(result) => result.map_err(|e| device.failed(format!("mapping a staging buffer: {e}"))),
             Err(_) => Err(Error::Device(format!("a staging buffer was not mapped within {} s", NEWS.as_secs()))),
         }
     }
 
     /// Whether the buffer is mapped, by what submissions since have heard. Nothing waits here.
-    pub fn is_done(&self) -> Result<bool> {
-        match lock(&self.news).try_recv() {
-            Ok(result) => result.map(|()| true).map_err(|e| Error::Device(format!("mapping a staging buffer: {e}"))),
+    pub fn is_done(&self, device: &GpuDevice) -> Result<bool> {
+        let news = lock(&self.news).try_recv();
+        match news {
+            Ok(result) => result.map(|()| true).map_err(|e| device.failed(format!("mapping a staging buffer: {e}"))),
             Err(TryRecvError::Empty) => Ok(false),
             Err(TryRecvError::Disconnected) => Err(Error::Device("mapping a staging buffer: there are no news".into())),
         }
@@ -103,7 +104,7 @@ impl Pending {
     /// Status word and loss, if they are here already.
     pub fn poll(&mut self) -> Result<Option<Arrived>> {
         if let Stage::Mapping { buffer, mapping, .. } = &self.stage {
-            if !mapping.is_done()? {
+            if !mapping.is_done(&self.device)? {
                 return Ok(None);
             }
             self.stage = self.read(buffer);

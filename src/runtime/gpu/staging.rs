@@ -78,7 +78,7 @@ impl Staging {
             && of_size.count() + 1 >= count
             && let Some(oldest) = self.buffers.remove(oldest)
         {
-            if !oldest.mapping.is_done()? {
+            if !oldest.mapping.is_done(gpu)? {
                 oldest.mapping.wait(gpu, oldest.copied)?;
             }
             return Ok(oldest.buffer);
