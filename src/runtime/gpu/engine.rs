@@ -1,5 +1,7 @@
 //! Runs a plan on a device: slots are buffers, a step is a compute pass in each of a few submissions, in order.
 
+mod recording;
+
 use super::super::storage::{concrete_shape, decode, encode, stored_bytes};
 use super::device::{GpuDevice, lock};
 use super::pending::{LOSS_AT, Mapping, Pending, STAGING_BYTES, StagingPool};
@@ -17,10 +19,6 @@ use std::sync::Arc;
 
 /// Steps that may be queued before `run` waits for the oldest: enough to hide the host, few enough to bound memory.
 const IN_FLIGHT: usize = 8;
-
-/// Launches of a step's first submission; each that follows has twice as many. The device works on them while the host records the others,
-/// which takes it more than a microsecond each.
-const FIRST_LAUNCHES: usize = 32;
 
 /// A plan with its buffers and pipelines on a device. The same interface as the interpreter's.
 pub struct GpuEngine {
@@ -45,7 +43,8 @@ pub struct GpuEngine {
     launches: u64,
 }
 
-/// A launch with everything it needs.
+/// A launch with everything it needs; nothing where it stands for control flow.
+#[derive(Default)]
 struct Ready {
     code: usize,
     group: Option<wgpu::BindGroup>,
@@ -196,16 +195,7 @@ impl GpuEngine {
             gpu.wait_for(self.queued.pop_front())?;
         }
         gpu.queue.write_buffer(&self.status, 0, &[0; 16]);
-        let begin = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
-        let (mut start, mut count) = (0, FIRST_LAUNCHES);
-        while self.ready.len() - start > 2 * count {
-            let mut encoder = begin();
-            self.record(&mut encoder, start..start + count, None);
-            gpu.queue.submit([encoder.finish()]);
-            (start, count) = (start + count, 2 * count);
-        }
-        let mut encoder = begin();
-        self.record(&mut encoder, start..self.ready.len(), None);
+        let mut encoder = self.record_step()?;
         let staging = self.staging_buffer();
         encoder.copy_buffer_to_buffer(&self.status, 0, &staging, 0, 4);
         if let Some(loss) = self.loss {
@@ -223,11 +213,10 @@ impl GpuEngine {
         self.device.queue.write_buffer(&self.status, 0, &[0; 16]);
     }
 
-    /// Submits launch `index` alone.
+    /// Submits launch `index` alone, with the blocks that it stands for.
     pub fn run_launch(&mut self, index: usize) -> Result<()> {
         self.check_bound()?;
-        let mut encoder = self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("launch") });
-        self.record(&mut encoder, index..index + 1, None);
+        let encoder = self.record_launches(index..index + 1)?;
         self.device.queue.submit([encoder.finish()]);
         self.device.check()
     }
@@ -252,6 +241,9 @@ impl GpuEngine {
         self.check_bound()?;
         if !self.device.features.contains(wgpu::Features::TIMESTAMP_QUERY) {
             return Err(Error::Platform(format!("{} has no timestamp queries", self.device.caps().name)));
+        }
+        if let Some(launch) = self.plan.launches.iter().find(|l| l.code.is_none()) {
+            return Err(Error::Platform(format!("{}: the launches of control flow have no timestamps", self.plan.label(launch))));
         }
         self.reset_status();
         let mut times = vec![];
@@ -284,10 +276,10 @@ impl GpuEngine {
         &self.bindings
     }
 
-    /// The variant that runs launch `index`.
-    pub fn variant(&self, index: usize) -> &Variant {
-        let code = self.plan.launches[index].code as usize;
-        &self.plan.code[code].variants[self.prepared[code].variant]
+    /// The variant that runs launch `index`; none where it stands for control flow.
+    pub fn variant(&self, index: usize) -> Option<&Variant> {
+        let code = self.plan.launches[index].code? as usize;
+        Some(&self.plan.code[code].variants[self.prepared[code].variant])
     }
 
     /// The device.
@@ -324,7 +316,8 @@ impl GpuEngine {
         let limit = self.device.caps().max_groups;
         (0..self.plan.launches.len())
             .map(|i| {
-                let groups = self.variant(i).groups.eval(bindings).map_err(Error::Input)?;
+                let Some(variant) = self.variant(i) else { return Ok([0, 1, 1]) };
+                let groups = variant.groups.eval(bindings).map_err(Error::Input)?;
                 fold_grid(groups, limit).map_err(|e| Error::Input(format!("{}: {e}", self.plan.label(&self.plan.launches[i]))))
             })
             .collect()
@@ -404,11 +397,12 @@ impl GpuEngine {
     fn ready_launches(&self) -> Result<Vec<Ready>> {
         (self.plan.launches.iter().enumerate())
             .map(|(i, launch)| {
-                let (code, label, buffers) = (launch.code as usize, self.plan.label(launch), self.plan.buffers(launch));
-                let bindings = &self.variant(i).bindings;
+                let (Some(code), Some(variant)) = (launch.code, self.variant(i)) else { return Ok(Ready::default()) };
+                let (code, label, buffers) = (code as usize, self.plan.label(launch), self.plan.buffers(launch));
+                let skip = self.plan.program.commands[launch.commands[0] as usize].skip;
                 let mut entries = vec![];
-                for (k, binding) in bindings.iter().enumerate() {
-                    let buffer = self.bound_buffer(&buffers, binding)?;
+                for (k, binding) in variant.bindings.iter().enumerate() {
+                    let buffer = self.bound_buffer(&buffers, skip, binding)?;
                     entries.push(wgpu::BindGroupEntry { binding: k as u32, resource: buffer.as_entire_binding() });
                 }
                 let doing = format!("binding {label}");
@@ -424,11 +418,12 @@ impl GpuEngine {
             .collect()
     }
 
-    fn bound_buffer(&self, buffers: &[BufferId], binding: &Binding) -> Result<&wgpu::Buffer> {
+    fn bound_buffer(&self, buffers: &[BufferId], skip: Option<BufferId>, binding: &Binding) -> Result<&wgpu::Buffer> {
         let missing = |what: &str| Error::Device(format!("no {what} to bind"));
         match binding {
             Binding::Read(k) | Binding::ReadWrite(k) => self.slot_of(*buffers.get(*k as usize).ok_or_else(|| missing("buffer"))?),
             Binding::StatusWrite | Binding::StatusRead => Ok(&self.status),
+            Binding::Skip => self.slot_of(skip.ok_or_else(|| missing("word that skips"))?),
             Binding::Symbols => self.symbols.as_ref().ok_or_else(|| missing("symbols")),
             Binding::Scratch => self.scratch.as_ref().ok_or_else(|| missing("scratch memory")),
         }
@@ -446,12 +441,12 @@ impl GpuEngine {
     fn record(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
-        range: std::ops::Range<usize>,
+        launches: impl IntoIterator<Item = usize>,
         timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
     ) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: timestamps });
         let mut current = usize::MAX;
-        for command in &self.ready[range] {
+        for command in launches.into_iter().map(|launch| &self.ready[launch]) {
             if command.grid[0] == 0 {
                 continue;
             }
