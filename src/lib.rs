@@ -91,8 +91,8 @@ pub use error::{Error, Result};
 #[cfg(feature = "torch")]
 pub use frontend::torch_export;
 pub use frontend::{
-    AttentionOptions, ConvOptions, CrossEntropy, Initializer, Interpolation, PadMode, PoolOptions, ScatterMode, Tensor, Trace, Traced, Triplet,
-    models, nn, optim, trace, trace_eval,
+    AttentionOptions, ConvOptions, CrossEntropy, Initializer, Interpolation, PadMode, PoolOptions, ScatterMode, Tensor, Tensors, Trace, Traced,
+    Triplet, models, nn, optim, trace, trace_eval,
 };
 pub use ops::Reduction;
 pub use runtime::{Device, Inputs, Load, LoadReport, State, Step, StepResult, compile, compile_train, compile_vjp};

@@ -10,12 +10,14 @@
 
 mod aten;
 mod call;
+mod control;
 mod freeze;
 mod init;
 mod methods;
 pub mod models;
 pub mod nn;
 pub mod optim;
+mod region;
 mod tensor;
 #[cfg(feature = "torch")]
 pub mod torch_export;
@@ -23,6 +25,7 @@ mod trace;
 mod traced;
 mod transform;
 
+pub use control::Tensors;
 pub use init::Initializer;
 pub use methods::{AttentionOptions, ConvOptions, CrossEntropy, Interpolation, PadMode, PoolOptions, ScatterMode, Triplet};
 pub use tensor::{Operand, Tensor};

@@ -2,10 +2,11 @@
 
 use super::aten::args::Cx;
 use super::freeze::freeze;
+use super::region::{Region, stray_placeholders};
 use super::tensor::Tensor;
 use super::{Initializer, Traced};
 use crate::error::{Error, Result, TraceFault};
-use crate::graph::{Builder, Graph, InputRole, OutputRole, Value, ValueMap, size_conflicts};
+use crate::graph::{Builder, Graph, InputRole, OutputRole, Value, size_conflicts};
 use crate::ops;
 use crate::types::{DType, IntoShape, Location, Provenance, Symbol, TensorType};
 use std::cell::{Cell, RefCell};
@@ -53,6 +54,7 @@ fn record<O: IntoOutputs>(name: &str, training: bool, f: impl FnOnce(&Trace) -> 
     returned?;
     let mut graph = recorder.builder.take().finish();
     let mut faults = size_faults(&graph);
+    faults.extend(stray_placeholders(&graph));
     for (pattern, location) in recorder.frozen.take() {
         match freeze(&graph, &pattern) {
             Ok(frozen) => graph = frozen,
@@ -203,7 +205,9 @@ impl Trace {
         let start = self.recorder.builder.borrow().graph().nodes.len();
         let y = f(x);
         self.recorder.apply("checkpoint", &[&y], |b, v| {
-            let (body, operands) = region(b.graph(), start, v[0])?;
+            let region = Region { graph: b.graph(), start, arguments: &[] };
+            let operands = region.captures(&v[..1]);
+            let body = region.body("checkpoint", &operands, &v[..1])?;
             b.op(ops::Checkpoint::new(body), &operands)
         })
     }
@@ -320,7 +324,7 @@ impl Drop for Scope {
 
 /// The program under construction, shared by its handles.
 pub(super) struct Recorder {
-    builder: RefCell<Builder>,
+    pub(super) builder: RefCell<Builder>,
     faults: RefCell<Vec<TraceFault>>,
     initializers: RefCell<Vec<(String, Initializer)>>,
     /// Patterns of parameters that are not trained, with the user's lines.
@@ -474,35 +478,6 @@ impl Recorder {
             self.output(&name, if is_loss { OutputRole::Loss } else { OutputRole::User }, value);
         }
     }
-}
-
-/// What `result` needs of the nodes from `start` on, as a closed graph, and the values it reads from outside. The recorded
-/// nodes stay behind, unused, and are dropped when the trace is finished.
-fn region(graph: &Graph, start: usize, result: Value) -> Result<(Graph, Vec<Value>), String> {
-    let inside = |v: Value| v.node.0 as usize >= start && !graph.def(v).operands.is_empty();
-    let mut needed = vec![false; graph.nodes.len()];
-    needed[result.node.0 as usize] = inside(result);
-    for id in graph.ids().rev().filter(|id| id.0 as usize >= start) {
-        if needed[id.0 as usize] {
-            for &v in graph.node(id).operands.iter().filter(|&&v| inside(v)) {
-                needed[v.node.0 as usize] = true;
-            }
-        }
-    }
-    let (mut body, mut map, mut operands) = (Builder::new("checkpoint"), ValueMap::default(), vec![]);
-    let mut outside: Vec<Value> = graph.ids().filter(|id| needed[id.0 as usize]).flat_map(|id| graph.node(id).operands.clone()).collect();
-    outside.push(result);
-    for v in outside.into_iter().filter(|&v| !inside(v)) {
-        if let std::collections::hash_map::Entry::Vacant(e) = map.entry(v) {
-            e.insert(body.input(&format!("x.{}", operands.len()), InputRole::Input, graph.ty(v).clone())?);
-            operands.push(v);
-        }
-    }
-    for id in graph.ids().filter(|id| needed[id.0 as usize]) {
-        body.copy_node(graph, id, &mut map)?;
-    }
-    body.output("y", OutputRole::User, map[&result]);
-    Ok((body.finish(), operands))
 }
 
 /// The message with the op in front and the operands' types at the end, unless it has them.

@@ -1,0 +1,282 @@
+//! Control flow in a recorded program: closures become bodies that stay loops and branches in the compiled step.
+
+use super::region::{self, Scanned, placeholder};
+use super::tensor::Tensor;
+use super::trace::Trace;
+use crate::graph::Builder;
+use crate::types::{DType, Dim, Shape, TensorType};
+
+/// What a body takes or gives: a tensor, a tuple, an array or a vector of tensors, or nothing.
+pub trait Tensors: Sized {
+    /// The tensors in order.
+    fn into_list(self) -> Vec<Tensor>;
+    /// Of as many tensors as [`Tensors::into_list`] gave.
+    fn from_list(list: Vec<Tensor>) -> Self;
+}
+
+impl Tensors for () {
+    fn into_list(self) -> Vec<Tensor> {
+        vec![]
+    }
+    fn from_list(_list: Vec<Tensor>) -> Self {}
+}
+impl Tensors for Tensor {
+    fn into_list(self) -> Vec<Tensor> {
+        vec![self]
+    }
+    fn from_list(mut list: Vec<Tensor>) -> Self {
+        list.swap_remove(0)
+    }
+}
+impl Tensors for Vec<Tensor> {
+    fn into_list(self) -> Vec<Tensor> {
+        self
+    }
+    fn from_list(list: Vec<Tensor>) -> Self {
+        list
+    }
+}
+impl<const N: usize> Tensors for [Tensor; N] {
+    fn into_list(self) -> Vec<Tensor> {
+        self.into()
+    }
+    fn from_list(list: Vec<Tensor>) -> Self {
+        list.try_into().unwrap_or_else(|list: Vec<Tensor>| panic!("{} tensors in the place of {N}", list.len()))
+    }
+}
+impl Tensors for (Tensor, Tensor) {
+    fn into_list(self) -> Vec<Tensor> {
+        vec![self.0, self.1]
+    }
+    fn from_list(list: Vec<Tensor>) -> Self {
+        <[Tensor; 2]>::from_list(list).into()
+    }
+}
+impl Tensors for (Tensor, Tensor, Tensor) {
+    fn into_list(self) -> Vec<Tensor> {
+        vec![self.0, self.1, self.2]
+    }
+    fn from_list(list: Vec<Tensor>) -> Self {
+        <[Tensor; 3]>::from_list(list).into()
+    }
+}
+
+/// Branches and loops. Bodies read whatever they like from around them; keys that a body asks for ([`Trace::key`]) differ from trip to
+/// trip. What a body computes is read outside of it only where it is returned.
+impl Trace {
+    /// `then` where the predicate, a 0-d bool, holds, else `otherwise`; both give tensors of the same types. Only the branch that is
+    /// taken runs: the other computes, checks and draws nothing. Differentiable. As `torch.cond` and `lax.cond`.
+    ///
+    /// ```
+    /// use inductor::{Config, DType, Device, HostTensor, compile, trace_eval};
+    /// let traced = trace_eval("branch", |t| {
+    ///     let x = t.input("x", DType::F32, 3);
+    ///     Ok(vec![t.cond(&x.sum_all().gt(0.0), || x.sin(), || x.exp())])
+    /// })?;
+    /// let step = compile(&traced, &Device::cpu(), &Config::default())?;
+    /// let y = step.run(&mut step.init(0)?, [&HostTensor::f32(&[3], &[0.0, -1.0, 0.5])])?.outputs()?.remove(0).1;
+    /// assert!((y.to_f32()[1] - (-1.0f32).exp()).abs() < 1e-6);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn cond<R: Tensors>(&self, predicate: &Tensor, then: impl FnOnce() -> R, otherwise: impl FnOnce() -> R) -> R {
+        let start = self.nodes();
+        let (yes, no) = (then().into_list(), otherwise().into_list());
+        if yes.len() != no.len() || yes.iter().zip(&no).any(|(a, b)| a.ty != b.ty) {
+            let poisoned = yes.iter().chain(&no).chain([predicate]).any(Tensor::is_poisoned);
+            if !poisoned {
+                self.recorder.fault(format!("cond: the branches give different types: {} and {}", list(&yes), list(&no)));
+            }
+            return self.poisoned(types(&yes));
+        }
+        let operands: Vec<&Tensor> = [predicate].into_iter().chain(&yes).chain(&no).collect();
+        let results = self.recorder.apply_many("cond", &operands, |b, v| {
+            let (yes, no) = v[1..].split_at(yes.len());
+            region::cond(b, start, v[0], yes, no)
+        });
+        self.results(results, types(&yes))
+    }
+
+    /// Runs `f(carry, slice) -> (carry, y)` over the slices of `xs` along dimension 0, in order: the last carry, and all `y` stacked
+    /// along a new dimension 0. A loop in the compiled step, whose cost to compile does not grow with its trips. Differentiable: the
+    /// carries of all trips are saved, and trips are computed again from them. As `lax.scan`.
+    ///
+    /// ```
+    /// use inductor::{Config, DType, Device, HostTensor, compile, trace_eval};
+    /// let traced = trace_eval("balance", |t| {
+    ///     let xs = t.input("xs", DType::F32, 4);
+    ///     let (last, all) = t.scan(|sum, x| (&sum * 0.5 + &x, sum), t.zeros(DType::F32, ()), xs);
+    ///     Ok(vec![last, all])
+    /// })?;
+    /// let step = compile(&traced, &Device::cpu(), &Config::default())?;
+    /// let y = step.run(&mut step.init(0)?, [&HostTensor::f32(&[4], &[1.0, 2.0, 4.0, 8.0])])?.outputs()?;
+    /// assert_eq!((y[0].1.to_f32(), y[1].1.to_f32()), (vec![10.625], vec![0.0, 1.0, 2.5, 5.25]));
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn scan<C: Tensors, X: Tensors, Y: Tensors>(&self, f: impl FnOnce(C, X) -> (C, Y), init: C, xs: X) -> (C, Y) {
+        self.scan_along(f, init, xs, false)
+    }
+
+    /// As [`Trace::scan`], from the last slice to the first; each `y` is stacked in the place of its slice.
+    #[track_caller]
+    pub fn reverse_scan<C: Tensors, X: Tensors, Y: Tensors>(&self, f: impl FnOnce(C, X) -> (C, Y), init: C, xs: X) -> (C, Y) {
+        self.scan_along(f, init, xs, true)
+    }
+
+    /// `f` of each slice of `xs` along dimension 0, stacked along a new dimension 0: a scan without carry, which takes the memory of one
+    /// slice at a time. As `lax.map`.
+    ///
+    /// ```
+    /// use inductor::{DType, trace_eval};
+    /// let traced = trace_eval("rows", |t| Ok(vec![t.map(|row| row.softmax(-1), t.input("x", DType::F32, (1000, 8)))]))?;
+    /// assert_eq!(traced.graph.ty(traced.graph.outputs[0].value).to_string(), "f32[1000, 8]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn map<X: Tensors, Y: Tensors>(&self, f: impl FnOnce(X) -> Y, xs: X) -> Y {
+        self.scan_along(|(), x| ((), f(x)), (), xs, false).1
+    }
+
+    /// `f(index, carry) -> carry` for each index of `0..trips`, an i32; the last carry. Differentiable. As `lax.fori_loop`.
+    ///
+    /// ```
+    /// use inductor::{Config, DType, Device, compile, trace_eval};
+    /// let traced = trace_eval("powers", |t| Ok(vec![t.fori_loop(10, |_, x| &x + &x, t.ones(DType::F32, ()))]))?;
+    /// let step = compile(&traced, &Device::cpu(), &Config::default())?;
+    /// assert_eq!(step.run(&mut step.init(0)?, ())?.outputs()?[0].1.to_f32(), [1024.0]);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn fori_loop<C: Tensors>(&self, trips: impl Into<Dim>, f: impl FnOnce(Tensor, C) -> C, init: C) -> C {
+        let counted = |mut carry: Vec<Tensor>, _: Vec<Tensor>| {
+            let index = carry.remove(0);
+            let next = &index + 1;
+            ([vec![next], f(index, C::from_list(carry)).into_list()].concat(), vec![])
+        };
+        let init = [vec![self.zeros(DType::I32, ())], init.into_list()].concat();
+        let mut last = self.scanned(counted, init, vec![], trips.into(), false).0;
+        last.remove(0);
+        C::from_list(last)
+    }
+
+    /// `body` again and again, as long as `condition`, a 0-d bool, holds; the last values. How many trips it takes is known only while it
+    /// runs, so that it is not differentiable. As `torch.while_loop` and `lax.while_loop`.
+    ///
+    /// ```
+    /// use inductor::{Config, DType, Device, HostTensor, compile, trace_eval};
+    /// let traced = trace_eval("root", |t| {
+    ///     let x = t.input("x", DType::F32, ());
+    ///     Ok(vec![t.while_loop(|y| (&y * &y - &x).abs().gt(1e-3), |y| (&y + &x / &y) * 0.5, x.clone())])
+    /// })?;
+    /// let step = compile(&traced, &Device::cpu(), &Config::default())?;
+    /// let y = step.run(&mut step.init(0)?, [&HostTensor::f32(&[], &[9.0])])?.outputs()?.remove(0).1;
+    /// assert!((y.to_f32()[0] - 3.0).abs() < 1e-3);
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn while_loop<C: Tensors>(&self, condition: impl FnOnce(C) -> Tensor, body: impl FnOnce(C) -> C, init: C) -> C {
+        let init = init.into_list();
+        let (start, arguments) = (self.nodes(), self.placeholders(&types(&init)));
+        let holds = condition(C::from_list(arguments.clone()));
+        let next = body(C::from_list(arguments.clone())).into_list();
+        if let Some(fault) = changed("while_loop", &init, &next) {
+            self.recorder.fault(fault);
+            return self.poisoned(types(&init));
+        }
+        let n = init.len();
+        let operands: Vec<&Tensor> = init.iter().chain(&arguments).chain([&holds]).chain(&next).collect();
+        let results =
+            self.recorder.apply_many("while_loop", &operands, |b, v| region::while_loop(b, start, &v[..n], &v[n..2 * n], v[2 * n], &v[2 * n + 1..]));
+        self.results(results, types(&init))
+    }
+
+    #[track_caller]
+    fn scan_along<C: Tensors, X: Tensors, Y: Tensors>(&self, f: impl FnOnce(C, X) -> (C, Y), init: C, xs: X, reverse: bool) -> (C, Y) {
+        let (init, xs) = (init.into_list(), xs.into_list());
+        let length = xs.first().and_then(|x| x.shape().0.first()).cloned();
+        let sliced = |x: &Tensor| x.shape().0.first().is_some_and(|n| Some(n) == length.as_ref());
+        if let Some(x) = xs.iter().find(|x| !sliced(x)) {
+            x.report("scan", format!("{} is not sliced along a dimension 0 of the same size as the others", x.ty()));
+        } else if xs.is_empty() {
+            self.recorder.fault("scan: there is nothing to slice; fori_loop takes a number of trips".into());
+        }
+        let listed = |carry: Vec<Tensor>, x: Vec<Tensor>| {
+            let (carry, y) = f(C::from_list(carry), X::from_list(x));
+            (carry.into_list(), y.into_list())
+        };
+        let (carry, ys) = self.scanned(listed, init, xs, length.unwrap_or(Dim::int(1)), reverse);
+        (C::from_list(carry), Y::from_list(ys))
+    }
+
+    #[track_caller]
+    fn scanned(
+        &self,
+        f: impl FnOnce(Vec<Tensor>, Vec<Tensor>) -> (Vec<Tensor>, Vec<Tensor>),
+        init: Vec<Tensor>,
+        xs: Vec<Tensor>,
+        length: Dim,
+        reverse: bool,
+    ) -> (Vec<Tensor>, Vec<Tensor>) {
+        let slice = |x: &Tensor| TensorType { dtype: x.dtype(), shape: Shape(x.shape().0.iter().skip(1).cloned().collect()) };
+        let taken: Vec<TensorType> = types(&init).into_iter().chain(xs.iter().map(slice)).collect();
+        let (start, arguments) = (self.nodes(), self.placeholders(&taken));
+        let (next, ys) = f(arguments[..init.len()].to_vec(), arguments[init.len()..].to_vec());
+        let stacked = |y: &Tensor| TensorType { dtype: y.dtype(), shape: Shape([&[length.clone()], &y.shape().0[..]].concat()) };
+        let expected: Vec<TensorType> = types(&init).into_iter().chain(ys.iter().map(stacked)).collect();
+        if let Some(fault) = changed("scan", &init, &next) {
+            self.recorder.fault(fault);
+            return split(self.poisoned(expected), init.len());
+        }
+        let (carries, given) = (init.len(), init.len() + xs.len());
+        let operands: Vec<&Tensor> = init.iter().chain(&xs).chain(&arguments).chain(&next).chain(&ys).collect();
+        let results = self.recorder.apply_many("scan", &operands, |b, v| {
+            let (arguments, results) = v[given..].split_at(given);
+            let of = Scanned { length: length.clone(), reverse, init: &v[..carries], xs: &v[carries..given] };
+            region::scan(b, start, of, arguments, results)
+        });
+        split(self.results(results, expected), carries)
+    }
+
+    /// How many nodes there are so far.
+    fn nodes(&self) -> usize {
+        self.recorder.builder.borrow().graph().nodes.len()
+    }
+
+    /// Values for a body's arguments.
+    #[track_caller]
+    fn placeholders(&self, types: &[TensorType]) -> Vec<Tensor> {
+        let place = |b: &mut Builder| types.iter().map(|ty| placeholder(b, ty)).collect();
+        let placed = self.recorder.apply_many("argument", &[], |b, _| place(b));
+        self.results(placed, types.to_vec())
+    }
+
+    /// Results, or poisoned tensors of these types.
+    fn results<R: Tensors>(&self, results: Vec<Tensor>, types: Vec<TensorType>) -> R {
+        if results.len() == types.len() { R::from_list(results) } else { self.poisoned(types) }
+    }
+
+    fn poisoned<R: Tensors>(&self, types: Vec<TensorType>) -> R {
+        R::from_list(types.into_iter().map(|ty| self.recorder.poison(ty)).collect())
+    }
+}
+
+/// What is wrong with the next values of what is carried, unless a mistake was reported before.
+fn changed(op: &str, before: &[Tensor], after: &[Tensor]) -> Option<String> {
+    let same = before.len() == after.len() && before.iter().zip(after).all(|(a, b)| a.ty == b.ty);
+    let poisoned = before.iter().chain(after).any(Tensor::is_poisoned);
+    (!same && !poisoned).then(|| format!("{op}: the body takes {} and gives {}", list(before), list(after)))
+}
+
+fn split(mut all: Vec<Tensor>, at: usize) -> (Vec<Tensor>, Vec<Tensor>) {
+    let rest = all.split_off(at);
+    (all, rest)
+}
+
+fn types(tensors: &[Tensor]) -> Vec<TensorType> {
+    tensors.iter().map(|x| x.ty.clone()).collect()
+}
+
+fn list(tensors: &[Tensor]) -> String {
+    format!("({})", tensors.iter().map(|x| x.ty.to_string()).collect::<Vec<_>>().join(", "))
+}
