@@ -35,7 +35,7 @@
 //! solvers, determinants, matrix exponentials), results whose shape depends on the data (`nonzero`, `unique`, `masked_select`,
 //! `bincount`, `repeat_interleave` by a tensor without `output_size`), `multinomial`, polynomials of a degree above 32 that is a
 //! tensor, `igamma`, fractional pooling, `segment_reduce`, `histogramdd`, `frexp`, `nextafter`, resampling with antialiasing, complex
-//! numbers, sparse tensors, and operators that take functions (`cond`, `map`, `scan`, `while_loop`).
+//! numbers and sparse tensors.
 
 mod activations;
 pub mod args;
