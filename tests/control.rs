@@ -3,7 +3,7 @@
 
 use inductor::ops::OpDef;
 use inductor::{
-    Config, DType, Device, Dim, Error, HostTensor, Initializer, Step, Tensor, Trace, Traced, compile, compile_train, optim, trace, trace_eval,
+    Config, DType, Device, Dim, Error, HostTensor, Initializer, Step, Tensor, Trace, Traced, compile, compile_train, nn, optim, trace, trace_eval,
 };
 use std::time::Instant;
 
@@ -260,5 +260,38 @@ fn a_program_holds_its_loops_as_loops() {
         let verified = Config { verify: inductor::Verify::Full, ..Config::default() };
         let step = compile(&traced, &device, &verified).expect("compiles");
         close(&run(&step, &[x.clone()]).expect("agrees with the graph")[0], &expected, 1e-6);
+    }
+}
+
+#[test]
+fn long_sequences_are_loops_that_give_what_short_ones_do() {
+    let layer = || nn::Recurrent::new(3).layers(2);
+    let whole = |length: Dim| {
+        trace_eval("whole", move |t| {
+            let x = t.input("x", DType::F32, [length.clone(), 2.into(), 4.into()]);
+            let (y, (h, c)) = nn::lstm(&t.path("lstm"), &x, None, layer());
+            let gradient = y.square().sum_all().grad(&[&x]).remove(0);
+            Ok(vec![y, h, c, gradient])
+        })
+        .expect("recorded")
+    };
+    let halves = trace_eval("halves", |t| {
+        let x = t.input("x", DType::F32, (80, 2, 4));
+        let (first, (h, c)) = nn::lstm(&t.path("lstm"), &x.narrow(0, 0, 40), None, layer());
+        let (second, (h, c)) = nn::lstm(&t.path("lstm"), &x.narrow(0, 40, 40), Some((&h, &c)), layer());
+        let y = Tensor::cat(&[&first, &second], 0);
+        let gradient = y.square().sum_all().grad(&[&x]).remove(0);
+        Ok(vec![y, h, c, gradient])
+    })
+    .expect("recorded");
+    let x = HostTensor::f32(&[80, 2, 4], &numbers(640, 0.6));
+    let expected = outputs(&halves, &Device::cpu(), &[x.clone()]);
+    let loops = |traced: &Traced| traced.graph.nodes.iter().filter(|n| n.op.name() == "scan").count();
+    assert_eq!((loops(&halves), loops(&whole(80.into()))), (0, 6), "two forward, two that save, two backward");
+    for device in devices() {
+        for length in [80.into(), Dim::symbol("n", 1, 100)] {
+            let got = outputs(&whole(length), &device, &[x.clone()]);
+            got.iter().zip(&expected).for_each(|(a, b)| close(a, b, 1e-5));
+        }
     }
 }
