@@ -111,8 +111,8 @@ impl Scan {
     /// The scan that stacks what its trips begin with as well.
     fn saving_carries(&self) -> Scan {
         let mut body = (*self.body).clone();
-        for k in 0..self.carries as usize {
-            let value = body.inputs[k].value;
+        let carried: Vec<Value> = body.inputs.iter().take(self.carries as usize).map(|i| i.value).collect();
+        for (k, value) in carried.into_iter().enumerate() {
             if !body.outputs[self.carries as usize..].iter().any(|o| o.value == value) {
                 let name = (k..).map(|n| format!("carry.{n}")).find(|n| body.output(n).is_none()).unwrap_or_default();
                 body.outputs.push(Output { name, role: OutputRole::User, value });
