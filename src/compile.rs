@@ -146,7 +146,7 @@ struct Stages<'a> {
 
 impl Stages<'_> {
     fn inference(&self, clock: &mut Clock<'_>) -> Result<Program> {
-        let inlined = inline_subgraphs(self.graph, Inline::All).map_err(Error::compile)?;
+        let inlined = inline_subgraphs(self.graph, Inline::Calls).map_err(Error::compile)?;
         let joint = recursive_joint_graph_passes(&inlined)?;
         clock.report.joint_nodes = joint.nodes.len();
         clock.stage("joint");
@@ -216,7 +216,7 @@ impl Stages<'_> {
             Mode::Vjp => (Wrt::Inputs, Seed::Cotangents),
             _ => (Wrt::Parameters, Seed::Loss),
         };
-        let graph = inline_subgraphs(self.graph, Inline::All).map_err(Error::compile)?;
+        let graph = inline_subgraphs(self.graph, Inline::Calls).map_err(Error::compile)?;
         let joint = autograd::joint_graph(&graph, wrt, seed)?;
         let joint = match self.loss_scale() {
             Some(scale) => crate::update::scale_loss(&joint, scale).map_err(Error::compile)?,

@@ -11,7 +11,7 @@
 //!
 //! A test is named `<op>/<number of the sample>/<what>`; its failure prints the graph.
 
-use inductor::autograd::{Seed, Wrt, joint_graph, set_unit_cotangents};
+use inductor::autograd::{Seed, Wrt, joint_graph, pull_back, set_unit_cotangents};
 use inductor::config::{Config, Mode, Target};
 use inductor::eval::{accuracy, evaluate, evaluate_all, evaluate_exact};
 use inductor::graph::{Builder, Graph, Inline, InputRole, Node, OutputRole, Value, ValueMap, inline_subgraphs, parse, print, verify};
@@ -206,7 +206,7 @@ fn check_text(case: &Case) -> Result<(), String> {
 
 /// The nests that a graph is lowered to, and the kernels that they become on each target.
 fn nests_parse_back(graph: &Graph) -> Result<(), String> {
-    let graph = inline_subgraphs(graph, Inline::All)?;
+    let graph = inline_subgraphs(graph, Inline::Calls)?;
     let graph = recursive_joint_graph_passes(&graph).and_then(|g| post_grad_passes(&g)).map_err(|e| e.to_string())?;
     // What cannot be lowered is refused by name, which `layers` looks at.
     let Ok(lowered) = lower(&[(Phase::Forward, &graph)], &Config::default()) else { return Ok(()) };
@@ -295,9 +295,6 @@ fn check_layers(case: &Case) -> Result<(), String> {
 
 /// Compiles for the interpreter and runs, with temporary memory full of NaN.
 fn interpret(graph: &Graph, inputs: &[HostTensor], config: &Config) -> Result<Vec<HostTensor>, String> {
-    if graph.nodes.iter().any(|n| matches!(n.op, Op::WhileLoop(_))) {
-        return Err("unsupported: a loop whose trip count only the device knows".into());
-    }
     let names: Vec<&str> = graph.outputs.iter().map(|o| &o.name[..]).collect();
     let named: Vec<(&str, &HostTensor)> = graph.inputs.iter().map(|i| &i.name[..]).zip(inputs).collect();
     interpret_named(graph, &named, &names, config)
@@ -344,7 +341,7 @@ fn check_backward(case: &Case) -> Result<(), String> {
 fn differentiated(case: &Case) -> Result<Option<(Graph, Named)>, String> {
     let is_float = |v: Value| case.graph.ty(v).dtype.is_float();
     let differentiable = case.graph.inputs.iter().any(|i| is_float(i.value)) && case.graph.outputs.iter().any(|o| is_float(o.value));
-    if !differentiable || matches!(case.op, Op::WhileLoop(_)) {
+    if !differentiable {
         return Ok(None);
     }
     let joint = match joint_graph(&case.graph, Wrt::Inputs, Seed::Cotangents) {
@@ -362,7 +359,7 @@ fn differentiated(case: &Case) -> Result<Option<(Graph, Named)>, String> {
 
 /// Forward, and forward with backward, as generated WGSL.
 fn check_adapter(case: &Case) -> Result<(), String> {
-    if layers::software().is_none() || case.graph.nodes.iter().any(|n| matches!(n.op, Op::WhileLoop(_))) {
+    if layers::software().is_none() {
         return Ok(());
     }
     let inputs: Named = case.graph.inputs.iter().map(|i| i.name.clone()).zip(case.inputs.iter().cloned()).collect();
@@ -398,7 +395,7 @@ fn check_one_gradient(case: &Case, accuracy: f64) -> Result<(), String> {
         return Ok(());
     }
     // What gives way before autograd is differentiated in its inlined form, and what stays refuses.
-    let graph = if case.op.class() == Class::Subgraph { inline_subgraphs(&case.graph, Inline::All)? } else { case.graph.clone() };
+    let graph = inline_subgraphs(&case.graph, Inline::Calls)?;
     let floats: Vec<usize> = (0..graph.outputs.len()).filter(|&k| graph.ty(graph.outputs[k].value).dtype.is_float()).collect();
     let mut subsets = vec![floats.clone()];
     if floats.len() > 1 {
@@ -435,7 +432,9 @@ fn gradient_graph(graph: &Graph, outputs: &[usize]) -> Result<Graph, String> {
             continue;
         }
         let operands: Vec<Value> = operands.iter().map(|v| map[v]).collect();
-        let grads = op.vjp(&mut VjpContext { b: &mut b, operands: &operands, results: &results, cotangents: &incoming })?;
+        let (wanted, pull_back) = (vec![true; operands.len()], &pull_back);
+        let mut cx = VjpContext { b: &mut b, operands: &operands, results: &results, cotangents: &incoming, wanted: &wanted, pull_back };
+        let grads = op.vjp(&mut cx)?;
         if grads.len() != operands.len() {
             return Err(format!("{} gives {} gradients for {} operands", op.name(), grads.len(), operands.len()));
         }

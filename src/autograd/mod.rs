@@ -9,13 +9,17 @@
 //!   they differentiate. Only values that lie between an input asked for and a seeded output are walked, so an op without
 //!   a derivative is an error only where its derivative is needed. Every gradient has its input's type.
 //! * Must not know: particular ops. Derivatives live in `ops`, with each op; this room walks and adds up.
+//! * Ops that hold bodies are differentiated through their bodies' gradients (`bodies.rs`), which they ask for by
+//!   `VjpContext::pull_back`; what their derivative reads beside their results they give as further results (`OpDef::saving`).
 //! * Add here: nothing when an op is added. Gradients within a program that is being recorded are in `within.rs`.
 //!
 //! The method is reverse accumulation over a topological order (Griewank and Walther, "Evaluating Derivatives", 2008); its
 //! cost is one VJP per walked node.
 
+mod bodies;
 mod within;
 
+pub use bodies::pull_back;
 pub use within::{Fault, gradients_within};
 
 use crate::error::Error;
@@ -40,6 +44,8 @@ pub enum Seed {
     /// An input `cotangent.<output>` for every float output of role `user` or `loss`; a single such output that is 0-d takes
     /// one instead, as does the loss.
     Cotangents,
+    /// An input `cotangent.<output>` for every float output: a body's.
+    Each,
 }
 
 /// Before the name of the output in the name of a cotangent that is one.
@@ -68,13 +74,13 @@ pub fn set_unit_cotangents(graph: &Graph) -> Result<Graph, String> {
 
 /// The forward's outputs plus gradients, as one graph. Checkpoint regions are inlined and leave their tags.
 pub fn joint_graph(forward: &Graph, wrt: Wrt, seed: Seed) -> Result<Graph, Error> {
-    let inlined = inline_subgraphs(forward, Inline::All).map_err(|m| internal(m, None))?;
-    let forward = &inlined;
-    let mut walk = Walk::copy_forward(forward)?;
-    walk.mark_dependents(wrt);
+    let inlined = inline_subgraphs(forward, Inline::Calls).map_err(|m| internal(m, None))?;
+    let forward = &bodies::saving(inlined, wrt).map_err(|m| internal(m, None))?;
+    let mut walk = Walk::copy_forward(forward, wrt)?;
     match seed {
         Seed::Loss => walk.seed_loss()?,
         Seed::Cotangents => walk.seed_cotangents()?,
+        Seed::Each => walk.seed_each()?,
     }
     for id in forward.ids().rev() {
         walk.differentiate(id)?;
@@ -91,6 +97,24 @@ impl Wrt {
     }
 }
 
+/// Which values are floats that an input asked for flows into: a float result does when any float operand does, unless the op stops
+/// gradients.
+fn dependents(forward: &Graph, wrt: Wrt) -> Vec<Vec<bool>> {
+    let mut out: Vec<Vec<bool>> = forward.nodes.iter().map(|n| vec![false; n.types.len()]).collect();
+    for input in forward.inputs.iter().filter(|i| wrt.asks(&i.role)) {
+        out[input.value.node.0 as usize][0] = forward.ty(input.value).dtype.is_float();
+    }
+    for id in forward.ids() {
+        let node = forward.node(id);
+        if !node.op.stops_gradient() && node.operands.iter().any(|v| out[v.node.0 as usize][v.result as usize]) {
+            for (result, ty) in node.types.iter().enumerate() {
+                out[id.0 as usize][result] |= ty.dtype.is_float();
+            }
+        }
+    }
+    out
+}
+
 /// State of the reverse walk. Values of `forward` index `dependent` and the keys of `map` and `cotangents`.
 struct Walk<'a> {
     forward: &'a Graph,
@@ -104,7 +128,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn copy_forward(forward: &'a Graph) -> Result<Walk<'a>, Error> {
+    fn copy_forward(forward: &'a Graph, wrt: Wrt) -> Result<Walk<'a>, Error> {
         let mut b = Builder::new(&forward.name);
         let mut map = ValueMap::default();
         b.copy_inputs(forward, &mut map).map_err(|m| internal(m, None))?;
@@ -114,25 +138,7 @@ impl<'a> Walk<'a> {
         for output in &forward.outputs {
             b.output(&output.name, output.role.clone(), map[&output.value]);
         }
-        let dependent = forward.nodes.iter().map(|n| vec![false; n.types.len()]).collect();
-        Ok(Walk { forward, b, map, dependent, cotangents: ValueMap::default() })
-    }
-
-    /// A float result depends on an input asked for when any float operand does, unless the op stops gradients.
-    fn mark_dependents(&mut self, wrt: Wrt) {
-        for input in &self.forward.inputs {
-            if wrt.asks(&input.role) && self.forward.ty(input.value).dtype.is_float() {
-                self.dependent[input.value.node.0 as usize][0] = true;
-            }
-        }
-        for id in self.forward.ids() {
-            let node = self.forward.node(id);
-            if !node.op.stops_gradient() && node.operands.iter().any(|&v| self.is_dependent(v)) {
-                for (result, ty) in node.types.iter().enumerate() {
-                    self.dependent[id.0 as usize][result] |= ty.dtype.is_float();
-                }
-            }
-        }
+        Ok(Walk { forward, b, map, dependent: dependents(forward, wrt), cotangents: ValueMap::default() })
     }
 
     fn is_dependent(&self, v: Value) -> bool {
@@ -167,6 +173,12 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    fn seed_each(&mut self) -> Result<(), Error> {
+        let forward = self.forward;
+        let floats = forward.outputs.iter().filter(|o| forward.ty(o.value).dtype.is_float());
+        floats.into_iter().try_for_each(|output| self.seed(output, "cotangent."))
+    }
+
     fn seed(&mut self, output: &Output, prefix: &str) -> Result<(), Error> {
         self.b.provenance = self.forward.provenance(output.value.node).clone();
         let ty = self.forward.ty(output.value).clone();
@@ -198,7 +210,9 @@ impl<'a> Walk<'a> {
         self.b.provenance = self.forward.provenance(id).clone();
         let operands: Vec<Value> = node.operands.iter().map(|v| self.map[v]).collect();
         let results: Vec<Value> = results.iter().map(|v| self.map[v]).collect();
-        let mut cx = VjpContext { b: &mut self.b, operands: &operands, results: &results, cotangents: &cotangents };
+        let wanted: Vec<bool> = node.operands.iter().map(|&v| self.is_dependent(v)).collect();
+        let (b, pull_back) = (&mut self.b, &pull_back);
+        let mut cx = VjpContext { b, operands: &operands, results: &results, cotangents: &cotangents, wanted: &wanted, pull_back };
         let fail = |message: String| Error::Autograd { message, location: line(self.forward, id) };
         let grads = node.op.vjp(&mut cx).map_err(|m| fail(named(node.op.name(), m)))?;
         if grads.len() != operands.len() {

@@ -68,7 +68,7 @@ impl Pullback<'_> {
             return Ok(());
         }
         self.b.provenance = self.b.graph().provenance(id).clone();
-        let grads = match node.op.subgraphs().is_empty() {
+        let grads = match node.op.subgraphs().is_empty() || node.op.flow().is_some() {
             true => self.pull(&node.op, &node.operands, &results, &cotangents)?,
             false => self.pull_through_bodies(&node.op, &node.operands, &cotangents)?,
         };
@@ -81,8 +81,9 @@ impl Pullback<'_> {
     }
 
     fn pull(&mut self, op: &Op, operands: &[Value], results: &[Value], cotangents: &[Option<Value>]) -> Result<Vec<Option<Value>>, String> {
+        let wanted: Vec<bool> = operands.iter().map(|v| self.dependent.get(v.node.0 as usize).is_some_and(|d| *d)).collect();
         let operands: Vec<Value> = operands.iter().map(|&v| self.seen(v)).collect();
-        let mut cx = VjpContext { b: self.b, operands: &operands, results, cotangents };
+        let mut cx = VjpContext { b: self.b, operands: &operands, results, cotangents, wanted: &wanted, pull_back: &super::pull_back };
         op.vjp(&mut cx).map_err(|m| if m.starts_with(op.name()) { m } else { format!("{}: {m}", op.name()) })
     }
 
@@ -99,7 +100,7 @@ impl Pullback<'_> {
         }
     }
 
-    /// Through what a node with bodies decomposes into.
+    /// Through what a call decomposes into.
     fn pull_through_bodies(&mut self, op: &Op, operands: &[Value], cotangents: &[Option<Value>]) -> Result<Vec<Option<Value>>, String> {
         let region = self.b.region;
         let results = op.decompose(self.b, operands).ok_or_else(|| format!("{} is not differentiable", op.name()))??;

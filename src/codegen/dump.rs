@@ -7,7 +7,7 @@ use std::fmt::Write;
 pub fn dump(plan: &Plan) -> String {
     let mut out = String::new();
     for (k, code) in plan.code.iter().enumerate() {
-        let launches = || plan.launches.iter().filter(|l| l.code == k as u32);
+        let launches = || plan.launches.iter().filter(|l| l.code == Some(k as u32));
         let users = || launches().flat_map(|l| l.commands.iter().map(|&c| &plan.program.commands[c as usize]));
         let _ = writeln!(out, "// ---- shader {k}, {} launches", launches().count());
         for d in users().take(8) {

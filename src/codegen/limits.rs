@@ -51,7 +51,7 @@ fn check_numbers(nest: &Nest) -> Result<(), String> {
 pub fn check_unit(unit: &Unit) -> Result<(), String> {
     let caps = &unit.target.caps;
     let scratch = matches!(unit.form, Form::Product(tile) if tile.workers.is_some());
-    let storage = unit.bindings.len() as u32 + (unit.sets_status || unit.guarded) as u32 + scratch as u32;
+    let storage = unit.bindings.len() as u32 + (unit.sets_status || unit.guarded) as u32 + unit.skips as u32 + scratch as u32;
     if storage > caps.max_storage_buffers {
         return Err(format!("{storage} storage buffers in one kernel are more than the {} of {}", caps.max_storage_buffers, caps.name));
     }

@@ -36,6 +36,10 @@ pub fn generate(program: Program, target: &Target) -> Result<Plan, Error> {
     let mut shaders = Shaders::new(&program, target);
     let mut launches = vec![];
     for run in program.runs() {
+        if program.control(run.start).is_some() {
+            launches.push(Launch { commands: vec![run.start as u32], code: None });
+            continue;
+        }
         launches.extend(shaders.launches(&run.map(|c| c as u32).collect::<Vec<_>>())?);
     }
     let code = shaders.code;

@@ -5,6 +5,7 @@ use crate::loop_ir::BufferId;
 use crate::schedule::Program;
 use crate::types::Dim;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// How a shader sees one binding. Binding `k` of group 0 is entry `k` of [`Variant::bindings`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -18,6 +19,8 @@ pub enum Binding {
     StatusWrite,
     /// The status word of guarded kernels: `var<storage, read> status: u32`.
     StatusRead,
+    /// The word that skips kernels of a block where it is not zero, that of the launch's first command: `var<storage, read> skip: u32`.
+    Skip,
     /// Values of the program's symbols, `array<vec4<u32>, ceil(n / 4)>` in a uniform buffer, in the order of
     /// `Program::symbols`. Absent when there are none.
     Symbols,
@@ -64,7 +67,7 @@ pub struct Plan {
     pub target: Target,
     /// Distinct shaders.
     pub code: Vec<KernelCode>,
-    /// What a step launches, in order: every command of the program once. Empty for the interpreter.
+    /// What a step launches, in order: every command of the program once, those of blocks included. Empty for the interpreter.
     pub launches: Vec<Launch>,
 }
 
@@ -73,14 +76,20 @@ pub struct Plan {
 pub struct Launch {
     /// Commands of the program. Bindings count the buffers of all of them, in this order.
     pub commands: Vec<u32>,
-    /// Its entry in [`Plan::code`].
-    pub code: u32,
+    /// Its entry in [`Plan::code`]; none where it stands for control flow, whose blocks are launches of their own.
+    pub code: Option<u32>,
 }
 
 impl Plan {
     /// Launches of one plan whose commands run one by one, with these shaders.
     pub fn one_by_one(code: impl IntoIterator<Item = u32>) -> Vec<Launch> {
-        code.into_iter().enumerate().map(|(command, code)| Launch { commands: vec![command as u32], code }).collect()
+        code.into_iter().enumerate().map(|(command, code)| Launch { commands: vec![command as u32], code: Some(code) }).collect()
+    }
+
+    /// The launches of a range of commands, which no launch crosses.
+    pub fn launches_of(&self, commands: &Range<usize>) -> Range<usize> {
+        let before = |end: usize| self.launches.partition_point(|l| (l.commands[0] as usize) < end);
+        before(commands.start)..before(commands.end)
     }
 
     /// The buffers of a launch: those of its commands, one behind the other.

@@ -67,10 +67,10 @@ impl<'a> Shaders<'a> {
         let mut out = vec![];
         for LaunchGroup { commands, .. } in groups {
             match self.together(&commands)? {
-                Some(code) => out.push(Launch { commands, code }),
+                Some(code) => out.push(Launch { commands, code: Some(code) }),
                 None => {
                     for command in commands {
-                        out.push(Launch { commands: vec![command], code: self.alone(command)? });
+                        out.push(Launch { commands: vec![command], code: Some(self.alone(command)?) });
                     }
                 }
             }

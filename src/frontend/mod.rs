@@ -10,12 +10,14 @@
 
 mod aten;
 mod call;
+mod control;
 mod freeze;
 mod init;
 mod methods;
 pub mod models;
 pub mod nn;
 pub mod optim;
+mod region;
 mod tensor;
 #[cfg(feature = "torch")]
 pub mod torch_export;

@@ -2,6 +2,7 @@
 
 use super::aten::args::Cx;
 use super::freeze::freeze;
+use super::region::stray_placeholders;
 use super::tensor::Tensor;
 use super::{Initializer, Traced};
 use crate::error::{Error, Result, TraceFault};
@@ -56,6 +57,7 @@ fn record<O: IntoOutputs>(name: &str, training: bool, f: impl FnOnce(&Trace) -> 
     if faults.is_empty() {
         faults = size_faults(&graph);
     }
+    faults.extend(stray_placeholders(&graph));
     for (pattern, location) in recorder.frozen.take() {
         match freeze(&graph, &pattern) {
             Ok(frozen) => graph = frozen,
@@ -395,7 +397,7 @@ impl Drop for Scope {
 
 /// The program under construction, shared by its handles.
 pub(super) struct Recorder {
-    builder: RefCell<Builder>,
+    pub(super) builder: RefCell<Builder>,
     faults: RefCell<Vec<TraceFault>>,
     initializers: RefCell<Vec<(String, Initializer)>>,
     /// Patterns of parameters that are not trained, with the user's lines.

@@ -32,6 +32,12 @@ impl Tensors for Tensor {
     }
 }
 
+impl Tensors for () {
+    type Owned = ();
+    fn collect(&self, _into: &mut Vec<Tensor>) {}
+    fn rebuild(&self, _tensors: &mut dyn Iterator<Item = Tensor>) {}
+}
+
 impl<T: Tensors + ?Sized> Tensors for &T {
     type Owned = T::Owned;
     fn collect(&self, into: &mut Vec<Tensor>) {

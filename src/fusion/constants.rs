@@ -17,7 +17,7 @@ pub fn substitute_numbers(nest: &mut Nest, numbers: &FxHashMap<BufferId, Number>
         Instr::Load { buffer, mask: None, .. } => numbers.get(buffer).copied(),
         _ => None,
     };
-    if !nest.body.iter().any(|s| number(s).is_some()) {
+    if nest.control().is_some() || !nest.body.iter().any(|s| number(s).is_some()) {
         return;
     }
     let mut b = BodyBuilder::with_capacity(nest.body.len());

@@ -14,6 +14,9 @@ use crate::types::{DType, Dim, Provenance};
 /// One nest doing the work of `a` and then `b`. `keep` says which buffers written by `a` other kernels still read.
 /// `b` may read what `a` writes; they may also just share reads.
 pub fn fuse(a: &Nest, b: &Nest, keep: &dyn Fn(BufferId) -> bool, limits: &Limits) -> Result<Nest, WhyNot> {
+    if a.control().or(b.control()).is_some() {
+        return Err(WhyNot::Template("control flow has kernels of its own"));
+    }
     if b.chunk_axes().is_some() {
         return Err(WhyNot::Chunks("the kernel that has them is complete"));
     }

@@ -8,7 +8,7 @@ use crate::ops::{Checkpoint, Op, OpDef};
 pub enum Inline {
     /// `checkpoint` and `invoke_subgraph`; `cond` and `scan` stay, with their bodies inlined in the same way.
     Calls,
-    /// `cond` and `scan` as well, by their decompositions. `while_loop` stays.
+    /// `cond` and `scan` as well, by their decompositions; `while_loop` stays. What tests hold loops and branches against.
     All,
 }
 

@@ -19,6 +19,7 @@ pub fn program(nests: Vec<Nest>, buffers: &[TensorType], symbols: Vec<Symbol>) -
         buffers: (0..buffers.len() as u32).map(BufferId).collect(),
         phase: Phase::Forward,
         guarded: false,
+        skip: None,
         label: String::new(),
     };
     Program {

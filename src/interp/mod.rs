@@ -5,6 +5,7 @@
 //! * How: `bind` puts numbers for symbols and compiles every nest: `access` makes index expressions runs of constant stride,
 //!   `kernel` makes bodies steps over registers, `template` and `attention` take products to the `gemm` crate. `exec` runs blocks of about
 //!   1,024 lanes, one operation at a time, in parallel where that pays.
+//!   A command that stands for control flow runs its blocks instead, as often as the program says, or until a word in memory is set.
 //! * Invariants: results do not depend on the number of threads (partitions depend on sizes alone; no float is added by an
 //!   atomic); a block reads all it needs before it writes; nothing is read where a mask is off; no thread pool exists before
 //!   the first run that wants one.
@@ -34,10 +35,12 @@ mod tests;
 
 use crate::error::Error;
 use crate::loop_ir::BufferId;
-use crate::schedule::{Dispatch, PlacedBuffer, Program, SlotKind};
+use crate::lower::Repeat;
+use crate::schedule::{Control, Dispatch, PlacedBuffer, Program, SlotKind};
 use crate::types::{Bindings, DType, HostTensor, Storage};
 use exec::{Context, Pool};
 use raw::{Line, Memory};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use template::Executable;
@@ -57,6 +60,7 @@ pub struct Interpreter {
     slots: Vec<Vec<Line>>,
     slot_bytes: Vec<usize>,
     status: u32,
+    dispatches: u64,
     pool: Pool,
 }
 
@@ -75,6 +79,7 @@ impl Interpreter {
             slots: vec![vec![]; slots],
             slot_bytes: vec![usize::MAX; slots],
             status: 0,
+            dispatches: 0,
             pool: Pool::default(),
             program,
         };
@@ -198,12 +203,8 @@ impl Interpreter {
     /// on guarded dispatches are skipped.
     pub fn run(&mut self) -> Result<u32, Error> {
         self.reset_status();
-        let program = self.program.clone();
-        for command in &program.commands {
-            if !(command.guarded && self.status != 0) {
-                self.dispatch(command)?;
-            }
-        }
+        let main = self.program.main();
+        self.run_all(main)?;
         Ok(self.status)
     }
 
@@ -217,14 +218,52 @@ impl Interpreter {
         self.status
     }
 
-    /// Runs one command, guarded or not; the status word carries on.
+    /// Kernels run so far.
+    pub fn dispatches(&self) -> u64 {
+        self.dispatches
+    }
+
+    /// Runs one command, guarded or not, with the blocks that it stands for; the status word carries on.
     pub fn run_command(&mut self, index: usize) -> Result<(), Error> {
         let program = self.program.clone();
         let command = program.commands.get(index).ok_or_else(|| Error::Input(format!("the program has no command {index}")))?;
-        if command.guarded && self.status != 0 {
+        if (command.guarded && self.status != 0) || command.skip.map_or(Ok(false), |word| self.is_set(word))? {
             return Ok(());
         }
-        self.dispatch(command)
+        match program.control(index) {
+            Some(control) => self.run_control(control),
+            None => self.dispatch(command),
+        }
+    }
+
+    fn run_all(&mut self, commands: Range<usize>) -> Result<(), Error> {
+        commands.into_iter().try_for_each(|index| self.run_command(index))
+    }
+
+    fn run_control(&mut self, control: &Control) -> Result<(), Error> {
+        let Some((first, others)) = control.blocks.split_first() else { return Ok(()) };
+        self.run_all(first.clone())?;
+        match &control.repeat {
+            Repeat::Times(trips) => {
+                let bindings = self.bindings.as_ref().ok_or_else(unbound)?;
+                for _ in 0..trips.eval(bindings).map_err(Error::Input)? {
+                    others.iter().try_for_each(|block| self.run_all(block.clone()))?;
+                }
+            }
+            // A step that failed commits nothing any more, and would never end.
+            Repeat::Until(word) => loop {
+                others.iter().try_for_each(|block| self.run_all(block.clone()))?;
+                if self.is_set(*word)? || self.status != 0 {
+                    break;
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// Whether a word is not zero.
+    fn is_set(&self, word: BufferId) -> Result<bool, Error> {
+        Ok(self.read(word)?.bytes().iter().any(|b| *b != 0))
     }
 
     /// Fills temporary slots with bytes that are NaN in every float format.
@@ -238,15 +277,16 @@ impl Interpreter {
 
     fn placed(&self, buffer: BufferId) -> Result<(&PlacedBuffer, Vec<usize>), Error> {
         let placed = self.program.buffers.get(buffer.0 as usize).ok_or_else(|| Error::Input(format!("the program has no buffer {}", buffer.0)))?;
-        let bindings = self.bindings.as_ref().ok_or_else(|| Error::Input("the program's symbols have no values yet".into()))?;
+        let bindings = self.bindings.as_ref().ok_or_else(unbound)?;
         let size = |d: &crate::types::Dim| d.eval(bindings).map(|n| n as usize).map_err(Error::Input);
         Ok((placed, placed.ty.shape.0.iter().map(size).collect::<Result<_, _>>()?))
     }
 
     fn dispatch(&mut self, command: &Dispatch) -> Result<(), Error> {
         if self.bindings.is_none() {
-            return Err(Error::Input("the program's symbols have no values yet".into()));
+            return Err(unbound());
         }
+        self.dispatches += 1;
         let program = &self.program;
         // One view of each slot; buffers that share a slot share the view.
         let mut views: Vec<(usize, Memory<'_>)> = vec![];
@@ -269,6 +309,10 @@ impl Interpreter {
         }
         Ok(())
     }
+}
+
+fn unbound() -> Error {
+    Error::Input("the program's symbols have no values yet".into())
 }
 
 fn as_bytes<T: bytemuck::NoUninit>(x: Vec<T>) -> Vec<u8> {

@@ -36,7 +36,7 @@ pub enum Executable {
 /// Compiles a nest that was bound. A tag whose body has grown out of the shape that is fast here runs as it stands.
 pub fn compile(nest: &Nest, bound: &Bound) -> Executable {
     let special = match nest.tag {
-        Tag::Loop | Tag::Segments { .. } => None,
+        Tag::Loop | Tag::Segments { .. } | Tag::Control { .. } => None,
         tag @ Tag::Matmul { .. } => Product::new(bound, tag).map(|p| Executable::Product(Box::new(p))),
         tag @ Tag::ScatterSum { .. } => Scatter::new(bound, tag).map(|s| Executable::Scatter(Box::new(s))),
         Tag::Attention { .. } => {

@@ -50,6 +50,11 @@ impl Nest {
         level[write.value.0 as usize] || write.index.uses_axis(|a| a >= first_col) || write.index.values().iter().any(|&v| level[v as usize])
     }
 
+    /// The control flow that it stands for.
+    pub fn control(&self) -> Option<usize> {
+        if let Tag::Control { number } = self.tag { Some(number as usize) } else { None }
+    }
+
     /// The row axis of features, in attention.
     pub fn attention_features(&self) -> Option<usize> {
         if let Tag::Attention { batch, .. } = self.tag { Some(batch as usize + 1) } else { None }

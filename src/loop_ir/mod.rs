@@ -249,6 +249,12 @@ pub enum Tag {
         /// Columns with weights that are not zero.
         seen: Seen,
     },
+    /// Stands for control flow, whose blocks run in its place: what it reads and writes, and whether it checks, is theirs. Its body means
+    /// nothing.
+    Control {
+        /// Which control flow of the program.
+        number: u32,
+    },
 }
 
 /// Columns that a row of x gives weight to. The others need not be looked at: where what they hold is not finite, executors differ,
@@ -392,7 +398,7 @@ impl Tag {
     /// The values that it names.
     pub fn values(&self) -> Vec<Val> {
         match *self {
-            Tag::Loop | Tag::Attention { .. } => vec![],
+            Tag::Loop | Tag::Attention { .. } | Tag::Control { .. } => vec![],
             Tag::Matmul { a, b, dot, .. } => vec![a, b, dot],
             Tag::ScatterSum { index, source, sum, .. } => vec![index, source, sum],
             Tag::Segments { start, end } => vec![start, end],
@@ -402,7 +408,7 @@ impl Tag {
     /// The same about other values.
     pub fn map(self, at: impl Fn(Val) -> Val) -> Tag {
         match self {
-            Tag::Loop | Tag::Attention { .. } => self,
+            Tag::Loop | Tag::Attention { .. } | Tag::Control { .. } => self,
             Tag::Matmul { a, b, dot, batch, m, precision } => Tag::Matmul { a: at(a), b: at(b), dot: at(dot), batch, m, precision },
             Tag::ScatterSum { index, axis, source, sum } => Tag::ScatterSum { index: at(index), axis, source: at(source), sum: at(sum) },
             Tag::Segments { start, end } => Tag::Segments { start: at(start), end: at(end) },

@@ -154,6 +154,9 @@ fn dtype(line: &mut Cursor<'_>) -> Result<DType, String> {
 fn tag(line: &mut Cursor<'_>) -> Result<Tag, String> {
     let tag = if line.eat("segments(") {
         Tag::Segments { start: named(line, "start")?, end: named(line, "end")? }
+    } else if line.eat("control(") {
+        line.expect("number=")?;
+        Tag::Control { number: number(line)? }
     } else if line.eat("attention(") {
         line.expect("batch=")?;
         let batch = number(line)?;

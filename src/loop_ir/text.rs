@@ -92,6 +92,7 @@ impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Tag::Loop => Ok(()),
+            Tag::Control { number } => write!(f, " control(number={number})"),
             Tag::Attention { batch, seen } => {
                 let name = Seen::NAMES.iter().find(|(s, _)| s == seen).map_or("", |(_, name)| name);
                 write!(f, " attention(batch={batch} seen={name})")

@@ -5,8 +5,14 @@
 //! * Invariants: views make no nest; a value saved by one graph and read by the next is one buffer; new values of state are
 //!   written by *commit* nests that come last and copy into the state's own buffer, so that `schedule` may fuse them into
 //!   the kernels that compute the values; outputs own their buffers (a view or an input that is an output is copied).
+//! * Control flow is one nest, tagged [`Tag::Control`], that stands for its blocks: it reads its operands and writes its results, so
+//!   that order and memory see it as any other. Each block is lowered by itself ([`Control`], `control.rs`).
 //! * Must not know: fusion, devices, storage.
 //! * Add here: nothing for a new op; its `lower` does it.
+
+mod control;
+
+pub use control::{Block, Control, Repeat};
 
 use crate::config::Config;
 use crate::error::Error;
@@ -50,14 +56,18 @@ pub struct Lowered {
     pub checks: Vec<String>,
     /// The buffer of each stored graph value, by phase: what `verify` compares with the graph evaluation.
     pub values: Vec<(Phase, Value, BufferId)>,
+    /// What nests tagged as control flow stand for, by the tag's number.
+    pub controls: Vec<Control>,
+    /// Whether it is a block, whose inputs and outputs are buffers of what is around it.
+    pub is_block: bool,
+    /// In a block that may be skipped: the input that says so where it is not zero.
+    pub skip: Option<BufferId>,
 }
 
 /// Lowers the graphs of one program in execution order. Values named alike connect them: `saved.*` and `grad.*` outputs of an
 /// earlier graph are inputs of a later one.
 pub fn lower(graphs: &[(Phase, &Graph)], config: &Config) -> Result<Lowered, Error> {
-    let rounds = config.emulate_precision_casts;
-    let (carried, inputs) = (BTreeMap::new(), BTreeMap::new());
-    let mut lowering = Lowering { out: Lowered::default(), carried, inputs, taken: FxHashSet::default(), states: vec![], rounds };
+    let mut lowering = Lowering::new(config.emulate_precision_casts, config.matmul_precision);
     // The last graph that reads each carried value.
     let mut readers: FxHashMap<&str, usize> = FxHashMap::default();
     for (position, (_, graph)) in graphs.iter().enumerate() {
@@ -67,9 +77,7 @@ pub fn lower(graphs: &[(Phase, &Graph)], config: &Config) -> Result<Lowered, Err
     for (position, (phase, graph)) in graphs.iter().enumerate() {
         lowering.graph(*phase, graph, &|name| readers.get(name).is_some_and(|&last| last > position), config)?;
     }
-    lowering.commit()?;
-    lowering.out.nests.iter_mut().for_each(|nest| allow(nest, config.matmul_precision));
-    Ok(lowering.out)
+    lowering.finish()
 }
 
 /// Lets a product of f32 be computed as inexactly as the program admits.
@@ -102,9 +110,22 @@ struct Lowering {
     states: Vec<(BufferId, OperandView, Provenance)>,
     /// Whether halves are rounded where they would be stored without fusion.
     rounds: bool,
+    /// How inexact products of f32 may be.
+    admitted: MatmulPrecision,
 }
 
 impl Lowering {
+    fn new(rounds: bool, admitted: MatmulPrecision) -> Lowering {
+        let (carried, inputs) = (BTreeMap::new(), BTreeMap::new());
+        Lowering { out: Lowered::default(), carried, inputs, taken: FxHashSet::default(), states: vec![], rounds, admitted }
+    }
+
+    fn finish(mut self) -> Result<Lowered, Error> {
+        self.commit()?;
+        self.out.nests.iter_mut().for_each(|nest| allow(nest, self.admitted));
+        Ok(self.out)
+    }
+
     fn graph(&mut self, phase: Phase, graph: &Graph, consumed: &dyn Fn(&str) -> bool, config: &Config) -> Result<(), Error> {
         let mut views: FxHashMap<Value, OperandView> = FxHashMap::default();
         for input in &graph.inputs {
@@ -182,6 +203,9 @@ impl Lowering {
         }
         let provenance = graph.provenance(id);
         let fault = |message: String| Error::Compile { message, location: provenance.line().cloned() };
+        if let Some(flow) = node.op.flow() {
+            return self.control(phase, node.op.name(), flow, provenance, operands, results);
+        }
         let results = results.into_iter().map(|v| (v.buffer, v.ty)).collect();
         self.append(phase, false, node.op.name(), provenance, operands, results, |cx| node.op.lower(cx)).map_err(fault)
     }

@@ -88,5 +88,5 @@ pub(super) fn while_loop(cx: &mut BatchContext<'_>, op: &WhileLoop) -> Built<Vec
     }
     let body = finish(b, &op.body, &values);
     let operands: Vec<Value> = (0..cx.operands.len()).map(|k| cx.each(k)).collect::<Built<_>>()?;
-    cx.b.node(WhileLoop { condition, body }, &operands)
+    cx.b.node(WhileLoop { carries: op.carries, condition, body }, &operands)
 }

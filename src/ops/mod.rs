@@ -4,8 +4,9 @@
 //! * Comes in: operand types, operand values, cotangents, the lowering context.
 //! * Goes out: [`Op`], a closed enum over attribute structs, and [`OpDef`], the questions other rooms may ask.
 //! * Invariants: `infer` accepts exactly the operand types that `eval` and `lower` handle; `vjp` returns one gradient per
-//!   operand or says in words that there is none; `batch` gives for all examples of a batch what the op gives for each; exactly one of `decompose` and `lower` is implemented (views implement
-//!   `view` instead of `lower`).
+//!   operand or says in words that there is none; `batch` gives for all examples of a batch what the op gives for each; exactly one of
+//!   `decompose` and `lower` is implemented (views implement `view` instead of `lower`, control flow `flow`, with `decompose` as what tests
+//!   compare it with).
 //! * Must not know: passes, partition, schedule, devices.
 //! * Add here: one file `ops/<name>.rs` and one line in the table below.
 
@@ -23,6 +24,7 @@ mod border;
 mod cast;
 mod composite;
 mod concat;
+mod cond;
 mod conv;
 mod detach;
 mod deviations;
@@ -41,6 +43,7 @@ mod random;
 mod reduce;
 mod run;
 mod scan;
+mod scan_loop;
 mod scatter;
 mod scatter_reduce;
 mod softmax;
@@ -48,6 +51,7 @@ mod softmax_stats;
 mod sort;
 mod subgraph;
 mod views;
+mod while_loop;
 mod window;
 
 pub use activation::{Gelu, Silu};
@@ -57,6 +61,7 @@ pub use batch::{BatchContext, Batched, batch};
 pub use border::{Constant, Empty, Full, InputOp, Iota, Real, SizeOf};
 pub use cast::Cast;
 pub use concat::Concat;
+pub use cond::Cond;
 pub use conv::{Convolution, ConvolutionInput, ConvolutionWeight};
 pub use detach::{Constancy, Detach};
 pub use deviations::SquaredDeviations;
@@ -77,15 +82,17 @@ pub use random::{FoldIn, RandomBits};
 pub use reduce::{Reduce, ReduceKind};
 pub use run::{Fault, run, run_all};
 pub use scan::{Cumextremum, Cumprod, Cumsum};
+pub use scan_loop::{Scan, Split};
 pub use scatter::{IndexAdd, ScatterAdd};
 pub use scatter_reduce::ScatterReduce;
 pub use softmax::{LogSoftmax, Softmax};
 pub use softmax_stats::OnlineSoftmaxStats;
 pub use sort::{Sort, TopK};
 pub(crate) use subgraph::fresh_region;
-pub use subgraph::{Checkpoint, Cond, InvokeSubgraph, Scan, WhileLoop};
+pub use subgraph::{Checkpoint, Flow, InvokeSubgraph};
 pub use table::Op;
 pub use views::{Expand, Flip, Permute, Reshape, Slice};
+pub use while_loop::WhileLoop;
 pub use window::Window;
 
 use crate::graph::{Builder, Graph, Value};
@@ -153,6 +160,33 @@ pub struct VjpContext<'a> {
     pub results: &'a [Value],
     /// Cotangent of each result; `None` where nothing flows.
     pub cotangents: &'a [Option<Value>],
+    /// Whether the gradient of each operand is asked for. Ops that leave the others out spare the work.
+    pub wanted: &'a [bool],
+    /// The gradient of a body: a graph that takes the body's inputs and a cotangent for each of its float outputs, and gives a gradient
+    /// for each of its float inputs.
+    pub pull_back: &'a dyn Fn(&Graph) -> Built<Graph>,
+}
+
+impl VjpContext<'_> {
+    /// The cotangent of result `k`, zeros where nothing flows.
+    fn cotangent_or_zeros(&mut self, k: usize) -> Built {
+        let Some(cotangent) = self.cotangents[k] else {
+            let ty = self.b.ty(self.results[k]).clone();
+            return self.b.full(ty.dtype, 0.0, ty.shape);
+        };
+        Ok(cotangent)
+    }
+
+    /// The cotangents of all float results.
+    fn float_cotangents(&mut self) -> Built<Vec<Value>> {
+        let floats: Vec<usize> = (0..self.results.len()).filter(|&k| self.b.dtype(self.results[k]).is_float()).collect();
+        floats.into_iter().map(|k| self.cotangent_or_zeros(k)).collect()
+    }
+}
+
+/// Which inputs of a body are floats: those that have a gradient.
+fn float_positions(body: &Graph) -> Vec<usize> {
+    (0..body.inputs.len()).filter(|&k| body.ty(body.inputs[k].value).dtype.is_float()).collect()
 }
 
 /// A program with operands that tests generated from the table run through every layer.
@@ -220,6 +254,17 @@ pub trait OpDef {
 
     /// For composites: the same value in simpler ops.
     fn decompose(&self, _b: &mut Builder, _operands: &[Value]) -> Option<Built<Vec<Value>>> {
+        None
+    }
+
+    /// For ops that hold bodies down to the device: how they run them. They have no lowering of their own.
+    fn flow(&self) -> Option<Flow> {
+        None
+    }
+
+    /// For ops whose derivative reads more than their results: the op with that as further results, behind its own. `None` where it has
+    /// them already. The derivative of an op without them computes them again.
+    fn saving(&self) -> Option<Op> {
         None
     }
 

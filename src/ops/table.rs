@@ -139,6 +139,12 @@ impl OpDef for Op {
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         self.def().decompose(b, operands)
     }
+    fn flow(&self) -> Option<Flow> {
+        self.def().flow()
+    }
+    fn saving(&self) -> Option<Op> {
+        self.def().saving()
+    }
     fn in_inference(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         self.def().in_inference(b, operands)
     }

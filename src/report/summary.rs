@@ -8,7 +8,7 @@ use crate::frontend::Traced;
 use crate::graph::{Graph, Inline, InputRole, inline_subgraphs, is_frozen};
 use crate::loop_ir::Phase;
 use crate::loop_ir::facts::multiply_adds;
-use crate::lower::lower;
+use crate::lower::{Lowered, Repeat, lower};
 use crate::ops::OpDef;
 use crate::passes::recursive_joint_graph_passes;
 use crate::types::{Bindings, Provenance, TensorType};
@@ -58,7 +58,7 @@ impl Traced {
     /// # Ok::<(), inductor::Error>(())
     /// ```
     pub fn summary(&self) -> Result<Summary> {
-        let graph = inline_subgraphs(&self.graph, Inline::All).map_err(Error::compile)?;
+        let graph = inline_subgraphs(&self.graph, Inline::Calls).map_err(Error::compile)?;
         let smallest = smallest(&graph);
         let mut rows = Rows { smallest: &smallest, modules: vec![], places: BTreeMap::new() };
         rows.at("");
@@ -149,13 +149,22 @@ impl Rows<'_> {
     fn arithmetic(&mut self, graph: &Graph) -> Result<()> {
         let ready = fw_compiler_base(&recursive_joint_graph_passes(graph)?)?;
         let lowered = lower(&[(Phase::Forward, &ready)], &Config::default())?;
+        self.arithmetic_of(&lowered, 1.0);
+        Ok(())
+    }
+
+    /// What nests compute that run so many times. All branches of a `cond` count, and one trip of a `while_loop`.
+    fn arithmetic_of(&mut self, lowered: &Lowered, times: f64) {
         for nest in &lowered.nests {
-            let flops = 2.0 * multiply_adds(nest, self.smallest);
+            let flops = 2.0 * times * multiply_adds(nest, self.smallest);
             if flops > 0.0 {
                 self.each(&path_of(&nest.provenance), |m| m.flops += flops);
             }
         }
-        Ok(())
+        for control in &lowered.controls {
+            let trips = if let Repeat::Times(n) = &control.repeat { n.eval(self.smallest).unwrap_or(1) } else { 1 };
+            control.blocks.iter().for_each(|block| self.arithmetic_of(&block.lowered, times * trips as f64));
+        }
     }
 
     fn elements(&self, ty: &TensorType) -> u64 {

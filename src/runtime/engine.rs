@@ -21,7 +21,6 @@ pub(super) enum Engine {
         plan: Arc<Plan>,
         bindings: Bindings,
         bound: bool,
-        launches: u64,
     },
     #[cfg(feature = "gpu")]
     Gpu(Box<GpuEngine>),
@@ -71,7 +70,7 @@ impl Engine {
         }
         count(Counted::Interpreter);
         let interpreter = Box::new(Interpreter::new(Arc::new(plan.program.clone()))?);
-        Ok(Engine::Cpu { interpreter, plan, bindings: Bindings::new(), bound: false, launches: 0 })
+        Ok(Engine::Cpu { interpreter, plan, bindings: Bindings::new(), bound: false })
     }
 
     pub fn bind(&mut self, new: &Bindings) -> Result<()> {
@@ -167,9 +166,8 @@ impl Engine {
     /// Runs the step. On the CPU it is done when this returns; on a GPU it is queued.
     pub fn run(&mut self) -> Result<Started> {
         match self {
-            Engine::Cpu { interpreter, plan, launches, .. } => {
+            Engine::Cpu { interpreter, plan, .. } => {
                 let status = interpreter.run()?;
-                *launches += plan.program.commands.len() as u64;
                 let loss = plan.program.outputs.iter().find(|o| o.role == OutputRole::Loss);
                 let loss = loss.map(|o| interpreter.read(o.buffer)).transpose()?;
                 Ok(Started::Done { status, loss })
@@ -189,7 +187,7 @@ impl Engine {
 
     pub fn launches(&self) -> u64 {
         match self {
-            Engine::Cpu { launches, .. } => *launches,
+            Engine::Cpu { interpreter, .. } => interpreter.dispatches(),
             #[cfg(feature = "gpu")]
             Engine::Gpu(engine) => engine.launches(),
         }

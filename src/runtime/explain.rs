@@ -3,10 +3,12 @@
 use crate::codegen::Plan;
 use crate::compile::Report;
 use crate::loop_ir::Phase;
-use crate::schedule::{Program, SlotKind, buffer_bytes};
+use crate::lower::Repeat;
+use crate::schedule::{Dispatch, Program, SlotKind, buffer_bytes};
 use crate::types::{Bindings, Decision, Dim};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// A count for each phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -127,7 +129,12 @@ impl Explain {
     pub fn new(plan: &Plan, report: &Report) -> Explain {
         let program = &plan.program;
         let smallest: Bindings = program.symbols.iter().map(|s| (s.name.to_string(), s.min)).collect();
-        let in_phase = |phase: Phase| program.commands.iter().filter(move |c| c.phase == phase);
+        let is_kernel = |c: &&Dispatch| program.kernels[c.kernel as usize].control().is_none();
+        let in_phase = |phase: Phase| program.commands.iter().filter(move |c| c.phase == phase).filter(is_kernel);
+        let mut times = vec![0; program.commands.len()];
+        count_runs(program, program.main(), 1, &smallest, &mut times);
+        let launched = |commands: &[u32]| times[commands[0] as usize];
+        let phase_of = |commands: &[u32]| program.commands[commands[0] as usize].phase;
         let kernels = |phase: Phase| {
             let mut used: Vec<u32> = in_phase(phase).map(|c| c.kernel).collect();
             used.sort_unstable();
@@ -136,15 +143,15 @@ impl Explain {
         };
         let launch_of: BTreeMap<u32, usize> = plan.launches.iter().enumerate().flat_map(|(k, l)| l.commands.iter().map(move |&c| (c, k))).collect();
         let launch = |i: usize| launch_of.get(&(i as u32)).copied();
-        let variant = |i: usize| launch(i).and_then(|k| plan.code.get(plan.launches[k].code as usize)).and_then(|c| c.variants.first());
+        let variant = |i: usize| launch(i).and_then(|k| plan.code.get(plan.launches[k].code? as usize)).and_then(|c| c.variants.first());
         Explain {
             name: program.name.clone(),
             device: plan.target.caps.name.clone(),
             partition: partition(report, &smallest),
             kernels: PerPhase::of(kernels),
             launches: PerPhase::of(|phase| match plan.launches.is_empty() {
-                true => in_phase(phase).count() as u64,
-                false => plan.launches.iter().filter(|l| program.commands[l.commands[0] as usize].phase == phase).count() as u64,
+                true => (0..program.commands.len() as u32).filter(|&c| phase_of(&[c]) == phase).map(|c| launched(&[c])).sum(),
+                false => plan.launches.iter().filter(|l| phase_of(&l.commands) == phase).map(|l| launched(&l.commands)).sum(),
             }),
             memory: memory(program, &smallest),
             compile_ms: compile_ms(report),
@@ -160,6 +167,21 @@ impl Explain {
             decisions: program.decisions.clone(),
             untrained: report.untrained.clone(),
             guards: program.guards.iter().map(|g| g.to_string()).collect(),
+        }
+    }
+}
+
+/// How often each kernel of some commands runs in a step, at least: a loop that ends when it likes counts once. What stands for control
+/// flow runs nothing itself.
+fn count_runs(program: &Program, commands: Range<usize>, times: u64, smallest: &Bindings, into: &mut [u64]) {
+    for command in commands {
+        let Some(control) = program.control(command) else {
+            into[command] = times;
+            continue;
+        };
+        let trips = if let Repeat::Times(n) = &control.repeat { n.eval(smallest).unwrap_or(0).max(0) as u64 } else { 1 };
+        for (k, block) in control.blocks.iter().enumerate() {
+            count_runs(program, block.clone(), if k == 0 { times } else { times.saturating_mul(trips) }, smallest, into);
         }
     }
 }

@@ -158,7 +158,7 @@ fn input(name: &str, role: InputRole, buffer: u32) -> ProgramInput {
 }
 
 fn dispatch(kernel: u32, buffers: &[u32], phase: Phase, guarded: bool, label: &str) -> Dispatch {
-    Dispatch { kernel, buffers: buffers.iter().map(|&b| BufferId(b)).collect(), phase, guarded, label: label.into() }
+    Dispatch { kernel, buffers: buffers.iter().map(|&b| BufferId(b)).collect(), phase, guarded, skip: None, label: label.into() }
 }
 
 fn code(name: &str, wgsl: &str, bindings: Vec<Binding>) -> KernelCode {

@@ -73,7 +73,7 @@ fn execute(program: &Program, bindings: &Bindings, feeds: &[(BufferId, HostTenso
     }
     interpreter.reset_status();
     let mut captured = Captured::new();
-    for (index, command) in program.commands.iter().enumerate() {
+    for (index, command) in program.commands[program.main()].iter().enumerate() {
         interpreter.run_command(index)?;
         if command.guarded && interpreter.status() != 0 {
             continue;

@@ -67,7 +67,7 @@ impl Step {
             let dispatches = launch.commands.iter().map(|&c| &program.commands[c as usize]).collect::<Vec<_>>();
             let bytes = compulsory_bytes(program, &dispatches, &bindings);
             let flops = dispatches.iter().map(|d| 2.0 * multiply_adds(&program.kernels[d.kernel as usize], &bindings)).sum();
-            let (command, shader) = (launch.commands[0] as usize, launch.code);
+            let (command, shader) = (launch.commands[0] as usize, launch.code.unwrap_or_default());
             ProfiledCommand { command, phase: dispatches[0].phase, label: time.label, start_us: time.start_us, us: time.us, bytes, flops, shader }
         });
         let commands = commands.collect();

@@ -245,8 +245,8 @@ mod kernel {
             checks: whole.checks.clone(),
             ..Program::default()
         };
-        let launches = vec![Launch { commands: (0..program.commands.len() as u32).collect(), code: 0 }];
-        let code = vec![plan.code[launch.code as usize].clone()];
+        let launches = vec![Launch { commands: (0..program.commands.len() as u32).collect(), code: Some(0) }];
+        let code = launch.code.map(|code| plan.code[code as usize].clone()).into_iter().collect();
         (Plan { program, target: plan.target.clone(), code, launches }, kept)
     }
 

@@ -87,9 +87,12 @@ impl Shared {
         interpreter.bind(engine.bindings())?;
         interpreter.reset_status();
         engine.reset()?;
-        for index in 0..self.plan.launches.len() {
+        for index in self.plan.launches_of(&program.main()) {
             let compared = compare_launch(engine, interpreter, index)?;
             if let Some(difference) = compared.difference {
+                if self.plan.launches[index].code.is_none() {
+                    return Err(Error::Verify(difference));
+                }
                 let case = reproducer::KernelCase::new(engine, index, &difference, compared.inputs, compared.expected);
                 let path = case.save(&self.verify_folder())?;
                 return Err(Error::Verify(format!("{difference}; run it again with: inductor replay {}", path.display())));
@@ -157,7 +160,8 @@ fn describe(engine: &GpuEngine, launch: usize, index: usize) -> String {
     let nest = &program.kernels[command.kernel as usize];
     let lines: Vec<String> = nest.provenance.locations().iter().map(|l| l.to_string()).collect();
     let at = if lines.is_empty() { String::new() } else { format!(" at {}", lines.join(", ")) };
-    format!("command {index}, kernel {} as {}, ops {} ({}){at}", command.kernel, engine.variant(launch).name, nest.label, command.label)
+    let variant = engine.variant(launch).map_or("control flow", |v| &v.name);
+    format!("command {index}, kernel {} as {}, ops {} ({}){at}", command.kernel, variant, nest.label, command.label)
 }
 
 /// Buffers whose contents a command may see (what it reads, and what it writes in part), and buffers it writes. A written

@@ -229,6 +229,10 @@ impl Grouping<'_> {
         for consumer in self.consumers(id) {
             let (x, y) = (&self.groups[id], &self.groups[consumer]);
             let (Some(x), Some(y)) = (x, y) else { continue };
+            if self.order.reads_too_late(id, consumer) {
+                self.note(id, consumer, Some(&WhyNot::Cycle));
+                continue;
+            }
             match self.memo.fuse(&x.kernel, &y.kernel, &|b| !written.contains(&b), &self.limits) {
                 Ok(fused) => self.change(consumer, fused),
                 Err(why) => self.note(id, consumer, Some(&why)),

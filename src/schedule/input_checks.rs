@@ -12,7 +12,7 @@ use crate::types::Dim;
 /// The checks of a program's inputs.
 pub fn input_checks(program: &Program) -> Vec<InputCheck> {
     let mut out: Vec<InputCheck> = vec![];
-    for dispatch in &program.commands {
+    for dispatch in &program.commands[program.main()] {
         let nest = &program.kernels[dispatch.kernel as usize];
         for (at, stmt) in nest.body.iter().enumerate() {
             // What is checked under a mask only is left to the device, which knows where the mask holds.

@@ -6,11 +6,14 @@
 //!   last kernel that can set the status word; buffers of one dispatch share a slot only where they are the same buffer
 //!   (a value that takes over memory is read through the buffer that is written, `Program::in_place`);
 //!   the same input gives the same bytes. `check.rs` looks at every program of a debug build, without trust in what made it.
+//!   Blocks of control flow are scheduled first, each as a program of its own, whose commands stand behind those of the program
+//!   around it (`embed.rs`): a command stands for them and keeps its place.
 //! * Must not know: graphs, WGSL, wgpu; what forms there are and what they cost (`forms/`).
 //! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `grouping.rs`; what shares a launch to `join.rs`.
 
 mod check;
 mod choose;
+mod embed;
 mod group;
 mod grouping;
 mod in_place;
@@ -35,14 +38,31 @@ use crate::config::{Config, Target};
 use crate::error::Error;
 use crate::fusion::{Kernel, Limits, Memo, stored_number, substitute_numbers};
 use crate::loop_ir::{BodyBuilder, BufferId, Instr, Nest, Number, Rebase, Val, factor_domain};
-use crate::lower::Lowered;
+use crate::lower::{Lowered, Repeat};
 use crate::types::{Storage, Symbol};
 use group::Group;
 use rustc_hash::FxHashMap;
+use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
 
 /// Schedules a lowered program for a target.
-pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Config) -> Result<Program, Error> {
+pub fn schedule(name: &str, lowered: Lowered, target: &Target, config: &Config) -> Result<Program, Error> {
+    let mut program = schedule_nests(name, lowered, target, config)?;
+    program.symbols = symbols(&program);
+    program.input_checks = input_checks::input_checks(&program);
+    let mut target = Cow::Borrowed(target);
+    if program.commands.iter().any(|c| c.skip.is_some()) {
+        // Kernels of blocks that may be skipped bind a word more.
+        target.to_mut().caps.max_storage_buffers -= 1;
+    }
+    choose_forms(&mut program, &target);
+    Ok(program)
+}
+
+/// Everything but the form of each kernel.
+fn schedule_nests(name: &str, mut lowered: Lowered, target: &Target, config: &Config) -> Result<Program, Error> {
+    let blocks = embed::schedule_blocks(&mut lowered, &|lowered| schedule_nests(name, lowered, target, config))?;
+    let skip = lowered.skip;
     let mut nests = std::mem::take(&mut lowered.nests);
     if config.fuse {
         substitute_numbers_everywhere(&mut nests, &lowered);
@@ -57,7 +77,9 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
         .enumerate()
         .map(|(position, (at, nest))| Group { kernel: memo.kernel(nest), phase: lowered.phases[at], commit: lowered.commits[at], position })
         .collect();
-    let limits = Limits::of(&target.caps, &target.model);
+    let mut limits = Limits::of(&target.caps, &target.model);
+    // The word that skips a block is bound by each of its kernels.
+    limits.buffers = limits.buffers.saturating_sub(skip.is_some() as usize).max(1);
     let (groups, decisions) = grouping::group(groups, &lowered, limits, config.fuse, &mut memo);
     let (mut groups, together) = if config.fuse { join_small(groups, &lowered, target) } else { (groups, vec![]) };
     let in_place = if config.reuse { in_place::take_over(&mut groups, &together, &lowered, &mut memo) } else { vec![] };
@@ -76,11 +98,10 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
     };
     program.inputs = lowered.inputs.into_iter().map(|b| ProgramInput { name: b.name, role: b.role, buffer: b.buffer }).collect();
     program.outputs = lowered.outputs.into_iter().map(|b| ProgramOutput { name: b.name, role: b.role, buffer: b.buffer }).collect();
-    program.symbols = symbols(&program);
     program.together = together;
     // Kernels by their structure before the domain takes its final form, and after.
     let mut by_structure: FxHashMap<(u32, Vec<Storage>), u32> = FxHashMap::default();
-    let mut kernels: FxHashMap<Identity, u32> = FxHashMap::default();
+    let mut kernels = Kernels::default();
     for group in groups {
         let Kernel { structure, buffers, label, provenance } = group.kernel;
         let formats: Vec<Storage> = buffers.iter().map(|b| program.buffers[b.0 as usize].storage).collect();
@@ -89,23 +110,18 @@ pub fn schedule(name: &str, mut lowered: Lowered, target: &Target, config: &Conf
             None => {
                 let nest = Nest { label: label.to_string(), provenance: (*provenance).clone(), ..structure.nest.clone() };
                 let kernel = final_form(&if config.mixed_precision.is_some() { hand_on_floats(&nest) } else { nest });
-                let next = program.kernels.len() as u32;
-                let id = *kernels.entry(Identity { kernel: kernel.clone(), formats: formats.clone() }).or_insert(next);
-                if id == next {
-                    program.kernels.push(kernel);
-                }
+                let id = kernels.number(&mut program.kernels, kernel, formats.clone());
                 by_structure.insert((structure.id, formats), id);
                 id
             }
         };
         let lines: Vec<String> = provenance.locations().iter().take(3).map(|l| l.to_string()).collect();
         let label = if lines.is_empty() { label.to_string() } else { format!("{label} ({})", lines.join(", ")) };
-        program.commands.push(Dispatch { kernel: id, buffers, phase: group.phase, guarded: group.commit && checked, label });
+        program.commands.push(Dispatch { kernel: id, buffers, phase: group.phase, guarded: group.commit && checked, skip, label });
     }
     let faults = if cfg!(debug_assertions) { check_memory(&program) } else { vec![] };
     assert!(faults.is_empty(), "schedule made an unsound program of {name}:\n{}", faults.join("\n"));
-    program.input_checks = input_checks::input_checks(&program);
-    choose_forms(&mut program, target);
+    embed::embed(&mut program, blocks, &mut kernels);
     Ok(program)
 }
 
@@ -118,7 +134,9 @@ fn join_small(groups: Vec<Group>, lowered: &Lowered, target: &Target) -> (Vec<Gr
     let mut state = vec![false; bytes.len()];
     lowered.inputs.iter().for_each(|i| state[i.buffer.0 as usize] = true);
     let facts = join::Facts { bytes: &bytes, state: &state };
-    join::join(groups, &facts, &target.caps, &target.model)
+    let mut caps = target.caps.clone();
+    caps.max_storage_buffers -= lowered.skip.is_some() as u32;
+    join::join(groups, &facts, &caps, &target.model)
 }
 
 /// Numbers in the place of loads of buffers that hold nothing else. Nests that nobody reads any more are dropped with the others
@@ -166,6 +184,22 @@ fn final_form(nest: &Nest) -> Nest {
     kernel
 }
 
+/// The distinct kernels of a program, by number.
+#[derive(Default)]
+struct Kernels(FxHashMap<Identity, u32>);
+
+impl Kernels {
+    /// The number of a kernel, which joins the others where it is new.
+    fn number(&mut self, kernels: &mut Vec<Nest>, kernel: Nest, formats: Vec<Storage>) -> u32 {
+        let next = kernels.len() as u32;
+        let id = *self.0.entry(Identity { kernel: kernel.clone(), formats }).or_insert(next);
+        if id == next {
+            kernels.push(kernel);
+        }
+        id
+    }
+}
+
 /// What makes a kernel the same as another: everything but its label and lines.
 struct Identity {
     kernel: Nest,
@@ -197,6 +231,11 @@ fn symbols(program: &Program) -> Vec<Symbol> {
     let mut out = vec![];
     for buffer in &program.buffers {
         buffer.ty.shape.0.iter().for_each(|d| d.collect_symbols(&mut out));
+    }
+    for control in &program.controls {
+        if let Repeat::Times(trips) = &control.repeat {
+            trips.collect_symbols(&mut out);
+        }
     }
     out.sort();
     out

@@ -29,7 +29,8 @@ pub fn check_narrowed(nests: &mut [Nest], lowered: &mut Lowered) {
         let ranges = check_nest(nest, &stored, &mut lowered.checks);
         for write in nest.writes.iter().filter(|w| !inputs.contains(&w.buffer)) {
             let known = &mut stored[write.buffer.0 as usize];
-            let range = ranges[write.value.0 as usize].unwrap_or(all(nest.dtype(write.value)));
+            let any = all(nest.dtype(write.value));
+            let range = if nest.control().is_some() { any } else { ranges[write.value.0 as usize].unwrap_or(any) };
             *known = Some(known.map_or(range, |k| union(k, range)));
         }
     }

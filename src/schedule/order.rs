@@ -147,6 +147,23 @@ impl Order {
         producers.chain(readers).chain(checks.copied()).filter(move |s| *s != id)
     }
 
+    /// Whether a consumer that does the work of `producer` itself would read state that is overwritten before the consumer may run: two
+    /// states that take each other's place cannot both be read and written by one kernel each.
+    pub fn reads_too_late(&self, producer: usize, consumer: usize) -> bool {
+        let states = self.reads(producer).iter().filter(|b| self.is_state(**b));
+        let writers: BTreeSet<usize> = states.flat_map(|b| self.writers(*b).iter()).filter(|w| *w != consumer).collect();
+        let mut open = Front::new(writers.into_iter());
+        for _ in 0..FUEL {
+            let Some(id) = open.open.pop_front() else { return false };
+            let after: Vec<usize> = self.successors(id).collect();
+            if after.contains(&consumer) {
+                return true;
+            }
+            open.extend(after.into_iter(), &Front::new(std::iter::empty()));
+        }
+        true
+    }
+
     /// Whether two kernels may become one, and what moves when they do.
     pub fn merge(&self, a: usize, b: usize) -> Result<Merge, WhyNot> {
         let key = |id: usize| self.kernels[id].key;

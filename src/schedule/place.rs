@@ -132,9 +132,21 @@ impl Tenants {
     }
 }
 
-/// Element formats: what the device has natively, else packed where every writer owns whole words, else a word an element.
+/// Buffers that blocks of control flow and what is around them share, whose formats both must know without the other.
+fn shared(lowered: &Lowered, groups: &[Group]) -> Vec<bool> {
+    let mut shared = vec![false; lowered.buffers.len()];
+    let controls = groups.iter().filter(|g| g.kernel.structure.nest.control().is_some());
+    controls.flat_map(|g| &g.kernel.buffers).for_each(|b| shared[b.0 as usize] = true);
+    let border = lowered.inputs.iter().map(|i| i.buffer).chain(lowered.outputs.iter().map(|o| o.buffer));
+    border.filter(|_| lowered.is_block).for_each(|b| shared[b.0 as usize] = true);
+    shared
+}
+
+/// Element formats: what the device has natively, else packed where every writer owns whole words, else a word an element; what is
+/// shared with a block a word, too.
 fn storages(lowered: &Lowered, groups: &[Group], caps: &DeviceCaps) -> Result<Vec<Storage>, String> {
     let (mut used, mut writers) = (vec![false; lowered.buffers.len()], vec![vec![]; lowered.buffers.len()]);
+    let shared = shared(lowered, groups);
     for group in groups {
         group.kernel.buffers.iter().for_each(|b| used[b.0 as usize] = true);
         let structure = &group.kernel.structure;
@@ -155,7 +167,7 @@ fn storages(lowered: &Lowered, groups: &[Group], caps: &DeviceCaps) -> Result<Ve
             DType::I64 if caps.i64 => Storage::Native,
             DType::I64 => Storage::Narrow,
             DType::F16 if caps.f16 => Storage::Native,
-            _ if writers[i].iter().all(|(nest, own)| owns_words(nest, *own)) => Storage::Packed,
+            _ if !shared[i] && writers[i].iter().all(|(nest, own)| owns_words(nest, *own)) => Storage::Packed,
             _ => Storage::Word,
         };
         out.push(storage);

@@ -3,8 +3,10 @@
 use crate::forms::Form;
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::{BufferId, Nest, Phase};
+use crate::lower::Repeat;
 use crate::types::{Bindings, Decision, Dim, Guard, HostTensor, Storage, Symbol, TensorType};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// A physical piece of memory. Several buffers share a slot when their lifetimes do not meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,8 +60,20 @@ pub struct Dispatch {
     pub phase: Phase,
     /// Skipped when the status word is set: everything that writes state.
     pub guarded: bool,
+    /// Skipped where this word is not zero: everything in a branch that may not be taken, or in a loop that may have ended.
+    #[serde(default)]
+    pub skip: Option<BufferId>,
     /// Label and source lines, for people.
     pub label: String,
+}
+
+/// What a command that stands for control flow runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Control {
+    /// How often the blocks behind the first run.
+    pub repeat: Repeat,
+    /// Commands of each block, in the order in which blocks run. The first runs once.
+    pub blocks: Vec<Range<usize>>,
 }
 
 /// An input of the program.
@@ -126,8 +140,11 @@ pub struct Program {
     /// How a workgroup runs each kernel; empty for the interpreter, which blocks nests by itself.
     #[serde(default)]
     pub forms: Vec<Form>,
-    /// Dispatches in order.
+    /// Dispatches in order: those of the step itself ([`Program::main`]), then those of the blocks that control flow runs.
     pub commands: Vec<Dispatch>,
+    /// What commands whose kernels are tagged as control flow run, by the tag's number.
+    #[serde(default)]
+    pub controls: Vec<Control>,
     /// How many neighboring commands, which do not need one another, one launch may take; empty where each runs alone.
     #[serde(default)]
     pub together: Vec<u32>,
@@ -191,8 +208,20 @@ impl Program {
         stored.into_iter().take(SHOWN).map(|b| format!("{}: {}{}", self.buffers[b].name, self.buffers[b].ty, writer(b))).collect()
     }
 
+    /// The commands of the step itself.
+    pub fn main(&self) -> Range<usize> {
+        let blocks = self.controls.iter().flat_map(|c| &c.blocks).map(|block| block.start);
+        0..blocks.min().unwrap_or(self.commands.len())
+    }
+
+    /// The control flow that a command stands for.
+    pub fn control(&self, command: usize) -> Option<&Control> {
+        let kernel = self.commands.get(command)?.kernel;
+        self.kernels[kernel as usize].control().map(|number| &self.controls[number])
+    }
+
     /// Ranges of commands that one launch may take.
-    pub fn runs(&self) -> Vec<std::ops::Range<usize>> {
+    pub fn runs(&self) -> Vec<Range<usize>> {
         if self.together.is_empty() {
             return (0..self.commands.len()).map(|i| i..i + 1).collect();
         }

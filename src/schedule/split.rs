@@ -63,7 +63,7 @@ fn stages(nest: &Nest, mixed: bool, target: &Target) -> Option<(Chunks, bool)> {
     let rows_first = is_column_reduction(nest);
     match nest.tag {
         Tag::Matmul { .. } => Some((product_chunks(nest, target)?, false)),
-        Tag::ScatterSum { .. } | Tag::Segments { .. } | Tag::Attention { .. } => None,
+        Tag::ScatterSum { .. } | Tag::Segments { .. } | Tag::Attention { .. } | Tag::Control { .. } => None,
         Tag::Loop => {
             let along = Along { rows, cols, bytes: nest.body[at].dtype.size() as i64, rows_first };
             let is_fixed = nest.col_count().as_int().is_some();

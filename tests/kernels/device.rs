@@ -151,7 +151,7 @@ impl Gpu {
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 for launch in &plan.launches {
-                    let (c, buffers) = (launch.code, plan.buffers(launch));
+                    let (c, buffers) = (launch.code.expect("kernels of tests are no control flow"), plan.buffers(launch));
                     let v = &plan.code[c as usize].variants[0];
                     let entries: Vec<wgpu::BindGroupEntry> = v
                         .bindings
@@ -164,6 +164,7 @@ impl Gpu {
                                     slots[program.buffers[buffers[*n as usize].0 as usize].slot.0 as usize].as_entire_binding()
                                 }
                                 Binding::StatusRead | Binding::StatusWrite => status.as_entire_binding(),
+                                Binding::Skip => panic!("kernels of tests are in no branch"),
                                 Binding::Symbols => symbols.as_entire_binding(),
                                 Binding::Scratch => scratch.as_entire_binding(),
                             },

@@ -156,7 +156,7 @@ impl Case {
             let (nest, used) = renumber(nest);
             kernels.push(nest);
             let buffers = used.iter().map(|b| all[b.0 as usize]).collect();
-            commands.push(Dispatch { kernel: k as u32, buffers, phase: Phase::Forward, guarded: false, label: self.name.clone() });
+            commands.push(Dispatch { kernel: k as u32, buffers, phase: Phase::Forward, guarded: false, skip: None, label: self.name.clone() });
         }
         let together = if self.together { vec![commands.len() as u32] } else { vec![] };
         Program { name: self.name.clone(), symbols: self.symbols.clone(), buffers, slots, kernels, commands, together, ..Program::default() }

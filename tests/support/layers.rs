@@ -10,8 +10,8 @@ use inductor::frontend::Traced;
 use inductor::graph::{Graph, Inline, inline_subgraphs};
 use inductor::interp::Interpreter;
 use inductor::loop_ir::naive::{self, Memory};
-use inductor::loop_ir::{Number, Phase};
-use inductor::lower::lower;
+use inductor::loop_ir::{Buffer, BufferId, Number, Phase};
+use inductor::lower::{Block, Control, Lowered, Repeat, lower};
 use inductor::ops::{Array, Precision};
 use inductor::passes::{post_grad_passes, recursive_joint_graph_passes};
 use inductor::runtime::Device;
@@ -156,7 +156,7 @@ fn on_device(device: &Device, target: &Target, graph: &Graph, what: What, inputs
 /// Lowered nests one by one, element by element.
 fn nests(graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
     let graph = match what {
-        What::Forward => inline_subgraphs(graph, Inline::All)?,
+        What::Forward => inline_subgraphs(graph, Inline::Calls)?,
         What::Gradients => {
             let joint = joint_graph(graph, Wrt::Inputs, Seed::Cotangents).map_err(|e| e.to_string())?;
             set_unit_cotangents(&joint)?
@@ -164,20 +164,66 @@ fn nests(graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
     };
     let graph = recursive_joint_graph_passes(&graph).and_then(|g| post_grad_passes(&g)).map_err(|e| e.to_string())?;
     let lowered = lower(&[(Phase::Forward, &graph)], &Config::default()).map_err(|e| e.to_string())?;
-    let shapes: Vec<_> = lowered.buffers.iter().map(|b| b.ty.shape.as_ints().expect("constant sizes")).collect();
-    let mut memory: Vec<Memory> = lowered.buffers.iter().zip(&shapes).map(|(b, shape)| Memory::zeros(b.ty.dtype, shape.iter().product())).collect();
+    let mut memory = empty_memory(&lowered);
     for input in &lowered.inputs {
         let (_, tensor) = inputs.iter().find(|(n, _)| *n == input.name).ok_or_else(|| format!("no value for {}", input.name))?;
         memory[input.buffer.0 as usize] = to_memory(tensor);
     }
+    run_nests(&lowered, &mut memory)?;
+    let read = |b: usize| to_tensor(&memory[b], &lowered.buffers[b].ty.shape.as_ints().expect("constant sizes"));
+    Ok(lowered.outputs.iter().map(|o| (o.name.clone(), read(o.buffer.0 as usize))).collect())
+}
+
+/// Zeros for every buffer, and the constants.
+fn empty_memory(lowered: &Lowered) -> Vec<Memory> {
+    let zeros = |b: &Buffer| Memory::zeros(b.ty.dtype, b.ty.shape.as_ints().expect("constant sizes").iter().product());
+    let mut memory: Vec<Memory> = lowered.buffers.iter().map(zeros).collect();
     for (buffer, tensor) in &lowered.constants {
         memory[buffer.0 as usize] = to_memory(tensor);
     }
+    memory
+}
+
+fn run_nests(lowered: &Lowered, memory: &mut [Memory]) -> Result<(), String> {
     for nest in &lowered.nests {
-        naive::run(nest, &mut memory, &Bindings::new())?;
+        match nest.control() {
+            Some(number) => run_control(&lowered.controls[number], memory)?,
+            None => drop(naive::run(nest, memory, &Bindings::new())?),
+        }
     }
-    let read = |b: usize| to_tensor(&memory[b], &shapes[b]);
-    Ok(lowered.outputs.iter().map(|o| (o.name.clone(), read(o.buffer.0 as usize))).collect())
+    Ok(())
+}
+
+/// The first block once, the others as often as they are to run.
+fn run_control(control: &Control, memory: &mut [Memory]) -> Result<(), String> {
+    let (first, others) = control.blocks.split_first().ok_or("control flow without blocks")?;
+    run_block(first, memory)?;
+    let mut trips = 0;
+    loop {
+        let ended = match &control.repeat {
+            Repeat::Times(n) => n.as_int().ok_or("a symbolic trip count")? <= trips,
+            Repeat::Until(word) => trips > 0 && memory[word.0 as usize].elements[0].as_i64() != 0,
+        };
+        if ended {
+            return Ok(());
+        }
+        others.iter().try_for_each(|block| run_block(block, memory))?;
+        trips += 1;
+    }
+}
+
+/// A block on memory of its own, unless its word says to skip it.
+fn run_block(block: &Block, outer: &mut [Memory]) -> Result<(), String> {
+    let mut memory = empty_memory(&block.lowered);
+    block.border.iter().for_each(|(own, around)| memory[own.0 as usize] = outer[around.0 as usize].clone());
+    if block.lowered.skip.is_some_and(|word| memory[word.0 as usize].elements[0].as_i64() != 0) {
+        return Ok(());
+    }
+    run_nests(&block.lowered, &mut memory)?;
+    let written: Vec<BufferId> = block.lowered.nests.iter().flat_map(|n| n.writes.iter().map(|w| w.buffer)).collect();
+    let changed = block.border.iter().filter(|(own, _)| written.contains(own));
+    changed.for_each(|(own, around)| outer[around.0 as usize] = memory[own.0 as usize].clone());
+    Ok(())
 }
 
 /// The elements of a buffer as a tensor.

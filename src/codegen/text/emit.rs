@@ -413,7 +413,18 @@ mod tests {
         let nest = Nest { label: String::new(), rows, cols, inner, body, writes, tag: Tag::Loop, provenance: Default::default() };
         let (form, target) = (Form::Map(Map { lanes: 1, threads: 64 }), Target::h100());
         let (buffers, bindings, level) = (vec![], vec![], vec![]);
-        let unit = Unit { nest: &nest, form: &form, target: &target, symbols: &[], buffers, bindings, guarded: false, sets_status: false, level };
+        let unit = Unit {
+            nest: &nest,
+            form: &form,
+            target: &target,
+            symbols: &[],
+            buffers,
+            bindings,
+            guarded: false,
+            skips: false,
+            sets_status: false,
+            level,
+        };
         let mut em = Emitter::new(&unit);
         write(&mut em);
         em.waits()

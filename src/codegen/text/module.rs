@@ -182,6 +182,9 @@ pub fn entry(em: &mut Emitter, groups: &Dim) -> Vec<String> {
     if unit.guarded {
         entry.push(if unit.sets_status { "if (atomicLoad(&status) != 0u) { return; }" } else { "if (status != 0u) { return; }" }.to_string());
     }
+    if unit.skips {
+        entry.push("if (skip != 0u) { return; }".into());
+    }
     match groups.as_int() {
         Some(n) if n <= caps.max_groups as i64 => entry.push("let group = wid.x;".into()),
         _ => {

@@ -48,6 +48,8 @@ pub struct Unit<'a> {
     pub bindings: Vec<BindingUse>,
     /// Skipped when the status word is set.
     pub guarded: bool,
+    /// Skipped where a word of its own is not zero.
+    pub skips: bool,
     /// May set the status word.
     pub sets_status: bool,
     /// For each value, whether it is element-level.
@@ -62,6 +64,7 @@ pub struct Signature(Vec<Part>);
 struct Part {
     kernel: u32,
     guarded: bool,
+    skips: bool,
     buffers: Vec<(Storage, DType, usize, Dim)>,
 }
 
@@ -78,7 +81,7 @@ impl Signature {
                 });
                 (placed.storage, placed.ty.dtype, first, placed.ty.numel())
             });
-            Part { kernel: dispatch.kernel, guarded: dispatch.guarded, buffers: buffers.collect() }
+            Part { kernel: dispatch.kernel, guarded: dispatch.guarded, skips: dispatch.skip.is_some(), buffers: buffers.collect() }
         };
         Signature(dispatches.iter().map(part).collect())
     }
@@ -124,7 +127,8 @@ impl<'a> Unit<'a> {
             }
             let sets_status = nest.checks().next().is_some();
             let (symbols, level) = (&program.symbols[..], nest.element_level());
-            units.push(Unit { nest, form, target, symbols, buffers, bindings: vec![], guarded: dispatch.guarded, sets_status, level });
+            let (guarded, skips) = (dispatch.guarded, dispatch.skip.is_some());
+            units.push(Unit { nest, form, target, symbols, buffers, bindings: vec![], guarded, skips, sets_status, level });
             first += dispatch.buffers.len() as u32;
         }
         let sets_status = units.iter().any(|u| u.sets_status);
@@ -181,6 +185,10 @@ impl<'a> Unit<'a> {
         } else if self.guarded {
             lines.push(format!("@group(0) @binding({}) var<storage, read> status: u32;", out.len()));
             out.push(Binding::StatusRead);
+        }
+        if self.skips {
+            lines.push(format!("@group(0) @binding({}) var<storage, read> skip: u32;", out.len()));
+            out.push(Binding::Skip);
         }
         if uses_symbols {
             let words = self.symbols.len().div_ceil(4);

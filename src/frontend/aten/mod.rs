@@ -34,8 +34,7 @@
 //! Families of the extended scope that are not there: linear algebra beyond products and norms of vectors (decompositions,
 //! solvers, determinants, matrix exponentials), results whose shape depends on the data (`nonzero`, `unique`, `masked_select`,
 //! `bincount`, `repeat_interleave` by a tensor without `output_size`), `multinomial`, polynomials of a degree above 32 that is a
-//! tensor, `histogramdd`, resampling with antialiasing, complex numbers, sparse tensors, and operators that take
-//! functions (`cond`, `map`, `scan`, `while_loop`).
+//! tensor, `histogramdd`, resampling with antialiasing, complex numbers and sparse tensors.
 
 mod activations;
 pub mod args;

@@ -1,14 +1,16 @@
-//! Recurrent nets, unrolled over time, as the decomposed programs have them.
+//! Recurrent nets: short sequences unrolled over time, as the decomposed programs have them, long ones as a loop in the program.
 
 use super::args::{Args, Cx};
 use super::{Row, pure};
+use crate::frontend::region::{self, Scanned, placeholder};
 use crate::graph::Value;
 use crate::scalar::ScalarFn as F;
+use crate::types::{Shape, TensorType};
 
 type Built = Result<Vec<Value>, String>;
 
-/// Sequences of more steps are refused: each step is a part of the graph.
-const MAX_STEPS: i64 = 4096;
+/// Sequences of more steps are loops: the graph of each step would take longer to compile than fusing across steps gains.
+const UNROLLED: i64 = 64;
 
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
@@ -122,27 +124,50 @@ fn group(params: &[Value], has_biases: bool, count: i64) -> Result<Vec<Weights>,
 
 /// One direction over the whole sequence `[time, batch, features]`: all outputs, and the last state.
 fn direction_of(cx: &mut Cx, x: Value, w: &Weights, start: State, cell: Cell, reverse: bool) -> Result<(Value, State), String> {
-    let steps = cx.b.shape(x)[0].as_int().ok_or("a sequence of symbolic length is not supported")?;
-    if !(1..=MAX_STEPS).contains(&steps) {
-        return Err(format!("a sequence of {steps} steps is not supported, up to {MAX_STEPS} are"));
-    }
     // The inputs' part of all steps is one product.
     let inputs = cx.b.linear(x, w.input, w.biases.map(|b| b.0))?;
+    let steps = match cx.b.shape(x)[0].as_int() {
+        Some(0) => return Err("a sequence of 0 steps is not supported".into()),
+        Some(steps) if steps <= UNROLLED => steps,
+        _ => return looped(cx, inputs, w, start, cell, reverse),
+    };
     let (mut state, mut outputs) = (start, vec![]);
     for step in 0..steps {
         let at = if reverse { steps - 1 - step } else { step };
         let from_input = cx.b.select(inputs, 0, at)?;
-        let from_hidden = cx.b.linear(state.hidden, w.hidden, w.biases.map(|b| b.1))?;
-        state = step_of(cx, from_input, from_hidden, state, cell)?;
-        if let Some(projection) = w.projection {
-            state.hidden = cx.b.linear(state.hidden, projection, None)?;
-        }
+        state = next_state(cx, from_input, w, state, cell)?;
         outputs.push(state.hidden);
     }
     if reverse {
         outputs.reverse();
     }
     Ok((cx.b.stack(&outputs, 0)?, state))
+}
+
+/// The same as a loop.
+fn looped(cx: &mut Cx, inputs: Value, w: &Weights, start: State, cell: Cell, reverse: bool) -> Result<(Value, State), String> {
+    let init: Vec<Value> = [start.hidden].into_iter().chain(start.cell).collect();
+    let ty = cx.b.ty(inputs).clone();
+    let slice = TensorType { dtype: ty.dtype, shape: Shape(ty.shape.0[1..].to_vec()) };
+    let types: Vec<TensorType> = init.iter().map(|v| cx.b.ty(*v).clone()).chain([slice]).collect();
+    let first = cx.b.graph().nodes.len();
+    let arguments: Vec<Value> = types.iter().map(|ty| placeholder(&mut cx.b, ty)).collect::<Result<_, _>>()?;
+    let before = State { hidden: arguments[0], cell: start.cell.map(|_| arguments[1]) };
+    let after = next_state(cx, arguments[init.len()], w, before, cell)?;
+    let results: Vec<Value> = [after.hidden].into_iter().chain(after.cell).chain([after.hidden]).collect();
+    let of = Scanned { length: ty.shape[0].clone(), reverse, init: &init, xs: &[inputs] };
+    let out = region::scan(&mut cx.b, first, of, &arguments, &results)?;
+    Ok((out[init.len()], State { hidden: out[0], cell: start.cell.map(|_| out[1]) }))
+}
+
+/// The state after one step.
+fn next_state(cx: &mut Cx, from_input: Value, w: &Weights, state: State, cell: Cell) -> Result<State, String> {
+    let from_hidden = cx.b.linear(state.hidden, w.hidden, w.biases.map(|b| b.1))?;
+    let mut next = step_of(cx, from_input, from_hidden, state, cell)?;
+    if let Some(projection) = w.projection {
+        next.hidden = cx.b.linear(next.hidden, projection, None)?;
+    }
+    Ok(next)
 }
 
 fn step_of(cx: &mut Cx, from_input: Value, from_hidden: Value, state: State, cell: Cell) -> Result<State, String> {

@@ -1,4 +1,5 @@
-//! Recurrent layers, with the names and the order of gates of PyTorch. Time is unrolled: the graph grows with it.
+//! Recurrent layers, with the names and the order of gates of PyTorch. Short sequences are unrolled; long ones, and
+//! those of symbolic length, are loops in the program.
 
 use super::basic::features;
 use crate::frontend::{Initializer, Tensor, Trace};

@@ -171,7 +171,11 @@ impl<'a> Converter<'a> {
             };
         }
         if node.target.starts_with("torch.ops.higher_order.") {
-            return self.higher_order(node, graph);
+            let results = match self.control_flow(node)? {
+                Some(values) => values.into_iter().map(|v| self.storages.fresh(v)).collect(),
+                None => return self.higher_order(node, graph),
+            };
+            return self.define_results(node, graph, results);
         }
         let (row, in_place) = aten::find(&node.target).ok_or("it is not supported")?;
         let mut args = self.args(node)?;

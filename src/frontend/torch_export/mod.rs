@@ -14,6 +14,7 @@
 mod alias;
 mod archive;
 mod autocast;
+mod control;
 mod convert;
 mod expr;
 mod lstm_states;

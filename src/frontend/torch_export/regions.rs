@@ -5,12 +5,12 @@
 //! nest; gradients may be on again within a region without them. `inference_mode`, and `.data` in PyTorch's strict mode, leave no
 //! trace in an exported program, which has gradients there in PyTorch, too.
 //!
-//! Operators that take functions (`cond`, `map`, `scan`, `while_loop`) are not among them and are refused by name.
+//! Operators that take functions (`cond`, `map`, `scan`, `while_loop`) are in `control.rs`.
 
-use super::autocast;
 use super::convert::{Converter, Item};
 use super::schema::{Argument, ExportedGraph, ExportedNode, GraphArgument};
 use super::weights;
+use super::{autocast, control};
 use crate::frontend::aten::args::{Args, Cx};
 use crate::types::DType;
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ const KNOWN: &[&str] = &["wrap_with_set_grad_enabled", "wrap_with_autocast", "hi
 
 /// Whether a higher-order operator of that name is supported.
 pub fn is_known(name: &str) -> bool {
-    KNOWN.contains(&name)
+    KNOWN.contains(&name) || control::takes_functions(name)
 }
 
 /// What holds in a subgraph.
@@ -47,7 +47,7 @@ impl Region {
     }
 
     /// What holds in the subgraph of a call.
-    fn inner(&self, node: &ExportedNode) -> Result<Region, String> {
+    pub(super) fn inner(&self, node: &ExportedNode) -> Result<Region, String> {
         let mut inner = Region { depth: self.depth + 1, ..*self };
         if inner.depth > DEPTH {
             return Err("subgraphs are nested too deeply".into());
@@ -86,25 +86,31 @@ impl Converter<'_> {
     pub(super) fn higher_order(&mut self, node: &ExportedNode, graph: &ExportedGraph) -> Result<(), String> {
         let at = node.inputs.iter().position(|a| matches!(a.arg, Argument::Graph(_))).ok_or("it has no subgraph")?;
         let Argument::Graph(body) = &node.inputs[at].arg else { return Err("it has no subgraph".into()) };
-        let operands: Vec<&str> =
-            node.inputs[at + 1..].iter().filter_map(|a| if let Argument::Tensor(name) = &a.arg { Some(name.as_str()) } else { None }).collect();
-        let inner = self.region.inner(node)?;
-        let outer = std::mem::replace(&mut self.region, inner);
-        let results = self.inline(body, &operands);
-        self.region = outer;
+        let names = node.inputs[at + 1..].iter().filter_map(|a| if let Argument::Tensor(name) = &a.arg { Some(name.as_str()) } else { None });
+        let operands = names.map(|name| self.item(name).cloned()).collect::<Result<Vec<Item>, String>>()?;
+        let results = self.inline(node, body, operands);
         let tensor = |item| if let Item::Tensor(t) = item { Ok(t) } else { Err("a result of its subgraph is no tensor".to_string()) };
         let results = results?.into_iter().map(tensor).collect::<Result<_, _>>()?;
         self.define_results(node, graph, results)
     }
 
-    fn inline(&mut self, body: &GraphArgument, operands: &[&str]) -> Result<Vec<Item>, String> {
+    /// The results of the subgraph of a call.
+    pub(super) fn inline(&mut self, node: &ExportedNode, body: &GraphArgument, operands: Vec<Item>) -> Result<Vec<Item>, String> {
+        let inner = self.region.inner(node)?;
+        let outer = std::mem::replace(&mut self.region, inner);
+        let results = self.inline_here(body, operands);
+        self.region = outer;
+        results
+    }
+
+    fn inline_here(&mut self, body: &GraphArgument, operands: Vec<Item>) -> Result<Vec<Item>, String> {
         if body.graph.inputs.len() != operands.len() {
             return Err(format!("its subgraph takes {} tensors, it has {}", body.graph.inputs.len(), operands.len()));
         }
         let mut inner = HashMap::new();
         for (input, operand) in body.graph.inputs.iter().zip(operands) {
             let Argument::Tensor(name) = input else { return Err("an input of its subgraph is no tensor".into()) };
-            if inner.insert(name.clone(), self.item(operand)?.clone()).is_some() {
+            if inner.insert(name.clone(), operand).is_some() {
                 return Err(format!("{name} is an input of its subgraph twice"));
             }
         }

@@ -1,6 +1,5 @@
 //! Passes on each graph that is lowered: forward, backward, update.
 
-mod inline_control_flow;
 mod one_hot_scatter_to_where;
 mod prepare_online_softmax;
 mod prepare_variance;
@@ -11,8 +10,6 @@ use super::joint_graph::FOLD_UNIFORM_CONSTANTS;
 
 /// In order.
 pub(super) const PASSES: &[Pass] = &[
-    // The stage has run in the bodies when it comes to the graph that holds them; from here on there is one graph.
-    Pass::Rebuild("inline_control_flow", inline_control_flow::inline_control_flow),
     // The partition has made unit cotangents numbers.
     FOLD_UNIFORM_CONSTANTS,
     Pass::Rules("one_hot_scatter_to_where", &[one_hot_scatter_to_where::RULES]),

@@ -1,5 +1,7 @@
 //! Runs a plan on a device: slots are buffers, a step is a compute pass in each of a few submissions, in order.
 
+mod recording;
+
 use super::super::memory;
 use super::super::storage::{concrete_shape, encode, stored_bytes};
 use super::device::{GpuDevice, lock};
@@ -52,7 +54,8 @@ pub struct GpuEngine {
     launches: u64,
 }
 
-/// A launch with everything it needs.
+/// A launch with everything it needs; nothing where it stands for control flow.
+#[derive(Default)]
 struct Ready {
     code: usize,
     group: Option<wgpu::BindGroup>,
@@ -240,21 +243,15 @@ impl GpuEngine {
     /// Submits the whole step and returns at once; loss and status word arrive in the [`Pending`].
     pub fn run(&mut self) -> Result<Pending> {
         let staging = self.staging_buffer()?;
-        let mut encoder = self.encoder("step");
-        self.begin(&mut encoder)?;
-        let mut range = self.pace.next(0, 0, self.ready.len());
-        while range.end < self.ready.len() {
-            self.record(&mut encoder, range.clone(), None);
-            let next = self.encoder("step");
-            self.submit_part(std::mem::replace(&mut encoder, next), range.len())?;
-            range = self.pace.next(range.end, range.len(), self.ready.len());
-        }
-        self.record(&mut encoder, range.clone(), None);
+        let mut first = self.encoder("step");
+        self.begin(&mut first)?;
+        self.submit_part(first, 0)?;
+        let (mut encoder, launches) = self.record_step()?;
         encoder.copy_buffer_to_buffer(&self.status, 0, &staging, 0, 4);
         if let Some(loss) = self.loss {
             encoder.copy_buffer_to_buffer(self.slot_of(loss)?, 0, &staging, LOSS_AT, 8);
         }
-        let submission = self.submit_part(encoder, range.len())?;
+        let submission = self.submit_part(encoder, launches)?;
         self.pace.settle();
         self.queued.push_back(submission.clone());
         Ok(Pending::new(self.device.clone(), self.staging.clone(), staging, submission))
@@ -267,11 +264,10 @@ impl GpuEngine {
         self.submit_part(encoder, 0).map(|_| ())
     }
 
-    /// Submits launch `index` alone.
+    /// Submits launch `index` alone, with the blocks that it stands for.
     pub fn run_launch(&mut self, index: usize) -> Result<()> {
         self.check_bound()?;
-        let mut encoder = self.encoder("launch");
-        self.record(&mut encoder, index..index + 1, None);
+        let (encoder, _) = self.record_launches(index..index + 1)?;
         self.device.submit(encoder);
         self.device.check()
     }
@@ -297,6 +293,9 @@ impl GpuEngine {
         self.check_bound()?;
         if !self.device.features.contains(wgpu::Features::TIMESTAMP_QUERY) {
             return Err(Error::Platform(format!("{} has no timestamp queries", self.device.caps().name)));
+        }
+        if let Some(launch) = self.plan.launches.iter().find(|l| l.code.is_none()) {
+            return Err(Error::Platform(format!("{}: the launches of control flow have no timestamps", self.plan.label(launch))));
         }
         self.reset()?;
         let mut times = vec![];
@@ -329,10 +328,10 @@ impl GpuEngine {
         &self.bindings
     }
 
-    /// The variant that runs launch `index`.
-    pub fn variant(&self, index: usize) -> &Variant {
-        let code = self.plan.launches[index].code as usize;
-        &self.plan.code[code].variants[self.prepared[code].variant]
+    /// The variant that runs launch `index`; none where it stands for control flow.
+    pub fn variant(&self, index: usize) -> Option<&Variant> {
+        let code = self.plan.launches[index].code? as usize;
+        Some(&self.plan.code[code].variants[self.prepared[code].variant])
     }
 
     /// The device.
@@ -405,7 +404,8 @@ impl GpuEngine {
         let limit = self.device.caps().max_groups;
         (0..self.plan.launches.len())
             .map(|i| {
-                let groups = self.variant(i).groups.eval(bindings).map_err(Error::Input)?;
+                let Some(variant) = self.variant(i) else { return Ok([0, 1, 1]) };
+                let groups = variant.groups.eval(bindings).map_err(Error::Input)?;
                 fold_grid(groups, limit).map_err(|e| Error::Input(format!("{}: {e}", self.plan.label(&self.plan.launches[i]))))
             })
             .collect()
@@ -472,11 +472,12 @@ impl GpuEngine {
     fn ready_launches(&self) -> Result<Vec<Ready>> {
         (self.plan.launches.iter().enumerate())
             .map(|(i, launch)| {
-                let (code, label, buffers) = (launch.code as usize, self.plan.label(launch), self.plan.buffers(launch));
-                let bindings = &self.variant(i).bindings;
+                let (Some(code), Some(variant)) = (launch.code, self.variant(i)) else { return Ok(Ready::default()) };
+                let (code, label, buffers) = (code as usize, self.plan.label(launch), self.plan.buffers(launch));
+                let skip = self.plan.program.commands[launch.commands[0] as usize].skip;
                 let mut entries = vec![];
-                for (k, binding) in bindings.iter().enumerate() {
-                    let buffer = self.bound_buffer(&buffers, binding)?;
+                for (k, binding) in variant.bindings.iter().enumerate() {
+                    let buffer = self.bound_buffer(&buffers, skip, binding)?;
                     entries.push(wgpu::BindGroupEntry { binding: k as u32, resource: buffer.as_entire_binding() });
                 }
                 let doing = format!("binding {label}");
@@ -492,11 +493,12 @@ impl GpuEngine {
             .collect()
     }
 
-    fn bound_buffer(&self, buffers: &[BufferId], binding: &Binding) -> Result<&wgpu::Buffer> {
+    fn bound_buffer(&self, buffers: &[BufferId], skip: Option<BufferId>, binding: &Binding) -> Result<&wgpu::Buffer> {
         let missing = |what: &str| Error::Device(format!("no {what} to bind"));
         match binding {
             Binding::Read(k) | Binding::ReadWrite(k) => self.slot_of(*buffers.get(*k as usize).ok_or_else(|| missing("buffer"))?),
             Binding::StatusWrite | Binding::StatusRead => Ok(&self.status),
+            Binding::Skip => self.slot_of(skip.ok_or_else(|| missing("word that skips"))?),
             Binding::Symbols => self.symbols.as_ref().ok_or_else(|| missing("symbols")),
             Binding::Scratch => self.scratch.as_ref().ok_or_else(|| missing("scratch memory")),
         }
@@ -539,10 +541,15 @@ impl GpuEngine {
     }
 
     /// Records launches into one pass.
-    fn record(&mut self, encoder: &mut wgpu::CommandEncoder, range: Range<usize>, timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>) {
+    fn record(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        launches: impl IntoIterator<Item = usize>,
+        timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: timestamps });
         let mut current = usize::MAX;
-        for command in &self.ready[range] {
+        for command in launches.into_iter().map(|launch| &self.ready[launch]) {
             if command.grid[0] == 0 {
                 continue;
             }

@@ -143,7 +143,7 @@ fn key_of(gpu: &GpuDevice, variant: &Variant) -> [u8; 32] {
 /// Read-only storage, read-write storage, uniform.
 fn kind_of(binding: &Binding) -> u8 {
     match binding {
-        Binding::Read(_) | Binding::StatusRead => 0,
+        Binding::Read(_) | Binding::StatusRead | Binding::Skip => 0,
         Binding::ReadWrite(_) | Binding::StatusWrite | Binding::Scratch => 1,
         Binding::Symbols => 2,
     }

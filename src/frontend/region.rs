@@ -1,0 +1,138 @@
+//! Parts of a recorded program as closed graphs: what was recorded by a closure becomes the body of an op.
+
+use crate::error::TraceFault;
+use crate::graph::{Builder, Graph, InputRole, Node, OutputRole, Policy, Value, ValueMap};
+use crate::ops::{Class, Cond, OpDef, Scan, WhileLoop};
+use crate::types::{Dim, TensorType};
+use std::sync::Arc;
+
+/// Regions from this on tell arguments of bodies apart, which nothing computes; the number of a node makes each its own.
+const FIRST_PLACEHOLDER: u32 = 1 << 31;
+
+/// What was recorded from a node on, by a closure that was given some values as its arguments.
+pub(super) struct Region<'a> {
+    /// The whole program so far.
+    pub graph: &'a Graph,
+    /// Its first node.
+    pub start: usize,
+    /// Placeholders: the first inputs of the body.
+    pub arguments: &'a [Value],
+}
+
+impl Region<'_> {
+    /// Whether a value is computed in the region. Constants are, wherever they were first recorded.
+    fn is_inside(&self, v: Value) -> bool {
+        let node = self.graph.def(v);
+        let is_source = node.op.class() == Class::Source && !is_placeholder(node);
+        is_source || (v.node.0 as usize >= self.start && !node.operands.is_empty())
+    }
+
+    /// Which nodes the results need of the region.
+    fn needed(&self, results: &[Value]) -> Vec<bool> {
+        let mut needed = vec![false; self.graph.nodes.len()];
+        results.iter().filter(|v| self.is_inside(**v)).for_each(|v| needed[v.node.0 as usize] = true);
+        for id in self.graph.ids().rev() {
+            if needed[id.0 as usize] {
+                self.graph.node(id).operands.iter().filter(|v| self.is_inside(**v)).for_each(|v| needed[v.node.0 as usize] = true);
+            }
+        }
+        needed
+    }
+
+    /// Values from outside that the results are computed from, in order of first use.
+    pub fn captures(&self, results: &[Value]) -> Vec<Value> {
+        let needed = self.needed(results);
+        let read = self.graph.ids().filter(|id| needed[id.0 as usize]).flat_map(|id| self.graph.node(id).operands.iter());
+        let mut out: Vec<Value> = vec![];
+        for &v in read.chain(results) {
+            if !self.is_inside(v) && !self.arguments.contains(&v) && !out.contains(&v) {
+                out.push(v);
+            }
+        }
+        out
+    }
+
+    /// The closed graph from arguments and captured values to the results. The recorded nodes stay behind, unused, and are dropped when
+    /// the trace is finished. A captured key of the program is a key of the body.
+    pub fn body(&self, name: &str, captured: &[Value], results: &[Value]) -> Result<Graph, String> {
+        let (mut body, mut map) = (Builder::new(name), ValueMap::default());
+        for &v in self.arguments.iter().chain(captured) {
+            let given = self.graph.inputs.iter().find(|i| i.value == v);
+            let role = if given.is_some_and(|i| i.role == InputRole::Key) { InputRole::Key } else { InputRole::Input };
+            map.insert(v, body.input(&format!("x.{}", map.len()), role, self.graph.ty(v).clone())?);
+        }
+        let needed = self.needed(results);
+        for id in self.graph.ids().filter(|id| needed[id.0 as usize]) {
+            body.copy_node(self.graph, id, &mut map)?;
+        }
+        for (k, v) in results.iter().enumerate() {
+            body.output(&format!("y.{k}"), OutputRole::User, map[v]);
+        }
+        Ok(body.finish())
+    }
+}
+
+/// One of two lists of values that were recorded from `start` on.
+pub(super) fn cond(b: &mut Builder, start: usize, predicate: Value, yes: &[Value], no: &[Value]) -> Result<Vec<Value>, String> {
+    let region = Region { graph: b.graph(), start, arguments: &[] };
+    let captured = region.captures(&[yes, no].concat());
+    let [then_body, else_body] = [Arc::new(region.body("then", &captured, yes)?), Arc::new(region.body("else", &captured, no)?)];
+    b.node(Cond { then_body, else_body }, &[&[predicate], &captured[..]].concat())
+}
+
+/// What a scan takes: starting values and stacked tensors.
+pub(super) struct Scanned<'a> {
+    /// Trips.
+    pub length: Dim,
+    /// From the last to the first.
+    pub reverse: bool,
+    /// Starting values.
+    pub init: &'a [Value],
+    /// What is sliced.
+    pub xs: &'a [Value],
+}
+
+/// A loop over what was recorded from `start` on of its arguments: next values of what is carried, then what is stacked.
+pub(super) fn scan(b: &mut Builder, start: usize, of: Scanned<'_>, arguments: &[Value], results: &[Value]) -> Result<Vec<Value>, String> {
+    let region = Region { graph: b.graph(), start, arguments };
+    let captured = region.captures(results);
+    let body = Arc::new(region.body("trip", &captured, results)?);
+    let (carries, stacked) = (of.init.len() as u32, of.xs.len() as u32);
+    b.node(Scan { length: of.length, reverse: of.reverse, carries, stacked, body }, &[of.init, of.xs, &captured].concat())
+}
+
+/// A loop over what was recorded from `start` on of its arguments: whether to go on, and the next values.
+pub(super) fn while_loop(
+    b: &mut Builder,
+    start: usize,
+    init: &[Value],
+    arguments: &[Value],
+    holds: Value,
+    next: &[Value],
+) -> Result<Vec<Value>, String> {
+    let region = Region { graph: b.graph(), start, arguments };
+    let captured = region.captures(&[&[holds], next].concat());
+    let [condition, body] = [Arc::new(region.body("condition", &captured, &[holds])?), Arc::new(region.body("trip", &captured, next)?)];
+    b.node(WhileLoop { carries: Some(init.len() as u32), condition, body }, &[init, &captured].concat())
+}
+
+/// A value that stands for an argument of a body: equal to no other.
+pub(super) fn placeholder(b: &mut Builder, ty: &TensorType) -> Result<Value, String> {
+    let id = FIRST_PLACEHOLDER + b.graph().nodes.len() as u32;
+    let outer = b.region.replace(crate::graph::Region { id, policy: Policy::MustSave });
+    let value = b.empty(ty.dtype, ty.shape.clone());
+    b.region = outer;
+    value
+}
+
+fn is_placeholder(node: &Node) -> bool {
+    node.op.is_unwritten() && node.region.is_some_and(|r| r.id >= FIRST_PLACEHOLDER)
+}
+
+/// Arguments of bodies that are read where no body gives them.
+pub(super) fn stray_placeholders(graph: &Graph) -> Vec<TraceFault> {
+    let at = |id: &crate::graph::NodeId| graph.nodes.iter().position(|n| n.operands.iter().any(|v| v.node == *id)).unwrap_or(id.0 as usize);
+    let message = "a value from inside a body of scan, map, cond or while_loop is read outside of it: return it from the body";
+    let stray = graph.ids().filter(|id| is_placeholder(graph.node(*id)));
+    stray.map(|id| TraceFault { location: graph.provenance[at(&id)].line().cloned(), message: message.into() }).collect()
+}
