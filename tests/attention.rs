@@ -3,6 +3,8 @@
 
 #[path = "kernels/mod.rs"]
 mod kernels;
+#[path = "kernels/units.rs"]
+mod units;
 
 use inductor::codegen::{Plan, generate};
 use inductor::config::Target;
@@ -10,6 +12,7 @@ use inductor::forms::{Form, candidates};
 use inductor::ops::{AttentionOperand, FusedAttention, FusedAttentionGrad, Op, OpDef as _, Real, ScaledDotProductAttention};
 use inductor::types::{DType, Dim, HostTensor, TensorType};
 use kernels::{Case, random, ty};
+use units::with_units;
 
 /// Attention of t rows and s columns with features d and e, or one of its gradients.
 fn attention(of: Option<AttentionOperand>, attention: &ScaledDotProductAttention, sizes: [usize; 4], mask: Option<DType>) -> Case {
@@ -91,7 +94,7 @@ fn attention_by_matrix_units() {
             assert!(!native.is_empty(), "{}", case.name);
             native.iter().for_each(kernels::validate);
             let Some(gpu) = kernels::device::gpu().filter(|_| small) else { continue };
-            let plans = by_units(&case, &gpu.with_units());
+            let plans = by_units(&case, &with_units(gpu));
             case.compare_plan(gpu, plans.last().expect("small blocks fit"));
         }
     }

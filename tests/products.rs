@@ -1,6 +1,8 @@
 //! Matrix products in every tile: by multiply-adds and by cooperative matrices, on the adapter against the reference.
 
 mod kernels;
+#[path = "kernels/units.rs"]
+mod units;
 
 use inductor::codegen::{Plan, generate};
 use inductor::config::Target;
@@ -10,6 +12,7 @@ use inductor::ops::OpDef as _;
 use inductor::scalar::ScalarFn as F;
 use inductor::types::{DType, Dim, HostTensor, MatmulPrecision, TensorType};
 use kernels::{Case, random, ty};
+use units::with_units;
 
 /// `a[z, m, k] * b[z, k, n]` with a prologue on `a` and an epilogue of scale, bias and residual.
 fn product(batch: usize, m: usize, n: usize, k: usize, swap: (bool, bool), rich: bool) -> Case {
@@ -190,7 +193,7 @@ fn products_by_matrix_units() {
             assert_eq!(native.len(), 4, "{}", case.name);
             native.iter().for_each(kernels::validate);
             let Some(gpu) = kernels::device::gpu() else { continue };
-            let plans = in_units(&case, &gpu.with_units(), gpu.target.caps.max_workgroup_bytes);
+            let plans = in_units(&case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes);
             assert!(!plans.is_empty());
             case.compare_plan(gpu, &plans[0]);
         }
@@ -215,7 +218,7 @@ fn products_of_halves_by_matrix_units() {
         assert!(native.iter().all(|plan| plan.code[0].variants[0].name.ends_with("-f16")));
         native.iter().for_each(kernels::validate);
         let Some(gpu) = kernels::device::gpu() else { continue };
-        let plans = in_units(&case, &gpu.with_units(), gpu.target.caps.max_workgroup_bytes);
+        let plans = in_units(&case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes);
         assert!(!plans.is_empty());
         plans.iter().rev().take(2).for_each(|plan| case.compare_plan(gpu, plan));
     }
@@ -238,7 +241,7 @@ fn tiles_that_workgroups_share() {
         // Short shaders: a compiler for a processor takes long.
         let small = |t: Tile| (t.bm * t.bn <= 4096 && t.shared_bytes(4) <= gpu.target.caps.max_workgroup_bytes).then_some(t);
         let plain = |t: Tile| if let Math::Fma { halves, .. } = t.math { Tile { math: Math::Fma { halves, unroll: 4 }, ..t } } else { t };
-        for plan in in_tiles(&case, &gpu.with_units(), |t| small(t).and_then(shared).map(plain)) {
+        for plan in in_tiles(&case, &with_units(gpu), |t| small(t).and_then(shared).map(plain)) {
             case.compare_runs(gpu, &plan, 2);
         }
     }
@@ -259,7 +262,7 @@ fn high_products_over_wide_ranges() {
         let mut case = product(1, m, n, k, (false, false), false);
         case.inputs = vec![HostTensor::from_f64(DType::F32, &[1, m, k], &x), HostTensor::from_f64(DType::F32, &[1, k, n], &y)];
         allow(&mut case, MatmulPrecision::High);
-        let plan = &in_units(&case, &gpu.with_units(), gpu.target.caps.max_workgroup_bytes)[0];
+        let plan = &in_units(&case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes)[0];
         let initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).chain([None]).collect();
         let (slots, _, _) = gpu.run(plan, &initial, &case.bindings, 1);
         let got = kernels::device::decode(&slots[2], &plan.program.buffers[2], &[1, m, n]).to_f64();
@@ -284,7 +287,7 @@ fn infinities_in_high_products() {
     (x[2 * k + 5], x[7 * k + 9]) = (f64::INFINITY, f64::NAN);
     let clean = case.inputs[0].clone();
     let run = |case: &Case| {
-        let plan = &in_units(case, &gpu.with_units(), gpu.target.caps.max_workgroup_bytes)[0];
+        let plan = &in_units(case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes)[0];
         let initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).chain([None]).collect();
         let (slots, _, _) = gpu.run(plan, &initial, &case.bindings, 1);
         kernels::device::decode(&slots[2], &plan.program.buffers[2], &[1, m, n]).to_f64()

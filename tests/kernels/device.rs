@@ -104,12 +104,6 @@ pub fn shape_of(b: &PlacedBuffer, bindings: &Bindings) -> Vec<usize> {
 }
 
 impl Gpu {
-    /// The adapter at hand with matrix units, which it emulates.
-    pub fn with_units(&self) -> Target {
-        let caps = DeviceCaps { cooperative: Cooperative::Emulated, max_workgroup_bytes: 48 << 10, ..self.target.caps.clone() };
-        Target { caps, model: DeviceModel::large_gpu() }
-    }
-
     /// Runs all commands. Slots start with `initial` (by buffer) or bytes of 0xcc. Gives the bytes of every slot and the
     /// status word.
     pub fn run(&self, plan: &Plan, initial: &[Option<HostTensor>], bindings: &Bindings, repeat: u32) -> (Vec<Vec<u8>>, u32, Vec<f64>) {
