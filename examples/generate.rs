@@ -167,6 +167,6 @@ fn drawn(t: &Trace, scores: &Tensor, top_k: usize) -> Tensor {
     let (likeliest, which) = scores.topk(top_k, -1);
     let shares = likeliest.softmax(-1);
     let likelier = shares.cumsum(-1) - &shares;
-    let is_kept = likelier.lt(t.scalar("top_p", DType::F32)).logical_or(&t.iota(DType::I32, top_k).lt(1));
+    let is_kept = likelier.lt(t.scalar("top_p", DType::F32)).logical_or(t.iota(DType::I32, top_k).lt(1));
     which.gather(-1, &is_kept.where_(shares, 0.0).multinomial(1, false)).cast(DType::I32)
 }

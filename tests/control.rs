@@ -143,7 +143,7 @@ fn gradients_of_gradients_pass_through_loops() {
 fn only_the_branch_that_is_taken_checks() {
     let traced = trace_eval("lookup", |t| {
         let (x, at) = (t.input("x", DType::F32, 4), t.input("at", DType::I32, 1));
-        let inside = at.sum_all().lt(4).logical_and(&at.sum_all().ge(0));
+        let inside = at.sum_all().lt(4).logical_and(at.sum_all().ge(0));
         Ok(vec![t.cond(&inside, || x.index_select(0, &(&at * 1)), || t.full(DType::F32, 1, -1.0))])
     })
     .expect("recorded");
@@ -250,16 +250,16 @@ fn a_program_holds_its_loops_as_loops() {
     assert_eq!(traced.graph.nodes.iter().filter(|n| n.op.name() == "scan").count(), 1);
     let x = HostTensor::f32(&[50, 8], &numbers(400, 0.4));
     let plain = trace_eval("rows", |t| Ok(vec![t.input("x", DType::F32, (50, 8)).softmax(-1)])).expect("recorded");
-    let expected = outputs(&plain, &Device::cpu(), &[x.clone()]).remove(0);
+    let expected = outputs(&plain, &Device::cpu(), std::slice::from_ref(&x)).remove(0);
     for device in devices() {
         let step = compile(&traced, &device, &Config::default()).expect("compiles");
-        close(&run(&step, &[x.clone()]).expect("runs")[0], &expected, 1e-6);
+        close(&run(&step, std::slice::from_ref(&x)).expect("runs")[0], &expected, 1e-6);
         let said = step.explain().launches.total();
         assert_eq!(said, step.launches(), "{}", device.describe());
         assert!(said >= 50 && step.plan().program.commands.len() < 12, "{}", step.explain());
         let verified = Config { verify: inductor::Verify::Full, ..Config::default() };
         let step = compile(&traced, &device, &verified).expect("compiles");
-        close(&run(&step, &[x.clone()]).expect("agrees with the graph")[0], &expected, 1e-6);
+        close(&run(&step, std::slice::from_ref(&x)).expect("agrees with the graph")[0], &expected, 1e-6);
     }
 }
 
@@ -285,12 +285,12 @@ fn long_sequences_are_loops_that_give_what_short_ones_do() {
     })
     .expect("recorded");
     let x = HostTensor::f32(&[80, 2, 4], &numbers(640, 0.6));
-    let expected = outputs(&halves, &Device::cpu(), &[x.clone()]);
+    let expected = outputs(&halves, &Device::cpu(), std::slice::from_ref(&x));
     let loops = |traced: &Traced| traced.graph.nodes.iter().filter(|n| n.op.name() == "scan").count();
     assert_eq!((loops(&halves), loops(&whole(80.into()))), (0, 6), "two forward, two that save, two backward");
     for device in devices() {
         for length in [80.into(), Dim::symbol("n", 1, 100)] {
-            let got = outputs(&whole(length), &device, &[x.clone()]);
+            let got = outputs(&whole(length), &device, std::slice::from_ref(&x));
             got.iter().zip(&expected).for_each(|(a, b)| close(a, b, 1e-5));
         }
     }

@@ -182,7 +182,7 @@ impl Trace {
         let taken: Vec<TensorType> = types(&init).into_iter().chain(xs.iter().map(slice)).collect();
         let (start, arguments) = (self.nodes(), self.placeholders(&taken));
         let (next, ys) = f(arguments[..init.len()].to_vec(), arguments[init.len()..].to_vec());
-        let stacked = |y: &Tensor| TensorType { dtype: y.dtype(), shape: Shape([&[length.clone()], &y.shape().0[..]].concat()) };
+        let stacked = |y: &Tensor| TensorType { dtype: y.dtype(), shape: Shape([std::slice::from_ref(&length), &y.shape().0[..]].concat()) };
         let expected: Vec<TensorType> = types(&init).into_iter().chain(ys.iter().map(stacked)).collect();
         if let Some(fault) = changed("scan", &init, &next) {
             self.recorder.fault(fault);

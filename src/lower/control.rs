@@ -215,7 +215,7 @@ impl Blocks<'_> {
         self.begin(carries, &trip)?;
         let mut inner = self.inner(None);
         let number = inner.input(&trip, InputRole::Buffer);
-        let index = if scan.reverse { inner.from_the_end(&number, &scan.length)? } else { number.clone() };
+        let index = if scan.reverse { inner.counted_from_the_end(&number, &scan.length)? } else { number.clone() };
         let mut operands: Vec<OperandView> = self.results[..carries].iter().map(|carry| inner.input(carry, InputRole::Buffer)).collect();
         let split = scan.split(self.operands).map_err(Error::compile)?;
         for stacked in split.stacked {
@@ -324,7 +324,7 @@ impl Inner {
     }
 
     /// The index of a trip of a loop that goes from the end.
-    fn from_the_end(&mut self, number: &OperandView, length: &Dim) -> Result<OperandView, Error> {
+    fn counted_from_the_end(&mut self, number: &OperandView, length: &Dim) -> Result<OperandView, Error> {
         let last = IndexExpr::zero().plus(&(length.clone() - Dim::int(1)));
         self.value("index", &number.ty, vec![number.clone()], false, |cx| {
             cx.pointwise(0, |b, _| {

@@ -165,7 +165,7 @@ pub fn branches_of_examples() -> Result<(), String> {
     let rest: Vec<Array> = sample.operands[1..].iter().enumerate().map(|(k, ty)| Array::from_host(&weight(k, ty))).collect();
     let each: Vec<bool> = (0..sample.operands.len()).map(|k| k == 0).collect();
     let got = evaluate_exact(&batched(&graph, &each, &Dim::int(3))?, &[&[stack(&predicates)], &rest[..]].concat()).map_err(|e| e.to_string())?;
-    let alone = predicates.iter().map(|p| evaluate_exact(&graph, &[&[p.clone()], &rest[..]].concat()).map_err(|e| e.to_string()));
+    let alone = predicates.iter().map(|p| evaluate_exact(&graph, &[std::slice::from_ref(p), &rest[..]].concat()).map_err(|e| e.to_string()));
     let alone: Vec<Vec<Array>> = alone.collect::<Result<_, _>>()?;
     if alone[0] == alone[1] {
         return Err("the branches give the same".into());

@@ -64,7 +64,7 @@ pub fn own_loss(device: &Device) -> Result<Vec<f64>> {
         let out = nn::mlp(t, &x, &[16, 1]).squeeze(-1);
         let out = out.straight_through(&((&out * 8.0).round() / 8.0));
         let error = y - out;
-        let size = (&error.cosh()).log();
+        let size = error.cosh().log();
         let by_sign = error.gt(0.0).where_(0.9 * &size, 0.4 * &size);
         let weights = weights.abs();
         Ok((by_sign * &weights).sum(()) / weights.sum(()))

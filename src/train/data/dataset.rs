@@ -35,6 +35,17 @@ pub(super) enum Source {
     Images(super::ImageFolder),
 }
 
+/// Rows of named tensors.
+fn taken(columns: &[(String, HostTensor)], rows: &[usize]) -> Result<Inputs> {
+    let take = |tensor: &HostTensor| {
+        let width = tensor.bytes().len() / tensor.shape()[0].max(1);
+        let mut bytes = Vec::with_capacity(rows.len() * width);
+        rows.iter().for_each(|&row| bytes.extend_from_slice(&tensor.bytes()[row * width..][..width]));
+        HostTensor::from_bytes(tensor.dtype(), [&[rows.len()], &tensor.shape()[1..]].concat(), bytes).map_err(Error::Input)
+    };
+    Ok(Inputs::Named(columns.iter().map(|(name, tensor)| Ok((name.clone(), take(tensor)?))).collect::<Result<_>>()?))
+}
+
 impl Dataset {
     /// Of named tensors of one length.
     pub fn new<S: Into<String>>(columns: impl IntoIterator<Item = (S, HostTensor)>) -> Result<Dataset> {
@@ -117,18 +128,11 @@ impl Dataset {
             return Err(Error::Input(format!("example {row} of {}", self.len())));
         }
         let rows: Vec<usize> = rows.iter().map(|&row| self.rows[row]).collect();
-        let columns = match &*self.source {
-            Source::Memory(columns) => columns,
+        match &*self.source {
+            Source::Memory(columns) => taken(columns, &rows),
             #[cfg(any(feature = "images", test))]
-            Source::Images(pictures) => return pictures.rows(&rows),
-        };
-        let take = |tensor: &HostTensor| {
-            let width = tensor.bytes().len() / tensor.shape()[0].max(1);
-            let mut bytes = Vec::with_capacity(rows.len() * width);
-            rows.iter().for_each(|&row| bytes.extend_from_slice(&tensor.bytes()[row * width..][..width]));
-            HostTensor::from_bytes(tensor.dtype(), [&[rows.len()], &tensor.shape()[1..]].concat(), bytes).map_err(Error::Input)
-        };
-        Ok(Inputs::Named(columns.iter().map(|(name, tensor)| Ok((name.clone(), take(tensor)?))).collect::<Result<_>>()?))
+            Source::Images(pictures) => pictures.rows(&rows),
+        }
     }
 
     /// Batches of so many examples.
