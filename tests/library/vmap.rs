@@ -28,7 +28,7 @@ pub const CASES: &[Case] = &[
         // The Laplacian of each example's first output.
         let laplacian = vmap(&x, |x| {
             let y = mlp(&w, &x).select(0, 0);
-            let rows = vmap(&t.eye(DType::F32, 3), |v| y.hvp(&x, &v));
+            let rows = vmap(t.eye(DType::F32, 3), |v| y.hvp(&x, &v));
             rows.diagonal(0, 0, 1).sum(())
         });
         vec![laplacian]
@@ -36,13 +36,13 @@ pub const CASES: &[Case] = &[
     ("vmap_hessian", |t| {
         let (x, w) = (input(t, "a", [4]), input(t, "b", [4, 4]));
         let y = (w.matmul(&x.sin()) * x.exp()).sum(());
-        vec![vmap(&t.eye(DType::F32, 4), |v| y.hvp(&x, &v))]
+        vec![vmap(t.eye(DType::F32, 4), |v| y.hvp(&x, &v))]
     }),
     ("vmap_jacobians", |t| {
         let (x, w) = (input(t, "a", [3]), input(t, "b", [5, 3]));
         let y = w.matmul(&x.tanh()).softmax(-1);
         let forward = Vmap::over(&t.eye(DType::F32, 3)).out_dims(&[-1]).map(|v| y.jvp(&[(&x, &v)]));
-        vec![forward, vmap(&t.eye(DType::F32, 5), |v| y.vjp(&v, &[&x]).remove(0))]
+        vec![forward, vmap(t.eye(DType::F32, 5), |v| y.vjp(&v, &[&x]).remove(0))]
     }),
     ("vmap_convolution_gradients", |t| {
         let (x, k, d) = (input(t, "a", [3, 2, 6, 5]), input(t, "b", [4, 2, 3, 3]), input(t, "c", [4, 1, 2, 2]));
@@ -126,7 +126,7 @@ fn examples_draw_numbers_of_their_own() {
 /// What a training program drops in a mapped function, it keeps when it is compiled for inference.
 #[test]
 fn dropout_of_examples_rests_in_inference() {
-    let traced = trace("rest", |t| Ok(vec![vmap(&t.input("x", DType::F32, (3, 8)), |x| x.dropout(0.5, &t.key()))])).unwrap();
+    let traced = trace("rest", |t| Ok(vec![vmap(t.input("x", DType::F32, (3, 8)), |x| x.dropout(0.5, &t.key()))])).unwrap();
     let x = HostTensor::from_f64(DType::F32, &[3, 8], &wave(1, &[3, 8]));
     assert_eq!(outputs(&traced, &[&x])[0].to_f64(), x.to_f64());
 }
@@ -174,7 +174,7 @@ fn losses_of_examples_train() {
 fn mistakes_come_back_from_the_trace() {
     let leaked = faults(|t| {
         let mut out = vec![];
-        vmap(&t.input("x", DType::F32, (3, 4)), |x| {
+        vmap(t.input("x", DType::F32, (3, 4)), |x| {
             out.push(x.exp());
             x
         });
@@ -183,13 +183,13 @@ fn mistakes_come_back_from_the_trace() {
     assert_eq!(leaked, ["vmap: a tensor of one example is used outside of the function that is mapped"]);
     let sizes = faults(|t| vec![vmap((&t.input("x", DType::F32, (3, 4)), &t.input("y", DType::F32, 4)), |(x, y)| x + y)]);
     assert_eq!(sizes, ["vmap: tensors have different numbers of examples, 3 and 4: f32[3, 4] x f32[4]"]);
-    let scalar = faults(|t| vec![vmap(&t.input("x", DType::F32, ()), |x| x)]);
+    let scalar = faults(|t| vec![vmap(t.input("x", DType::F32, ()), |x| x)]);
     assert_eq!(scalar, ["vmap: dimension 0 is out of range for []: f32[]"]);
-    let none = faults(|t| vec![vmap(&t.input("x", DType::F32, (0, 3)), |x| x)]);
+    let none = faults(|t| vec![vmap(t.input("x", DType::F32, (0, 3)), |x| x)]);
     assert_eq!(none, ["vmap: there is no example: f32[0, 3]"]);
     let unmapped = faults(|t| vec![Vmap::over(&t.input("x", DType::F32, 3)).in_dims(&[None]).map(|x| x)]);
     assert_eq!(unmapped, ["vmap: no tensor is mapped: f32[3]"]);
-    let inside = faults(|t| vec![vmap(&t.input("x", DType::F32, (3, 4)), |x| x.matmul(&x.unsqueeze(0)))]);
+    let inside = faults(|t| vec![vmap(t.input("x", DType::F32, (3, 4)), |x| x.matmul(&x.unsqueeze(0)))]);
     assert_eq!(inside.len(), 1, "{inside:?}");
     assert!(inside[0].starts_with("matmul:"), "{inside:?}");
     let nothing: Vec<Tensor> = vec![];
@@ -220,7 +220,7 @@ fn regions_are_mapped() {
 /// Running statistics have one value, not one for each example.
 #[test]
 fn statistics_of_examples_are_refused() {
-    let found = faults(|t| vec![vmap(&t.input("x", DType::F32, (3, 4, 2)), |x| nn::batch_norm(&t.path("bn"), &x, nn::BatchNorm::default()))]);
+    let found = faults(|t| vec![vmap(t.input("x", DType::F32, (3, 4, 2)), |x| nn::batch_norm(&t.path("bn"), &x, nn::BatchNorm::default()))]);
     assert!(found.iter().any(|m| m.contains("a tensor of one example is used outside")), "{found:?}");
 }
 
