@@ -2,7 +2,7 @@
 
 use super::contraction::is_half;
 use super::cost::count;
-use super::product::{FEW_LANES, TEAM};
+use super::product::{FEW_LANES, TEAM, stride};
 use super::{Cost, Form, Lane};
 use crate::config::Target;
 use crate::loop_ir::{Attention, Axis, IndexExpr, Instr, Nest, Val, attention, unflatten};
@@ -75,11 +75,6 @@ pub struct Layout {
     pub weights: u32,
     /// Quads of f16.
     pub halves: u32,
-}
-
-/// Quads of a line of so many f16 or f32, with eight elements behind it against bank conflicts.
-pub fn stride(length: u32) -> u32 {
-    (length + 8) / 4
 }
 
 impl Layout {

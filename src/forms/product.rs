@@ -4,8 +4,13 @@ use super::Cost;
 use crate::types::{Cooperative, DeviceCaps, DeviceModel, MatmulPrecision};
 use serde::{Deserialize, Serialize};
 
-/// Halves behind each line of workgroup memory that fragments are loaded from, against bank conflicts: without them a third of the speed.
+/// Elements behind each line of workgroup memory that fragments are loaded from, against bank conflicts: without them a third of the speed.
 pub const PAD: u32 = 8;
+
+/// Quads of a line of so many elements of workgroup memory that fragments are loaded from.
+pub fn stride(length: u32) -> u32 {
+    (length + PAD) / 4
+}
 
 /// Invocations that share a block of a tile; a unit of the work's layout, whatever the device's subgroups are.
 pub const TEAM: u32 = 32;

@@ -1,7 +1,7 @@
 //! Parts of a recorded program as closed graphs: what was recorded by a closure becomes the body of an op.
 
 use crate::error::TraceFault;
-use crate::graph::{Builder, Graph, InputRole, Node, OutputRole, Policy, Value, ValueMap};
+use crate::graph::{Builder, Graph, InputRole, Node, NodeId, Policy, Value, ValueMap, close, is_computed, needed_inside};
 use crate::ops::{Class, Cond, OpDef, Scan, WhileLoop};
 use crate::types::{Dim, TensorType};
 use std::sync::Arc;
@@ -24,25 +24,18 @@ impl Region<'_> {
     fn is_inside(&self, v: Value) -> bool {
         let node = self.graph.def(v);
         let is_source = node.op.class() == Class::Source && !is_placeholder(node);
-        is_source || (v.node.0 as usize >= self.start && !node.operands.is_empty())
+        is_source || is_computed(self.graph, self.start, v)
     }
 
-    /// Which nodes the results need of the region.
-    fn needed(&self, results: &[Value]) -> Vec<bool> {
-        let mut needed = vec![false; self.graph.nodes.len()];
-        results.iter().filter(|v| self.is_inside(**v)).for_each(|v| needed[v.node.0 as usize] = true);
-        for id in self.graph.ids().rev() {
-            if needed[id.0 as usize] {
-                self.graph.node(id).operands.iter().filter(|v| self.is_inside(**v)).for_each(|v| needed[v.node.0 as usize] = true);
-            }
-        }
-        needed
+    /// The nodes of the region that the results need, in order.
+    fn needed(&self, results: &[Value]) -> Vec<NodeId> {
+        needed_inside(self.graph, results, |v| self.is_inside(v))
     }
 
     /// Values from outside that the results are computed from, in order of first use.
     pub fn captures(&self, results: &[Value]) -> Vec<Value> {
         let needed = self.needed(results);
-        let read = self.graph.ids().filter(|id| needed[id.0 as usize]).flat_map(|id| self.graph.node(id).operands.iter());
+        let read = needed.iter().flat_map(|&id| self.graph.node(id).operands.iter());
         let mut out: Vec<Value> = vec![];
         for &v in read.chain(results) {
             if !self.is_inside(v) && !self.arguments.contains(&v) && !out.contains(&v) {
@@ -61,14 +54,7 @@ impl Region<'_> {
             let role = if given.is_some_and(|i| i.role == InputRole::Key) { InputRole::Key } else { InputRole::Input };
             map.insert(v, body.input(&format!("x.{}", map.len()), role, self.graph.ty(v).clone())?);
         }
-        let needed = self.needed(results);
-        for id in self.graph.ids().filter(|id| needed[id.0 as usize]) {
-            body.copy_node(self.graph, id, &mut map)?;
-        }
-        for (k, v) in results.iter().enumerate() {
-            body.output(&format!("y.{k}"), OutputRole::User, map[v]);
-        }
-        Ok(body.finish())
+        close(body, map, self.graph, &self.needed(results), results)
     }
 }
 

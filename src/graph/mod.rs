@@ -27,6 +27,7 @@ pub use concretize::{concretize, map_dims};
 pub use freeze::{freeze, is_frozen};
 pub use inline::{Inline, inline_subgraphs};
 pub use outline::outline;
+pub(crate) use outline::{close, is_computed, needed_inside};
 pub use parse::parse;
 pub use text::print;
 pub use verify::{size_conflicts, verify};

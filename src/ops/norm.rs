@@ -1,7 +1,7 @@
 //! Layer norm and root-mean-square norm.
 
 use super::composite::{eval_decomposed, last_dims, mean_kept, rows, widen};
-use super::{Array, BatchContext, Built, Class, Grads, OpDef, Precision, Real, Sample, VjpContext};
+use super::{Array, BatchContext, Built, Class, Grads, Op, OpDef, Precision, Real, Sample, VjpContext};
 use crate::graph::{Builder, Value};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Shape, TensorType};
@@ -75,8 +75,14 @@ fn affine(b: &mut Builder, normalized: Value, operands: &[Value]) -> Built<Vec<V
     Ok(vec![b.cast(y, b.dtype(operands[0]))?])
 }
 
-/// As [`affine`], where examples have weights and biases of their own.
-fn affine_of_each(cx: &mut BatchContext<'_>, normalized: Value) -> Built<Vec<Value>> {
+/// A norm of all examples; where they have weights and biases of their own, those follow as in [`affine`].
+fn batched(cx: &mut BatchContext<'_>, norm: &(impl Clone + Into<Op>)) -> Built<Vec<Value>> {
+    let has_own = (1..cx.operands.len()).any(|k| cx.is_each(k));
+    if !has_own {
+        return cx.b.node(norm.clone(), &cx.values());
+    }
+    let x = widen(cx.b, cx.value(0))?;
+    let normalized = cx.b.op(norm.clone(), &[x])?;
     let rank = cx.example(0).shape.rank();
     let parameters: Vec<Value> = (1..cx.operands.len()).map(|k| cx.aligned(k, rank)).collect::<Built<_>>()?;
     affine(cx.b, normalized, &[&[cx.value(0)], &parameters[..]].concat())
@@ -172,13 +178,7 @@ impl OpDef for LayerNorm {
         gradients(cx, h, r, &dims, true)
     }
     fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
-        let has_own = (1..cx.operands.len()).any(|k| cx.is_each(k));
-        if !has_own {
-            return cx.b.node(self.clone(), &cx.values());
-        }
-        let x = widen(cx.b, cx.value(0))?;
-        let normalized = cx.b.op(self.clone(), &[x])?;
-        affine_of_each(cx, normalized)
+        batched(cx, self)
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         Some(self.parts(b, operands[0]).and_then(|(h, _)| affine(b, h, operands)))
@@ -235,13 +235,7 @@ impl OpDef for RmsNorm {
         gradients(cx, h, r, &dims, false)
     }
     fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
-        let has_own = (1..cx.operands.len()).any(|k| cx.is_each(k));
-        if !has_own {
-            return cx.b.node(self.clone(), &cx.values());
-        }
-        let x = widen(cx.b, cx.value(0))?;
-        let normalized = cx.b.op(self.clone(), &[x])?;
-        affine_of_each(cx, normalized)
+        batched(cx, self)
     }
     fn decompose(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         Some(self.parts(b, operands[0]).and_then(|(h, _)| affine(b, h, operands)))

@@ -15,7 +15,7 @@ mod pre_grad;
 use crate::config::Target;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, ValueMap, verify};
-use crate::ops::OpDef;
+use crate::ops::{Op, OpDef};
 use crate::rewrite::{Rule, rewrite};
 use crate::types::DType;
 use std::borrow::Cow;
@@ -118,17 +118,23 @@ fn in_subgraphs<'a>(stage: &'static str, passes: &[Pass], graph: &'a Graph) -> R
     b.copy_inputs(graph, &mut map).map_err(rebuild)?;
     for id in graph.ids() {
         let mut node = graph.node(id).clone();
-        let subgraphs = node.op.subgraphs();
-        if !subgraphs.is_empty() {
-            let changed: Result<Vec<Arc<Graph>>> = subgraphs.iter().map(|g| run_stage(stage, passes, g).map(Arc::new)).collect();
-            node.op.set_subgraphs(changed?);
-        }
+        change_bodies(&mut node.op, |g| run_stage(stage, passes, g))?;
         b.copy_changed_node(graph, id, node.op, &mut map).map_err(rebuild)?;
     }
     for output in &graph.outputs {
         b.output(&output.name, output.role.clone(), map[&output.value]);
     }
     Ok(Cow::Owned(b.finish()))
+}
+
+/// Gives an op other bodies, if it holds any.
+fn change_bodies<E>(op: &mut Op, change: impl Fn(&Graph) -> std::result::Result<Graph, E>) -> std::result::Result<(), E> {
+    let bodies = op.subgraphs();
+    if !bodies.is_empty() {
+        let changed: std::result::Result<Vec<Arc<Graph>>, E> = bodies.iter().map(|g| change(g).map(Arc::new)).collect();
+        op.set_subgraphs(changed?);
+    }
+    Ok(())
 }
 
 /// A fault after a pass is a fault of that pass.

@@ -61,7 +61,12 @@ pub(super) fn target(gpu: &Arc<GpuDevice>) -> Target {
 pub(super) fn multiplies(gpu: &Arc<GpuDevice>, target: &Target) -> bool {
     let [floats, halves] = [DType::F32, DType::F16].map(|dtype| product(dtype).expect("the product is sound"));
     let kept = gpu.cache_folder().map(|folder| {
-        let templates = [include_bytes!("../../shaders/cooperative.wgsl.j2").as_slice(), env!("CARGO_PKG_VERSION").as_bytes()];
+        let templates = [
+            include_bytes!("../../shaders/cooperative.wgsl.j2").as_slice(),
+            include_bytes!("../../shaders/unit_halves.wgsl.j2").as_slice(),
+            include_bytes!("../../shaders/unit_entry.wgsl.j2").as_slice(),
+            env!("CARGO_PKG_VERSION").as_bytes(),
+        ];
         blob(folder, templates.into_iter().chain([gpu.key().as_bytes(), print(&floats).as_bytes(), print(&halves).as_bytes()]))
     });
     let known: Option<bool> = kept.as_ref().and_then(|f| serde_json::from_slice(&f.load()?).ok());

@@ -4,7 +4,7 @@
 //! statements between contractions and the sum for four neighboring columns, and the last the statements behind the sum. Rows and columns
 //! beyond the end read the last ones: rows are not stored, columns get no weight.
 
-use super::product::{functions_of, template};
+use super::product::{UNITS, functions_of, template};
 use crate::codegen::plan::Variant;
 use crate::codegen::text::emit::{Emitter, Ex};
 use crate::codegen::text::module::{self, header};
@@ -12,8 +12,9 @@ use crate::codegen::text::storage::Kind;
 use crate::codegen::text::unit::Unit;
 use crate::codegen::text::{helpers, spell, vector};
 use crate::forms::Blocks;
-use crate::forms::attention::{BATCH, CLAMPED, F, INNER, Layout, VALUES, X, Y, lanes, shared_columns, stride, terms};
+use crate::forms::attention::{BATCH, CLAMPED, F, INNER, Layout, VALUES, X, Y, lanes, shared_columns, terms};
 use crate::forms::contraction::divides;
+use crate::forms::product::stride;
 use crate::loop_ir::facts::{needed, stored};
 use crate::loop_ir::{Attention, Instr, Nest, Number, Tag, Val, Write, attention};
 use crate::types::{Cooperative, Dim};
@@ -77,7 +78,7 @@ pub fn spell_attention(unit: &Unit, blocks: Blocks) -> Result<Variant, String> {
         false => ("attention", minijinja::context! { tile => kernel.context(), contractions => kernel.contractions() }),
     };
     let body = template(name, minijinja::context! { ..context, ..own })?;
-    let enable = if native { "enable f16;\nenable wgpu_cooperative_matrix;\n" } else { "" };
+    let enable = if native { UNITS } else { "" };
     let name = format!("attention-{}x{}x{}{}", blocks.bx, blocks.by, blocks.bf, if blocks.units { "-f16" } else { "" });
     Ok(Variant {
         name,
@@ -169,7 +170,8 @@ impl Kernel<'_> {
         stages.extend(shared.is_none().then(|| values.clone()));
         let quad = if emulated { "vec2<u32>" } else { "vec4<f16>" };
         let tile = minijinja::context! {
-            bx, by, bf, threads, emulated, quad, row_step => if emulated { bx * stride(16) } else { 0 }, halves => at.halves, weights => at.weights, weight_stride => stride(by), score_stride => stride(by),
+            bx, by, bf, threads, emulated, quad, slice => stride(16), row_step => if emulated { bx * stride(16) } else { 0 },
+            halves => at.halves, weights => at.weights, weight_stride => stride(by), score_stride => stride(by),
             above => format!("{ABOVE:?}"), most => format!("{MOST:?}"), least => format!("{LEAST:?}"),
         };
         minijinja::context! { tile, contractions, stages, values }

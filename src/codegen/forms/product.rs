@@ -13,7 +13,7 @@ use crate::codegen::text::storage::Kind;
 use crate::codegen::text::unit::Unit;
 use crate::codegen::text::{helpers, spell, vector};
 use crate::forms::contraction::{BATCH, CLAMPED, K, Limit, M, N, Product, divides, in_range, lanes, prefers, product};
-use crate::forms::product::{Math, PAD, SHARED_TILES, TEAM, Terms, Tile};
+use crate::forms::product::{Math, SHARED_TILES, TEAM, Terms, Tile, stride};
 use crate::loop_ir::facts::{needed, needed_before, stored};
 use crate::loop_ir::{Val, Write};
 use crate::types::{Cooperative, Dim};
@@ -25,11 +25,16 @@ static TEMPLATES: LazyLock<minijinja::Environment<'static>> = LazyLock::new(|| {
     env.add_template("matmul", include_str!("../../../shaders/matmul.wgsl.j2")).expect("the matmul template is sound");
     env.add_template("attention", include_str!("../../../shaders/attention.wgsl.j2")).expect("the attention template is sound");
     env.add_template("attention_units", include_str!("../../../shaders/attention_units.wgsl.j2")).expect("attention by units is sound");
+    env.add_template("unit_halves", include_str!("../../../shaders/unit_halves.wgsl.j2")).expect("halves of units are sound");
+    env.add_template("unit_entry", include_str!("../../../shaders/unit_entry.wgsl.j2")).expect("the entry point of units is sound");
     env.add_template("tile_order", include_str!("../../../shaders/tile_order.wgsl.j2")).expect("the order of tiles is sound");
     env.add_template("shared_tiles", include_str!("../../../shaders/shared_tiles.wgsl.j2")).expect("shared tiles are sound");
     env.add_template("cooperative", include_str!("../../../shaders/cooperative.wgsl.j2")).expect("the cooperative template is sound");
     env
 });
+
+/// What a shader with matrix units begins with.
+pub(super) const UNITS: &str = "enable f16;\nenable wgpu_cooperative_matrix;\n";
 
 /// A template with its context put in.
 pub(super) fn template(name: &str, context: minijinja::Value) -> Result<String, String> {
@@ -146,7 +151,7 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
         functions => functions.text, rounds,
     };
     let body = template(name, context)?;
-    let enable = if native { "enable f16;\nenable wgpu_cooperative_matrix;\n" } else { "" };
+    let enable = if native { UNITS } else { "" };
     let wgsl = format!("{enable}{head}\n{body}\n");
     Ok(Variant {
         name: tile.to_string(),
@@ -179,7 +184,7 @@ impl Kernel<'_> {
         let threads = self.tile.threads();
         let stage = |op: &str, k: usize, size: u32| {
             let (lines, length) = if self.along_k[k] { (size, bk) } else { (bk, size) };
-            let (across, stride, rounds) = (length / 4, (length + PAD) / 4, size * bk / 4 / threads);
+            let (across, stride, rounds) = (length / 4, stride(length), size * bk / 4 / threads);
             minijinja::context! { op, along_k => self.along_k[k], lines, across, stride, rounds }
         };
         let (stages, band) = ([stage("a", 0, bm), stage("b", 1, bn)], self.tile.band(&self.p.sizes()));

@@ -2,9 +2,9 @@
 
 use crate::forms::attention::Problem;
 use crate::graph::{Builder, Graph, ValueMap};
-use crate::ops::{FusedAttention, Op, OpDef, ScaledDotProductAttention};
+use crate::ops::{FusedAttention, Op, ScaledDotProductAttention};
+use crate::passes::change_bodies;
 use crate::types::{DType, TensorType};
-use std::sync::Arc;
 
 /// Fuses attention that `pays` says is faster so, in subgraphs too; the rest is decomposed behind autograd.
 ///
@@ -19,8 +19,7 @@ pub(in crate::passes) fn fuse_attention(graph: &Graph, pays: &dyn Fn(&Problem) -
     for id in graph.ids() {
         let node = graph.node(id);
         let mut op = node.op.clone();
-        let subgraphs: Result<Vec<Arc<Graph>>, String> = op.subgraphs().iter().map(|g| fuse_attention(g, pays).map(Arc::new)).collect();
-        op.set_subgraphs(subgraphs?);
+        change_bodies(&mut op, |g| fuse_attention(g, pays))?;
         if let Op::ScaledDotProductAttention(attention) = &node.op {
             let types: Vec<TensorType> = node.operands.iter().map(|v| graph.ty(*v).clone()).collect();
             let fused = FusedAttention::of(attention, &types).filter(|_| pays(&problem(attention, &types)));

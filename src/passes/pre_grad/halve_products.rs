@@ -2,8 +2,8 @@
 
 use crate::graph::{Builder, Graph, Value, ValueMap};
 use crate::ops::OpDef;
+use crate::passes::change_bodies;
 use crate::types::DType;
-use std::sync::Arc;
 
 /// Products of f32 take their operands in `half` and give a result of it, in subgraphs too; everything else stays in f32.
 ///
@@ -20,8 +20,7 @@ pub(in crate::passes) fn halve_products(graph: &Graph, half: DType) -> Result<Gr
     for id in graph.ids() {
         let node = graph.node(id);
         let mut op = node.op.clone();
-        let subgraphs: Result<Vec<Arc<Graph>>, String> = op.subgraphs().iter().map(|g| halve_products(g, half).map(Arc::new)).collect();
-        op.set_subgraphs(subgraphs?);
+        change_bodies(&mut op, |g| halve_products(g, half))?;
         let results: Vec<Value> = (0..node.types.len() as u32).map(|result| Value { node: id, result }).collect();
         if !op.is_product() || results.iter().any(|v| graph.ty(*v).dtype != DType::F32) {
             b.copy_changed_node(graph, id, op, &mut map)?;
