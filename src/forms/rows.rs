@@ -193,8 +193,9 @@ impl<'a> Asked<'a> {
     /// A window for each invocation, its elements spelled out: neighbors find what they share in the cache.
     fn windows(&self) -> Team {
         let alone = self.alone();
-        let kept = self.groups as u32;
-        let fits = self.nest.col_count().as_int().is_some_and(|n| n > 0) && self.nest.body.len() as u32 * kept * self.lanes <= STATEMENTS;
+        let kept = self.kept(1);
+        let statements = (self.nest.body.len() as u32 * self.lanes).saturating_mul(kept);
+        let fits = self.nest.col_count().as_int().is_some_and(|n| n > 0) && statements <= STATEMENTS;
         if fits { Team { kept, ..alone } } else { self.unrolled(alone) }
     }
 
@@ -231,19 +232,27 @@ impl<'a> Asked<'a> {
         let held = held_values(self.nest);
         let keeping = teams.into_iter().find(|&t| t <= most && self.keeps(t, held)).filter(|_| self.nest.col_count().as_int().is_some());
         let threads = keeping.unwrap_or(threads);
-        let kept = keeping.map_or(0, |t| self.groups.div_ceil(t as u64) as u32);
+        let kept = keeping.map_or(0, |t| self.kept(t));
         // Many short rows would make more workgroups than are started in time.
         let workgroup = if threads <= 32 && self.rows * threads as u64 >= INVOCATIONS_TO_START { WORKGROUP.min(self.limit) } else { 64 };
         Team { rows: (workgroup / threads).max(1), threads, lanes: self.lanes, kept, ..Team::default() }
     }
 
+    /// Groups of columns that each of so many invocations has.
+    fn kept(&self, threads: u32) -> u32 {
+        u32::try_from(self.groups.div_ceil(threads as u64)).unwrap_or(u32::MAX)
+    }
+
     /// Whether so many invocations keep a row in registers, of which passes hand on so many values for each column.
     fn keeps(&self, threads: u32, held: u32) -> bool {
-        let kept = self.groups.div_ceil(threads as u64) as u32;
+        let kept = self.kept(threads);
+        if kept > GROUPS_KEPT {
+            return false;
+        }
         let columns = self.lanes * kept;
         // Totals of a scan meet in workgroup memory.
         let totals = !scans(self.nest) || threads * kept * 8 <= self.target.caps.max_workgroup_bytes / 2;
-        kept <= GROUPS_KEPT && totals && held * columns <= REGISTERS && self.nest.body.len() as u32 * columns <= STATEMENTS
+        totals && held * columns <= REGISTERS && self.nest.body.len() as u32 * columns <= STATEMENTS
     }
 
     /// Rows in registers, with sums over rows beside them. Where no workgroup holds those sums, nothing is kept, and there is no
@@ -251,11 +260,10 @@ impl<'a> Asked<'a> {
     fn folding(&self) -> Team {
         let caps = &self.target.caps;
         let most = caps.max_invocations.min(caps.max_workgroup_size);
-        let kept = |threads: u32| self.groups.div_ceil(threads as u64) as u32;
-        let fits = |limit: u32| move |threads: &u32| kept(*threads) * self.lanes <= limit;
+        let fits = |limit: u32| move |threads: &u32| self.kept(*threads).saturating_mul(self.lanes) <= limit;
         let sizes = || (3..16).map(|k| 1u32 << k).filter(|t| *t <= most);
         match sizes().find(fits(COLUMNS_AT_HAND)).or_else(|| sizes().find(fits(HELD_COLUMNS))) {
-            Some(threads) => Team { rows: (64 / threads).max(1), threads, lanes: self.lanes, kept: kept(threads), ..Team::default() },
+            Some(threads) => Team { rows: (64 / threads).max(1), threads, lanes: self.lanes, kept: self.kept(threads), ..Team::default() },
             None => self.alone(),
         }
     }

@@ -7,7 +7,8 @@
 use super::{Limits, WhyNot};
 use crate::loop_ir::facts::{is_bijective, reads_along_columns, reads_at_its_place};
 use crate::loop_ir::{
-    BodyBuilder, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Rebase, Stmt, Tag, Val, axes, eliminate_dead, factor_domain, flatten, unflatten,
+    BodyBuilder, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Rebase, Stmt, Tag, Val, attention, axes, eliminate_dead, factor_domain, flatten,
+    unflatten,
 };
 use crate::types::{DType, Dim, Provenance};
 
@@ -24,6 +25,9 @@ pub fn fuse(a: &Nest, b: &Nest, keep: &dyn Fn(BufferId) -> bool, limits: &Limits
     let mut fused = if a.is_pointwise() { fuse_pointwise(a, b, kept, limits)? } else { fuse_columns(a, b, limits)? };
     fused.writes.retain(|w| keep(w.buffer) || b.writes.iter().any(|v| v.buffer == w.buffer));
     eliminate_dead(&mut fused);
+    if fused.attention_features().is_some() && attention(&fused).is_err() {
+        return Err(WhyNot::Template("attention without its weighted sum is no attention"));
+    }
     check_overwrites(&fused)?;
     let buffers = fused.buffers();
     if buffers.len() > limits.buffers {

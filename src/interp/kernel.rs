@@ -228,9 +228,11 @@ impl<'a> Builder<'a> {
         let sizes = |dims: &[Dim]| dims.iter().map(|d| d.as_int().expect("sizes are bound")).collect::<Vec<_>>();
         let (row_sizes, col_sizes) = (sizes(&nest.rows), sizes(&nest.cols));
         let n = nest.body.len();
+        let cols = col_sizes.iter().product();
+        let idle = cols == 0 && nest.works_per_element();
         let out = Kernel {
-            rows: row_sizes.iter().product(),
-            cols: col_sizes.iter().product(),
+            rows: if idle { 0 } else { row_sizes.iter().product() },
+            cols,
             cols_inner: false,
             row_block: 1,
             col_block: 1,

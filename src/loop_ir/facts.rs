@@ -73,6 +73,12 @@ impl Nest {
         self.values().filter(|v| matches!(self.stmt(*v).instr, Instr::Bound { .. }))
     }
 
+    /// Whether it does something for its elements only: rows without columns, however many, need no visit.
+    pub fn works_per_element(&self) -> bool {
+        let level = self.element_level();
+        self.writes.iter().all(|w| self.is_element_write(w, &level)) && self.checks().all(|v| level[v.0 as usize])
+    }
+
     /// Whether any statement is a reduction, scan or sort.
     pub fn has_column_work(&self) -> bool {
         self.body.iter().any(|s| matches!(s.instr, Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. }))

@@ -50,7 +50,7 @@ pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: 
     lowered.inputs.iter().for_each(|i| state[i.buffer.0 as usize] = true);
     let mut outputs = state.clone();
     lowered.outputs.iter().for_each(|o| outputs[o.buffer.0 as usize] = true);
-    let bytes_of = |(b, stays): (&Buffer, &bool)| if *stays { 0 } else { b.ty.numel().hint() * b.ty.dtype.size() as i64 };
+    let bytes_of = |(b, stays): (&Buffer, &bool)| if *stays { 0 } else { b.ty.numel().hint().saturating_mul(b.ty.dtype.size() as i64) };
     let bytes = lowered.buffers.iter().zip(&outputs).map(bytes_of).collect();
     let mut grouping = Grouping {
         bytes,
@@ -212,7 +212,9 @@ impl Grouping<'_> {
         let mut loads = 0;
         for stmt in &nest.body {
             match &stmt.instr {
-                Instr::Load { buffer, .. } => loads += (self.size(kernel.buffers[buffer.0 as usize]) * 2 > nest.row_count().hint()) as u32,
+                Instr::Load { buffer, .. } => {
+                    loads += (self.size(kernel.buffers[buffer.0 as usize]).saturating_mul(2) > nest.row_count().hint()) as u32
+                }
                 Instr::Call(f, _) => cost += f.row().cost,
                 _ => {}
             }

@@ -64,10 +64,11 @@ fn held_at_most(groups: &[Group], facts: &Facts) -> i64 {
             spans.entry(*b).or_insert((at, at)).1 = at;
         }
     }
-    let mut change = vec![0; groups.len() + 1];
+    // Hints of sizes may be anything.
+    let mut change = vec![0i128; groups.len() + 1];
     for (b, (first, last)) in spans {
-        change[first] += facts.bytes[b.0 as usize];
-        change[last + 1] -= facts.bytes[b.0 as usize];
+        change[first] += facts.bytes[b.0 as usize] as i128;
+        change[last + 1] -= facts.bytes[b.0 as usize] as i128;
     }
     let mut held = 0;
     change
@@ -77,7 +78,7 @@ fn held_at_most(groups: &[Group], facts: &Facts) -> i64 {
             held
         })
         .max()
-        .unwrap_or(0)
+        .map_or(0, |most| most.min(i64::MAX as i128) as i64)
 }
 
 /// Whether a kernel is small, of a known size, and sets no status word that others look at.
@@ -85,7 +86,7 @@ fn may_wait(group: &Group, facts: &Facts, small: i64) -> bool {
     let (kernel, nest) = (&group.kernel, &group.kernel.structure.nest);
     let plain = nest.tag == Tag::Loop && !nest.body.iter().any(|s| matches!(s.instr, Instr::Sort { .. }));
     let known = nest.row_count().as_int().is_some() && nest.col_count().as_int().is_some();
-    let bytes: i64 = kernel.buffers.iter().map(|b| facts.bytes[b.0 as usize]).sum();
+    let bytes: i64 = kernel.buffers.iter().map(|b| facts.bytes[b.0 as usize]).fold(0, i64::saturating_add);
     plain && known && !kernel.structure.checks && bytes <= small && nest.row_count().hint() > 0
 }
 

@@ -130,7 +130,7 @@ fn join_small(groups: Vec<Group>, lowered: &Lowered, target: &Target) -> (Vec<Gr
     if target.caps.is_cpu() {
         return (groups, vec![]);
     }
-    let bytes: Vec<i64> = lowered.buffers.iter().map(|b| b.ty.numel().hint() * b.ty.dtype.size() as i64).collect();
+    let bytes: Vec<i64> = lowered.buffers.iter().map(|b| b.ty.numel().hint().saturating_mul(b.ty.dtype.size() as i64)).collect();
     let mut state = vec![false; bytes.len()];
     lowered.inputs.iter().for_each(|i| state[i.buffer.0 as usize] = true);
     let facts = join::Facts { bytes: &bytes, state: &state };

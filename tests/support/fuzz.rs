@@ -136,8 +136,17 @@ impl Trial<'_> {
 
 /// Runs `INDUCTOR_MUTATIONS` changes, or `count`, on all threads. `f` gives whether a change was still a program. Lists all faults.
 pub fn run(kind: &str, count: u64, f: impl Fn(u64, &Trial<'_>) -> bool + Sync) {
+    run_range(kind, number("INDUCTOR_FIRST_MUTATION", 0), number("INDUCTOR_MUTATIONS", count), f);
+}
+
+/// The same for just so many.
+#[allow(dead_code)]
+pub fn run_each(kind: &str, count: u64, f: impl Fn(u64, &Trial<'_>) -> bool + Sync) {
+    run_range(kind, 0, count, f);
+}
+
+fn run_range(kind: &str, first: u64, count: u64, f: impl Fn(u64, &Trial<'_>) -> bool + Sync) {
     note_panics();
-    let (first, count) = (number("INDUCTOR_FIRST_MUTATION", 0), number("INDUCTOR_MUTATIONS", count));
     let (faults, worst, programs, next) = (Faults::default(), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(first));
     let threads = number("INDUCTOR_THREADS", std::thread::available_parallelism().map_or(1, |n| n.get() as u64));
     let (running, slots): (AtomicU64, Vec<AtomicU64>) = (AtomicU64::new(threads), (0..threads).map(|_| AtomicU64::new(0)).collect());
