@@ -240,6 +240,9 @@ impl OpDef for CheckIndex {
         if !index.dtype.is_int() {
             return Err(format!("the index is {}, not an integer", index.dtype));
         }
+        if self.size.range().1 < 0 {
+            return Err(format!("an index cannot be below a size of {}", self.size));
+        }
         Ok(vec![TensorType { dtype: DType::I32, shape: index.shape.clone() }])
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
