@@ -1,6 +1,6 @@
 //! Initial values of parameters and buffers.
 
-use crate::scalar::philox;
+use crate::scalar::philox_words;
 use crate::threads;
 use crate::types::{DType, HostTensor, TensorType};
 use serde::{Deserialize, Serialize};
@@ -163,8 +163,8 @@ impl Initializer {
     pub fn sample(&self, dtype: DType, shape: &[usize], seed: u64, name: &str) -> HostTensor {
         let numel: usize = shape.iter().product();
         let bits = Bits::new(seed, name);
-        let normal = |std: f64| draw(dtype, shape, |pair| bits.normals(pair).map(|x| std * x));
-        let uniform = |low: f64, high: f64| draw(dtype, shape, |pair| [2 * pair, 2 * pair + 1].map(|index| low + (high - low) * bits.uniform(index)));
+        let normal = |std: f64| draw(dtype, shape, |block| bits.block_of_normals(block).map(|x| std * x));
+        let uniform = |low: f64, high: f64| draw(dtype, shape, |block| bits.words(block).map(|w| low + (high - low) * inside(w)));
         let (fan_in, fan_out) = fans(shape);
         let (xavier, kaiming) = ((2.0 / (fan_in + fan_out)).sqrt(), (1.0 / fan_in).sqrt());
         match *self {
@@ -177,7 +177,7 @@ impl Initializer {
             Initializer::KaimingNormal { gain } => normal(gain * kaiming),
             Initializer::XavierUniform { gain } => uniform(-gain * xavier * UNIFORM, gain * xavier * UNIFORM),
             Initializer::KaimingUniform { gain } => uniform(-gain * kaiming * UNIFORM, gain * kaiming * UNIFORM),
-            Initializer::TruncatedNormal { std, low, high } => draw(dtype, shape, |pair| bits.truncated(pair, std, low, high)),
+            Initializer::TruncatedNormal { std, low, high } => draw(dtype, shape, |block| bits.block_of_truncated(block, std, low, high)),
             Initializer::Orthogonal { gain } => HostTensor::from_f64(dtype, shape, &orthogonal(&bits, shape, gain)),
             Initializer::ZeroRow { row, ref rest } => {
                 let mut values = rest.sample(dtype, shape, seed, name).to_f64();
@@ -226,24 +226,27 @@ fn orthogonal(bits: &Bits, shape: &[usize], gain: f64) -> Vec<f64> {
     (0..rows * columns).map(|i| gain * at(i / columns, i % columns)).collect()
 }
 
-/// Elements that a thread draws at a time, an even number.
-const CHUNK: usize = 1 << 16;
+/// Elements that are drawn together, so that the loops over them run on vectors. What these loops call must be inlined: only so is it
+/// compiled for the widest vectors.
+const BLOCK: usize = 256;
 
-/// A tensor of numbers that come in pairs, drawn by all threads where there are many.
-fn draw(dtype: DType, shape: &[usize], pair: impl Fn(u64) -> [f64; 2] + Sync + Send) -> HostTensor {
+/// Elements that a thread draws at a time, whole blocks.
+const CHUNK: usize = 256 * BLOCK;
+
+/// A tensor of numbers that come in blocks, drawn by all threads where there are many.
+fn draw(dtype: DType, shape: &[usize], block: impl Fn(u64) -> [f64; BLOCK] + Sync + Send) -> HostTensor {
     let numel: usize = shape.iter().product();
     if dtype != DType::F32 {
-        let drawn = threads::collect(numel.div_ceil(2), |k| pair(k as u64));
+        let drawn = threads::collect(numel.div_ceil(BLOCK), |k| block(k as u64));
         return HostTensor::from_f64(dtype, shape, &drawn.as_flattened()[..numel]);
     }
     let mut bytes = vec![0; 4 * numel];
+    let arch = pulp::Arch::new();
     let fill = |(k, chunk): (usize, &mut [u8])| {
-        let first = (k * CHUNK / 2) as u64;
-        let (pairs, rest) = chunk.as_chunks_mut::<8>();
-        let of = |k: usize| pair(first + k as u64).map(|x| (x as f32).to_le_bytes());
-        pairs.iter_mut().enumerate().for_each(|(k, place)| place.copy_from_slice(of(k).as_flattened()));
-        if let Some(place) = rest.first_chunk_mut::<4>() {
-            *place = of(pairs.len())[0];
+        let first = k * CHUNK / BLOCK;
+        for (k, place) in chunk.chunks_mut(4 * BLOCK).enumerate() {
+            let drawn = arch.dispatch(|| block((first + k) as u64)).map(|x| (x as f32).to_le_bytes());
+            place.copy_from_slice(&drawn.as_flattened()[..place.len()]);
         }
     };
     let chunks: Vec<(usize, &mut [u8])> = bytes.chunks_mut(4 * CHUNK).enumerate().collect();
@@ -270,34 +273,75 @@ impl Bits {
         Bits { key: [word(0), word(1)] }
     }
 
-    fn word(&self, index: u64) -> u32 {
-        // The upper half of the index goes into the key: one key serves 2^32 words.
-        philox(self.key[0], self.key[1] ^ (index >> 32) as u32, index as u32)
+    /// The four words from number `4 * quad` on. The upper half of a word's number goes into the key: one key serves 2^32 words.
+    #[inline(always)]
+    fn quad(&self, quad: u64) -> [u32; 4] {
+        philox_words(self.key[0], self.key[1] ^ (quad >> 30) as u32, quad as u32 & (u32::MAX >> 2))
     }
 
-    /// Strictly inside 0..1.
-    fn uniform(&self, index: u64) -> f64 {
-        (self.word(index) as f64 + 0.5) / 4294967296.0
+    /// The words of a block's elements.
+    #[inline(always)]
+    fn words(&self, block: u64) -> [u32; BLOCK] {
+        let mut out = [0; BLOCK];
+        for (k, words) in out.as_chunks_mut().0.iter_mut().enumerate() {
+            *words = self.quad(block * (BLOCK / 4) as u64 + k as u64);
+        }
+        out
     }
 
-    /// Two normals of which each is drawn again until it lies between the bounds.
-    fn truncated(&self, pair: u64, std: f64, low: f64, high: f64) -> [f64; 2] {
-        [0, 1].map(|half| {
-            let draws = (0..).map(|again: u64| std * self.normals(pair + (again << 32))[half]);
+    /// Standard normals by Box and Muller: elements `2k` and `2k + 1` share their two words.
+    fn normals(&self, pair: u64) -> [f64; 2] {
+        let words = self.quad(pair / 2);
+        let first = 2 * (pair % 2) as usize;
+        polar(words[first], words[first + 1])
+    }
+
+    /// The standard normals of a block. Words are sorted by their place in a quad first, or nothing of this runs on vectors.
+    #[inline(always)]
+    fn block_of_normals(&self, block: u64) -> [f64; BLOCK] {
+        const QUADS: usize = BLOCK / 4;
+        let mut words = [[0; QUADS]; 4];
+        for k in 0..QUADS {
+            let quad = self.quad(block * QUADS as u64 + k as u64);
+            (0..4).for_each(|place| words[place][k] = quad[place]);
+        }
+        let mut out = [0.0; BLOCK];
+        for first in [0, 2] {
+            for k in 0..QUADS {
+                let pair = polar(words[first][k], words[first + 1][k]);
+                (out[4 * k + first], out[4 * k + first + 1]) = (pair[0], pair[1]);
+            }
+        }
+        out
+    }
+
+    /// The normals of a block of which each is drawn again until it lies between the bounds.
+    fn block_of_truncated(&self, block: u64, std: f64, low: f64, high: f64) -> [f64; BLOCK] {
+        std::array::from_fn(|k| {
+            let index = block * BLOCK as u64 + k as u64;
+            let draws = (0..).map(|again: u64| std * self.normals(index / 2 + (again << 32))[k % 2]);
             let mut inside = draws.filter(|x| (low..=high).contains(x));
             inside.next().expect("a normal number lies between the bounds before long")
         })
     }
+}
 
-    /// Standard normals by Box and Muller: elements `2k` and `2k + 1` share two words.
-    fn normals(&self, pair: u64) -> [f64; 2] {
-        let radius = (-2.0 * log(self.uniform(2 * pair))).sqrt();
-        turn(self.uniform(2 * pair + 1)).map(|x| radius * x)
-    }
+/// A number strictly inside 0..1.
+#[inline(always)]
+fn inside(word: u32) -> f64 {
+    (word as f64 + 0.5) / 4294967296.0
+}
+
+/// Two standard normals: radius and angle.
+#[inline(always)]
+fn polar(radius: u32, angle: u32) -> [f64; 2] {
+    let radius = (-2.0 * log(inside(radius))).sqrt();
+    turn(inside(angle)).map(|x| radius * x)
 }
 
 /// The logarithm of a number in 0..1, within 1e-13: by the series of `(1 + s) / (1 - s)` around a power of two. Unlike a library's it has no
 /// branch, so that many are computed at once.
+#[inline(always)]
 fn log(x: f64) -> f64 {
     const MANTISSA: u64 = (1 << 52) - 1;
     let (bits, one) = (x.to_bits(), 1f64.to_bits());
@@ -327,6 +371,7 @@ const fn alternating(first: u32) -> [f64; 8] {
 }
 
 /// Cosine and sine of that part of a turn, of 0..1, within 1e-13: by their series around the nearest quarter.
+#[inline(always)]
 fn turn(part: f64) -> [f64; 2] {
     let quarters = 4.0 * part;
     let nearest = (quarters + 0.5) as i32;
@@ -341,6 +386,7 @@ fn turn(part: f64) -> [f64; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scalar::philox;
 
     fn moments(x: &[f64]) -> (f64, f64) {
         let mean = x.iter().sum::<f64>() / x.len() as f64;
@@ -357,6 +403,22 @@ mod tests {
             assert!((cos - libm::cos(angle)).abs() < 1e-13 && (sin - libm::sin(angle)).abs() < 1e-13, "turn {x}");
         }
         assert!((log(0.5 / 4294967296.0) - libm::log(0.5 / 4294967296.0)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn blocks_are_their_elements() {
+        let bits = Bits::new(5, "w");
+        for block in [0, 1, (1 << 24) - 1, 1 << 24] {
+            let (words, normals) = (bits.words(block), bits.block_of_normals(block));
+            for k in 0..BLOCK {
+                let index = block * BLOCK as u64 + k as u64;
+                let word = philox(bits.key[0], bits.key[1] ^ (index >> 32) as u32, index as u32);
+                assert_eq!((words[k], normals[k]), (word, bits.normals(index / 2)[k % 2]), "element {index}");
+            }
+        }
+        let whole = Initializer::Normal { std: 1.0 }.sample(DType::F64, &[3, 333], 5, "w").to_f64();
+        assert_eq!(whole[..BLOCK], bits.block_of_normals(0));
+        assert_eq!(whole[3 * BLOCK..], bits.block_of_normals(3)[..999 - 3 * BLOCK]);
     }
 
     #[test]

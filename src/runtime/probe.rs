@@ -179,20 +179,29 @@ impl Probes {
                 false
             })
         };
-        let exact_floats = passes(&self.floats, raw.clone());
-        let exact_when_asked = exact_floats || (gpu.forbid_simplification(true) && passes(&self.floats, raw.clone()));
-        gpu.forbid_simplification(exact_when_asked && !exact_floats);
-        let converts_halves = passes(&self.halves, raw.clone());
         // Division and others compare, too.
         let integers = |i64_comparisons: bool| {
             let caps = DeviceCaps { i64_comparisons, ..raw.clone() };
             raw.i64 && passes(&self.comparisons, caps.clone()) && passes(&self.arithmetic, caps)
         };
-        let i64_comparisons = integers(true);
-        let i64 = i64_comparisons || integers(false);
-        let f64 = raw.f64 && passes(&self.doubles, raw);
+        // Compiling takes most of the time; what a driver may simplify changes floats only, and is known before the others of them.
+        let (i64_comparisons, exact_floats) = beside(&|| integers(true), || passes(&self.floats, raw.clone()));
+        let exact_when_asked = exact_floats || (gpu.forbid_simplification(true) && passes(&self.floats, raw.clone()));
+        gpu.forbid_simplification(exact_when_asked && !exact_floats);
+        let others = || (passes(&self.halves, raw.clone()), i64_comparisons || integers(false));
+        let (f64, (converts_halves, i64)) = beside(&|| raw.f64 && passes(&self.doubles, raw.clone()), others);
         Findings { exact_floats, exact_when_asked, converts_halves, i64, i64_comparisons, f64 }
     }
+}
+
+/// The first on a thread of its own, where there is one.
+fn beside<A: Send, B>(first: &(impl Fn() -> A + Sync), second: impl FnOnce() -> B) -> (A, B) {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("probe".into()).spawn_scoped(scope, first);
+        let second = second();
+        let joined = thread.ok().and_then(|t| t.join().ok());
+        (joined.unwrap_or_else(first), second)
+    })
 }
 
 /// Whether the adapter, taken to have `caps`, computes what the graph evaluation does.

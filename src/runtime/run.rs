@@ -14,6 +14,7 @@ use crate::loop_ir::BufferId;
 use crate::types::{DType, HostTensor};
 use crate::update::{Counter, counter};
 use std::sync::Arc;
+use std::time::Instant;
 
 impl Shared {
     /// Queues one run, and takes from the engine what the result needs. With `Config::detect_anomaly` the run is waited for.
@@ -73,7 +74,9 @@ impl Shared {
     /// knows what it has written.
     fn queue(&self, core: &mut Core, state: &State, run: &mut Checked) -> Result<Outcome> {
         run.feeds.extend(self.host_inputs(core, state)?);
+        let began = Instant::now();
         core.prepare(self, state, &run.bindings, &run.feeds)?;
+        tracing::debug!(ms = began.elapsed().as_secs_f64() * 1e3, "state and inputs are where the step runs");
         core.runs += 1;
         let started = match self.config.verify {
             Verify::Off => core.engine.run().inspect_err(|_| core.forget_tenant())?,

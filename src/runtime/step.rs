@@ -119,8 +119,11 @@ impl Step {
         let bytes = |s: &StateTensor| s.spec.shape.iter().fold(s.spec.dtype.size() as u64, |n, &d| n.saturating_mul(d as u64));
         let total = self.shared.states.iter().map(bytes).fold(0, u64::saturating_add);
         memory::admit(total, || format!("the state of {}", self.shared.plan.program.name))?;
+        let began = Instant::now();
         let sample = |s: &StateTensor| (s.spec.clone(), s.initializer.sample(s.spec.dtype, &s.spec.shape, seed, &s.spec.name));
-        Ok(State::new(seed, self.shared.states.iter().map(sample).collect()))
+        let state = State::new(seed, self.shared.states.iter().map(sample).collect());
+        tracing::info!(bytes = total, ms = began.elapsed().as_secs_f64() * 1e3, "initial state");
+        Ok(state)
     }
 
     /// Sets a host scalar, such as `lr`, for the steps that follow. Nothing is recompiled.

@@ -49,11 +49,17 @@ pub(super) fn pow_i64(x: i64, y: i64) -> i64 {
     }
 }
 
-/// Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), key (k0, k1), counter
-/// (index / 4, 0, 0, 0); gives word `index % 4`.
+/// Word `index % 4` of [`philox_words`] of block `index / 4`.
 pub fn philox(k0: u32, k1: u32, index: u32) -> u32 {
+    philox_words(k0, k1, index >> 2)[(index & 3) as usize]
+}
+
+/// Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), key (k0, k1), counter
+/// (block, 0, 0, 0).
+#[inline(always)]
+pub fn philox_words(k0: u32, k1: u32, block: u32) -> [u32; 4] {
     let (mut key0, mut key1) = (k0, k1);
-    let mut ctr = [index >> 2, 0u32, 0u32, 0u32];
+    let mut ctr = [block, 0u32, 0u32, 0u32];
     for _ in 0..10 {
         let p0 = 0xD251_1F53u64 * ctr[0] as u64;
         let p1 = 0xCD9E_8D57u64 * ctr[2] as u64;
@@ -61,5 +67,5 @@ pub fn philox(k0: u32, k1: u32, index: u32) -> u32 {
         key0 = key0.wrapping_add(0x9E37_79B9);
         key1 = key1.wrapping_add(0xBB67_AE85);
     }
-    ctr[(index & 3) as usize]
+    ctr
 }

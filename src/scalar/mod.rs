@@ -12,7 +12,7 @@ mod arithmetic;
 mod expr;
 mod table;
 
-pub use arithmetic::philox;
+pub use arithmetic::{philox, philox_words};
 pub use expr::Expr;
 pub use table::{Domain, Grad, Row, ScalarFn, TABLE, Wgsl, row};
 

@@ -49,6 +49,7 @@ mod floats;
 mod fractional;
 mod gamma;
 pub mod gradients;
+mod grouped;
 mod histogram;
 mod incomplete_gamma;
 mod index;
@@ -136,6 +137,7 @@ const FAMILIES: &[&[Row]] = &[
     floats::ROWS,
     fractional::ROWS,
     gamma::ROWS,
+    grouped::ROWS,
     histogram::ROWS,
     incomplete_gamma::ROWS,
     conv::ROWS,
@@ -210,7 +212,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), all);
-        let call = |n: &&str| n.strip_prefix("prims.").unwrap_or(n).split('.').count() == 2;
+        let call = |n: &&str| n.strip_prefix("prims.").or(n.strip_prefix("transformers.")).unwrap_or(n).split('.').count() == 2;
         assert!(names.iter().all(call), "name and overload");
     }
 

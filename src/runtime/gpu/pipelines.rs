@@ -8,6 +8,7 @@ use crate::codegen::{Binding, KernelCode, Variant};
 use crate::error::{Error, Result};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// A kernel ready to be dispatched.
 #[derive(Clone)]
@@ -25,6 +26,7 @@ pub(super) const STACK: usize = 16 << 20;
 pub(super) fn prepare(gpu: &GpuDevice, code: &[KernelCode]) -> Result<Vec<Prepared>> {
     let span = tracing::info_span!("pipelines", kernels = code.len());
     let _entered = span.enter();
+    let began = Instant::now();
     let disk = DiskCache::open(gpu, code);
     let results: Vec<Mutex<Option<Result<Prepared>>>> = code.iter().map(|_| Mutex::new(None)).collect();
     // The longest first: one that starts when the others are done is waited for alone.
@@ -60,6 +62,7 @@ pub(super) fn prepare(gpu: &GpuDevice, code: &[KernelCode]) -> Result<Vec<Prepar
     if let Some(disk) = disk {
         disk.save();
     }
+    tracing::info!(ms = began.elapsed().as_secs_f64() * 1e3, "pipelines are ready");
     Ok(prepared)
 }
 
@@ -83,6 +86,7 @@ fn prepare_variant(gpu: &GpuDevice, variant: &Variant, disk: Option<&DiskCache>)
     if let Some(pipeline) = lock(&gpu.pipelines).get(&key) {
         return Ok((pipeline.clone(), group));
     }
+    let began = Instant::now();
     // A panic of the shader front end must not take the process down.
     let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         // What is handed over is SPIR-V 1.3, which has no cooperative matrices: their shaders go as they are.
@@ -91,6 +95,7 @@ fn prepare_variant(gpu: &GpuDevice, variant: &Variant, disk: Option<&DiskCache>)
         gpu.guarded("compiling a shader", || compile(gpu, variant, words, &layout, disk.map(|d| &d.cache)))
     }));
     let pipeline = built.unwrap_or_else(|_| Err(Error::Device("the shader compiler panicked".into())))?;
+    tracing::debug!(variant = %variant.name, characters = variant.wgsl.len(), ms = began.elapsed().as_secs_f64() * 1e3, "compiled a pipeline");
     count(Counted::Pipeline);
     lock(&gpu.pipelines).insert(key, pipeline.clone());
     Ok((pipeline, group))

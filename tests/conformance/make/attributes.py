@@ -316,6 +316,10 @@ def programs():
     def detach_view_of(a):
         return a.t().detach()[0] * a[0].sum() + a[1]
 
+    def grouped_rows(a, b):
+        # The second group is empty.
+        return torch._grouped_mm(a, b, offs=torch.tensor([2, 2, 5], dtype=torch.int32))
+
     def detach_inplace(a):
         b = a * 2
         c = b.exp()
@@ -401,6 +405,7 @@ def programs():
         m = a.max(dim=1, keepdim=True).values.detach()
         return (a - m).exp().sum(1).log() + m.squeeze(1)
 
+    add(grouped_rows, x(5, 8).bfloat16(), x(3, 8, 8).bfloat16())
     for f in (detach_default, detach_alias, detach_view_of, detach_inplace, detach_written, view_of_detached_written,
               no_grad_value, no_grad_chain, no_grad_view, no_grad_enable_grad, no_grad_write, no_grad_write_view, set_grad_enabled, set_grad_enabled_within,
               no_grad_all, no_grad_through, straight_through, stop_in_max):
