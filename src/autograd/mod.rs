@@ -23,7 +23,7 @@ pub use bodies::pull_back;
 pub use within::{Fault, gradients_within};
 
 use crate::error::Error;
-use crate::graph::{Builder, Graph, Inline, InputRole, NodeId, Output, OutputRole, Value, ValueMap, inline_subgraphs};
+use crate::graph::{Builder, Graph, Inline, Input, InputRole, NodeId, Output, OutputRole, Value, ValueMap, inline_subgraphs};
 use crate::ops::{OpDef, VjpContext};
 use crate::types::{Location, TensorType};
 
@@ -56,12 +56,7 @@ pub fn set_unit_cotangents(graph: &Graph) -> Result<Graph, String> {
     let mut b = Builder::new(&graph.name);
     let mut map = ValueMap::default();
     for input in &graph.inputs {
-        let value = if input.role == InputRole::Cotangent && input.name.starts_with(UNIT) {
-            b.full(graph.ty(input.value).dtype, 1.0, &graph.ty(input.value).shape)?
-        } else {
-            b.copy_input(graph, input)?
-        };
-        map.insert(input.value, value);
+        map.insert(input.value, copy_input_or_unit(&mut b, graph, input)?);
     }
     for id in graph.ids() {
         b.copy_node(graph, id, &mut map)?;
@@ -70,6 +65,13 @@ pub fn set_unit_cotangents(graph: &Graph) -> Result<Graph, String> {
         b.output(&output.name, output.role.clone(), map[&output.value]);
     }
     Ok(b.finish())
+}
+
+/// An input in a graph whose unit cotangents are the number one.
+pub(crate) fn copy_input_or_unit(b: &mut Builder, graph: &Graph, input: &Input) -> Result<Value, String> {
+    let is_unit = input.role == InputRole::Cotangent && input.name.starts_with(UNIT);
+    let ty = graph.ty(input.value);
+    if is_unit { b.full(ty.dtype, 1.0, &ty.shape) } else { b.copy_input(graph, input) }
 }
 
 /// The forward's outputs plus gradients, as one graph. Checkpoint regions are inlined and leave their tags.
@@ -129,7 +131,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn copy_forward(forward: &'a Graph, wrt: Wrt) -> Result<Walk<'a>, Error> {
-        let mut b = Builder::new(&forward.name);
+        let mut b = Builder::like(&forward.name, forward);
         let mut map = ValueMap::default();
         b.copy_inputs(forward, &mut map).map_err(|m| internal(m, None))?;
         for id in forward.ids() {
