@@ -206,7 +206,7 @@ impl Lowering {
         if let Some(flow) = node.op.flow() {
             return self.control(phase, node.op.name(), flow, provenance, operands, results);
         }
-        let results = results.into_iter().map(|v| (v.buffer, v.ty)).collect();
+        let results = results.iter().map(|v| (v.buffer, v.ty.clone())).collect();
         self.append(phase, false, node.op.name(), provenance, operands, results, |cx| node.op.lower(cx)).map_err(fault)
     }
 
