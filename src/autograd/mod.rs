@@ -3,8 +3,8 @@
 //! * Comes in: a forward graph, what to differentiate with respect to ([`Wrt`]) and where cotangents start ([`Seed`]).
 //! * Goes out: one graph with the forward's outputs first, then one output `grad.<input>` of role `Gradient(input)` per
 //!   input asked for; a parameter that no gradient reaches has none. Its cotangents are further inputs: `cotangent.<output>`,
-//!   given by the user, or `unit.<output>`, which is one. Unit cotangents stay inputs up to the partition, which tells by them what belongs to the backward; there (or
-//!   by whoever wants to evaluate the joint graph) [`set_unit_cotangents`] replaces them by the number.
+//!   given by the user, or `unit.<output>`, which is one. Unit cotangents stay inputs up to the partition, which tells by them what belongs
+//!   to the backward, and makes them the number there; whoever wants to evaluate the joint graph calls [`set_unit_cotangents`].
 //! * Invariants: forward nodes keep their region; nodes built by a VJP carry none, and the provenance of the forward node
 //!   they differentiate. Only values that lie between an input asked for and a seeded output are walked, so an op without
 //!   a derivative is an error only where its derivative is needed. Every gradient has its input's type.
@@ -131,7 +131,8 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn copy_forward(forward: &'a Graph, wrt: Wrt) -> Result<Walk<'a>, Error> {
-        let mut b = Builder::like(&forward.name, forward);
+        // A node with its derivative becomes about so many.
+        let mut b = Builder::with_room(&forward.name, 6 * forward.nodes.len());
         let mut map = ValueMap::default();
         b.copy_inputs(forward, &mut map).map_err(|m| internal(m, None))?;
         for id in forward.ids() {

@@ -14,7 +14,7 @@ use std::hash::{Hash, Hasher};
 pub struct Builder {
     pub(super) graph: Graph,
     /// The newest node of each hash of op, operands and region; `older` has the one before it.
-    known: FxHashMap<u64, NodeId>,
+    known: FxHashMap<u32, NodeId>,
     /// For each node, the one before it with the same hash.
     older: Vec<Option<NodeId>>,
     /// Names of the inputs.
@@ -39,7 +39,11 @@ impl Builder {
 
     /// An empty graph of that name, with room for as many nodes as `graph` has.
     pub fn like(name: &str, graph: &Graph) -> Builder {
-        let nodes = graph.nodes.len();
+        Builder::with_room(name, graph.nodes.len())
+    }
+
+    /// An empty graph of that name, with room for so many nodes: large lists that grow are copied into memory that nobody has touched.
+    pub fn with_room(name: &str, nodes: usize) -> Builder {
         let mut b = Builder::new(name);
         b.graph.nodes.reserve(nodes);
         b.graph.provenance.reserve(nodes);
@@ -124,7 +128,7 @@ impl Builder {
     }
 
     /// The node of that op, those operands and that region.
-    fn find(&self, hash: u64, op: &Op, operands: &[Value], region: Option<Region>) -> Option<NodeId> {
+    fn find(&self, hash: u32, op: &Op, operands: &[Value], region: Option<Region>) -> Option<NodeId> {
         let mut next = self.known.get(&hash).copied();
         while let Some(id) = next {
             let node = self.graph.node(id);
@@ -162,7 +166,7 @@ impl Builder {
         })
     }
 
-    fn insert(&mut self, hash: u64, op: Op, operands: Vec<Value>, types: Vec<TensorType>) -> Vec<Value> {
+    fn insert(&mut self, hash: u32, op: Op, operands: Vec<Value>, types: Vec<TensorType>) -> Vec<Value> {
         let node = self.push(op, operands, types);
         self.older[node.0 as usize] = self.known.insert(hash, node);
         self.results(node)
@@ -310,10 +314,11 @@ impl Builder {
     }
 }
 
-fn hash(op: &Op, operands: &[Value], region: Option<Region>) -> u64 {
+/// Half of a hash, so that the map of large graphs stays in caches: nodes with the same are told apart by what they are.
+fn hash(op: &Op, operands: &[Value], region: Option<Region>) -> u32 {
     let mut hasher = FxHasher::default();
     (op, operands, region).hash(&mut hasher);
-    hasher.finish()
+    (hasher.finish() >> 32) as u32
 }
 
 /// Shorthands that keep VJPs and decompositions readable. Binary functions broadcast.

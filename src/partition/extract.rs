@@ -140,11 +140,6 @@ fn needed_for_gradients(joint: &Graph, saved: &Names) -> Vec<bool> {
 }
 
 fn forward_graph(joint: &Graph, choice: &Choice, names: &Names) -> Result<Graph, String> {
-    let mut b = Builder::like(&joint.name, joint);
-    let mut map = ValueMap::default();
-    for input in joint.inputs.iter().filter(|i| i.role != InputRole::Cotangent) {
-        map.insert(input.value, b.copy_input(joint, input)?);
-    }
     let outputs: Vec<(&str, &OutputRole, Value)> = joint
         .outputs
         .iter()
@@ -159,6 +154,11 @@ fn forward_graph(joint: &Graph, choice: &Choice, names: &Names) -> Result<Graph,
             joint.node(id).operands.iter().for_each(|v| needed[v.node.0 as usize] = true);
         }
     }
+    let mut b = Builder::with_room(&joint.name, joint.inputs.len() + needed.iter().filter(|n| **n).count());
+    let mut map = ValueMap::default();
+    for input in joint.inputs.iter().filter(|i| i.role != InputRole::Cotangent) {
+        map.insert(input.value, b.copy_input(joint, input)?);
+    }
     for id in joint.ids().filter(|id| needed[id.0 as usize]) {
         b.copy_node(joint, id, &mut map)?;
     }
@@ -169,7 +169,8 @@ fn forward_graph(joint: &Graph, choice: &Choice, names: &Names) -> Result<Graph,
 }
 
 fn backward_graph(joint: &Graph, choice: &Choice, names: &Names, demand: &Demand) -> Result<Graph, String> {
-    let mut b = Builder::like(&format!("{}.backward", joint.name), joint);
+    let nodes = joint.inputs.len() + choice.saved.len() + demand.order.len();
+    let mut b = Builder::with_room(&format!("{}.backward", joint.name), nodes);
     let mut map = ValueMap::default();
     for input in joint.inputs.iter().filter(|i| i.role != InputRole::Cotangent && demand.reads[i.value.node.0 as usize]) {
         map.insert(input.value, b.copy_input(joint, input)?);
