@@ -10,7 +10,7 @@ use crate::autograd::{self, Seed, Wrt};
 use crate::codegen::{self, Plan};
 use crate::config::{Config, Gradients, LossScale, MixedPrecision, Mode, Optimizer, Target};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Inline, InputRole, OutputRole, Value, freeze, inline_subgraphs, is_frozen};
+use crate::graph::{Graph, Inline, Input, InputRole, OutputRole, Value, freeze, inline_subgraphs, is_frozen};
 use crate::loop_ir::Phase;
 use crate::lower::lower;
 use crate::partition::{Pressure, fusible_by_traits, partition_under};
@@ -18,7 +18,7 @@ use crate::passes::{fuse_attention, halve_products, post_grad_passes, recursive_
 use crate::schedule::{Program, schedule};
 use crate::types::{Bindings, DType, Decision, Dim, TensorType};
 use serde::Serialize;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 /// What a compilation did, beside its plan: never part of the plan, which is deterministic.
@@ -216,8 +216,7 @@ impl Stages<'_> {
             Mode::Vjp => (Wrt::Inputs, Seed::Cotangents),
             _ => (Wrt::Parameters, Seed::Loss),
         };
-        let graph = inline_subgraphs(self.graph, Inline::Calls).map_err(Error::compile)?;
-        let joint = autograd::joint_graph(&graph, wrt, seed)?;
+        let joint = autograd::joint_graph(self.graph, wrt, seed)?;
         let joint = match self.loss_scale() {
             Some(scale) => crate::update::scale_loss(&joint, scale).map_err(Error::compile)?,
             None => joint,
@@ -300,8 +299,9 @@ fn check_trainable(graph: &Graph) -> Result<()> {
 
 /// What the optimizer reads beside the parameters has names of its own; the program may read its host scalars, too.
 fn check_names(graph: &Graph, update: &Graph) -> Result<()> {
+    let inputs: HashMap<&str, &Input> = graph.inputs.iter().map(|i| (i.name.as_str(), i)).collect();
     for own in update.inputs.iter().filter(|i| i.role != InputRole::Parameter) {
-        let Some(input) = graph.input(&own.name) else { continue };
+        let Some(input) = inputs.get(own.name.as_str()) else { continue };
         let (ty, wanted) = (graph.ty(input.value), update.ty(own.value));
         if input.role != InputRole::HostScalar || input.role != own.role || ty != wanted {
             let message = format!("the program's {} is {ty}, and the optimizer has a {wanted} of that name; name it otherwise", own.name);

@@ -3,6 +3,7 @@
 use super::{Seed, Wrt, dependents, joint_graph};
 use crate::graph::{Builder, Graph, InputRole, OutputRole, ValueMap};
 use crate::ops::OpDef;
+use std::borrow::Cow;
 
 /// The gradient of a body, as `VjpContext::pull_back` has it: inputs of the body, then a cotangent for each float output; a gradient
 /// for each float input, zeros where nothing flows.
@@ -28,7 +29,7 @@ fn numbered(body: &Graph) -> Graph {
 }
 
 /// The graph with the results that derivatives of its nodes read beside their own, where a gradient passes.
-pub(super) fn saving(graph: Graph, wrt: Wrt) -> Result<Graph, String> {
+pub(super) fn saving(graph: Cow<'_, Graph>, wrt: Wrt) -> Result<Cow<'_, Graph>, String> {
     if !graph.has_subgraphs() {
         return Ok(graph);
     }
@@ -44,5 +45,5 @@ pub(super) fn saving(graph: Graph, wrt: Wrt) -> Result<Graph, String> {
     for output in &graph.outputs {
         b.output(&output.name, output.role.clone(), map[&output.value]);
     }
-    Ok(b.finish())
+    Ok(Cow::Owned(b.finish()))
 }

@@ -3,8 +3,8 @@
 //! * Comes in: a forward graph, what to differentiate with respect to ([`Wrt`]) and where cotangents start ([`Seed`]).
 //! * Goes out: one graph with the forward's outputs first, then one output `grad.<input>` of role `Gradient(input)` per
 //!   input asked for; a parameter that no gradient reaches has none. Its cotangents are further inputs: `cotangent.<output>`,
-//!   given by the user, or `unit.<output>`, which is one. Unit cotangents stay inputs up to the partition, which tells by them what belongs to the backward; there (or
-//!   by whoever wants to evaluate the joint graph) [`set_unit_cotangents`] replaces them by the number.
+//!   given by the user, or `unit.<output>`, which is one. Unit cotangents stay inputs up to the partition, which tells by them what belongs
+//!   to the backward, and makes them the number there; whoever wants to evaluate the joint graph calls [`set_unit_cotangents`].
 //! * Invariants: forward nodes keep their region; nodes built by a VJP carry none, and the provenance of the forward node
 //!   they differentiate. Only values that lie between an input asked for and a seeded output are walked, so an op without
 //!   a derivative is an error only where its derivative is needed. Every gradient has its input's type.
@@ -23,7 +23,7 @@ pub use bodies::pull_back;
 pub use within::{Fault, gradients_within};
 
 use crate::error::Error;
-use crate::graph::{Builder, Graph, Inline, InputRole, NodeId, Output, OutputRole, Value, ValueMap, inline_subgraphs};
+use crate::graph::{Builder, Graph, Inline, Input, InputRole, NodeId, Output, OutputRole, Value, ValueMap, inline_subgraphs};
 use crate::ops::{OpDef, VjpContext};
 use crate::types::{Location, TensorType};
 
@@ -56,12 +56,7 @@ pub fn set_unit_cotangents(graph: &Graph) -> Result<Graph, String> {
     let mut b = Builder::new(&graph.name);
     let mut map = ValueMap::default();
     for input in &graph.inputs {
-        let value = if input.role == InputRole::Cotangent && input.name.starts_with(UNIT) {
-            b.full(graph.ty(input.value).dtype, 1.0, &graph.ty(input.value).shape)?
-        } else {
-            b.copy_input(graph, input)?
-        };
-        map.insert(input.value, value);
+        map.insert(input.value, copy_input_or_unit(&mut b, graph, input)?);
     }
     for id in graph.ids() {
         b.copy_node(graph, id, &mut map)?;
@@ -70,6 +65,13 @@ pub fn set_unit_cotangents(graph: &Graph) -> Result<Graph, String> {
         b.output(&output.name, output.role.clone(), map[&output.value]);
     }
     Ok(b.finish())
+}
+
+/// An input in a graph whose unit cotangents are the number one.
+pub(crate) fn copy_input_or_unit(b: &mut Builder, graph: &Graph, input: &Input) -> Result<Value, String> {
+    let is_unit = input.role == InputRole::Cotangent && input.name.starts_with(UNIT);
+    let ty = graph.ty(input.value);
+    if is_unit { b.full(ty.dtype, 1.0, &ty.shape) } else { b.copy_input(graph, input) }
 }
 
 /// The forward's outputs plus gradients, as one graph. Checkpoint regions are inlined and leave their tags.
@@ -129,7 +131,8 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn copy_forward(forward: &'a Graph, wrt: Wrt) -> Result<Walk<'a>, Error> {
-        let mut b = Builder::new(&forward.name);
+        // A node with its derivative becomes about so many.
+        let mut b = Builder::with_room(&forward.name, 6 * forward.nodes.len());
         let mut map = ValueMap::default();
         b.copy_inputs(forward, &mut map).map_err(|m| internal(m, None))?;
         for id in forward.ids() {

@@ -52,7 +52,7 @@ impl Region<'_> {
         for &v in self.arguments.iter().chain(captured) {
             let given = self.graph.inputs.iter().find(|i| i.value == v);
             let role = if given.is_some_and(|i| i.role == InputRole::Key) { InputRole::Key } else { InputRole::Input };
-            map.insert(v, body.input(&format!("x.{}", map.len()), role, self.graph.ty(v).clone())?);
+            map.insert(v, body.input(&format!("x.{}", body.graph().inputs.len()), role, self.graph.ty(v).clone())?);
         }
         close(body, map, self.graph, &self.needed(results), results)
     }

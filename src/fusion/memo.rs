@@ -8,7 +8,7 @@ use super::merge::{consumer_hosts, fuse, merge_labels};
 use super::{Limits, WhyNot};
 use crate::loop_ir::{BufferId, Instr, Nest};
 use crate::types::Provenance;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
@@ -41,7 +41,7 @@ pub struct Kernel {
     /// Names of the ops in it, for people.
     pub label: Rc<str>,
     /// Where it came from.
-    pub provenance: Rc<Provenance>,
+    pub provenance: Provenance,
 }
 
 impl Kernel {
@@ -62,6 +62,8 @@ pub struct Memo {
     structures: FxHashMap<Vec<u8>, Rc<Structure>>,
     /// By question: two structures, which of the first's results stay stored, and which of their buffers are the same.
     outcomes: FxHashMap<Vec<u32>, Outcome>,
+    /// Labels, each once: equal layers have equal ones.
+    labels: FxHashSet<Rc<str>>,
     /// The bytes of the structure and the question at hand.
     bytes: Vec<u8>,
     question: Vec<u32>,
@@ -75,23 +77,11 @@ enum Outcome {
 
 impl Memo {
     /// A nest as a kernel.
-    pub fn kernel(&mut self, nest: Nest) -> Kernel {
+    pub fn kernel(&mut self, nest: &Nest) -> Kernel {
         let buffers = nest.buffers();
         let local = |b: BufferId| BufferId(buffers.iter().position(|o| *o == b).expect("listed") as u32);
         let mut bytes = Bytes(std::mem::take(&mut self.bytes));
-        bytes.0.clear();
-        // With the numbers of statements and writes, equal bytes are of equal nests.
-        (&nest.rows, &nest.cols, &nest.inner, &nest.tag, nest.body.len(), nest.writes.len()).hash(&mut bytes);
-        for stmt in &nest.body {
-            match &stmt.instr {
-                Instr::Load { buffer, index, mask } => (u8::MAX, local(*buffer), index, mask, stmt.dtype).hash(&mut bytes),
-                _ => stmt.hash(&mut bytes),
-            }
-        }
-        for w in &nest.writes {
-            (local(w.buffer), &w.index, w.value, w.fold, &w.first).hash(&mut bytes);
-        }
-        let (label, provenance) = (nest.label.as_str().into(), Rc::new(nest.provenance.clone()));
+        bytes.spell(nest, &local);
         let structure = match self.structures.get(&bytes.0) {
             Some(known) => known.clone(),
             None => {
@@ -101,7 +91,16 @@ impl Memo {
             }
         };
         self.bytes = bytes.0;
-        Kernel { structure, buffers, label, provenance }
+        Kernel { structure, buffers, label: self.label(&nest.label), provenance: nest.provenance.clone() }
+    }
+
+    fn label(&mut self, text: &str) -> Rc<str> {
+        if let Some(known) = self.labels.get(text) {
+            return known.clone();
+        }
+        let new: Rc<str> = text.into();
+        self.labels.insert(new.clone());
+        new
     }
 
     /// One kernel doing the work of `a` and then `b`, as [`fuse`] has it.
@@ -126,13 +125,11 @@ impl Memo {
             Outcome::Fused { structure, buffers, consumer_hosts } => {
                 let (host, guest) = if *consumer_hosts { (b, a) } else { (a, b) };
                 let mut provenance = host.provenance.clone();
-                if !provenance.covers(&guest.provenance) {
-                    Rc::make_mut(&mut provenance).merge(&guest.provenance);
-                }
-                let label = merge_labels(&host.label, &guest.label).map_or_else(|| host.label.clone(), Rc::from);
+                provenance.merge(&guest.provenance);
                 let (all, _) = numbered(a, b);
-                let buffers = buffers.iter().map(|b| all[*b as usize]).collect();
-                Ok(Kernel { structure: structure.clone(), buffers, label, provenance })
+                let (structure, buffers) = (structure.clone(), buffers.iter().map(|b| all[*b as usize]).collect());
+                let label = merge_labels(&host.label, &guest.label).map_or_else(|| host.label.clone(), |merged| self.label(&merged));
+                Ok(Kernel { structure, buffers, label, provenance })
             }
         }
     }
@@ -144,7 +141,7 @@ impl Memo {
         match fuse(&a.structure.nest, &guest, &kept, limits) {
             Err(why) => Outcome::Refused(why),
             Ok(nest) => {
-                let Kernel { structure, buffers, .. } = self.kernel(nest);
+                let Kernel { structure, buffers, .. } = self.kernel(&nest);
                 let consumer_hosts = consumer_hosts(&a.structure.nest, &guest);
                 Outcome::Fused { structure, buffers: buffers.into_iter().map(|b| b.0).collect(), consumer_hosts }
             }
@@ -183,6 +180,23 @@ impl Structure {
 
 /// Collects what is hashed, so that equal bytes mean equal values.
 struct Bytes(Vec<u8>);
+
+impl Bytes {
+    /// What a nest is, in the place of what was collected before. With the numbers of statements and writes, equal bytes are of equal nests.
+    fn spell(&mut self, nest: &Nest, local: &dyn Fn(BufferId) -> BufferId) {
+        self.0.clear();
+        (&nest.rows, &nest.cols, &nest.inner, &nest.tag, nest.body.len(), nest.writes.len()).hash(self);
+        for stmt in &nest.body {
+            match &stmt.instr {
+                Instr::Load { buffer, index, mask } => (u8::MAX, local(*buffer), index, mask, stmt.dtype).hash(self),
+                _ => stmt.hash(self),
+            }
+        }
+        for w in &nest.writes {
+            (local(w.buffer), &w.index, w.value, w.fold, &w.first).hash(self);
+        }
+    }
+}
 
 impl Hasher for Bytes {
     fn write(&mut self, bytes: &[u8]) {

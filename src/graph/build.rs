@@ -14,7 +14,7 @@ use std::hash::{Hash, Hasher};
 pub struct Builder {
     pub(super) graph: Graph,
     /// The newest node of each hash of op, operands and region; `older` has the one before it.
-    known: FxHashMap<u64, NodeId>,
+    known: FxHashMap<u32, NodeId>,
     /// For each node, the one before it with the same hash.
     older: Vec<Option<NodeId>>,
     /// Names of the inputs.
@@ -35,6 +35,21 @@ impl Builder {
     /// An empty graph of that name.
     pub fn new(name: &str) -> Builder {
         Builder { graph: Graph { name: name.into(), ..Graph::default() }, ..Builder::default() }
+    }
+
+    /// An empty graph of that name, with room for as many nodes as `graph` has.
+    pub fn like(name: &str, graph: &Graph) -> Builder {
+        Builder::with_room(name, graph.nodes.len())
+    }
+
+    /// An empty graph of that name, with room for so many nodes: large lists that grow are copied into memory that nobody has touched.
+    pub fn with_room(name: &str, nodes: usize) -> Builder {
+        let mut b = Builder::new(name);
+        b.graph.nodes.reserve(nodes);
+        b.graph.provenance.reserve(nodes);
+        b.older.reserve(nodes);
+        b.known.reserve(nodes);
+        b
     }
 
     /// The graph so far.
@@ -113,7 +128,7 @@ impl Builder {
     }
 
     /// The node of that op, those operands and that region.
-    fn find(&self, hash: u64, op: &Op, operands: &[Value], region: Option<Region>) -> Option<NodeId> {
+    fn find(&self, hash: u32, op: &Op, operands: &[Value], region: Option<Region>) -> Option<NodeId> {
         let mut next = self.known.get(&hash).copied();
         while let Some(id) = next {
             let node = self.graph.node(id);
@@ -151,7 +166,7 @@ impl Builder {
         })
     }
 
-    fn insert(&mut self, hash: u64, op: Op, operands: Vec<Value>, types: Vec<TensorType>) -> Vec<Value> {
+    fn insert(&mut self, hash: u32, op: Op, operands: Vec<Value>, types: Vec<TensorType>) -> Vec<Value> {
         let node = self.push(op, operands, types);
         self.older[node.0 as usize] = self.known.insert(hash, node);
         self.results(node)
@@ -196,7 +211,7 @@ impl Builder {
 
     /// The same graph where nodes that became equal as symbols did are one.
     fn merged(self) -> Builder {
-        let (mut b, mut map) = (Builder::new(&self.graph.name), ValueMap::default());
+        let (mut b, mut map) = (Builder::like(&self.graph.name, &self.graph), ValueMap::default());
         let built = b.copy_inputs(&self.graph, &mut map).and_then(|()| self.graph.ids().try_for_each(|id| b.copy_node(&self.graph, id, &mut map)));
         if let Err(message) = built {
             panic!("{}: replacing symbols of a graph made it unsound: {message}", self.graph.name);
@@ -208,23 +223,21 @@ impl Builder {
     }
 
     fn finish_as_built(self) -> Graph {
-        let live = self.graph.live();
-        let mut renumber = vec![u32::MAX; live.len()];
-        let mut out = Graph { name: self.graph.name, guards: self.graph.guards, ..Graph::default() };
-        let map = |v: Value, renumber: &[u32]| Value { node: NodeId(renumber[v.node.0 as usize]), result: v.result };
-        for (i, (mut node, provenance)) in self.graph.nodes.into_iter().zip(self.graph.provenance).enumerate() {
-            if live[i] {
-                renumber[i] = out.nodes.len() as u32;
-                for v in &mut node.operands {
-                    *v = map(*v, &renumber);
-                }
-                out.nodes.push(node);
-                out.provenance.push(provenance);
-            }
+        let mut graph = self.graph;
+        let live = graph.live();
+        if live.iter().all(|l| *l) {
+            return graph;
         }
-        out.inputs = self.graph.inputs.into_iter().map(|i| Input { value: map(i.value, &renumber), ..i }).collect();
-        out.outputs = self.graph.outputs.into_iter().map(|o| Output { value: map(o.value, &renumber), ..o }).collect();
-        out
+        let numbers = live.iter().scan(0, |next, &l| Some(std::mem::replace(next, *next + l as u32)));
+        let renumber: Vec<u32> = numbers.collect();
+        let map = |v: &mut Value| v.node = NodeId(renumber[v.node.0 as usize]);
+        let (mut nodes, mut provenance) = (live.iter(), live.iter());
+        graph.nodes.retain(|_| nodes.next() == Some(&true));
+        graph.provenance.retain(|_| provenance.next() == Some(&true));
+        graph.nodes.iter_mut().flat_map(|n| &mut n.operands).for_each(map);
+        graph.inputs.iter_mut().map(|i| &mut i.value).for_each(map);
+        graph.outputs.iter_mut().map(|o| &mut o.value).for_each(map);
+        graph
     }
 
     /// Copies every node of `graph` but its inputs, which are given; returns the value of each old value's node results.
@@ -301,10 +314,11 @@ impl Builder {
     }
 }
 
-fn hash(op: &Op, operands: &[Value], region: Option<Region>) -> u64 {
+/// Half of a hash, so that the map of large graphs stays in caches: nodes with the same are told apart by what they are.
+fn hash(op: &Op, operands: &[Value], region: Option<Region>) -> u32 {
     let mut hasher = FxHasher::default();
     (op, operands, region).hash(&mut hasher);
-    hasher.finish()
+    (hasher.finish() >> 32) as u32
 }
 
 /// Shorthands that keep VJPs and decompositions readable. Binary functions broadcast.

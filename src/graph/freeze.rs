@@ -6,7 +6,7 @@ use crate::types::Provenance;
 
 /// The graph in which parameters of those names are constants to derivatives.
 pub fn freeze(graph: &Graph, chosen: &dyn Fn(&str) -> bool) -> Result<Graph, String> {
-    let (mut b, mut map) = (Builder::new(&graph.name), ValueMap::default());
+    let (mut b, mut map) = (Builder::like(&graph.name, graph), ValueMap::default());
     b.copy_inputs(graph, &mut map)?;
     for input in graph.inputs.iter().filter(|i| i.role == InputRole::Parameter && chosen(&i.name)) {
         b.provenance = graph.provenance(input.value.node).clone();

@@ -2,6 +2,7 @@
 
 use super::{Builder, Graph, NodeId, Policy, Region, Value, ValueMap};
 use crate::ops::{Checkpoint, Op, OpDef};
+use std::borrow::Cow;
 
 /// Which ops that hold subgraphs give way to their bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,9 +16,9 @@ pub enum Inline {
 /// The graph with calls replaced by their bodies, innermost bodies included. Values of a `checkpoint` carry a region tag of its
 /// policy with an id of their own; an inner checkpoint's tag wins over an outer one's. Keys are passed as they are: whoever
 /// records a call gives it a key of its own.
-pub fn inline_subgraphs(graph: &Graph, which: Inline) -> Result<Graph, String> {
+pub fn inline_subgraphs(graph: &Graph, which: Inline) -> Result<Cow<'_, Graph>, String> {
     if !graph.has_subgraphs() {
-        return Ok(graph.clone());
+        return Ok(Cow::Borrowed(graph));
     }
     let mut inliner = Inliner { b: Builder::new(&graph.name), which, next_region: crate::ops::fresh_region(graph) };
     let mut map = ValueMap::default();
@@ -26,7 +27,7 @@ pub fn inline_subgraphs(graph: &Graph, which: Inline) -> Result<Graph, String> {
     for o in &graph.outputs {
         inliner.b.output(&o.name, o.role.clone(), map[&o.value]);
     }
-    Ok(inliner.b.finish())
+    Ok(Cow::Owned(inliner.b.finish()))
 }
 
 struct Inliner {
@@ -68,7 +69,8 @@ impl Inliner {
         let mut op = op.clone();
         let mut bodies = vec![];
         for body in op.subgraphs() {
-            bodies.push(std::sync::Arc::new(self.with_own_regions(&inline_subgraphs(&body, self.which)?)));
+            let inlined = inline_subgraphs(&body, self.which)?;
+            bodies.push(std::sync::Arc::new(self.with_own_regions(&inlined)));
         }
         op.set_subgraphs(bodies);
         let operands = operands(graph, id, map);

@@ -20,6 +20,7 @@ mod outline;
 mod parse;
 mod shorthand;
 mod text;
+mod value_map;
 mod verify;
 
 pub use build::Builder;
@@ -30,6 +31,7 @@ pub use outline::outline;
 pub(crate) use outline::{close, is_computed, needed_inside};
 pub use parse::parse;
 pub use text::print;
+pub use value_map::ValueMap;
 pub use verify::{size_conflicts, verify};
 
 use crate::ops::{Op, OpDef};
@@ -272,9 +274,6 @@ impl Graph {
         live
     }
 }
-
-/// Values of a graph that is rebuilt, by what they were.
-pub type ValueMap = rustc_hash::FxHashMap<Value, Value>;
 
 impl Value {
     /// The first result of a node.

@@ -1,7 +1,6 @@
 //! A part of a graph under construction as a graph of its own.
 
 use super::{Builder, Graph, InputRole, NodeId, OutputRole, Value, ValueMap};
-use std::collections::hash_map::Entry;
 
 /// What `results` need of the nodes from `start` on, as a closed graph of that name, and the values that it reads from outside, sources
 /// included. The nodes stay behind; where nothing else needs them they are dropped when the graph is finished.
@@ -10,8 +9,8 @@ pub fn outline(graph: &Graph, name: &str, start: usize, results: &[Value]) -> Re
     let (mut body, mut map, mut operands) = (Builder::new(name), ValueMap::default(), vec![]);
     let read = needed.iter().flat_map(|&id| graph.node(id).operands.iter().copied());
     for v in read.chain(results.iter().copied()).filter(|&v| !is_computed(graph, start, v)) {
-        if let Entry::Vacant(e) = map.entry(v) {
-            e.insert(body.input(&format!("x.{}", operands.len()), InputRole::Input, graph.ty(v).clone())?);
+        if !map.contains_key(&v) {
+            map.insert(v, body.input(&format!("x.{}", operands.len()), InputRole::Input, graph.ty(v).clone())?);
             operands.push(v);
         }
     }

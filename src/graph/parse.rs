@@ -561,7 +561,8 @@ mod tests {
 
     #[test]
     fn inlined_checkpoints_leave_regions_of_their_own() {
-        let inlined = inline_subgraphs(&example(), Inline::Calls).unwrap();
+        let graph = example();
+        let inlined = inline_subgraphs(&graph, Inline::Calls).unwrap();
         assert_eq!(verify(&inlined), Vec::<String>::new());
         let regions: Vec<Option<(u32, Policy)>> =
             inlined.nodes.iter().filter(|n| n.op.name() == "sum").map(|n| n.region.map(|r| (r.id, r.policy))).collect();

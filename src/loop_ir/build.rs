@@ -4,7 +4,8 @@
 use super::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, result_dtype};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Provenance};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHasher};
+use std::hash::{Hash, Hasher};
 
 /// An element of a buffer.
 #[derive(Clone, Debug)]
@@ -17,11 +18,22 @@ pub struct Element {
     pub dtype: DType,
 }
 
+/// Statements that are compared one by one.
+const FEW: usize = 16;
+
+fn hash(stmt: &Stmt) -> u64 {
+    let mut hasher = FxHasher::default();
+    stmt.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// A body under construction, and what it stores.
 #[derive(Default)]
 pub struct BodyBuilder {
     stmts: Vec<Stmt>,
-    known: FxHashMap<Stmt, Val>,
+    /// The newest statement of each hash, once there are more than a few; `older` has the one before it.
+    known: FxHashMap<u64, Val>,
+    older: Vec<Option<Val>>,
     /// Stores so far.
     pub writes: Vec<Write>,
     /// Known shape; `Tag::Loop` unless set.
@@ -33,15 +45,14 @@ pub struct BodyBuilder {
 impl BodyBuilder {
     /// An empty body with room for so many statements.
     pub fn with_capacity(statements: usize) -> BodyBuilder {
-        let known = FxHashMap::with_capacity_and_hasher(statements, Default::default());
-        BodyBuilder { stmts: Vec::with_capacity(statements), known, ..BodyBuilder::default() }
+        BodyBuilder { stmts: Vec::with_capacity(statements), ..BodyBuilder::default() }
     }
 
     /// The body of a nest with what it stores, to be continued.
     pub fn of(nest: &Nest) -> BodyBuilder {
-        let known = nest.values().map(|v| (nest.stmt(v).clone(), v)).rev();
-        let (stmts, writes, inner) = (nest.body.clone(), nest.writes.clone(), nest.inner.clone());
-        BodyBuilder { known: known.collect(), stmts, writes, tag: nest.tag, inner }
+        let mut b = BodyBuilder::with_capacity(nest.body.len());
+        nest.body.iter().for_each(|stmt| b.append(stmt.clone()));
+        BodyBuilder { writes: nest.writes.clone(), tag: nest.tag, inner: nest.inner.clone(), ..b }
     }
 
     /// The nest over `rows` x `cols` with this body.
@@ -63,13 +74,31 @@ impl BodyBuilder {
     /// A statement; the one that is there already, where there is one.
     pub fn push(&mut self, instr: Instr, dtype: DType) -> Val {
         let stmt = Stmt { instr, dtype };
-        if let Some(&v) = self.known.get(&stmt) {
-            return v;
+        self.find(&stmt).unwrap_or_else(|| {
+            self.append(stmt);
+            Val(self.stmts.len() as u32 - 1)
+        })
+    }
+
+    /// The first statement like that one. Most bodies are so short that a look at each is faster than a map.
+    fn find(&self, stmt: &Stmt) -> Option<Val> {
+        if self.stmts.len() <= FEW {
+            return self.stmts.iter().position(|s| s == stmt).map(|at| Val(at as u32));
         }
-        let v = Val(self.stmts.len() as u32);
-        self.known.insert(stmt.clone(), v);
+        let newest = self.known.get(&hash(stmt)).copied();
+        let alike = std::iter::successors(newest, |v| self.older[v.0 as usize]);
+        alike.filter(|v| self.stmts[v.0 as usize] == *stmt).last()
+    }
+
+    /// Adds a statement, whether there is one like it or not.
+    fn append(&mut self, stmt: Stmt) {
         self.stmts.push(stmt);
-        v
+        if self.stmts.len() <= FEW {
+            return;
+        }
+        for at in self.older.len()..self.stmts.len() {
+            self.older.push(self.known.insert(hash(&self.stmts[at]), Val(at as u32)));
+        }
     }
 
     /// A constant.

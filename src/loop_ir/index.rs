@@ -329,15 +329,15 @@ impl IndexExpr {
 
     fn canonical(mut terms: Vec<(Term, Dim)>, offset: Dim) -> IndexExpr {
         terms.sort();
-        let mut merged: Vec<(Term, Dim)> = Vec::with_capacity(terms.len());
-        for (term, k) in terms {
-            match merged.last_mut() {
-                Some(last) if last.0 == term => last.1 = last.1.clone() + k,
-                _ => merged.push((term, k)),
+        terms.dedup_by(|next, last| {
+            let is_same = next.0 == last.0;
+            if is_same {
+                last.1 = last.1.clone() + &next.1;
             }
-        }
-        merged.retain(|(_, k)| !k.is(0));
-        let mut out = IndexExpr { terms: merged, offset };
+            is_same
+        });
+        terms.retain(|(_, k)| !k.is(0));
+        let mut out = IndexExpr { terms, offset };
         while let Some(next) = out.recombine() {
             out = next;
         }
@@ -394,9 +394,10 @@ pub fn flatten(coords: &[IndexExpr], shape: &[Dim]) -> IndexExpr {
     let mut stride = Dim::int(1);
     let (mut terms, mut offset) = (vec![], Dim::int(0));
     for (c, size) in coords.iter().zip(shape).rev() {
-        let part = c.times(&stride);
-        terms.extend(part.terms);
-        offset = offset + part.offset;
+        if !stride.is(0) {
+            terms.extend(c.terms.iter().map(|(t, k)| (t.clone(), k.clone() * &stride)));
+            offset = offset + c.offset.clone() * &stride;
+        }
         stride = stride * size;
     }
     IndexExpr::canonical(terms, offset)

@@ -67,7 +67,7 @@ impl Lowering {
         results: Vec<OperandView>,
     ) -> Result<(), Error> {
         let operands = operands.iter().map(|view| self.whole(phase, view, provenance)).collect::<Result<Vec<Outer>, Error>>()?;
-        let results: Vec<Outer> = results.into_iter().map(|v| (v.buffer, v.ty)).collect();
+        let results: Vec<Outer> = results.into_iter().map(|v| (v.buffer, v.ty.clone())).collect();
         let mut blocks = Blocks { phase, provenance, operands: &operands, results: &results, words: vec![], blocks: vec![], around: self };
         let repeat = match &flow {
             Flow::Cond(cond) => blocks.cond(cond)?,
@@ -89,7 +89,7 @@ impl Lowering {
         }
         let copy = self.buffer("operand", &view.ty);
         self.copy(phase, false, view, copy.buffer, provenance)?;
-        Ok((copy.buffer, copy.ty))
+        Ok((copy.buffer, copy.ty.clone()))
     }
 
     /// The values of a body's outputs.
@@ -133,7 +133,7 @@ impl Blocks<'_> {
     fn word(&mut self, name: &str, dtype: DType) -> Outer {
         let view = self.around.buffer(name, &TensorType::new(dtype, ()));
         self.words.push((view.buffer, view.ty.clone()));
-        (view.buffer, view.ty)
+        (view.buffer, view.ty.clone())
     }
 
     /// The word that skips what is around.

@@ -74,6 +74,7 @@ pub fn lower(graphs: &[(Phase, &Graph)], config: &Config) -> Result<Lowered, Err
         let carried = graph.inputs.iter().filter(|i| matches!(i.role, InputRole::Saved | InputRole::Gradient));
         readers.extend(carried.map(|i| (i.name.as_str(), position)));
     }
+    lowering.reserve(graphs.iter().map(|(_, graph)| graph.nodes.len()).sum());
     for (position, (phase, graph)) in graphs.iter().enumerate() {
         lowering.graph(*phase, graph, &|name| readers.get(name).is_some_and(|&last| last > position), config)?;
     }
@@ -120,6 +121,15 @@ impl Lowering {
         Lowering { out: Lowered::default(), carried, inputs, taken: FxHashSet::default(), states: vec![], rounds, admitted }
     }
 
+    /// Room for what so many nodes become: about a nest and a buffer each.
+    fn reserve(&mut self, nodes: usize) {
+        self.out.nests.reserve(nodes);
+        self.out.buffers.reserve(nodes);
+        self.out.phases.reserve(nodes);
+        self.out.commits.reserve(nodes);
+        self.out.values.reserve(nodes);
+    }
+
     fn finish(mut self) -> Result<Lowered, Error> {
         self.commit()?;
         self.out.nests.iter_mut().for_each(|nest| allow(nest, self.admitted));
@@ -127,7 +137,7 @@ impl Lowering {
     }
 
     fn graph(&mut self, phase: Phase, graph: &Graph, consumed: &dyn Fn(&str) -> bool, config: &Config) -> Result<(), Error> {
-        let mut views: FxHashMap<Value, OperandView> = FxHashMap::default();
+        let mut views: FxHashMap<Value, OperandView> = FxHashMap::with_capacity_and_hasher(graph.nodes.len(), Default::default());
         for input in &graph.inputs {
             let view = self.input(graph, &input.name, &input.role, graph.ty(input.value))?;
             views.insert(input.value, view);
@@ -206,7 +216,7 @@ impl Lowering {
         if let Some(flow) = node.op.flow() {
             return self.control(phase, node.op.name(), flow, provenance, operands, results);
         }
-        let results = results.into_iter().map(|v| (v.buffer, v.ty)).collect();
+        let results = results.iter().map(|v| (v.buffer, v.ty.clone())).collect();
         self.append(phase, false, node.op.name(), provenance, operands, results, |cx| node.op.lower(cx)).map_err(fault)
     }
 

@@ -1,5 +1,5 @@
-//! The compile suite: how long `schedule` takes as the program grows, on transformers of identical blocks for the reference card,
-//! which needs no device.
+//! The compile suite: how long each stage takes as the program grows, and `schedule` by itself, on transformers of identical blocks for the
+//! reference card, which needs no device.
 
 use super::BenchOptions;
 use anyhow::{Context, Result};

@@ -3,10 +3,16 @@
 use super::{Op, OpDef};
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Element, IndexExpr, Nest, Val, axes, flatten};
 use crate::types::{Dim, Provenance, Shape, TensorType};
+use std::ops::Deref;
+use std::rc::Rc;
 
-/// An operand: a buffer seen through a chain of views. Views never copy.
+/// An operand: a buffer seen through a chain of views. Views never copy, and copies share it.
 #[derive(Clone, Debug)]
-pub struct OperandView {
+pub struct OperandView(Rc<View>);
+
+/// What an operand is.
+#[derive(Clone, Debug)]
+pub struct View {
     /// The buffer read.
     pub buffer: BufferId,
     /// Shape of the buffer.
@@ -17,18 +23,25 @@ pub struct OperandView {
     pub steps: Vec<(Op, Shape, Shape)>,
 }
 
+impl Deref for OperandView {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        &self.0
+    }
+}
+
 impl OperandView {
     /// A whole buffer.
     pub fn of(buffer: BufferId, ty: TensorType) -> OperandView {
-        OperandView { buffer, base: ty.shape.clone(), ty, steps: vec![] }
+        OperandView(Rc::new(View { buffer, base: ty.shape.clone(), ty, steps: vec![] }))
     }
 
     /// This operand seen through one more view.
     pub fn through(&self, op: &Op, result: &TensorType) -> OperandView {
-        let mut out = self.clone();
-        out.steps.push((op.clone(), self.ty.shape.clone(), result.shape.clone()));
-        out.ty = result.clone();
-        out
+        let step = (op.clone(), self.ty.shape.clone(), result.shape.clone());
+        let steps = self.steps.iter().cloned().chain([step]).collect();
+        OperandView(Rc::new(View { buffer: self.buffer, base: self.base.clone(), ty: result.clone(), steps }))
     }
 
     /// The element at `coords`.

@@ -6,7 +6,7 @@ use super::{Ban, Fusible, Pressure, expected_bytes};
 use crate::graph::{Graph, InputRole, Node, NodeId, OutputRole, Policy, Value};
 use crate::ops::{Class, OpDef, RecomputeCost};
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::BinaryHeap;
 
 /// Facts about the nodes of a joint graph, indexed by node.
 pub(super) struct Classes {
@@ -65,13 +65,16 @@ fn must_recompute(node: &Node) -> bool {
 
 /// Users of each node among nodes, ascending, without repeats.
 fn users(joint: &Graph) -> Vec<Vec<NodeId>> {
-    let mut users: Vec<BTreeSet<NodeId>> = vec![BTreeSet::new(); joint.nodes.len()];
+    let mut users: Vec<Vec<NodeId>> = vec![vec![]; joint.nodes.len()];
     for id in joint.ids() {
         for v in &joint.node(id).operands {
-            users[v.node.0 as usize].insert(id);
+            let users = &mut users[v.node.0 as usize];
+            if users.last() != Some(&id) {
+                users.push(id);
+            }
         }
     }
-    users.into_iter().map(|set| set.into_iter().collect()).collect()
+    users
 }
 
 /// Nodes that outputs of those roles depend on.

@@ -3,18 +3,21 @@
 use super::classify::Classes;
 use super::network::{MOVED, recomputing_cost};
 use super::{Choice, Partition, RecomputedValue, SavedValue, expected_bytes};
-use crate::autograd;
+use crate::autograd::copy_input_or_unit;
 use crate::graph::{Builder, Graph, InputRole, NodeId, OutputRole, Value, ValueMap};
 use crate::ops::{Class, OpDef, RecomputeCost};
 use crate::types::{Decision, Dim, TensorType};
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
+
+/// The names of saved values.
+type Names = FxHashMap<Value, String>;
 
 /// Forward and backward, with the list of what crosses.
 pub(super) fn extract(joint: &Graph, classes: &Classes, choice: &Choice, cost: u128) -> Result<Partition, String> {
-    let names: HashMap<Value, String> = choice.saved.iter().enumerate().map(|(k, &v)| (v, format!("saved.{k}"))).collect();
+    let names: Names = choice.saved.iter().enumerate().map(|(k, &v)| (v, format!("saved.{k}"))).collect();
     let demand = Demand::of(joint, classes, &names);
     let forward = forward_graph(joint, choice, &names)?;
-    let backward = autograd::set_unit_cotangents(&backward_graph(joint, choice, &names, &demand)?)?;
+    let backward = backward_graph(joint, choice, &names, &demand)?;
     let saved: Vec<SavedValue> = choice.saved.iter().map(|v| saved_value(joint, classes, *v, &names[v])).collect();
     let recomputed: Vec<RecomputedValue> = demand.order.iter().filter_map(|&id| recomputed_value(joint, classes, id)).collect();
     let again = demand.order.iter().filter(|id| classes.required_forward[id.0 as usize] && !classes.tangent[id.0 as usize]);
@@ -87,7 +90,7 @@ struct Demand {
 impl Demand {
     /// Nodes that depend on cotangents keep the order of the joint graph, which is that of the reverse walk; everything else is
     /// placed just before its first use, so that recomputed values live briefly and gradients die early.
-    fn of(joint: &Graph, classes: &Classes, saved: &HashMap<Value, String>) -> Demand {
+    fn of(joint: &Graph, classes: &Classes, saved: &Names) -> Demand {
         let needed = needed_for_gradients(joint, saved);
         let mut demand = Demand { order: vec![], reads: vec![false; joint.nodes.len()] };
         let mut placed = vec![false; joint.nodes.len()];
@@ -100,7 +103,7 @@ impl Demand {
         demand
     }
 
-    fn place(&mut self, joint: &Graph, saved: &HashMap<Value, String>, placed: &mut [bool], root: NodeId) {
+    fn place(&mut self, joint: &Graph, saved: &Names, placed: &mut [bool], root: NodeId) {
         let mut stack = vec![(root, false)];
         while let Some((id, ready)) = stack.pop() {
             if ready {
@@ -121,7 +124,7 @@ impl Demand {
 }
 
 /// Nodes between the saved values and the gradients.
-fn needed_for_gradients(joint: &Graph, saved: &HashMap<Value, String>) -> Vec<bool> {
+fn needed_for_gradients(joint: &Graph, saved: &Names) -> Vec<bool> {
     let mut needed = vec![false; joint.nodes.len()];
     for output in joint.outputs.iter().filter(|o| matches!(o.role, OutputRole::Gradient(_)) && !saved.contains_key(&o.value)) {
         needed[output.value.node.0 as usize] = true;
@@ -136,12 +139,7 @@ fn needed_for_gradients(joint: &Graph, saved: &HashMap<Value, String>) -> Vec<bo
     needed
 }
 
-fn forward_graph(joint: &Graph, choice: &Choice, names: &HashMap<Value, String>) -> Result<Graph, String> {
-    let mut b = Builder::new(&joint.name);
-    let mut map = ValueMap::default();
-    for input in joint.inputs.iter().filter(|i| i.role != InputRole::Cotangent) {
-        map.insert(input.value, b.copy_input(joint, input)?);
-    }
+fn forward_graph(joint: &Graph, choice: &Choice, names: &Names) -> Result<Graph, String> {
     let outputs: Vec<(&str, &OutputRole, Value)> = joint
         .outputs
         .iter()
@@ -156,6 +154,11 @@ fn forward_graph(joint: &Graph, choice: &Choice, names: &HashMap<Value, String>)
             joint.node(id).operands.iter().for_each(|v| needed[v.node.0 as usize] = true);
         }
     }
+    let mut b = Builder::with_room(&joint.name, joint.inputs.len() + needed.iter().filter(|n| **n).count());
+    let mut map = ValueMap::default();
+    for input in joint.inputs.iter().filter(|i| i.role != InputRole::Cotangent) {
+        map.insert(input.value, b.copy_input(joint, input)?);
+    }
     for id in joint.ids().filter(|id| needed[id.0 as usize]) {
         b.copy_node(joint, id, &mut map)?;
     }
@@ -165,8 +168,9 @@ fn forward_graph(joint: &Graph, choice: &Choice, names: &HashMap<Value, String>)
     Ok(b.finish())
 }
 
-fn backward_graph(joint: &Graph, choice: &Choice, names: &HashMap<Value, String>, demand: &Demand) -> Result<Graph, String> {
-    let mut b = Builder::new(&format!("{}.backward", joint.name));
+fn backward_graph(joint: &Graph, choice: &Choice, names: &Names, demand: &Demand) -> Result<Graph, String> {
+    let nodes = joint.inputs.len() + choice.saved.len() + demand.order.len();
+    let mut b = Builder::with_room(&format!("{}.backward", joint.name), nodes);
     let mut map = ValueMap::default();
     for input in joint.inputs.iter().filter(|i| i.role != InputRole::Cotangent && demand.reads[i.value.node.0 as usize]) {
         map.insert(input.value, b.copy_input(joint, input)?);
@@ -177,7 +181,7 @@ fn backward_graph(joint: &Graph, choice: &Choice, names: &HashMap<Value, String>
     }
     b.provenance = Default::default();
     for input in joint.inputs.iter().filter(|i| i.role == InputRole::Cotangent) {
-        map.insert(input.value, b.copy_input(joint, input)?);
+        map.insert(input.value, copy_input_or_unit(&mut b, joint, input)?);
     }
     for &id in &demand.order {
         copy_recomputed(&mut b, joint, id, &mut map)?;

@@ -6,6 +6,7 @@
 //! * Must not know: how plans are made or run.
 //! * Add here: a table is one function.
 
+mod compile;
 mod html;
 mod printable;
 #[cfg(feature = "gpu")]
@@ -13,6 +14,7 @@ mod profile;
 mod summary;
 mod table;
 
+pub use compile::{CompileRow, compile_text};
 pub use html::html;
 pub use printable::{on_one_line, printable};
 #[cfg(feature = "gpu")]
@@ -124,38 +126,6 @@ pub fn memory_text(rows: &[MemoryRow]) -> String {
             r.kernels.to_string(),
         ];
         table.row(&[[r.suite.clone(), r.name.clone(), r.device.clone()].as_slice(), &numbers].concat());
-    }
-    table.to_string()
-}
-
-/// One program of the compile suite.
-#[derive(Clone, Debug, Serialize)]
-pub struct CompileRow {
-    /// The suite, `compile`.
-    pub suite: String,
-    /// What was compiled.
-    pub name: String,
-    /// Nodes of the joint graph of forward and backward, after its passes.
-    pub joint_nodes: usize,
-    /// Loop nests before fusion, the update's included.
-    pub nests: usize,
-    /// Dispatches after it.
-    pub kernels: usize,
-    /// Milliseconds of `schedule` alone, the median of several.
-    pub schedule_ms: f64,
-    /// Milliseconds of each stage of one compilation, in order.
-    pub stage_ms: Vec<(String, f64)>,
-}
-
-/// Rows of the compile suite as a table.
-pub fn compile_text(rows: &[CompileRow]) -> String {
-    let mut table = Table::new(&["suite", "name", "joint nodes", "nests", "kernels", "schedule ms", "us per node", "all stages ms"]);
-    for r in rows {
-        let total: f64 = r.stage_ms.iter().map(|s| s.1).sum();
-        let per_node = 1e3 * r.schedule_ms / r.joint_nodes.max(1) as f64;
-        let counts = [r.joint_nodes, r.nests, r.kernels].map(|n| n.to_string());
-        let times = [format!("{:.1}", r.schedule_ms), format!("{per_node:.1}"), format!("{total:.0}")];
-        table.row(&[[r.suite.clone(), r.name.clone()].as_slice(), &counts, &times].concat());
     }
     table.to_string()
 }

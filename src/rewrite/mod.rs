@@ -179,7 +179,7 @@ pub fn rebuild(
     graph: &Graph,
     mut replace: impl FnMut(&mut Builder, NodeId, &[Value]) -> Result<Option<Vec<Value>>, String>,
 ) -> Result<Graph, String> {
-    let mut b = Builder::new(&graph.name);
+    let mut b = Builder::like(&graph.name, graph);
     let mut map = ValueMap::default();
     b.copy_inputs(graph, &mut map)?;
     for id in graph.ids() {

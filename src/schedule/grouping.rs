@@ -50,17 +50,18 @@ pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: 
     lowered.inputs.iter().for_each(|i| state[i.buffer.0 as usize] = true);
     let mut outputs = state.clone();
     lowered.outputs.iter().for_each(|o| outputs[o.buffer.0 as usize] = true);
-    let bytes_of = |(b, stays): (&Buffer, &bool)| if *stays { 0 } else { b.ty.numel().hint().saturating_mul(b.ty.dtype.size() as i64) };
-    let bytes = lowered.buffers.iter().zip(&outputs).map(bytes_of).collect();
+    let sizes: Vec<i64> = lowered.buffers.iter().map(|b| b.ty.numel().hint()).collect();
+    let bytes_of = |(b, (stays, size)): (&Buffer, (&bool, &i64))| if *stays { 0 } else { size.saturating_mul(b.ty.dtype.size() as i64) };
+    let bytes = lowered.buffers.iter().zip(outputs.iter().zip(&sizes)).map(bytes_of).collect();
     let mut grouping = Grouping {
         bytes,
         versions: vec![0; groups.len()],
-        groups: vec![],
+        groups: Vec::with_capacity(groups.len()),
         order: Order::new(state),
         memo,
         outputs,
         limits,
-        sizes: lowered.buffers.iter().map(|b| b.ty.numel().hint()).collect(),
+        sizes,
         refused: FxHashSet::default(),
         decisions: vec![],
         noted: FxHashSet::default(),

@@ -102,5 +102,5 @@ fn may_overwrite(nest: &Nest, to: Option<BufferId>, from: Option<BufferId>) -> b
 fn over(kernel: &Kernel, to: BufferId, from: BufferId, memo: &mut Memo) -> Kernel {
     let global: FxHashMap<u32, BufferId> = kernel.buffers.iter().enumerate().map(|(k, &b)| (k as u32, if b == from { to } else { b })).collect();
     let nest = kernel.structure.nest.map_buffers(&|local| global[&local.0]);
-    Kernel { label: kernel.label.clone(), provenance: kernel.provenance.clone(), ..memo.kernel(nest) }
+    Kernel { label: kernel.label.clone(), provenance: kernel.provenance.clone(), ..memo.kernel(&nest) }
 }

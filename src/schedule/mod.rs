@@ -70,13 +70,10 @@ fn schedule_nests(name: &str, mut lowered: Lowered, target: &Target, config: &Co
     if !target.caps.i64 {
         narrow::check_narrowed(&mut nests, &mut lowered);
     }
-    let nests = split::split_nests(nests, &mut lowered.buffers, target);
     let mut memo = Memo::default();
-    let groups = nests
-        .into_iter()
-        .enumerate()
-        .map(|(position, (at, nest))| Group { kernel: memo.kernel(nest), phase: lowered.phases[at], commit: lowered.commits[at], position })
-        .collect();
+    let kernels = split::split_nests(nests, &mut lowered.buffers, target, &mut memo);
+    let group = |(position, (at, kernel))| Group { kernel, phase: lowered.phases[at], commit: lowered.commits[at], position };
+    let groups = kernels.into_iter().enumerate().map(group).collect();
     let mut limits = Limits::of(&target.caps, &target.model);
     // The word that skips a block is bound by each of its kernels.
     limits.buffers = limits.buffers.saturating_sub(skip.is_some() as usize).max(1);
@@ -108,7 +105,7 @@ fn schedule_nests(name: &str, mut lowered: Lowered, target: &Target, config: &Co
         let id = match by_structure.get(&(structure.id, formats.clone())) {
             Some(id) => *id,
             None => {
-                let nest = Nest { label: label.to_string(), provenance: (*provenance).clone(), ..structure.nest.clone() };
+                let nest = Nest { label: label.to_string(), provenance: provenance.clone(), ..structure.nest.clone() };
                 let kernel = final_form(&if config.mixed_precision.is_some() { hand_on_floats(&nest) } else { nest });
                 let id = kernels.number(&mut program.kernels, kernel, formats.clone());
                 by_structure.insert((structure.id, formats), id);

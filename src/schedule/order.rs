@@ -281,8 +281,8 @@ impl Front {
 /// Kernels that use a buffer. Most buffers have few; a host scalar has one for each parameter.
 #[derive(Clone, Debug, Default)]
 pub struct Users {
-    few: Vec<usize>,
-    many: BTreeSet<usize>,
+    few: Vec<u32>,
+    many: Option<Box<BTreeSet<u32>>>,
 }
 
 /// Users that a list holds before it becomes a tree.
@@ -290,36 +290,42 @@ const FEW: usize = 32;
 
 impl Users {
     fn insert(&mut self, id: usize) {
-        if self.many.is_empty() && self.few.len() < FEW {
+        let id = id as u32;
+        if self.many.is_none() && self.few.len() < FEW {
             if let Err(at) = self.few.binary_search(&id) {
                 self.few.insert(at, id);
             }
             return;
         }
-        self.many.extend(self.few.drain(..));
-        self.many.insert(id);
+        let many = self.many.get_or_insert_default();
+        many.extend(self.few.drain(..));
+        many.insert(id);
     }
 
     fn remove(&mut self, id: usize) {
-        self.many.remove(&id);
-        if let Ok(at) = self.few.binary_search(&id) {
+        let id = id as u32;
+        if let Some(many) = &mut self.many {
+            many.remove(&id);
+        } else if let Ok(at) = self.few.binary_search(&id) {
             self.few.remove(at);
         }
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.few.is_empty() && self.many.is_empty()
+        self.iter().next().is_none()
     }
 
     /// Ascending.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.few.iter().chain(&self.many).copied()
+        let many = self.many.iter().flat_map(|many| many.iter());
+        self.few.iter().chain(many).map(|&r| r as usize)
     }
 
     /// Those with higher numbers, ascending.
     pub fn behind(&self, id: usize) -> impl Iterator<Item = usize> + '_ {
-        let first = self.few.partition_point(|r| *r <= id);
-        self.few[first..].iter().chain(self.many.range(id + 1..)).copied()
+        let first = id as u32 + 1;
+        let many = self.many.iter().flat_map(move |many| many.range(first..));
+        self.few[self.few.partition_point(|r| *r < first)..].iter().chain(many).map(|&r| r as usize)
     }
 }

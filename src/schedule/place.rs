@@ -102,16 +102,15 @@ fn place_temporaries(
         .collect();
     // Those that live longest first among equals: the short ones find gaps between them.
     wanted.sort_by_key(|(b, bytes, span)| (std::cmp::Reverse(bytes.as_int()), std::cmp::Reverse(span.1 - span.0), *b));
-    let mut tenants: Vec<Tenants> = vec![];
+    let mut tenants = Tenants::default();
     let first = slots.len();
     for (b, need, span) in wanted {
-        let fits = |k: &usize| config.reuse && admits(&slots[first + k].bytes, &need) && tenants[*k].are_away(span);
-        let at = (0..tenants.len()).rev().find(fits).unwrap_or_else(|| {
+        let found = if config.reuse { tenants.last_away(span, &|k| admits(&slots[first + k].bytes, &need)) } else { None };
+        let at = found.unwrap_or_else(|| {
             slots.push(Slot { bytes: need, kind: SlotKind::Temporary });
-            tenants.push(Tenants::default());
-            tenants.len() - 1
+            slots.len() - 1 - first
         });
-        tenants[at].0.insert(span.0, span.1);
+        tenants.insert(at, span);
         slot_of[b.0 as usize] = Some(SlotId((first + at) as u32));
     }
     in_place.iter().for_each(|(to, _)| slot_of[to.0 as usize] = slot_of[tenant[to.0 as usize].0 as usize]);
@@ -122,13 +121,60 @@ fn admits(slot: &Dim, need: &Dim) -> bool {
     slot == need || (slot.as_int().is_some() && need.as_int().is_some())
 }
 
-/// Last launch by first launch of what lives in a slot.
+/// What lives in the slots. Deep networks hold a value or more of each layer at once, whose slots must not be looked at one by one.
 #[derive(Default)]
-struct Tenants(BTreeMap<usize, usize>);
+struct Tenants {
+    /// For each slot, last launch by first launch of what lives in it.
+    slots: Vec<BTreeMap<usize, usize>>,
+    /// Launches during which the first tenants of all slots are at home: of single slots, then of neighbors two by two, and so on.
+    /// Where none is, the span ends before it begins.
+    at_home: Vec<Vec<Span>>,
+}
 
 impl Tenants {
-    fn are_away(&self, (first, last): Span) -> bool {
-        self.0.range(..=last).next_back().is_none_or(|(_, end)| *end < first)
+    /// The last slot that admits a tenant and where nobody is at home during a span.
+    fn last_away(&self, span: Span, admits: &dyn Fn(usize) -> bool) -> Option<usize> {
+        self.last_away_of(self.at_home.len().checked_sub(1)?, 0, span, admits)
+    }
+
+    /// The same among the slots that one entry of a level stands for.
+    fn last_away_of(&self, level: usize, at: usize, span: Span, admits: &dyn Fn(usize) -> bool) -> Option<usize> {
+        let home = *self.at_home[level].get(at)?;
+        if home.0.max(span.0) <= home.1.min(span.1) {
+            return None;
+        }
+        let Some(below) = level.checked_sub(1) else { return (admits(at) && self.is_away(at, span)).then_some(at) };
+        self.last_away_of(below, 2 * at + 1, span, admits).or_else(|| self.last_away_of(below, 2 * at, span, admits))
+    }
+
+    fn is_away(&self, slot: usize, (first, last): Span) -> bool {
+        self.slots[slot].range(..=last).next_back().is_none_or(|(_, end)| *end < first)
+    }
+
+    /// A tenant of a slot, or of a new one behind the others.
+    fn insert(&mut self, slot: usize, span: Span) {
+        if slot == self.slots.len() {
+            self.slots.push(BTreeMap::new());
+            self.add_home(span);
+        }
+        self.slots[slot].insert(span.0, span.1);
+    }
+
+    fn add_home(&mut self, span: Span) {
+        let mut at = self.slots.len() - 1;
+        let levels = self.slots.len().next_power_of_two().ilog2() as usize;
+        for level in 0..=levels {
+            if self.at_home.len() == level {
+                // All that a new level stands for is what the one below it began with.
+                let whole = level.checked_sub(1).map(|below| self.at_home[below][0]);
+                self.at_home.push(whole.into_iter().collect());
+            }
+            match self.at_home[level].get_mut(at) {
+                Some(home) => *home = (home.0.max(span.0), home.1.min(span.1)),
+                None => self.at_home[level].push(span),
+            }
+            at /= 2;
+        }
     }
 }
 
@@ -173,4 +219,30 @@ fn storages(lowered: &Lowered, groups: &[Group], caps: &DeviceCaps) -> Result<Ve
         out.push(storage);
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Spans drawn at random, against a look at every slot.
+    #[test]
+    fn the_last_free_slot_is_found() {
+        let (mut tenants, mut random) = (Tenants::default(), 1u64);
+        let mut below = |n: u64| {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            ((random >> 33) % n) as usize
+        };
+        let mut reused = 0;
+        for _ in 0..600 {
+            let start = below(200);
+            let (span, odd) = ((start, start + below(30) * below(8)), below(4));
+            let admits = |k: usize| k % 4 != odd;
+            let found = tenants.last_away(span, &admits);
+            assert_eq!(found, (0..tenants.slots.len()).rev().find(|&k| admits(k) && tenants.is_away(k, span)));
+            reused += found.is_some() as usize;
+            tenants.insert(found.unwrap_or(tenants.slots.len()), span);
+        }
+        assert!(reused > 50 && tenants.slots.len() > 50, "{reused} of {}", tenants.slots.len());
+    }
 }

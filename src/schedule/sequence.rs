@@ -45,8 +45,11 @@ impl Sequence<'_> {
         (0..self.groups.len()).filter(|&id| self.groups[id].is_some())
     }
 
-    fn written(&self, id: usize) -> BTreeSet<BufferId> {
-        self.group(id).kernel.writes().collect()
+    fn written(&self, id: usize) -> Vec<BufferId> {
+        let mut written: Vec<BufferId> = self.group(id).kernel.writes().collect();
+        written.sort_unstable();
+        written.dedup();
+        written
     }
 
     /// Where kernels stand in the program; small ones where the first stands that waits for them.
@@ -82,8 +85,8 @@ struct Walk<'a> {
     place: Vec<usize>,
     /// Kernels that each kernel still waits for.
     waiting: Vec<usize>,
-    /// Kernels that still read each buffer.
-    readers: Vec<BTreeSet<usize>>,
+    /// How many kernels still read each buffer, and the sum of their numbers: the last one's, when the others are gone.
+    readers: Vec<(u32, usize)>,
     held: Vec<bool>,
     /// Bytes held now, and at most so far.
     live: i64,
@@ -95,12 +98,13 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(of: &'a Sequence<'a>) -> Walk<'a> {
-        let (mut waiting, mut readers) = (vec![0; of.groups.len()], vec![BTreeSet::new(); of.bytes.len()]);
+        let (mut waiting, mut readers) = (vec![0; of.groups.len()], vec![(0, 0); of.bytes.len()]);
         of.successors.iter().flatten().for_each(|s| waiting[*s] += 1);
         for id in of.alive() {
-            of.group(id).kernel.reads().iter().for_each(|b| {
-                readers[b.0 as usize].insert(id);
-            });
+            for b in of.group(id).kernel.reads() {
+                let (count, sum) = &mut readers[b.0 as usize];
+                (*count, *sum) = (*count + 1, *sum + id);
+            }
         }
         let (ready, frees) = (BTreeSet::new(), BTreeSet::new());
         let mut walk = Walk { of, place: of.places(), waiting, readers, held: vec![false; of.bytes.len()], live: 0, peak: 0, ready, frees };
@@ -131,8 +135,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Buffers that nobody reads behind a kernel.
-    fn dying<'b>(&'b self, id: usize, written: &'b BTreeSet<BufferId>) -> impl Iterator<Item = BufferId> + 'b {
-        let last = move |b: &BufferId| self.readers[b.0 as usize].len() == 1 && !written.contains(b);
+    fn dying<'b>(&'b self, id: usize, written: &'b [BufferId]) -> impl Iterator<Item = BufferId> + 'b {
+        let last = move |b: &BufferId| self.readers[b.0 as usize].0 == 1 && !written.contains(b);
         self.of.group(id).kernel.reads().iter().copied().filter(last)
     }
 
@@ -161,11 +165,10 @@ impl<'a> Walk<'a> {
         self.live += taken - self.freed(id);
         self.of.written(id).iter().for_each(|b| self.held[b.0 as usize] = true);
         for b in self.of.group(id).kernel.reads() {
-            let readers = &mut self.readers[b.0 as usize];
-            readers.remove(&id);
-            if let (1, Some(&last)) = (readers.len(), readers.first())
-                && self.ready.contains(&(self.place[last], last))
-            {
+            let (count, last) = &mut self.readers[b.0 as usize];
+            (*count, *last) = (*count - 1, *last - id);
+            let (count, last) = (*count, *last);
+            if count == 1 && self.ready.contains(&(self.place[last], last)) {
                 self.look(last);
             }
         }

@@ -10,31 +10,68 @@ use crate::config::Target;
 use crate::forms::contraction::machine;
 use crate::forms::parts::{self, Along};
 use crate::forms::product::Sizes;
+use crate::fusion::{Kernel, Memo, Structure};
 use crate::loop_ir::facts::{is_column_reduction, product_axes};
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
 use std::collections::HashSet;
+use std::rc::Rc;
 
-/// Splits what is worth splitting; gives the nests in order, with their position in the input.
-pub fn split_nests(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, target: &Target) -> Vec<(usize, Nest)> {
-    let model = &target.model;
+/// Splits what is worth splitting; gives kernels in order, with the position of their nests in the input.
+pub fn split_nests(nests: Vec<Nest>, buffers: &mut Vec<Buffer>, target: &Target, memo: &mut Memo) -> Vec<(usize, Kernel)> {
     let along_rows: HashSet<(Dim, Dim)> =
         nests.iter().filter(|n| reduction(n).is_some() && !is_column_reduction(n)).map(|n| (n.row_count(), n.col_count())).collect();
     let mixed = |nest: &Nest| along_rows.contains(&(nest.col_count(), nest.row_count()));
     let mut out = Vec::with_capacity(nests.len() + nests.len() / 4);
+    // What becomes of nests of each structure, by its number: nests of equal layers are asked once.
+    let (mut asked, mut fates): (Memo, Vec<Fate>) = (Memo::default(), vec![]);
     for (at, nest) in nests.into_iter().enumerate() {
-        let parts = match sort_scatter(&nest, buffers, model) {
-            Some(parts) => parts.into_iter().flat_map(|n| sort_rows(&n, buffers, target).unwrap_or_else(|| vec![n])).collect(),
-            None => match (sort_rows(&nest, buffers, target).or_else(|| split_scan(&nest, buffers, model)), stages(&nest, mixed(&nest), target)) {
-                (Some(parts), _) => parts,
-                (None, Some((chunks, rows_inner))) => split(&nest, &chunks, rows_inner, buffers).to_vec(),
-                (None, None) => vec![nest],
-            },
+        let kernel = asked.kernel(&nest);
+        let number = kernel.structure.id as usize;
+        if number == fates.len() {
+            fates.push(Fate::of(&nest, mixed(&nest), target, memo));
+        }
+        let parts = match &fates[number] {
+            Fate::Whole(structure) => {
+                out.push((at, Kernel { structure: structure.clone(), ..kernel }));
+                continue;
+            }
+            Fate::Staged(chunks, rows_inner) => split(&nest, chunks, *rows_inner, buffers).to_vec(),
+            Fate::Ordered => ordered(&nest, buffers, target).expect("it was asked"),
         };
-        out.extend(parts.into_iter().map(|n| (at, n)));
+        out.extend(parts.iter().map(|part| (at, memo.kernel(part))));
     }
     out
+}
+
+/// What becomes of nests of one structure.
+enum Fate {
+    Whole(Rc<Structure>),
+    /// Two stages, with rows innermost or not.
+    Staged(Chunks, bool),
+    /// The parts of a sort, a scan or a scattered sum.
+    Ordered,
+}
+
+impl Fate {
+    fn of(nest: &Nest, mixed: bool, target: &Target, memo: &mut Memo) -> Fate {
+        if ordered(nest, &mut vec![], target).is_some() {
+            return Fate::Ordered;
+        }
+        match stages(nest, mixed, target) {
+            Some((chunks, rows_inner)) => Fate::Staged(chunks, rows_inner),
+            None => Fate::Whole(memo.kernel(nest).structure),
+        }
+    }
+}
+
+/// The parts of a sort, a scan or a scattered sum, where it is worth them.
+fn ordered(nest: &Nest, buffers: &mut Vec<Buffer>, target: &Target) -> Option<Vec<Nest>> {
+    match sort_scatter(nest, buffers, &target.model) {
+        Some(parts) => Some(parts.into_iter().flat_map(|n| sort_rows(&n, buffers, target).unwrap_or_else(|| vec![n])).collect()),
+        None => sort_rows(nest, buffers, target).or_else(|| split_scan(nest, buffers, &target.model)),
+    }
 }
 
 /// The reduction statement, when the nest is one single-result reduction followed by casts at most, or the squared deviations
@@ -289,6 +326,6 @@ mod tests {
         let mut lowered = lower(&[(Phase::Forward, &b.finish())], &Config::default()).unwrap();
         let nests = std::mem::take(&mut lowered.nests);
         let target = Target { model: DeviceModel::large_gpu(), ..Target::webgpu_default() };
-        assert_eq!(split_nests(nests, &mut lowered.buffers, &target).len(), 2);
+        assert_eq!(split_nests(nests, &mut lowered.buffers, &target, &mut Memo::default()).len(), 2);
     }
 }

@@ -39,7 +39,8 @@ pub fn update_graph(
     gradients: Gradients,
     loss_scale: Option<&LossScale>,
 ) -> Result<Graph, Error> {
-    let mut b = Builder::new("update");
+    // What AdamW has for a parameter.
+    let mut b = Builder::with_room("update", 24 * parameters.len());
     let built = ranges::check(optimizer).and_then(|()| update(&mut b, optimizer, parameters, gradients, loss_scale));
     built.map_err(|message| Error::compile(format!("optimizer: {message}")))?;
     Ok(b.finish())

@@ -10,5 +10,5 @@ use crate::graph::{Graph, Inline, inline_subgraphs};
 ///
 /// Nodes of a checkpoint keep its region tag. Linear in the inlined graph.
 pub(super) fn inline_calls(graph: &Graph) -> Result<Option<Graph>, String> {
-    if graph.has_subgraphs() { inline_subgraphs(graph, Inline::Calls).map(Some) } else { Ok(None) }
+    if graph.has_subgraphs() { inline_subgraphs(graph, Inline::Calls).map(|g| Some(g.into_owned())) } else { Ok(None) }
 }

@@ -24,9 +24,9 @@ pub(in crate::passes) const RULES: &[Rule] = &[
 ];
 
 fn uniform_view(site: &mut Site<'_>) -> Rewritten {
-    match site.uniform(0) {
-        Some(x) if site.op().is_view() => site.replace_by_number(x),
-        _ => Ok(None),
+    match site.op().is_view().then(|| site.uniform(0)).flatten() {
+        Some(x) => site.replace_by_number(x),
+        None => Ok(None),
     }
 }
 

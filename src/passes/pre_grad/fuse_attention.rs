@@ -14,7 +14,7 @@ use crate::types::{DType, TensorType};
 ///
 /// Before autograd, since the kernel's derivative reads the logarithms beside its result. Linear.
 pub(in crate::passes) fn fuse_attention(graph: &Graph, pays: &dyn Fn(&Problem) -> bool) -> Result<Graph, String> {
-    let (mut b, mut map) = (Builder::new(&graph.name), ValueMap::default());
+    let (mut b, mut map) = (Builder::like(&graph.name, graph), ValueMap::default());
     b.copy_inputs(graph, &mut map)?;
     for id in graph.ids() {
         let node = graph.node(id);
