@@ -103,7 +103,7 @@ fn before_autograd(graph: &Graph, target: &Target, config: &Config) -> Result<Gr
         check_mixed(mixed, config)?;
         graph = halve_products(&graph, mixed.dtype)?;
     }
-    let graph = fuse_attention(&graph, target, config.mode != Mode::Inference)?;
+    let graph = fuse_attention(&graph, target, config.matmul_precision, config.mode != Mode::Inference)?;
     let Mode::Train(optimizer) = &config.mode else { return Ok(graph) };
     check_trainable(&graph)?;
     freeze_groups(graph, optimizer)

@@ -6,7 +6,7 @@ mod precision;
 pub use optimizer::{Gradients, Optimizer, OptimizerKind, ParameterGroup};
 pub use precision::{LossScale, MixedPrecision, Precision};
 
-use crate::types::{DeviceCaps, DeviceModel, MatmulPrecision};
+use crate::types::{Cooperative, DeviceCaps, DeviceModel, MatmulPrecision};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -105,7 +105,7 @@ pub struct Config {
     /// fused hand on f32, so that a comparison, `trunc` or a conversion to integers may see what a half cannot hold: closer to
     /// the exact value, and further from a framework that runs one operation at a time.
     pub emulate_precision_casts: bool,
-    /// How exactly products of f32 matrices are computed, where the device has matrix units.
+    /// How exactly products of f32 matrices, and those of attention, are computed, where the device has matrix units.
     #[serde(default)]
     pub matmul_precision: MatmulPrecision,
     /// Compute products in halves.
@@ -175,6 +175,11 @@ impl Target {
     /// The reference card, without a device.
     pub fn h100() -> Target {
         Target { caps: DeviceCaps::h100(), model: DeviceModel::large_gpu() }
+    }
+
+    /// The same without matrix units.
+    pub fn without_units(self) -> Target {
+        Target { caps: DeviceCaps { cooperative: Cooperative::Absent, ..self.caps }, ..self }
     }
 }
 

@@ -21,7 +21,7 @@ use inductor::loop_ir::naive::{self, Memory};
 use inductor::loop_ir::{self, Buffer, Nest};
 use inductor::partition::{fusible_by_traits, min_cut_rematerialization_partition};
 use inductor::passes;
-use inductor::types::{Bindings, DType, HostTensor};
+use inductor::types::{Bindings, DType, HostTensor, MatmulPrecision};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::{Path, PathBuf};
 use support::cases;
@@ -32,9 +32,9 @@ mod support;
 /// What a test does with its graph, by name. Add a line for a new function; a pass is `|g, _| transformed(g, <pass>)`.
 const FUNCTIONS: &[(&str, Function)] = &[
     ("print", |g, _| Ok(print(g))),
-    ("fuse_attention", |g, _| transformed(g, |g| passes::fuse_attention(g, &Target::h100(), false).map_err(|e| e.to_string()))),
+    ("fuse_attention", |g, _| fused_attention(g, false)),
     ("halve_products", |g, _| transformed(g, |g| passes::halve_products(g, DType::F16).map_err(|e| e.to_string()))),
-    ("fuse_attention gradients", |g, _| transformed(g, |g| passes::fuse_attention(g, &Target::h100(), true).map_err(|e| e.to_string()))),
+    ("fuse_attention gradients", |g, _| fused_attention(g, true)),
     ("verify", |g, _| Ok(verify(g).join("\n"))),
     ("inline_calls", |g, _| transformed(g, |g| inline_subgraphs(g, Inline::Calls))),
     ("inline_all", |g, _| transformed(g, |g| inline_subgraphs(g, Inline::All))),
@@ -186,6 +186,11 @@ fn executed(buffers: &[Buffer], nests: &[Nest], text: &str) -> Result<String, St
         }
     }
     Ok(out)
+}
+
+fn fused_attention(graph: &Graph, gradients: bool) -> Result<String, String> {
+    let fused = |g: &Graph| passes::fuse_attention(g, &Target::h100(), MatmulPrecision::Highest, gradients).map_err(|e| e.to_string());
+    transformed(graph, fused)
 }
 
 fn differentiated(graph: &Graph, wrt: Wrt, seed: Seed) -> Result<String, String> {

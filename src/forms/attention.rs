@@ -2,11 +2,11 @@
 
 use super::contraction::is_half;
 use super::cost::count;
-use super::product::{FEW_LANES, TEAM, stride};
+use super::product::{FEW_LANES, TEAM, Terms, stride};
 use super::{Cost, Form, Lane};
 use crate::config::Target;
-use crate::loop_ir::{Attention, Axis, IndexExpr, Instr, Nest, Val, attention, unflatten};
-use crate::types::{Cooperative, DeviceModel, Dim};
+use crate::loop_ir::{Attention, Axis, IndexExpr, Instr, Nest, Tag, Val, attention, unflatten};
+use crate::types::{Cooperative, DeviceModel, Dim, MatmulPrecision};
 use serde::{Deserialize, Serialize};
 
 /// Kernel axis of batches.
@@ -35,8 +35,8 @@ pub struct Blocks {
     pub bk: u32,
     /// Terms of a stage that are spelled out.
     pub unroll: u32,
-    /// Whether matrix units multiply, operands of f16, with a subgroup for sixteen rows: bx, by and bf are multiples of sixteen.
-    pub units: bool,
+    /// What matrix units multiply, with a subgroup for sixteen rows: bx, by and bf are multiples of sixteen. None where invocations multiply.
+    pub units: Option<Terms>,
 }
 
 /// Columns of a stage of values.
@@ -56,13 +56,24 @@ impl Blocks {
         (self.bk * self.by / 4).max(VALUES * self.bf / 4)
     }
 
+    /// Terms of f16 that matrix units multiply for a value.
+    pub fn term_count(&self) -> u32 {
+        self.units.map_or(1, Terms::count)
+    }
+
+    /// Whether matrix units multiply values that are scaled before.
+    pub fn is_scaled(&self) -> bool {
+        self.units.is_some_and(|terms| terms != Terms::Halves)
+    }
+
     /// Bytes of workgroup memory: rows, columns or values, maxima of eight invocations a row, and weights.
     pub fn shared_bytes(&self) -> u32 {
         16 * (self.bk * self.bx / 4 + self.staged() + 8 * self.bx / 4 + self.by * self.bx / 4)
     }
 }
 
-/// Workgroup memory of attention by matrix units, in quads of f16 and, for scores, of f32.
+/// Workgroup memory of attention by matrix units, in quads of f16 and, for scores, of f32. A line of values with two terms has those of eleven
+/// bits first, then what is left of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Where each contraction's rows start.
@@ -81,33 +92,36 @@ impl Layout {
     /// Of blocks over contractions of so many terms; `shared` is the one whose columns are the values. Rows, sixteen terms at a time, give way
     /// to the next and to the rest where fragments hold them.
     pub fn new(b: &Blocks, terms: &[u32], shared: Option<usize>, rows_stay: bool) -> Layout {
-        let (slice, mut at) = (b.bx * stride(16), 0);
+        let line = |length: u32| stride(length * b.term_count());
+        let (slice, mut at) = (b.bx * line(16), 0);
         let mut place = |quads: u32| {
             at += quads;
             at - quads
         };
         let slices = |k: &u32| if rows_stay { k.div_ceil(16) * slice } else { 0 };
         let rows: Vec<u32> = terms.iter().map(|k| place(slices(k))).collect();
-        let columns: Vec<u32> = terms.iter().map(|k| place(b.by * stride(k.next_multiple_of(16)))).collect();
-        let values = shared.map_or_else(|| place(b.by * stride(b.bf)), |k| columns[k]);
-        let weights = place(b.bx * stride(b.by));
+        let columns: Vec<u32> = terms.iter().map(|k| place(b.by * line(k.next_multiple_of(16)))).collect();
+        let values = shared.map_or_else(|| place(b.by * line(b.bf)), |k| columns[k]);
+        let weights = place(b.bx * line(b.by));
         Layout { rows, columns, values, weights, halves: at.max(slice) }
     }
 
-    /// Bytes, with scores of each contraction and what the invocations of a row exchange.
+    /// Bytes, with scores of each contraction, or of one at a time where values are scaled, and what invocations tell one another.
     pub fn bytes(&self, b: &Blocks) -> u32 {
-        8 * self.halves + 16 * self.columns.len() as u32 * b.bx * stride(b.by) + 4 * b.threads() + 16
+        let contractions = self.columns.len() as u32;
+        let (strips, told) = if b.is_scaled() { (1, contractions + 3 + b.bx / 16) } else { (contractions, 4) };
+        8 * self.halves + 16 * strips * b.bx * stride(b.by) + 4 * (b.threads() + told)
     }
 }
 
 /// The contraction whose columns are the values that are summed: those of the same place, feature by term.
 pub fn shared_columns(nest: &Nest, parts: &Attention) -> Option<usize> {
-    let load = |v: Val| match &nest.stmt(v).instr {
-        Instr::Cast(from) => match &nest.stmt(*from).instr {
+    let load = |v: Val| {
+        let stored = if let Instr::Cast(from) = nest.stmt(v).instr { from } else { v };
+        match &nest.stmt(stored).instr {
             Instr::Load { buffer, index, mask: None } => Some((*buffer, index)),
             _ => None,
-        },
-        _ => None,
+        }
     };
     let (buffer, index) = load(parts.values)?;
     let first = (nest.rows.len() + nest.cols.len()) as u32;
@@ -146,28 +160,32 @@ const MANY: f64 = (1 << 25) as f64;
 
 impl Problem {
     /// Whether the kernels take less time on a device, or the scores are too many to be stored.
-    pub fn pays(&self, gradients: bool, target: &Target) -> bool {
+    pub fn pays(&self, gradients: bool, precision: MatmulPrecision, target: &Target) -> bool {
         // Kernels in a step were a tenth slower than alone.
         const MARGIN: f64 = 1.1;
-        let [fused, decomposed] = self.times(gradients, target);
+        let [fused, decomposed] = self.times(gradients, precision, target);
         self.rows * self.columns >= MANY || MARGIN * fused < decomposed
     }
 
-    fn has_units(&self, target: &Target) -> bool {
-        self.halves && target.caps.cooperative != Cooperative::Absent
+    /// What matrix units multiply, where there are any.
+    fn units(&self, precision: MatmulPrecision, target: &Target) -> Option<Terms> {
+        let terms = if self.halves { Some(Terms::Halves) } else { scaled(precision) };
+        terms.filter(|_| target.caps.cooperative != Cooperative::Absent)
     }
 
     /// Nanoseconds of a score, by the kernels and decomposed. Measured on the reference H100, as shares of its arithmetic: 28.7 TFLOPS forward,
     /// 17.5 for the five products of a backward of which the kernels compute three more, and 41 for products. A product takes as long as its arithmetic,
     /// while a score is stored; the softmax reads and writes it.
-    fn times(&self, gradients: bool, target: &Target) -> [f64; 2] {
-        const FORWARD: f64 = 0.48;
-        const BACKWARD: f64 = 0.29;
+    fn times(&self, gradients: bool, precision: MatmulPrecision, target: &Target) -> [f64; 2] {
         const PRODUCTS: f64 = 0.69;
-        // Of halves, by matrix units; decomposed, weights are of f32.
-        const OF_HALVES: [f64; 3] = [1.3, 0.55, PRODUCTS];
         let model = &target.model;
-        let [forward, backward, share] = if self.has_units(target) { OF_HALVES } else { [FORWARD, BACKWARD, PRODUCTS] };
+        let [forward, backward, share] = match self.units(precision, target) {
+            None => [0.48, 0.29, PRODUCTS],
+            // Decomposed, weights are of f32.
+            Some(Terms::Halves) => [1.3, 0.55, PRODUCTS],
+            Some(Terms::Split) => [0.95, 0.5, 1.4],
+            Some(Terms::Rounded) => [1.2, 0.5, 2.0],
+        };
         let (gflops, bandwidth) = (model.gflops.max(1) as f64, model.bandwidth_gbps.max(1) as f64);
         // Blocks of the diagonal are computed whole.
         let seen = |block: f64| if self.causal { ((self.columns + block) / (2.0 * self.columns)).min(1.0) } else { 1.0 };
@@ -192,7 +210,7 @@ pub fn candidates(nest: &Nest, target: &Target) -> Vec<(Form, Cost)> {
     let bf = features.div_ceil(parts_of_features).next_multiple_of(32);
     // A compiler for a processor takes seconds for what a GPU's takes milliseconds.
     let unroll = |bk: u32| if target.model.parallel_lanes < FEW_LANES { 4 } else { bk };
-    let blocks = |(bx, by, bk): (u32, u32, u32)| Blocks { bx, by, bf, bk, unroll: unroll(bk), units: false };
+    let blocks = |(bx, by, bk): (u32, u32, u32)| Blocks { bx, by, bf, bk, unroll: unroll(bk), units: None };
     let caps = &target.caps;
     let legal = |b: &Blocks| b.threads() <= caps.max_invocations.min(caps.max_workgroup_size) && b.shared_bytes() <= caps.max_workgroup_bytes;
     let first = match rows {
@@ -206,10 +224,29 @@ pub fn candidates(nest: &Nest, target: &Target) -> Vec<(Form, Cost)> {
     found.map(|b| (Form::Attention(b), price(nest, &terms, &b, &target.model))).collect()
 }
 
-/// Blocks by matrix units, where there are any and operands are of f16.
-fn by_units(nest: &Nest, parts: &Attention, terms: &[u32], target: &Target) -> Vec<Blocks> {
+/// What matrix units may multiply: operands of f16, or others where their precision admits it.
+fn multiplied(nest: &Nest, parts: &Attention) -> Option<Terms> {
     let halves = parts.contractions.iter().all(|c| is_half(nest, c.a) && is_half(nest, c.b)) && is_half(nest, parts.values);
-    if target.caps.cooperative == Cooperative::Absent || !halves {
+    match nest.tag {
+        _ if halves => Some(Terms::Halves),
+        Tag::Attention { precision, .. } => scaled(precision),
+        _ => None,
+    }
+}
+
+/// What matrix units multiply for values of f32.
+fn scaled(precision: MatmulPrecision) -> Option<Terms> {
+    match precision {
+        MatmulPrecision::Medium => Some(Terms::Rounded),
+        MatmulPrecision::High => Some(Terms::Split),
+        MatmulPrecision::Highest => None,
+    }
+}
+
+/// Blocks by matrix units, where there are any and operands may be multiplied by them.
+fn by_units(nest: &Nest, parts: &Attention, terms: &[u32], target: &Target) -> Vec<Blocks> {
+    let units = multiplied(nest, parts);
+    if target.caps.cooperative == Cooperative::Absent || units.is_none() {
         return vec![];
     }
     let features = nest.rows[parts.features() as usize].hint().max(1) as u32;
@@ -220,16 +257,17 @@ fn by_units(nest: &Nest, parts: &Attention, terms: &[u32], target: &Target) -> V
         let bytes = Layout::new(b, terms, shared, caps.cooperative == Cooperative::Emulated).bytes(b);
         b.threads() <= caps.max_invocations.min(caps.max_workgroup_size) && bytes <= caps.max_workgroup_bytes
     };
-    let blocks = |&(bx, by): &(u32, u32)| Blocks { bx, by, bf, bk: 16, unroll: 16, units: true };
+    let blocks = |&(bx, by): &(u32, u32)| Blocks { bx, by, bf, bk: 16, unroll: 16, units };
     // Half of a block of the diagonal is computed in vain.
-    let tall = parts.online.is_some() && nest.cols[0].hint() >= 1024;
+    let tall = (parts.online.is_some() || units != Some(Terms::Halves)) && nest.cols[0].hint() >= 1024;
     let (first, rest) = if tall { ((128, 16), (64, 16)) } else { ((64, 16), (128, 16)) };
     [first, rest].iter().chain(&UNITS).map(blocks).filter(legal).collect()
 }
 
 /// Rows and columns of a step by matrix units beside those of 64 and 128 rows and sixteen columns. TFLOPS of causal attention of 64 heads of 64
 /// features and 4,096 rows on the reference H100, forward and backward: 128 x 16 154 and 64, 64 x 16 146 and 66, 128 x 32 123 and 60, 64 x 64
-/// 100 and 59, 64 x 32 93 and 44, 32 x 32 73 and 27. What matters is how many workgroups have room in a multiprocessor.
+/// 100 and 59, 64 x 32 93 and 44, 32 x 32 73 and 27. What matters is how many workgroups have room in a multiprocessor. Of two terms: 128 x 16 57
+/// and 30, 64 x 16 57 and 28, 96 x 16 42 and 23; shorter lines of scores 54 and 29.
 const UNITS: [(u32, u32); 4] = [(64, 32), (32, 32), (32, 16), (16, 16)];
 
 /// Rows, columns and terms of a stage, best first. TFLOPS of causal attention of 64 heads of 64 features on the reference H100, forward at
@@ -240,9 +278,11 @@ const SIZES: [(u32, u32, u32); 5] = [(128, 64, 16), (64, 64, 32), (64, 64, 16), 
 
 /// By the multiply-adds of whole blocks, of which half of the device's arithmetic is reached, by the share of the device that is busy.
 fn price(nest: &Nest, terms: &[u32], b: &Blocks, model: &DeviceModel) -> Cost {
-    const REACHED: f64 = 0.5;
-    const REACHED_BY_UNITS: f64 = 1.0;
-    let reached = if b.units { REACHED_BY_UNITS } else { REACHED };
+    let reached = match b.units {
+        None => 0.5,
+        Some(Terms::Split) => 0.9,
+        Some(Terms::Rounded | Terms::Halves) => 1.0,
+    };
     let [x, f] = [b.bx, b.bf].map(|n| n as f64);
     let axis = |i: usize| count(&nest.rows[i]);
     let batch: f64 = (0..nest.rows.len() - 2).map(axis).product();

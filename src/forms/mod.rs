@@ -130,6 +130,15 @@ impl std::fmt::Display for Form {
 }
 
 impl Form {
+    /// What matrix units multiply in it, if they do.
+    pub fn units(&self) -> Option<Terms> {
+        match self {
+            Form::Product(Tile { math: Math::Cooperative(terms), .. }) => Some(*terms),
+            Form::Attention(blocks) => blocks.units,
+            _ => None,
+        }
+    }
+
     /// Bytes of memory that workgroups share.
     pub fn scratch_bytes(&self) -> u64 {
         if let Form::Product(tile) = self { tile.scratch_bytes() } else { 0 }

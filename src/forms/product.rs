@@ -60,6 +60,15 @@ pub enum Terms {
 }
 
 impl Terms {
+    /// What names of kernels that multiply these end in.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Terms::Halves => "-f16",
+            Terms::Rounded => "-f16x1",
+            Terms::Split => "-f16x2",
+        }
+    }
+
     /// Terms of a value.
     pub fn count(self) -> u32 {
         if self == Terms::Split { 2 } else { 1 }
@@ -143,8 +152,7 @@ impl std::fmt::Display for Tile {
         let Tile { bm, bn, bk, wm, wn, math, workers } = self;
         match math {
             Math::Fma { .. } => write!(f, "tile-{bm}x{bn}x{bk}-{wm}x{wn}")?,
-            Math::Cooperative(Terms::Halves) => write!(f, "cooperative-{bm}x{bn}x{bk}-{wm}x{wn}-f16")?,
-            Math::Cooperative(terms) => write!(f, "cooperative-{bm}x{bn}x{bk}-{wm}x{wn}-f16x{}", terms.count())?,
+            Math::Cooperative(terms) => write!(f, "cooperative-{bm}x{bn}x{bk}-{wm}x{wn}{}", terms.suffix())?,
         }
         workers.map_or(Ok(()), |workers| write!(f, "-by-{workers}"))
     }

@@ -248,6 +248,8 @@ pub enum Tag {
         batch: u32,
         /// Columns with weights that are not zero.
         seen: Seen,
+        /// How exactly products of f32 are to be computed at least.
+        precision: MatmulPrecision,
     },
     /// Stands for control flow, whose blocks run in its place: what it reads and writes, and whether it checks, is theirs. Its body means
     /// nothing.

@@ -163,17 +163,13 @@ fn tag(line: &mut Cursor<'_>) -> Result<Tag, String> {
         line.expect("seen=")?;
         let word = line.word();
         let (seen, _) = Seen::NAMES.into_iter().find(|(_, name)| *name == word).ok_or_else(|| format!("no columns are seen as `{word}`"))?;
-        Tag::Attention { batch, seen }
+        Tag::Attention { batch, seen, precision: admitted(line)? }
     } else if line.eat("matmul(") {
         let (a, b, dot) = (named(line, "a")?, named(line, "b")?, named(line, "dot")?);
         line.expect("batch=")?;
         let batch = number(line)?;
         let m = if line.eat("m=") { number(line)? } else { 1 };
-        let precision = match line.eat("precision=") {
-            true => line.take(|c| c.is_ascii_lowercase()).parse()?,
-            false => MatmulPrecision::default(),
-        };
-        Tag::Matmul { a, b, dot, batch, m, precision }
+        Tag::Matmul { a, b, dot, batch, m, precision: admitted(line)? }
     } else if line.eat("scatter_sum(") {
         let index = named(line, "index")?;
         line.expect("axis=i")?;
@@ -184,6 +180,11 @@ fn tag(line: &mut Cursor<'_>) -> Result<Tag, String> {
     };
     line.expect(")")?;
     Ok(tag)
+}
+
+/// `precision=high`, or nothing for the highest.
+fn admitted(line: &mut Cursor<'_>) -> Result<MatmulPrecision, String> {
+    if line.eat("precision=") { line.take(|c| c.is_ascii_lowercase()).parse() } else { Ok(MatmulPrecision::default()) }
 }
 
 fn named(line: &mut Cursor<'_>, name: &str) -> Result<Val, String> {

@@ -93,9 +93,9 @@ impl fmt::Display for Tag {
         match self {
             Tag::Loop => Ok(()),
             Tag::Control { number } => write!(f, " control(number={number})"),
-            Tag::Attention { batch, seen } => {
+            Tag::Attention { batch, seen, precision } => {
                 let name = Seen::NAMES.iter().find(|(s, _)| s == seen).map_or("", |(_, name)| name);
-                write!(f, " attention(batch={batch} seen={name})")
+                write!(f, " attention(batch={batch} seen={name}{})", Admitted(*precision))
             }
             Tag::Segments { start, end } => write!(f, " segments(start=%{} end=%{})", start.0, end.0),
             Tag::Matmul { a, b, dot, batch, m, precision } => {
@@ -103,15 +103,21 @@ impl fmt::Display for Tag {
                 if *m != 1 {
                     write!(f, " m={m}")?;
                 }
-                if *precision != MatmulPrecision::Highest {
-                    write!(f, " precision={}", precision.name())?;
-                }
-                f.write_str(")")
+                write!(f, "{})", Admitted(*precision))
             }
             Tag::ScatterSum { index, axis, source, sum } => {
                 write!(f, " scatter_sum(index=%{} axis=i{axis} source=%{} sum=%{})", index.0, source.0, sum.0)
             }
         }
+    }
+}
+
+/// A precision below the highest, with its name before it.
+struct Admitted(MatmulPrecision);
+
+impl fmt::Display for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == MatmulPrecision::Highest { Ok(()) } else { write!(f, " precision={}", self.0.name()) }
     }
 }
 

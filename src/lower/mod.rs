@@ -17,7 +17,7 @@ pub use control::{Block, Control, Repeat};
 use crate::config::Config;
 use crate::error::Error;
 use crate::graph::{Graph, InputRole, NodeId, OutputRole, Value};
-use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Instr, Nest, Phase, Tag, flatten};
+use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Instr, Nest, Phase, Tag, Val, flatten};
 use crate::ops::{NestBuilder, OpDef, OperandView};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, HostTensor, MatmulPrecision, Provenance, TensorType};
@@ -81,11 +81,16 @@ pub fn lower(graphs: &[(Phase, &Graph)], config: &Config) -> Result<Lowered, Err
     lowering.finish()
 }
 
-/// Lets a product of f32 be computed as inexactly as the program admits.
+/// Lets products of f32 be computed as inexactly as the program admits.
 fn allow(nest: &mut Nest, admitted: MatmulPrecision) {
-    if let Tag::Matmul { dot, .. } = nest.tag
-        && nest.dtype(dot) == DType::F32
-        && let Tag::Matmul { precision, .. } = &mut nest.tag
+    let is_f32 = |v: Val| nest.dtype(v) == DType::F32;
+    let of_f32 = match nest.tag {
+        Tag::Matmul { dot, .. } => is_f32(dot),
+        Tag::Attention { .. } => true,
+        _ => false,
+    };
+    if let Tag::Matmul { precision, .. } | Tag::Attention { precision, .. } = &mut nest.tag
+        && of_f32
     {
         *precision = admitted;
     }

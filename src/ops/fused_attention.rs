@@ -7,7 +7,7 @@ use super::{Array, BatchContext, Built, Class, Grads, Matmul, NestBuilder, OpDef
 use crate::graph::{Builder, Value};
 use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Seen, Tag, Val, flatten};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, Shape, TensorType};
+use crate::types::{DType, Dim, MatmulPrecision, Shape, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// [`ScaledDotProductAttention`] with the logarithm of each row's sum of exponentials beside it, in one kernel without scores in memory
@@ -458,7 +458,7 @@ impl<'a> Lowering<'a> {
             (true, true) => Seen::UpToRow,
             (true, false) => Seen::FromRow,
         };
-        b.tag = Tag::Attention { batch: self.lead.len() as u32, seen };
+        b.tag = Tag::Attention { batch: self.lead.len() as u32, seen, precision: MatmulPrecision::default() };
     }
 
     /// An element in f32.

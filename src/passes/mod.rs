@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, ValueMap, verify};
 use crate::ops::{Op, OpDef};
 use crate::rewrite::{Rule, rewrite};
-use crate::types::DType;
+use crate::types::{DType, MatmulPrecision};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -47,9 +47,9 @@ pub fn recursive_pre_grad_passes(graph: &Graph) -> Result<Graph> {
 
 /// Attention becomes one kernel where that pays on a device of these speeds, with its gradients or without; behind the passes before
 /// autograd, which raise it.
-pub fn fuse_attention(graph: &Graph, target: &Target, gradients: bool) -> Result<Graph> {
+pub fn fuse_attention(graph: &Graph, target: &Target, precision: MatmulPrecision, gradients: bool) -> Result<Graph> {
     let rebuild = |m: String| Error::compile(format!("fuse_attention: {m}"));
-    pre_grad::fuse_attention::fuse_attention(graph, &|problem| problem.pays(gradients, target)).map_err(rebuild)
+    pre_grad::fuse_attention::fuse_attention(graph, &|problem| problem.pays(gradients, precision, target)).map_err(rebuild)
 }
 
 /// Products of f32 are computed in a half type; behind the passes before autograd, which raise some of them.

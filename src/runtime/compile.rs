@@ -2,6 +2,7 @@
 
 use super::device::Device;
 use super::step::Step;
+use crate::compile::inductor_with_report;
 use crate::config::{Config, Mode, Optimizer};
 use crate::error::{Error, Result};
 use crate::frontend::{Tensor, Trace, Traced, trace_eval};
@@ -63,6 +64,9 @@ fn with_mode(traced: &Traced, device: &Device, config: &Config, mode: Mode) -> R
     let config = Config { mode, ..config.clone() };
     let graph = &traced.graph;
     let examples: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
-    let (plan, report) = crate::compile::inductor_with_report(graph, &examples, &device.target_for(graph, &config), &config)?;
+    let (mut plan, mut report) = inductor_with_report(graph, &examples, &device.target(), &config)?;
+    if !device.multiplies(&plan.program.forms) {
+        (plan, report) = inductor_with_report(graph, &examples, &device.target().without_units(), &config)?;
+    }
     Step::new(plan, report, traced, device, &config)
 }

@@ -1,12 +1,9 @@
 //! The public device: a GPU adapter or the CPU interpreter.
 
-use crate::config::{Config, Environment, Target};
+use crate::config::{Environment, Target};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
-use crate::ops::OpDef;
-#[cfg(feature = "gpu")]
-use crate::types::Cooperative;
-use crate::types::{DType, DeviceCaps, DeviceModel, MatmulPrecision};
+use crate::forms::Form;
+use crate::types::{DeviceCaps, DeviceModel};
 use std::fmt;
 use std::sync::Arc;
 #[cfg(feature = "gpu")]
@@ -14,6 +11,8 @@ use std::sync::OnceLock;
 
 #[cfg(feature = "gpu")]
 use super::gpu::{AdapterKind, GpuDevice, Wanted};
+#[cfg(feature = "gpu")]
+use super::units::Units;
 
 /// What runs compiled steps: a GPU adapter, or the CPU interpreter. A cheap shared handle; clones are the same device.
 #[derive(Clone)]
@@ -29,8 +28,8 @@ enum Kind {
         device: Arc<GpuDevice>,
         /// Known once the adapter has been probed, which waits for the first that asks.
         target: OnceLock<Target>,
-        /// Whether its matrix units multiply rightly, known once a program asks for them.
-        units: OnceLock<bool>,
+        /// What is known of its matrix units.
+        units: Arc<Units>,
     },
 }
 
@@ -87,26 +86,14 @@ impl Device {
         self.target_ref().clone()
     }
 
-    /// What a program is compiled for to run here. Matrix units are tried before their first use; where they are wrong, which is warned of
-    /// once, the target has none.
-    pub fn target_for(&self, graph: &Graph, config: &Config) -> Target {
-        let halves = || graph.nodes.iter().any(|n| n.op.is_product() && n.types.iter().any(|t| t.dtype == DType::F16));
-        self.target_with(config.matmul_precision != MatmulPrecision::Highest || config.mixed_precision.is_some() || halves())
-    }
-
-    /// The target of a program that matrix units may multiply for, or one that they do not.
-    pub(super) fn target_with(&self, units: bool) -> Target {
-        let target = self.target();
-        #[cfg(not(feature = "gpu"))]
-        let _ = units;
-        #[cfg(feature = "gpu")]
-        if let Kind::Gpu { device, units: right, .. } = &*self.0 {
-            let asked = units && target.caps.cooperative != Cooperative::Absent;
-            if asked && !right.get_or_init(|| super::probe::multiplies(device, &target)) {
-                return Target { caps: DeviceCaps { cooperative: Cooperative::Absent, ..target.caps }, ..target };
-            }
+    /// Whether matrix units compute what kernels of these forms take them for. Each way of using them is tried before its first use; one that is
+    /// wrong is warned of once.
+    pub(super) fn multiplies(&self, forms: &[Form]) -> bool {
+        match &*self.0 {
+            Kind::Cpu { .. } => forms.iter().all(|form| form.units().is_none()),
+            #[cfg(feature = "gpu")]
+            Kind::Gpu { device, units, .. } => units.are_right(forms, device, self.target_ref()),
         }
-        target
     }
 
     /// True for the interpreter.
@@ -179,7 +166,7 @@ impl Device {
     /// A device that is taken to have these capabilities.
     #[cfg(feature = "gpu")]
     pub(super) fn assumed(device: Arc<GpuDevice>, target: Target) -> Device {
-        Device(Arc::new(Kind::Gpu { device, target: OnceLock::from(target), units: OnceLock::from(true) }))
+        Device(Arc::new(Kind::Gpu { device, target: OnceLock::from(target), units: Arc::new(Units::assumed(true)) }))
     }
 
     fn target_ref(&self) -> &Target {
@@ -214,7 +201,7 @@ impl Device {
 
     #[cfg(feature = "gpu")]
     fn of(device: GpuDevice) -> Device {
-        Device(Arc::new(Kind::Gpu { device: Arc::new(device), target: OnceLock::new(), units: OnceLock::new() }))
+        Device(Arc::new(Kind::Gpu { device: Arc::new(device), target: OnceLock::new(), units: Arc::default() }))
     }
 }
 
@@ -227,6 +214,8 @@ impl fmt::Debug for Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(feature = "gpu")]
+    use crate::types::Cooperative;
 
     #[test]
     fn names_are_checked() {
@@ -241,12 +230,11 @@ mod tests {
         let Ok(software) = Device::software() else { return };
         let gpu = software.gpu().expect("a software adapter is one").clone();
         let target = Target { caps: DeviceCaps { cooperative: Cooperative::Native, ..software.caps().clone() }, model: software.model().clone() };
-        let wrong = Device(Arc::new(Kind::Gpu { device: gpu, target: OnceLock::from(target), units: OnceLock::from(false) }));
-        let of = |matmul_precision| Config { matmul_precision, ..Config::default() };
+        let wrong = Device(Arc::new(Kind::Gpu { device: gpu, target: OnceLock::from(target), units: Arc::new(Units::assumed(false)) }));
+        let blocks = crate::forms::Blocks { bx: 64, by: 16, bf: 64, bk: 16, unroll: 16, units: Some(crate::forms::Terms::Split) };
         for device in [wrong.tuned(&Default::default()).unwrap(), wrong] {
-            let units = |config: &Config| device.target_for(&Graph::default(), config).caps.cooperative;
-            assert_eq!(units(&of(MatmulPrecision::High)), Cooperative::Absent);
-            assert_eq!(units(&of(MatmulPrecision::Highest)), Cooperative::Native);
+            assert!(!device.multiplies(&[Form::Attention(blocks)]));
+            assert!(device.multiplies(&[Form::Rank]));
         }
     }
 }

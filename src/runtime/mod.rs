@@ -46,6 +46,8 @@ mod storage;
 mod tensor_file;
 #[cfg(feature = "gpu")]
 mod tune;
+#[cfg(feature = "gpu")]
+mod units;
 mod uploads;
 mod verify;
 

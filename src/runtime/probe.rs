@@ -10,11 +10,11 @@ use super::{Device, compile};
 use crate::config::{Config, Target};
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
-use crate::frontend::{Initializer, Traced};
+use crate::frontend::Traced;
 use crate::graph::{Builder, Graph, InputRole, OutputRole, Value, print};
 use crate::ops::{Built, Precision};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, DeviceCaps, HostTensor, IntoShape, MatmulPrecision, Shape, TensorType};
+use crate::types::{DType, DeviceCaps, HostTensor, IntoShape, Shape, TensorType};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
@@ -56,84 +56,6 @@ pub(super) fn target(gpu: &Arc<GpuDevice>) -> Target {
     Target { caps: findings.over(gpu.caps().clone()), model: gpu.model().clone() }
 }
 
-/// Whether products by cooperative matrices come out as exact as their precision says. Kept like the other findings; a failure is
-/// warned of.
-pub(super) fn multiplies(gpu: &Arc<GpuDevice>, target: &Target) -> bool {
-    let [floats, halves] = [DType::F32, DType::F16].map(|dtype| product(dtype).expect("the product is sound"));
-    let kept = gpu.cache_folder().map(|folder| {
-        let templates = [
-            include_bytes!("../../shaders/cooperative.wgsl.j2").as_slice(),
-            include_bytes!("../../shaders/unit_halves.wgsl.j2").as_slice(),
-            include_bytes!("../../shaders/unit_entry.wgsl.j2").as_slice(),
-            env!("CARGO_PKG_VERSION").as_bytes(),
-        ];
-        blob(folder, templates.into_iter().chain([gpu.key().as_bytes(), print(&floats).as_bytes(), print(&halves).as_bytes()]))
-    });
-    let known: Option<bool> = kept.as_ref().and_then(|f| serde_json::from_slice(&f.load()?).ok());
-    known.unwrap_or_else(|| {
-        // Products of halves are computed by matrix units at any precision.
-        let cases = [(&floats, MatmulPrecision::Medium, 2e-3), (&floats, MatmulPrecision::High, 2e-6), (&halves, MatmulPrecision::Highest, 2e-3)];
-        let tried = cases.into_iter().try_fold(true, |right, (product, precision, bound)| {
-            let error = error_of(gpu, target, product, precision)?;
-            let dtype = product.ty(product.inputs[0].value).dtype;
-            tracing::info!(adapter = %gpu.caps().name, %dtype, precision = precision.name(), error, "probed products by cooperative matrices");
-            Ok::<_, Error>(right && error <= bound)
-        });
-        let right = tried.unwrap_or_else(|error| {
-            tracing::warn!(%error, "a product by cooperative matrices failed");
-            false
-        });
-        if !right {
-            tracing::warn!(adapter = %gpu.caps().name, "products by cooperative matrices come out wrong here: all are computed at the highest precision");
-        }
-        if let (Some(kept), Ok(text)) = (kept, serde_json::to_vec(&right)) {
-            kept.store(&text);
-        }
-        right
-    })
-}
-
-/// Sizes of the probed product: no multiples of a tile, and so many that matrix units are chosen.
-const PRODUCT: [usize; 3] = [1000, 1032, 1036];
-
-/// `x y` with every product of tiles: several workgroups, steps, promotions, a last step that is not whole.
-fn product(dtype: DType) -> Built<Graph> {
-    let [m, n, k] = PRODUCT.map(|size| size as i64);
-    let mut b = Builder::new("product");
-    let (x, y) = (b.input("x", InputRole::Input, TensorType::new(dtype, (m, k)))?, b.input("y", InputRole::Input, TensorType::new(dtype, (k, n)))?);
-    let z = b.matmul(x, y)?;
-    b.output("z", OutputRole::User, z);
-    Ok(b.finish())
-}
-
-/// The largest error of a sample of the product's rows, relative to the norms of a row and a column. A program without cooperative matrices is an error.
-fn error_of(gpu: &Arc<GpuDevice>, target: &Target, product: &Graph, precision: MatmulPrecision) -> Result<f64> {
-    let device = Device::assumed(gpu.clone(), target.clone());
-    let [m, n, k] = PRODUCT;
-    let dtype = product.ty(product.inputs[0].value).dtype;
-    let sample = |seed, shape: [usize; 2]| Initializer::Uniform { low: -1.0, high: 1.0 }.sample(dtype, &shape, seed, "operand");
-    let operands = [sample(1, [m, k]), sample(2, [k, n])];
-    let traced = Traced { graph: product.clone(), ..Traced::default() };
-    let step = compile(&traced, &device, &Config { matmul_precision: precision, ..Config::default() })?;
-    if !step.plan().code.iter().flat_map(|c| &c.variants).any(|v| v.cooperative) {
-        return Err(Error::Device("no cooperative matrices were chosen for the probe".into()));
-    }
-    let mut state = step.init(0)?;
-    let got = step.run(&mut state, &operands[..])?.output("z")?.to_f64();
-    let [x, y] = operands.map(|t| t.to_f64());
-    let mut worst = 0f64;
-    for i in (0..m).step_by(37) {
-        for j in 0..n {
-            let terms = (0..k).map(|t| (x[i * k + t], y[t * n + j]));
-            let (sum, left, right) = terms.fold((0.0, 0.0, 0.0), |(s, l, r), (a, b)| (s + a * b, l + a * a, r + b * b));
-            let error = (got[i * n + j] - sum).abs() / f64::sqrt(left * right);
-            // NaN is no small error.
-            worst = if error <= worst { worst } else { error };
-        }
-    }
-    Ok(worst)
-}
-
 fn file(folder: &Path, adapter: &str, probes: &Probes) -> BlobFile {
     let texts = [&probes.floats, &probes.doubles, &probes.halves, &probes.arithmetic, &probes.comparisons].map(print);
     // Another version spells the same programs otherwise.
@@ -142,7 +64,7 @@ fn file(folder: &Path, adapter: &str, probes: &Probes) -> BlobFile {
 }
 
 /// The file of findings that depend on these texts.
-fn blob<'a>(folder: &Path, texts: impl IntoIterator<Item = &'a [u8]>) -> BlobFile {
+pub(super) fn blob<'a>(folder: &Path, texts: impl IntoIterator<Item = &'a [u8]>) -> BlobFile {
     let mut hash = blake3::Hasher::new();
     for text in texts {
         hash.update(text);

@@ -17,7 +17,7 @@ use crate::frontend::{Initializer, Traced};
 use crate::graph::{InputRole, OutputRole};
 use crate::loop_ir::BufferId;
 use crate::schedule::Program;
-use crate::types::{Bindings, HostTensor, MatmulPrecision, TensorType};
+use crate::types::{Bindings, Cooperative, HostTensor, TensorType};
 use crate::update::{counter, moments_of};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -103,9 +103,15 @@ impl Step {
     /// ```
     pub fn rebuild(&self, device: &Device) -> Result<Step> {
         let old = &self.shared;
-        let units = old.config.matmul_precision != MatmulPrecision::Highest || old.plan.code.iter().flat_map(|c| &c.variants).any(|v| v.cooperative);
-        let (had, has) = (&old.plan.target.caps, &device.target_with(units).caps);
-        if had != has {
+        let (forms, had) = (&old.plan.program.forms, &old.plan.target.caps);
+        let mut has = device.caps().clone();
+        // A plan without matrix units asks nothing of them.
+        if !forms.iter().any(|form| form.units().is_some()) {
+            has.cooperative = had.cooperative;
+        } else if !device.multiplies(forms) {
+            has.cooperative = Cooperative::Absent;
+        }
+        if *had != has {
             return Err(Error::Platform(format!("the program is compiled for {}, and {} differs from it: compile it anew", had.name, has.name)));
         }
         let mut core = Core::new(Engine::new(device, old.plan.clone())?);

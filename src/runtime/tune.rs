@@ -6,7 +6,7 @@
 
 use super::gpu::cache::BlobFile;
 use super::{Device, Step};
-use crate::codegen::{Plan, generate};
+use crate::codegen::generate;
 use crate::compile::{Report, inductor_with_report};
 use crate::config::{Config, Target};
 use crate::error::{Error, Result};
@@ -48,11 +48,16 @@ impl Device {
     /// device without timestamps.
     pub fn tune(&self, traced: &Traced, config: &Config, inputs: &[HostTensor]) -> Result<(Tuning, Vec<TunedKernel>)> {
         let Some(gpu) = self.gpu() else { return Err(Error::Platform("the interpreter has no forms to measure".into())) };
-        let mut target = self.target_for(&traced.graph, config);
+        let mut target = self.target();
         target.model.tuning = Tuning::default();
         let graph = &traced.graph;
         let examples: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
-        let (Plan { program, .. }, report) = inductor_with_report(graph, &examples, &target, config)?;
+        let (mut plan, mut report) = inductor_with_report(graph, &examples, &target, config)?;
+        if !self.multiplies(&alternatives(&plan.program, &target).concat()) {
+            target = target.without_units();
+            (plan, report) = inductor_with_report(graph, &examples, &target, config)?;
+        }
+        let program = plan.program;
         if !program.symbols.is_empty() {
             return Err(Error::Input("sizes of a program that is tuned are fixed".into()));
         }

@@ -49,7 +49,7 @@ pub struct DeviceCaps {
     #[serde(default)]
     pub converts_halves: bool,
     /// 16x16x16 cooperative matrices of f16 with f32 accumulators, by subgroups of 32. Unlocks products of
-    /// [`MatmulPrecision`](super::MatmulPrecision) high and medium; without it all products are f32 tiles.
+    /// [`MatmulPrecision`](super::MatmulPrecision) high and medium, in attention too; without it all products are f32 tiles.
     pub cooperative: Cooperative,
     /// A workgroup sees what others of its dispatch stored before a storage barrier and an atomic. Unlocks tiles of products that
     /// workgroups share; without it each has tiles of its own.

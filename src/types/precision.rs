@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How exactly products of f32 matrices are computed; so `torch.set_float32_matmul_precision` names it. Applies where the device has
+/// How exactly products of f32 matrices, and those of attention, are computed; so `torch.set_float32_matmul_precision` names it. Applies where the device has
 /// matrix units; elsewhere, and for the other dtypes, products are always exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum MatmulPrecision {
@@ -10,7 +10,8 @@ pub enum MatmulPrecision {
     Medium,
     /// Each operand is two f16 terms of 22 bits together, scaled so that the largest value of a block of at most 128 rows and 32 terms fits,
     /// and sums of 32 terms are added in f32: as exact as f32 sums where values lie within 2^16 of that largest; smaller ones are off by 2^-37
-    /// of it at most. An infinite operand gives NaN in its row or column.
+    /// of it at most. An infinite operand gives NaN in its row or column. Attention scales rows one by one, and columns and values by the largest
+    /// so far; blocks with operands that are not finite it computes in f32.
     High,
     /// f32 operands and sums.
     #[default]

@@ -11,10 +11,10 @@ use crate::codegen::text::module::{self, header};
 use crate::codegen::text::storage::Kind;
 use crate::codegen::text::unit::Unit;
 use crate::codegen::text::{helpers, spell, vector};
-use crate::forms::Blocks;
 use crate::forms::attention::{BATCH, CLAMPED, F, INNER, Layout, VALUES, X, Y, lanes, shared_columns, terms};
 use crate::forms::contraction::divides;
 use crate::forms::product::stride;
+use crate::forms::{Blocks, Terms};
 use crate::loop_ir::facts::{needed, stored};
 use crate::loop_ir::{Attention, Instr, Nest, Number, Tag, Val, Write, attention};
 use crate::types::{Cooperative, Dim};
@@ -65,7 +65,7 @@ pub fn spell_attention(unit: &Unit, blocks: Blocks) -> Result<Variant, String> {
     let (before, helpers, _, symbols) = main.finish();
     let functions = functions_of(hooks, heads, helpers, symbols);
     entry.splice(0..0, helpers::opening(&functions.helpers));
-    let native = blocks.units && unit.target.caps.cooperative == Cooperative::Native;
+    let native = blocks.units.is_some() && unit.target.caps.cooperative == Cooperative::Native;
     let pinned = native.then(|| unit.pinned());
     let (bindings, head) = header(pinned.as_ref().unwrap_or(unit), &vector, functions.uses_symbols, &functions.helpers);
     let softmax = parts.online.is_some();
@@ -74,12 +74,13 @@ pub fn spell_attention(unit: &Unit, blocks: Blocks) -> Result<Variant, String> {
         functions => functions.text,
     };
     let (name, own) = match blocks.units {
-        true => ("attention_units", kernel.by_units(!native)),
-        false => ("attention", minijinja::context! { tile => kernel.context(), contractions => kernel.contractions() }),
+        Some(Terms::Halves) => ("attention_units", kernel.by_units(!native)),
+        Some(_) => ("attention_scaled", kernel.by_units(!native)),
+        None => ("attention", minijinja::context! { tile => kernel.context(), contractions => kernel.contractions() }),
     };
     let body = template(name, minijinja::context! { ..context, ..own })?;
     let enable = if native { UNITS } else { "" };
-    let name = format!("attention-{}x{}x{}{}", blocks.bx, blocks.by, blocks.bf, if blocks.units { "-f16" } else { "" });
+    let name = format!("attention-{}x{}x{}{}", blocks.bx, blocks.by, blocks.bf, blocks.units.map_or("", Terms::suffix));
     Ok(Variant {
         name,
         wgsl: format!("{enable}{head}\n{body}\n"),
@@ -147,16 +148,18 @@ impl Kernel<'_> {
     fn by_units(&self, emulated: bool) -> minijinja::Value {
         // What the reference of a row lies above its first scores, and how far from it the maximum may be: exponentials of 11 are the largest
         // that f16 holds.
-        const ABOVE: f32 = 5.0;
+        // With two terms weights are exact below the reference, where it matters.
+        let above: f32 = if self.blocks.units == Some(Terms::Split) { -2.0 } else { 5.0 };
         const MOST: f32 = 10.5;
         const LEAST: f32 = -6.0;
         let Blocks { bx, by, bf, .. } = self.blocks;
         let threads = self.blocks.threads();
         let shared = shared_columns(self.nest, self.parts).filter(|_| divides(self.features(), bf));
         let at = Layout::new(&self.blocks, &self.terms, shared, emulated);
+        let count = self.blocks.term_count();
         let stage = |name: String, hook: String, first: &str, base: u32, lines: u32, length: u32| {
             let (quads, items) = (length / 4, lines * length / 4);
-            minijinja::context! { name, hook, first, base, quads, items, rounds => items.div_ceil(threads), stride => stride(length) }
+            minijinja::context! { name, hook, first, base, quads, items, rounds => items.div_ceil(threads), stride => stride(length * count) }
         };
         let (mut contractions, mut stages) = (vec![], vec![]);
         for (number, terms) in self.terms.iter().enumerate() {
@@ -166,13 +169,16 @@ impl Kernel<'_> {
             stages.push(column.clone());
             contractions.push(minijinja::context! { number, rows, column, depth => depth / 16 });
         }
-        let values = stage("v".into(), "values".into(), "start_f", at.values, by, bf);
+        // Values that are columns of a contraction are scaled as such.
+        let name = shared.map_or("v".to_string(), |k| format!("c{k}"));
+        let values = stage(name, "values".into(), "start_f", at.values, by, bf);
         stages.extend(shared.is_none().then(|| values.clone()));
         let quad = if emulated { "vec2<u32>" } else { "vec4<f16>" };
+        let slice = stride(16 * count);
         let tile = minijinja::context! {
-            bx, by, bf, threads, emulated, quad, slice => stride(16), row_step => if emulated { bx * stride(16) } else { 0 },
-            halves => at.halves, weights => at.weights, weight_stride => stride(by), score_stride => stride(by),
-            above => format!("{ABOVE:?}"), most => format!("{MOST:?}"), least => format!("{LEAST:?}"),
+            bx, by, bf, threads, emulated, quad, slice, row_step => if emulated { bx * slice } else { 0 }, terms => count,
+            halves => at.halves, weights => at.weights, weight_stride => stride(by * count), score_stride => stride(by),
+            above => format!("{above:?}"), most => format!("{MOST:?}"), least => format!("{LEAST:?}"),
         };
         minijinja::context! { tile, contractions, stages, values }
     }
