@@ -6,7 +6,7 @@ use inductor::config::{MemoryBudget, Mode, Saving, Target};
 use inductor::models::{GptConfig, gpt, mlp};
 use inductor::nn::{self, Attention, Block};
 use inductor::runtime::Explain;
-use inductor::{Config, DType, Device, HostTensor, Initializer, Traced, compile, compile_train, optim, trace};
+use inductor::{Config, CrossEntropy, DType, Device, HostTensor, Initializer, Traced, compile, compile_train, optim, trace};
 use std::collections::BTreeSet;
 
 const BLOCKS: u64 = 4;
@@ -104,13 +104,62 @@ fn head(rows: usize, features: usize, columns: usize) -> Traced {
     .unwrap()
 }
 
+/// Rows of the logits' kernels with what they cost, and the slots that logits and their gradients are in.
+fn logits(explained: &Explain, bytes: u64) -> (Vec<&str>, BTreeSet<u32>) {
+    let softmax = explained.commands.iter().filter(|c| c.label.contains("online_softmax_stats")).map(|c| c.variant.as_str());
+    (softmax.collect(), explained.memory.buffers.iter().filter(|b| b.bytes == bytes).map(|b| b.slot).collect())
+}
+
 #[test]
 fn values_that_take_over_memory_cost_no_kernel_its_form() {
-    let explained = explained(&head(2048, 64, 50257), &Target::h100(), &training()).unwrap();
-    let softmax: Vec<_> = explained.commands.iter().filter(|c| c.label.contains("check_index")).map(|c| c.variant.as_str()).collect();
-    assert_eq!(softmax, ["1-rows-of-256"]);
-    let logits = explained.memory.buffers.iter().filter(|b| b.bytes == 4 * 2048 * 50257).map(|b| b.slot);
-    assert_eq!(logits.collect::<BTreeSet<_>>().len(), 1);
+    // A prime number of rows has no chunks.
+    let explained = explained(&head(2039, 64, 50257), &Target::h100(), &training()).unwrap();
+    let (variants, slots) = logits(&explained, 4 * 2039 * 50257);
+    assert_eq!((variants, slots.len()), (vec!["1-rows-of-256"], 1));
+    let refused = explained.decisions.iter().find(|d| d.stage == "memory").unwrap();
+    assert!(refused.verdict == "whole" && refused.reason.contains("no number of chunks divides its rows"), "{refused:?}");
+}
+
+/// Cross entropy over labels that may be left out: all gradients wait for their count, which no kernel may have in common with the sum
+/// of the losses.
+#[test]
+fn a_head_runs_in_chunks_of_rows() {
+    let traced = trace("head", |t| {
+        let x = t.input("x", DType::F32, (2048, 64));
+        let w = t.parameter("w", DType::F32, (64, 50257), Initializer::Zeros);
+        Ok(x.matmul(&w).cross_entropy_with(&t.input("y", DType::I32, 2048), CrossEntropy::new().ignore_index(-100)))
+    })
+    .unwrap();
+    let [chunked, whole] = [true, false].map(|fuse| explained(&traced, &Target::h100(), &Config { fuse, ..training() }).unwrap());
+    let (variants, slots) = logits(&chunked, 4 * 1024 * 50257);
+    assert_eq!((variants, slots.len()), (vec!["1-rows-of-256"; 2], 1));
+    assert!(chunked.memory.buffers.iter().all(|b| b.bytes <= 4 * 1024 * 50257), "the logits are never whole");
+    assert!(chunked.decisions.iter().any(|d| d.stage == "memory" && d.verdict == "2 chunks of rows"));
+    assert!(whole.decisions.iter().all(|d| d.stage != "memory"));
+}
+
+/// Parameters after a step whose logits come in chunks, and after one whose logits are whole: the software adapter has no binding for those.
+#[test]
+fn chunks_of_rows_train_as_the_whole_does() {
+    let (rows, columns) = (1024, 65536);
+    let traced = head(rows, 2, columns);
+    let x = HostTensor::f32(&[rows, 2], &(0..2 * rows).map(|i| (i % 13) as f32 * 0.1).collect::<Vec<_>>());
+    let y = HostTensor::i32(&[rows], &(0..rows).map(|i| (i * 7919 % columns) as i32).collect::<Vec<_>>());
+    let trained = |device: &Device, reuse: bool| {
+        let step = compile_train(&traced, device, optim::Sgd::new(10.0), &Config { reuse, ..Config::default() }).unwrap();
+        assert_eq!(step.explain().decisions.iter().any(|d| d.verdict.ends_with("chunks of rows")), reuse);
+        let mut state = step.init(3).unwrap();
+        let loss = step.run(&mut state, [&x, &y]).unwrap().loss().unwrap();
+        (loss, state.get("w").unwrap().to_f32())
+    };
+    let (loss, w) = trained(&Device::cpu(), false);
+    let software = Device::software().inspect_err(|error| eprintln!("software adapter: skipped, {error}"));
+    for device in [Device::cpu()].into_iter().chain(software) {
+        let (found, v) = trained(&device, true);
+        assert!((found - loss).abs() < 1e-5 * loss.abs(), "{found} and {loss}");
+        let far = v.iter().zip(&w).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(far < 1e-5, "{far}");
+    }
 }
 
 #[test]

@@ -84,6 +84,8 @@ pub enum WhyNot {
     Holds(i64),
     /// The consumer waits for something else, and what the producer reads would be held meanwhile: so many more elements.
     Waits(i64),
+    /// They belong to different chunks of rows, or one waits for all of them.
+    Turns,
     /// Another kernel between the two depends on one and is needed by the other.
     Cycle,
     /// Sums over chunks of rows stay as they are.
@@ -122,6 +124,7 @@ impl fmt::Display for WhyNot {
             WhyNot::Status => write!(f, "state is written after the last check"),
             WhyNot::Holds(n) => write!(f, "{n} elements of the backward would be computed in the forward and wait"),
             WhyNot::Waits(n) => write!(f, "the consumer waits for something else, and {n} more elements would be held meanwhile"),
+            WhyNot::Turns => write!(f, "chunks of rows run one after the other"),
             WhyNot::Cycle => write!(f, "a kernel between the two depends on both"),
             WhyNot::Chunks(s) => write!(f, "sums over rows: {s}"),
             WhyNot::SearchLimit => write!(f, "too many kernels between the two"),

@@ -7,17 +7,20 @@ use crate::forms::{Cost, Form, Operand, candidates, expand_online, keeping};
 use crate::loop_ir::Nest;
 use crate::types::Decision;
 
-/// Gives every kernel its form, and its body the spelling that the form works on. The interpreter needs none.
-pub fn choose_forms(program: &mut Program, target: &Target) {
+/// Gives every kernel its form, and its body the spelling that the form works on; the predicted nanoseconds of a step. The interpreter
+/// needs no forms, and has no times.
+pub fn choose_forms(program: &mut Program, target: &Target) -> f64 {
     if target.caps.is_cpu() {
-        return;
+        return 0.0;
     }
     let operands = operands(program);
     let chosen = program.kernels.iter().zip(&operands).map(|(nest, operands)| choose(nest, operands, target));
     let (kernels, forms): (Vec<Nest>, Vec<(Form, Cost)>) = chosen.unzip();
     let costs: Vec<f64> = forms.iter().map(|f| f.1.ns).collect();
     (program.kernels, program.forms) = (kernels, forms.into_iter().map(|f| f.0).collect());
-    note_products_in_loops(program, &costs);
+    let total = program.commands.iter().map(|c| costs[c.kernel as usize]).sum();
+    note_products_in_loops(program, &costs, total);
+    total
 }
 
 /// The form of a nest with its price, and the nest as that form runs it.
@@ -87,8 +90,7 @@ fn operands(program: &Program) -> Vec<Vec<Operand>> {
 }
 
 /// Records products that no tile runs, with their share of the step's predicted time, and warns of them once.
-fn note_products_in_loops(program: &mut Program, costs: &[f64]) {
-    let total: f64 = program.commands.iter().map(|c| costs[c.kernel as usize]).sum();
+fn note_products_in_loops(program: &mut Program, costs: &[f64], total: f64) {
     let looped = |c: &&Dispatch| is_large(&program.kernels[c.kernel as usize]) && !matches!(program.forms[c.kernel as usize], Form::Product(_));
     let share = |c: &Dispatch| 100.0 * costs[c.kernel as usize] / total.max(1.0);
     let found: Vec<(String, f64)> = program.commands.iter().filter(looped).map(|c| (c.label.clone(), share(c))).collect();

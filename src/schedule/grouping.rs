@@ -121,6 +121,9 @@ impl Grouping<'_> {
         if status {
             return Err(WhyNot::Status);
         }
+        if x.turn.with(y.turn).is_none() {
+            return Err(WhyNot::Turns);
+        }
         let (order, outputs) = (&self.order, &self.outputs);
         // Stored although the two become one.
         let keep = |buffer: BufferId| outputs[buffer.0 as usize] || order.readers(buffer).iter().any(|r| r != a && r != b);
@@ -161,6 +164,7 @@ impl Grouping<'_> {
         self.order.merged(a, b, merge);
         let y = self.groups[b].as_mut().expect("the group is alive");
         (y.phase, y.commit, y.position) = (x.phase.max(y.phase), x.commit || y.commit, x.position.min(y.position));
+        y.turn = x.turn.with(y.turn).expect("try_fuse looked");
         self.change(b, fused);
         b
     }

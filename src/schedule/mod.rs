@@ -9,10 +9,13 @@
 //!   Blocks of control flow are scheduled first, each as a program of its own, whose commands stand behind those of the program
 //!   around it (`embed.rs`): a command stands for them and keeps its place.
 //! * Must not know: graphs, WGSL, wgpu; what forms there are and what they cost (`forms/`).
-//! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `grouping.rs`; what shares a launch to `join.rs`.
+//! * Add here: a rule of fusion goes to `fusion/`; an order of candidates to `grouping.rs`; what shares a launch to `join.rs`;
+//!   what runs in chunks of rows to `chunk.rs`.
 
 mod check;
 mod choose;
+mod chunk;
+mod chunk_nest;
 mod embed;
 mod group;
 mod grouping;
@@ -37,17 +40,36 @@ pub use program::*;
 use crate::config::{Config, Target};
 use crate::error::Error;
 use crate::fusion::{Kernel, Limits, Memo, stored_number, substitute_numbers};
-use crate::loop_ir::{BodyBuilder, BufferId, Instr, Nest, Number, Rebase, Val, factor_domain};
+use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Instr, Nest, Number, Rebase, Val, factor_domain};
 use crate::lower::{Lowered, Repeat};
-use crate::types::{Storage, Symbol};
-use group::Group;
+use crate::types::{Decision, Storage, Symbol};
+use chunk::{Choice, Chunked, Least};
+use group::{Group, Turn};
 use rustc_hash::FxHashMap;
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
 
 /// Schedules a lowered program for a target.
 pub fn schedule(name: &str, lowered: Lowered, target: &Target, config: &Config) -> Result<Program, Error> {
-    let mut program = schedule_nests(name, lowered, target, config)?;
+    let least = Least::on(&target.caps);
+    let chunks = if config.fuse && config.reuse { chunk::in_chunks(&lowered, least) } else { None };
+    let Some((subject, chunked)) = chunks else { return Ok(complete(name, lowered, &[], target, config)?.0) };
+    let Buffer { name: value, ty } = lowered.buffers[subject.0 as usize].clone();
+    let whole = complete(name, lowered, &[], target, config);
+    let (mut program, verdict, reason) = match chunked {
+        Err(why) => (whole?.0, "whole".into(), why),
+        Ok(Chunked { lowered, turns, count }) => {
+            let Choice { program, in_chunks, reason } = chunk::better(whole, complete(name, lowered, &turns, target, config))?;
+            (program, if in_chunks { format!("{count} chunks of rows") } else { "whole".into() }, reason)
+        }
+    };
+    program.decisions.push(Decision { stage: "memory".into(), subject: format!("{value}: {ty}"), verdict, reason });
+    Ok(program)
+}
+
+/// A program, and the predicted nanoseconds of a step. `turns` says which nests stay apart; none need to where it is empty.
+fn complete(name: &str, lowered: Lowered, turns: &[Turn], target: &Target, config: &Config) -> Result<(Program, f64), Error> {
+    let mut program = schedule_nests(name, lowered, turns, target, config)?;
     program.symbols = symbols(&program);
     program.input_checks = input_checks::input_checks(&program);
     let mut target = Cow::Borrowed(target);
@@ -55,13 +77,13 @@ pub fn schedule(name: &str, lowered: Lowered, target: &Target, config: &Config) 
         // Kernels of blocks that may be skipped bind a word more.
         target.to_mut().caps.max_storage_buffers -= 1;
     }
-    choose_forms(&mut program, &target);
-    Ok(program)
+    let time = choose_forms(&mut program, &target);
+    Ok((program, time))
 }
 
 /// Everything but the form of each kernel.
-fn schedule_nests(name: &str, mut lowered: Lowered, target: &Target, config: &Config) -> Result<Program, Error> {
-    let blocks = embed::schedule_blocks(&mut lowered, &|lowered| schedule_nests(name, lowered, target, config))?;
+fn schedule_nests(name: &str, mut lowered: Lowered, turns: &[Turn], target: &Target, config: &Config) -> Result<Program, Error> {
+    let blocks = embed::schedule_blocks(&mut lowered, &|lowered| schedule_nests(name, lowered, &[], target, config))?;
     let skip = lowered.skip;
     let mut nests = std::mem::take(&mut lowered.nests);
     if config.fuse {
@@ -72,7 +94,10 @@ fn schedule_nests(name: &str, mut lowered: Lowered, target: &Target, config: &Co
     }
     let mut memo = Memo::default();
     let kernels = split::split_nests(nests, &mut lowered.buffers, target, &mut memo);
-    let group = |(position, (at, kernel))| Group { kernel, phase: lowered.phases[at], commit: lowered.commits[at], position };
+    let group = |(position, (at, kernel)): (usize, (usize, _))| {
+        let turn = turns.get(at).copied().unwrap_or_default();
+        Group { kernel, phase: lowered.phases[at], commit: lowered.commits[at], position, turn }
+    };
     let groups = kernels.into_iter().enumerate().map(group).collect();
     let mut limits = Limits::of(&target.caps, &target.model);
     // The word that skips a block is bound by each of its kernels.

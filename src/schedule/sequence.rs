@@ -4,9 +4,10 @@
 //! it takes: the gradient of a weight with its update, the reader of a value that was computed again. Where there is none, the
 //! earliest in the program is. What helps many, as the step size of an optimizer, is as early as the earliest that waits for it; only
 //! what is small may be hoisted so, since it is held until then. What frees much but takes much first waits, as long as it would raise
-//! the peak and the program can go on without it: so does the gradient of tied embeddings beside that of the logits.
+//! the peak and the program can go on without it: so does the gradient of tied embeddings beside that of the logits. A chunk of rows
+//! does not wait: the next one would stay in memory beside it.
 
-use super::group::Group;
+use super::group::{Group, Turn};
 use super::in_place::LARGE;
 use crate::loop_ir::BufferId;
 use std::collections::BTreeSet;
@@ -114,6 +115,9 @@ impl<'a> Walk<'a> {
 
     fn next(&self) -> Option<usize> {
         let Some(&(_, id)) = self.frees.first() else { return self.ready.first().map(|&(_, id)| id) };
+        if matches!(self.of.group(id).turn, Turn::Chunk(_)) {
+            return Some(id);
+        }
         let phase = |id: usize| self.of.group(id).phase;
         let mut others = self.ready.iter().map(|&(_, other)| other).filter(|&other| other != id && phase(other) == phase(id));
         let raise = self.raise(id);

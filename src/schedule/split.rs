@@ -76,7 +76,7 @@ fn ordered(nest: &Nest, buffers: &mut Vec<Buffer>, target: &Target) -> Option<Ve
 
 /// The reduction statement, when the nest is one single-result reduction followed by casts at most, or the squared deviations
 /// of Welford's.
-fn reduction(nest: &Nest) -> Option<(usize, Combiner, Val)> {
+pub fn reduction(nest: &Nest) -> Option<(usize, Combiner, Val)> {
     let mut found = None;
     for (i, stmt) in nest.body.iter().enumerate() {
         match &stmt.instr {
