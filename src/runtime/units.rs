@@ -132,11 +132,13 @@ impl Trial {
     }
 }
 
-const TEMPLATES: [&[u8]; 6] = [
+const TEMPLATES: [&[u8]; 8] = [
     include_bytes!("../../shaders/cooperative.wgsl.j2"),
     include_bytes!("../../shaders/tile_order.wgsl.j2"),
     include_bytes!("../../shaders/attention_units.wgsl.j2"),
     include_bytes!("../../shaders/attention_scaled.wgsl.j2"),
+    include_bytes!("../../shaders/attention_blocks.wgsl.j2"),
+    include_bytes!("../../shaders/unit_lines.wgsl.j2"),
     include_bytes!("../../shaders/unit_halves.wgsl.j2"),
     include_bytes!("../../shaders/unit_entry.wgsl.j2"),
 ];

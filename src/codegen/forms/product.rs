@@ -26,6 +26,8 @@ static TEMPLATES: LazyLock<minijinja::Environment<'static>> = LazyLock::new(|| {
     env.add_template("attention", include_str!("../../../shaders/attention.wgsl.j2")).expect("the attention template is sound");
     env.add_template("attention_units", include_str!("../../../shaders/attention_units.wgsl.j2")).expect("attention by units is sound");
     env.add_template("attention_scaled", include_str!("../../../shaders/attention_scaled.wgsl.j2")).expect("attention of scaled values is sound");
+    env.add_template("attention_blocks", include_str!("../../../shaders/attention_blocks.wgsl.j2")).expect("blocks of attention are sound");
+    env.add_template("unit_lines", include_str!("../../../shaders/unit_lines.wgsl.j2")).expect("lines of units are sound");
     env.add_template("unit_halves", include_str!("../../../shaders/unit_halves.wgsl.j2")).expect("halves of units are sound");
     env.add_template("unit_entry", include_str!("../../../shaders/unit_entry.wgsl.j2")).expect("the entry point of units is sound");
     env.add_template("tile_order", include_str!("../../../shaders/tile_order.wgsl.j2")).expect("the order of tiles is sound");
