@@ -29,20 +29,24 @@ use crate::lower::Lowered;
 use crate::types::{DType, DeviceCaps, Dim, Shape, TensorType};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a chunk has at least.
+/// What chunks there may be.
 #[derive(Clone, Copy)]
-pub struct Least {
-    /// Bytes of the product: from there on a value takes over memory, so that the gradient of a chunk lies where the chunk did.
+pub struct Bounds {
+    /// Bytes of the product in a chunk, at least: from there on a value takes over memory, so that the gradient of a chunk lies where the chunk did.
     bytes: i64,
-    /// Rows: products of fewer do not fill a large device.
+    /// Rows of a chunk, at least: products of fewer do not fill a large device.
     rows: i64,
+    /// Chunks, at most: the kernel that joins their pieces binds all of them.
+    count: i64,
 }
 
-impl Least {
+impl Bounds {
     /// What pays on a device. Where a binding holds less than two values that take over memory, what does not fit one is in chunks that do.
-    pub fn on(caps: &DeviceCaps) -> Least {
+    pub fn on(caps: &DeviceCaps) -> Bounds {
         let binding = caps.max_binding_bytes.min(caps.max_buffer_bytes) / 2;
-        Least { bytes: LARGE.min(i64::try_from(binding).unwrap_or(i64::MAX)), rows: 256 }
+        // Beside the pieces it binds the whole, the status word and the word that skips a branch.
+        let pieces = i64::from(caps.max_storage_buffers) - 3;
+        Bounds { bytes: LARGE.min(i64::try_from(binding).unwrap_or(i64::MAX)), rows: 256, count: pieces.min(16) }
     }
 }
 
@@ -65,11 +69,11 @@ pub struct Chunked {
 
 /// A large product and the program in chunks of its rows, or what stands against them; none where no product is large enough. The largest
 /// that has chunks is taken: scores of attention have none, since all of a layer lies between them and their gradients.
-pub fn in_chunks(lowered: &Lowered, least: Least) -> Option<(BufferId, Result<Chunked, String>)> {
-    let subjects = subjects(lowered, least);
+pub fn in_chunks(lowered: &Lowered, bounds: Bounds) -> Option<(BufferId, Result<Chunked, String>)> {
+    let subjects = subjects(lowered, bounds);
     let first = *subjects.first()?;
     let search = Search::new(lowered);
-    let chunked = |b: BufferId| search.chunked(b, least);
+    let chunked = |b: BufferId| search.chunked(b, bounds);
     let others = || subjects[1..].iter().find_map(|b| Some((*b, Ok(chunked(*b).ok()?))));
     Some(match chunked(first) {
         Ok(found) => (first, Ok(found)),
@@ -78,12 +82,12 @@ pub fn in_chunks(lowered: &Lowered, least: Least) -> Option<(BufferId, Result<Ch
 }
 
 /// Results of products that live within the step and make two chunks, one of each type, the largest first.
-fn subjects(lowered: &Lowered, least: Least) -> Vec<BufferId> {
+fn subjects(lowered: &Lowered, bounds: Bounds) -> Vec<BufferId> {
     let stays = stays(lowered);
     let products = lowered.nests.iter().filter(|n| product_axes(n).is_some()).flat_map(|n| &n.writes).map(|w| w.buffer);
     let ty = |b: &BufferId| &lowered.buffers[b.0 as usize].ty;
     let bytes = |b: &BufferId| elements(lowered, *b).map_or(0, |n| n.saturating_mul(ty(b).dtype.size() as i64));
-    let mut large: Vec<BufferId> = products.filter(|b| !stays.contains(b) && bytes(b) / 2 >= least.bytes).collect();
+    let mut large: Vec<BufferId> = products.filter(|b| !stays.contains(b) && bytes(b) / 2 >= bounds.bytes).collect();
     large.sort_by_key(|b| (std::cmp::Reverse(bytes(b)), *b));
     let mut kinds: Vec<&TensorType> = vec![];
     large.retain(|b| {
@@ -165,9 +169,9 @@ impl<'a> Search<'a> {
         Search { lowered, readers, writers, stays: stays(lowered), inputs }
     }
 
-    fn chunked(&self, subject: BufferId, least: Least) -> Result<Chunked, String> {
+    fn chunked(&self, subject: BufferId, bounds: Bounds) -> Result<Chunked, String> {
         let region = self.region(subject)?;
-        let count = self.count(&region, subject, least)?;
+        let count = self.count(&region, subject, bounds)?;
         Ok(Emission::new(self, &region, count).run())
     }
 
@@ -258,7 +262,7 @@ impl<'a> Search<'a> {
     }
 
     /// As many chunks as there may be.
-    fn count(&self, region: &Region, subject: BufferId, least: Least) -> Result<i64, String> {
+    fn count(&self, region: &Region, subject: BufferId, bounds: Bounds) -> Result<i64, String> {
         let sizes = region.axes.iter().map(|(&at, &axis)| self.nest(at).sizes()[axis].as_int().unwrap_or(1));
         let common = sizes.fold(0, gcd);
         let total = elements(self.lowered, subject).unwrap_or(0);
@@ -268,8 +272,11 @@ impl<'a> Search<'a> {
             Dim::product(&nest.rows[product_axes(nest)?[2].clone()]).as_int()
         });
         let rows = total / columns.max().unwrap_or(1).max(1);
-        let fits = |n: &i64| common % n == 0 && bytes / n >= least.bytes && rows / n >= least.rows;
-        (2..=common).rev().find(fits).ok_or_else(|| format!("no number of chunks divides its rows into {} or more of them", least.rows))
+        let fits = |n: &i64| common % n == 0 && bytes / n >= bounds.bytes && rows / n >= bounds.rows;
+        (2..=common.min(bounds.count))
+            .rev()
+            .find(fits)
+            .ok_or_else(|| format!("no number of chunks up to {} divides its rows into {} or more of them", bounds.count, bounds.rows))
     }
 }
 

@@ -43,7 +43,7 @@ use crate::fusion::{Kernel, Limits, Memo, stored_number, substitute_numbers};
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Instr, Nest, Number, Rebase, Val, factor_domain};
 use crate::lower::{Lowered, Repeat};
 use crate::types::{Decision, Storage, Symbol};
-use chunk::{Choice, Chunked, Least};
+use chunk::{Bounds, Choice, Chunked};
 use group::{Group, Turn};
 use rustc_hash::FxHashMap;
 use std::borrow::Cow;
@@ -51,8 +51,8 @@ use std::hash::{Hash, Hasher};
 
 /// Schedules a lowered program for a target.
 pub fn schedule(name: &str, lowered: Lowered, target: &Target, config: &Config) -> Result<Program, Error> {
-    let least = Least::on(&target.caps);
-    let chunks = if config.fuse && config.reuse { chunk::in_chunks(&lowered, least) } else { None };
+    let bounds = Bounds::on(&target.caps);
+    let chunks = if config.fuse && config.reuse { chunk::in_chunks(&lowered, bounds) } else { None };
     let Some((subject, chunked)) = chunks else { return Ok(complete(name, lowered, &[], target, config)?.0) };
     let Buffer { name: value, ty } = lowered.buffers[subject.0 as usize].clone();
     let whole = complete(name, lowered, &[], target, config);

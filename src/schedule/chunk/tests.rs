@@ -12,7 +12,7 @@ use crate::passes::{post_grad_passes, recursive_joint_graph_passes, recursive_pr
 use crate::types::Bindings;
 
 /// A sequence is enough for a chunk.
-const TINY: Least = Least { bytes: 1, rows: 6 };
+const TINY: Bounds = Bounds { bytes: 1, rows: 6, count: 16 };
 const WORDS: i64 = 40;
 
 /// Forward and gradients of the loss of a head over four sequences of six tokens.
@@ -113,7 +113,7 @@ const HALF: i64 = 4 * 24 * WORDS / 2;
 #[test]
 fn what_needs_all_rows_stays_whole() {
     let refused = |loss: fn(&Trace, &Tensor, &Tensor) -> Tensor| {
-        let (_, chunked) = in_chunks(&lowered(loss, false), Least { bytes: HALF, ..TINY }).unwrap();
+        let (_, chunked) = in_chunks(&lowered(loss, false), Bounds { bytes: HALF, ..TINY }).unwrap();
         chunked.map(|c| c.count).unwrap_err()
     };
     assert!(refused(|_, x, _| x.softmax(0).square().mean_all()).contains("does not go through its rows one by one"));
@@ -135,9 +135,11 @@ fn the_largest_that_has_chunks_is_taken() {
 #[test]
 fn chunks_have_rows_and_bytes_enough() {
     let whole = lowered(|_, x, y| x.cross_entropy(y), false);
-    let count = |bytes, rows| in_chunks(&whole, Least { bytes, rows }).map(|(_, chunked)| chunked.map(|c| c.count));
-    assert_eq!(count(HALF + 1, 1), None);
-    assert_eq!(count(HALF, 1), Some(Ok(2)));
-    assert_eq!(count(HALF / 2, 12), Some(Ok(2)));
-    assert!(count(HALF / 2, 13).unwrap().unwrap_err().contains("no number of chunks"));
+    let count = |bytes, rows, count| in_chunks(&whole, Bounds { bytes, rows, count }).map(|(_, chunked)| chunked.map(|c| c.count));
+    assert_eq!(count(HALF + 1, 1, 16), None);
+    assert_eq!(count(HALF, 1, 16), Some(Ok(2)));
+    assert_eq!(count(HALF / 2, 12, 16), Some(Ok(2)));
+    assert_eq!(count(HALF / 2, 6, 16), Some(Ok(4)));
+    assert_eq!(count(HALF / 2, 6, 3), Some(Ok(2)));
+    assert!(count(HALF / 2, 13, 16).unwrap().unwrap_err().contains("no number of chunks"));
 }
