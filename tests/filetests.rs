@@ -23,6 +23,7 @@ use inductor::partition::{fusible_by_traits, min_cut_rematerialization_partition
 use inductor::passes;
 use inductor::types::{Bindings, DType, HostTensor, MatmulPrecision};
 use libtest_mimic::{Arguments, Failed, Trial};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use support::cases;
 use support::layers::{self, What};
@@ -36,8 +37,8 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("halve_products", |g, _| transformed(g, |g| passes::halve_products(g, DType::F16).map_err(|e| e.to_string()))),
     ("fuse_attention gradients", |g, _| fused_attention(g, true)),
     ("verify", |g, _| Ok(verify(g).join("\n"))),
-    ("inline_calls", |g, _| transformed(g, |g| inline_subgraphs(g, Inline::Calls))),
-    ("inline_all", |g, _| transformed(g, |g| inline_subgraphs(g, Inline::All))),
+    ("inline_calls", |g, _| transformed(g, |g| inline_subgraphs(g, Inline::Calls).map(Cow::into_owned))),
+    ("inline_all", |g, _| transformed(g, |g| inline_subgraphs(g, Inline::All).map(Cow::into_owned))),
     ("autograd", |g, _| differentiated(g, Wrt::Parameters, Seed::Loss)),
     ("vjp", |g, _| differentiated(g, Wrt::Inputs, Seed::Cotangents)),
     ("partition", |g, _| partitioned(&training(g)?, Saving::MinCut)),

@@ -36,6 +36,8 @@ pub struct Bounds {
     bytes: i64,
     /// Rows of a chunk, at least: products of fewer do not fill a large device.
     rows: i64,
+    /// Bytes of the product in a chunk, at most: what a binding holds.
+    most: i64,
     /// Chunks, at most: the kernel that joins their pieces binds all of them.
     count: i64,
 }
@@ -43,10 +45,10 @@ pub struct Bounds {
 impl Bounds {
     /// What pays on a device. Where a binding holds less than two values that take over memory, what does not fit one is in chunks that do.
     pub fn on(caps: &DeviceCaps) -> Bounds {
-        let binding = caps.max_binding_bytes.min(caps.max_buffer_bytes) / 2;
+        let most = i64::try_from(caps.max_binding_bytes.min(caps.max_buffer_bytes)).unwrap_or(i64::MAX);
         // Beside the pieces it binds the whole, the status word and the word that skips a branch.
         let pieces = i64::from(caps.max_storage_buffers) - 3;
-        Bounds { bytes: LARGE.min(i64::try_from(binding).unwrap_or(i64::MAX)), rows: 256, count: pieces.min(16) }
+        Bounds { bytes: LARGE.min(most / 2), rows: 256, most, count: pieces.min(16) }
     }
 }
 
@@ -272,9 +274,9 @@ impl<'a> Search<'a> {
             Dim::product(&nest.rows[product_axes(nest)?[2].clone()]).as_int()
         });
         let rows = total / columns.max().unwrap_or(1).max(1);
-        let fits = |n: &i64| common % n == 0 && bytes / n >= bounds.bytes && rows / n >= bounds.rows;
+        // Few: each has kernels of its own, which the first start compiles.
+        let fits = |n: &i64| common % n == 0 && (bounds.bytes..=bounds.most).contains(&(bytes / n)) && rows / n >= bounds.rows;
         (2..=common.min(bounds.count))
-            .rev()
             .find(fits)
             .ok_or_else(|| format!("no number of chunks up to {} divides its rows into {} or more of them", bounds.count, bounds.rows))
     }

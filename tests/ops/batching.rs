@@ -103,7 +103,7 @@ fn compare(graph: &Graph, inputs: &[HostTensor], each: &[bool], accuracy: f64) -
 /// Derivatives of examples, batched, are those of a loop; and derivatives of the batch are theirs, or their sum where examples share an
 /// operand.
 fn check_derivatives(case: &Case, each: &[bool], accuracy: f64) -> Result<(), String> {
-    let graph = if case.op.class() == Class::Subgraph { inline_subgraphs(&case.graph, Inline::All)? } else { case.graph.clone() };
+    let graph = if case.op.class() == Class::Subgraph { inline_subgraphs(&case.graph, Inline::All)?.into_owned() } else { case.graph.clone() };
     let floats: Vec<usize> = (0..graph.outputs.len()).filter(|&k| graph.ty(graph.outputs[k].value).dtype.is_float()).collect();
     let one = match gradient_graph(&graph, &floats) {
         Err(message) if message.contains("not differentiable") => return Ok(()),

@@ -156,7 +156,7 @@ fn on_device(device: &Device, target: &Target, graph: &Graph, what: What, inputs
 /// Lowered nests one by one, element by element.
 fn nests(graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
     let graph = match what {
-        What::Forward => inline_subgraphs(graph, Inline::Calls)?,
+        What::Forward => inline_subgraphs(graph, Inline::Calls)?.into_owned(),
         What::Gradients => {
             let joint = joint_graph(graph, Wrt::Inputs, Seed::Cotangents).map_err(|e| e.to_string())?;
             set_unit_cotangents(&joint)?

@@ -12,7 +12,7 @@ use crate::passes::{post_grad_passes, recursive_joint_graph_passes, recursive_pr
 use crate::types::Bindings;
 
 /// A sequence is enough for a chunk.
-const TINY: Bounds = Bounds { bytes: 1, rows: 6, count: 16 };
+const TINY: Bounds = Bounds { bytes: 1, rows: 6, most: i64::MAX, count: 16 };
 const WORDS: i64 = 40;
 
 /// Forward and gradients of the loss of a head over four sequences of six tokens.
@@ -88,13 +88,13 @@ fn chunks_compute_what_the_whole_does() {
         ("large logits", Box::new(|_, x, y| x.cross_entropy(y) + x.square().mean_all() * 0.1 + x.logsumexp(-1).square().mean_all())),
     ];
     for (name, loss) in losses {
-        check(name, &lowered(loss, false), 1e-5);
+        check(name, &lowered(loss, false), HALF / 2, 1e-5);
     }
-    check("halves", &lowered(settings(mean()), true), 2e-3);
+    check("halves", &lowered(settings(mean()), true), HALF / 4, 2e-3);
 }
 
-fn check(name: &str, whole: &Lowered, tolerance: f64) {
-    let (subject, chunked) = in_chunks(whole, TINY).unwrap();
+fn check(name: &str, whole: &Lowered, most: i64, tolerance: f64) {
+    let (subject, chunked) = in_chunks(whole, Bounds { most, ..TINY }).unwrap();
     assert_eq!(elements(whole, subject), Some(24 * WORDS), "{name}");
     let Chunked { lowered, turns, count } = chunked.unwrap_or_else(|why| panic!("{name}: {why}"));
     assert_eq!((count, turns.len()), (4, lowered.nests.len()), "{name}");
@@ -129,17 +129,21 @@ fn the_largest_that_has_chunks_is_taken() {
     };
     let whole = lowered(beside, false);
     let (subject, chunked) = in_chunks(&whole, TINY).unwrap();
-    assert_eq!((elements(&whole, subject), chunked.map(|c| c.count)), (Some(24 * WORDS), Ok(4)));
+    assert_eq!((elements(&whole, subject), chunked.map(|c| c.count)), (Some(24 * WORDS), Ok(2)));
 }
 
 #[test]
 fn chunks_have_rows_and_bytes_enough() {
     let whole = lowered(|_, x, y| x.cross_entropy(y), false);
-    let count = |bytes, rows, count| in_chunks(&whole, Bounds { bytes, rows, count }).map(|(_, chunked)| chunked.map(|c| c.count));
+    let chunks = |bytes, rows, most, count| in_chunks(&whole, Bounds { bytes, rows, most, count }).map(|(_, chunked)| chunked.map(|c| c.count));
+    let count = |bytes, rows, count| chunks(bytes, rows, i64::MAX, count);
     assert_eq!(count(HALF + 1, 1, 16), None);
     assert_eq!(count(HALF, 1, 16), Some(Ok(2)));
     assert_eq!(count(HALF / 2, 12, 16), Some(Ok(2)));
-    assert_eq!(count(HALF / 2, 6, 16), Some(Ok(4)));
-    assert_eq!(count(HALF / 2, 6, 3), Some(Ok(2)));
+    assert_eq!(count(HALF / 2, 6, 16), Some(Ok(2)));
     assert!(count(HALF / 2, 13, 16).unwrap().unwrap_err().contains("no number of chunks"));
+    // As few as a binding holds.
+    assert_eq!(chunks(HALF / 2, 6, HALF, 16), Some(Ok(2)));
+    assert_eq!(chunks(HALF / 2, 6, HALF - 1, 16), Some(Ok(4)));
+    assert!(chunks(HALF / 2, 6, HALF - 1, 3).unwrap().unwrap_err().contains("no number of chunks"));
 }
