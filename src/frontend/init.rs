@@ -303,12 +303,12 @@ impl Bits {
         let mut words = [[0; QUADS]; 4];
         for k in 0..QUADS {
             let quad = self.quad(block * QUADS as u64 + k as u64);
-            (0..4).for_each(|place| words[place][k] = quad[place]);
+            words.iter_mut().zip(quad).for_each(|(place, word)| place[k] = word);
         }
         let mut out = [0.0; BLOCK];
         for first in [0, 2] {
-            for k in 0..QUADS {
-                let pair = polar(words[first][k], words[first + 1][k]);
+            for (k, (radius, angle)) in words[first].iter().zip(&words[first + 1]).enumerate() {
+                let pair = polar(*radius, *angle);
                 (out[4 * k + first], out[4 * k + first + 1]) = (pair[0], pair[1]);
             }
         }

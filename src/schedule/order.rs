@@ -282,7 +282,7 @@ impl Front {
 #[derive(Clone, Debug, Default)]
 pub struct Users {
     few: Vec<u32>,
-    many: Option<Box<BTreeSet<u32>>>,
+    many: Option<BTreeSet<u32>>,
 }
 
 /// Users that a list holds before it becomes a tree.
