@@ -6,7 +6,7 @@ use inductor::config::{MemoryBudget, Mode, Saving, Target};
 use inductor::models::{GptConfig, gpt, mlp};
 use inductor::nn::{self, Attention, Block};
 use inductor::runtime::Explain;
-use inductor::{Config, CrossEntropy, DType, Device, HostTensor, Initializer, Traced, compile, compile_train, optim, trace};
+use inductor::{Config, CrossEntropy, DType, Device, HostTensor, Initializer, Step, Traced, compile, compile_train, optim, trace};
 use std::collections::BTreeSet;
 
 const BLOCKS: u64 = 4;
@@ -138,19 +138,24 @@ fn a_head_runs_in_chunks_of_rows() {
     assert!(whole.decisions.iter().all(|d| d.stage != "memory"));
 }
 
+/// A head's loss and parameter after a step on some device, by a step of which `look` has seen whether values share memory.
+fn trained_head(rows: usize, columns: usize, device: &Device, reuse: bool, look: impl Fn(&Step)) -> (f32, Vec<f32>) {
+    let x = HostTensor::f32(&[rows, 2], &(0..2 * rows).map(|i| (i % 13) as f32 * 0.1).collect::<Vec<_>>());
+    let y = HostTensor::i32(&[rows], &(0..rows).map(|i| (i * 7919 % columns) as i32).collect::<Vec<_>>());
+    let step = compile_train(&head(rows, 2, columns), device, optim::Sgd::new(10.0), &Config { reuse, ..Config::default() }).unwrap();
+    look(&step);
+    let mut state = step.init(3).unwrap();
+    let loss = step.run(&mut state, [&x, &y]).unwrap().loss().unwrap();
+    (loss, state.get("w").unwrap().to_f32())
+}
+
 /// Parameters after a step whose logits come in chunks, and after one whose logits are whole: the software adapter has no binding for those.
 #[test]
 fn chunks_of_rows_train_as_the_whole_does() {
-    let (rows, columns) = (1024, 65536);
-    let traced = head(rows, 2, columns);
-    let x = HostTensor::f32(&[rows, 2], &(0..2 * rows).map(|i| (i % 13) as f32 * 0.1).collect::<Vec<_>>());
-    let y = HostTensor::i32(&[rows], &(0..rows).map(|i| (i * 7919 % columns) as i32).collect::<Vec<_>>());
     let trained = |device: &Device, reuse: bool| {
-        let step = compile_train(&traced, device, optim::Sgd::new(10.0), &Config { reuse, ..Config::default() }).unwrap();
-        assert_eq!(step.explain().decisions.iter().any(|d| d.verdict.ends_with("chunks of rows")), reuse);
-        let mut state = step.init(3).unwrap();
-        let loss = step.run(&mut state, [&x, &y]).unwrap().loss().unwrap();
-        (loss, state.get("w").unwrap().to_f32())
+        trained_head(1024, 65536, device, reuse, |step| {
+            assert_eq!(step.explain().decisions.iter().any(|d| d.verdict.ends_with("chunks of rows")), reuse);
+        })
     };
     let (loss, w) = trained(&Device::cpu(), false);
     let software = Device::software().inspect_err(|error| eprintln!("software adapter: skipped, {error}"));
@@ -164,17 +169,8 @@ fn chunks_of_rows_train_as_the_whole_does() {
 
 #[test]
 fn large_values_take_over_memory_and_keep_their_numbers() {
-    let (rows, columns) = (1024, 32768);
-    let traced = head(rows, 2, columns);
-    let x = HostTensor::f32(&[rows, 2], &(0..2 * rows).map(|i| (i % 13) as f32 * 0.1).collect::<Vec<_>>());
-    let y = HostTensor::i32(&[rows], &(0..rows).map(|i| (i * 7919 % columns) as i32).collect::<Vec<_>>());
-    let trained = |device: &Device, reuse: bool| {
-        let step = compile_train(&traced, device, optim::Sgd::new(10.0), &Config { reuse, ..Config::default() }).unwrap();
-        assert_eq!(step.plan().program.in_place.is_empty(), !reuse);
-        let mut state = step.init(3).unwrap();
-        let loss = step.run(&mut state, [&x, &y]).unwrap().loss().unwrap();
-        (loss, state.get("w").unwrap().to_f32())
-    };
+    let trained =
+        |device: &Device, reuse: bool| trained_head(1024, 32768, device, reuse, |step| assert_eq!(step.plan().program.in_place.is_empty(), !reuse));
     let (loss, w) = trained(&Device::cpu(), false);
     assert!(trained(&Device::cpu(), true) == (loss, w.clone()));
     match Device::software() {

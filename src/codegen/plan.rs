@@ -3,7 +3,7 @@
 use crate::config::Target;
 use crate::loop_ir::BufferId;
 use crate::schedule::Program;
-use crate::types::Dim;
+use crate::types::{Bindings, Dim};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -95,6 +95,17 @@ impl Plan {
     /// The buffers of a launch: those of its commands, one behind the other.
     pub fn buffers(&self, launch: &Launch) -> Vec<BufferId> {
         launch.commands.iter().flat_map(|&c| self.program.commands[c as usize].buffers.iter().copied()).collect()
+    }
+
+    /// Whether nothing of a launch has an element to work for at these sizes.
+    pub fn is_idle(&self, launch: &Launch, bindings: &Bindings) -> Result<bool, String> {
+        for &command in &launch.commands {
+            let nest = &self.program.kernels[self.program.commands[command as usize].kernel as usize];
+            if nest.col_count().eval(bindings)? != 0 || !nest.works_per_element() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The launch as people name it.

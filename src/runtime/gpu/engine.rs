@@ -405,25 +405,13 @@ impl GpuEngine {
         (0..self.plan.launches.len())
             .map(|i| {
                 let Some(variant) = self.variant(i) else { return Ok([0, 1, 1]) };
-                if self.is_idle(&self.plan.launches[i], bindings)? {
+                if self.plan.is_idle(&self.plan.launches[i], bindings).map_err(Error::Input)? {
                     return Ok([0, 1, 1]);
                 }
                 let groups = variant.groups.eval(bindings).map_err(Error::Input)?;
                 fold_grid(groups, limit).map_err(|e| Error::Input(format!("{}: {e}", self.plan.label(&self.plan.launches[i]))))
             })
             .collect()
-    }
-
-    /// Whether nothing of a launch has an element to work for.
-    fn is_idle(&self, launch: &crate::codegen::Launch, bindings: &Bindings) -> Result<bool> {
-        let program = &self.plan.program;
-        for &command in &launch.commands {
-            let nest = &program.kernels[program.commands[command as usize].kernel as usize];
-            if nest.col_count().eval(bindings).map_err(Error::Input)? != 0 || !nest.works_per_element() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     fn slot_sizes(&self, bindings: &Bindings) -> Result<Vec<u64>> {
