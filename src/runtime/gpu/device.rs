@@ -179,9 +179,14 @@ impl GpuDevice {
 
     /// Submits what an encoder recorded.
     pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
+        self.submit_all([encoder.finish()])
+    }
+
+    /// Submits what was recorded, in order.
+    pub(super) fn submit_all(&self, recorded: impl IntoIterator<Item = wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
         #[cfg(test)]
         self.injected.submission(&self.device);
-        self.queue.submit([encoder.finish()])
+        self.queue.submit(recorded)
     }
 
     /// Runs `work` with out-of-memory, validation and internal errors caught; the error says what was being done.

@@ -10,18 +10,18 @@ use super::pace::Pace;
 use super::pending::{LOSS_AT, Pending, STAGING_BYTES, StagingPool};
 use super::pipelines::{Prepared, STACK, prepare};
 use super::readback::{Fetch, Piece, Readback};
-use super::staging::{Parcel, Place, Staging};
+use super::staging::{Parcel, Staging};
 use crate::codegen::{Binding, Plan, Variant};
 use crate::error::{Error, Result};
 use crate::graph::OutputRole;
 use crate::loop_ir::BufferId;
 use crate::schedule::{PlacedBuffer, SlotKind};
 use crate::types::{Bindings, HostTensor};
+use recording::Ahead;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Steps that may be queued before `run` waits for the oldest: enough to hide the host, few enough to bound memory.
 const IN_FLIGHT: usize = 8;
@@ -50,6 +50,8 @@ pub struct GpuEngine {
     /// State that is zeros.
     zeros: Vec<wgpu::Buffer>,
     pace: Pace,
+    /// The next step, recorded while the device was busy with the last one.
+    ahead: Ahead,
     queued: VecDeque<wgpu::SubmissionIndex>,
     launches: u64,
 }
@@ -112,6 +114,7 @@ impl GpuEngine {
             pieces: Staging::default(),
             zeros: vec![],
             pace: Pace::new(),
+            ahead: Ahead::default(),
             queued: VecDeque::new(),
             launches: 0,
             plan,
@@ -132,6 +135,7 @@ impl GpuEngine {
             return Ok(());
         }
         let grids = self.grids(bindings)?;
+        self.ahead = Ahead::default();
         let changed = self.allocate(bindings)?;
         self.write_symbols(bindings)?;
         self.bindings = bindings.clone();
@@ -243,33 +247,26 @@ impl GpuEngine {
     /// Submits the whole step and returns at once; loss and status word arrive in the [`Pending`].
     pub fn run(&mut self) -> Result<Pending> {
         let staging = self.staging_buffer()?;
-        let mut first = self.encoder("step");
-        self.begin(&mut first)?;
-        self.submit_part(first, 0)?;
-        let (mut encoder, launches) = self.record_step()?;
-        encoder.copy_buffer_to_buffer(&self.status, 0, &staging, 0, 4);
+        let mut last = self.encoder("loss");
+        last.copy_buffer_to_buffer(&self.status, 0, &staging, 0, 4);
         if let Some(loss) = self.loss {
-            encoder.copy_buffer_to_buffer(self.slot_of(loss)?, 0, &staging, LOSS_AT, 8);
+            last.copy_buffer_to_buffer(self.slot_of(loss)?, 0, &staging, LOSS_AT, 8);
         }
-        let submission = self.submit_part(encoder, launches)?;
-        self.pace.settle();
+        let submission = self.submit_step(last)?;
         self.queued.push_back(submission.clone());
         Ok(Pending::new(self.device.clone(), self.staging.clone(), staging, submission))
     }
 
     /// Brings small inputs and clears the status word, as [`run`](GpuEngine::run) does first.
     pub fn reset(&mut self) -> Result<()> {
-        let mut encoder = self.encoder("inputs");
-        self.begin(&mut encoder)?;
-        self.submit_part(encoder, 0).map(|_| ())
+        let inputs = self.begin()?;
+        self.submit_parts([inputs], 0).map(|_| ())
     }
 
     /// Submits launch `index` alone, with the blocks that it stands for.
     pub fn run_launch(&mut self, index: usize) -> Result<()> {
         self.check_bound()?;
-        let (encoder, _) = self.record_launches(index..index + 1)?;
-        self.device.submit(encoder);
-        self.device.check()
+        self.submit_launches(index..index + 1)
     }
 
     /// The status word now.
@@ -519,53 +516,6 @@ impl GpuEngine {
         self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) })
     }
 
-    /// What comes before the first launch of a step.
-    fn begin(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        encoder.clear_buffer(&self.status, 0, None);
-        self.parcel.seal();
-        let Some((staging, places)) = self.parcel.sealed() else { return Ok(()) };
-        for &Place { buffer, at, bytes } in places {
-            encoder.copy_buffer_to_buffer(staging, at, self.slot_of(buffer)?, 0, bytes);
-        }
-        Ok(())
-    }
-
-    /// Submits a part of a step, and learns how long its launches take, where nobody knows.
-    fn submit_part(&mut self, encoder: wgpu::CommandEncoder, launches: usize) -> Result<wgpu::SubmissionIndex> {
-        let started = Instant::now();
-        let submission = self.device.submit(encoder);
-        self.device.check()?;
-        self.parcel.sent(submission.clone());
-        if self.pace.is_measuring() && launches > 0 {
-            self.device.wait_for(Some(submission.clone()))?;
-            self.pace.measured(launches, started.elapsed());
-        }
-        Ok(submission)
-    }
-
-    /// Records launches into one pass.
-    fn record(
-        &mut self,
-        encoder: &mut wgpu::CommandEncoder,
-        launches: impl IntoIterator<Item = usize>,
-        timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
-    ) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: timestamps });
-        let mut current = usize::MAX;
-        for command in launches.into_iter().map(|launch| &self.ready[launch]) {
-            if command.grid[0] == 0 {
-                continue;
-            }
-            if command.code != current {
-                pass.set_pipeline(&self.prepared[command.code].pipeline);
-                current = command.code;
-            }
-            pass.set_bind_group(0, command.group.as_ref(), &[]);
-            pass.dispatch_workgroups(command.grid[0], command.grid[1], command.grid[2]);
-            self.launches += 1;
-        }
-    }
-
     /// A small buffer for status word and loss. Readers hand theirs back.
     fn staging_buffer(&self) -> Result<wgpu::Buffer> {
         let free = lock(&self.staging).pop();
@@ -585,7 +535,7 @@ impl GpuEngine {
                 beginning_of_pass_write_index: Some(2 * k as u32),
                 end_of_pass_write_index: Some(2 * k as u32 + 1),
             };
-            self.record(&mut encoder, launch..launch + 1, Some(writes));
+            self.launches += self.record(&mut encoder, launch..launch + 1, Some(writes));
         }
         encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
         gpu.submit(encoder);

@@ -36,6 +36,11 @@ impl Pace {
         self.most.is_none()
     }
 
+    /// The launches that a submission may have, once it is known what they take.
+    pub fn most(&self) -> Option<usize> {
+        self.most
+    }
+
     /// The launches after `done`, whose last submission had `before` launches, that go over next.
     pub fn next(&self, done: usize, before: usize, launches: usize) -> Range<usize> {
         let left = launches - done;

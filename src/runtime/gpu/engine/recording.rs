@@ -4,7 +4,11 @@
 //! of control flow are recorded as often as they run. So that a long loop takes no more memory than a short one, its submissions are
 //! bounded, and so is how many of them the device has not done. Where only the device knows when a loop ends, the host asks it every
 //! so many trips; the trips behind the last skip themselves.
+//!
+//! Steps of equal sizes run equal commands, and recording takes the host as long as a small step takes the device. So the next step is
+//! recorded behind the submission of the last one ([`Ahead`]): who waits for each step before he asks for the next finds it ready.
 
+use super::super::staging::Place;
 use super::{Fetch, GpuEngine, IN_FLIGHT};
 use crate::error::Result;
 use crate::loop_ir::BufferId;
@@ -12,6 +16,7 @@ use crate::lower::Repeat;
 use crate::schedule::Control;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Instant;
 
 /// Launches of a submission at most; how many its pace gives.
 const MOST_LAUNCHES: usize = 4096;
@@ -28,19 +33,130 @@ struct Line {
     submitted: VecDeque<wgpu::SubmissionIndex>,
 }
 
+/// The next step as far as it can be known.
+#[derive(Default)]
+pub(super) struct Ahead {
+    /// Whether a step of these sizes has run: others may never be asked for again.
+    is_steady: bool,
+    /// Its launches, none where they were not recorded.
+    parts: Vec<Recorded>,
+}
+
+/// Launches that are submitted together.
+struct Recorded {
+    commands: wgpu::CommandBuffer,
+    launches: usize,
+    /// Those that have something to do.
+    dispatched: u64,
+}
+
 impl GpuEngine {
-    /// Submits the launches of a step but for the last of them, which are in the encoder; and how many those are.
-    pub(super) fn record_step(&mut self) -> Result<(wgpu::CommandEncoder, usize)> {
+    /// Submits a step: what the host brings, its launches, and `last`, what is read of it. Then records the next one.
+    pub(super) fn submit_step(&mut self, last: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex> {
+        let mut waiting = vec![self.begin()?];
+        let mut count = 0;
+        let ahead = std::mem::take(&mut self.ahead.parts);
+        let parts = if ahead.is_empty() {
+            self.submit_parts(waiting.drain(..), 0)?;
+            vec![self.record_step()?]
+        } else {
+            ahead
+        };
+        for part in parts {
+            if count > 0 {
+                self.submit_parts(waiting.drain(..), count)?;
+            }
+            count = part.launches;
+            self.launches += part.dispatched;
+            waiting.push(part.commands);
+        }
+        waiting.push(last.finish());
+        let submission = self.submit_parts(waiting, count)?;
+        self.pace.settle();
+        self.record_ahead();
+        Ok(submission)
+    }
+
+    /// Submits some launches alone.
+    pub(super) fn submit_launches(&mut self, launches: Range<usize>) -> Result<()> {
+        let part = self.record_launches(launches)?;
+        self.launches += part.dispatched;
+        self.device.submit_all([part.commands]);
+        self.device.check()
+    }
+
+    /// What comes before the first launch of a step.
+    pub(super) fn begin(&mut self) -> Result<wgpu::CommandBuffer> {
+        let mut encoder = self.encoder("inputs");
+        encoder.clear_buffer(&self.status, 0, None);
+        self.parcel.seal();
+        if let Some((staging, places)) = self.parcel.sealed() {
+            for &Place { buffer, at, bytes } in places {
+                encoder.copy_buffer_to_buffer(staging, at, self.slot_of(buffer)?, 0, bytes);
+            }
+        }
+        Ok(encoder.finish())
+    }
+
+    /// Submits a part of a step, and learns how long its launches take, where nobody knows.
+    pub(super) fn submit_parts(&mut self, recorded: impl IntoIterator<Item = wgpu::CommandBuffer>, launches: usize) -> Result<wgpu::SubmissionIndex> {
+        let started = Instant::now();
+        let submission = self.device.submit_all(recorded);
+        self.device.check()?;
+        self.parcel.sent(submission.clone());
+        if self.pace.is_measuring() && launches > 0 {
+            self.device.wait_for(Some(submission.clone()))?;
+            self.pace.measured(launches, started.elapsed());
+        }
+        Ok(submission)
+    }
+
+    /// Records launches into one pass; how many of them have something to do.
+    pub(super) fn record(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        launches: impl IntoIterator<Item = usize>,
+        timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) -> u64 {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: timestamps });
+        let (mut current, mut dispatched) = (usize::MAX, 0);
+        for command in launches.into_iter().map(|launch| &self.ready[launch]) {
+            if command.grid[0] == 0 {
+                continue;
+            }
+            if command.code != current {
+                pass.set_pipeline(&self.prepared[command.code].pipeline);
+                current = command.code;
+            }
+            pass.set_bind_group(0, command.group.as_ref(), &[]);
+            pass.dispatch_workgroups(command.grid[0], command.grid[1], command.grid[2]);
+            dispatched += 1;
+        }
+        dispatched
+    }
+
+    /// Records the next step, where it will be as the last one was and the host decides nothing in it.
+    fn record_ahead(&mut self) {
+        let main = self.plan.launches_of(&self.plan.program.main());
+        let is_plain = main.len() <= MOST_LAUNCHES && main.clone().all(|launch| self.plan.launches[launch].code.is_some());
+        let Some(most) = self.pace.most().filter(|_| is_plain) else { return };
+        if std::mem::replace(&mut self.ahead.is_steady, true) {
+            let starts = main.clone().step_by(most.min(MOST_LAUNCHES));
+            self.ahead.parts = starts.map(|first| self.recorded((first..main.end.min(first.saturating_add(most))).collect())).collect();
+        }
+    }
+
+    /// Submits the launches of a step but for the last of them, which it gives.
+    fn record_step(&mut self) -> Result<Recorded> {
         let main = self.plan.launches_of(&self.plan.program.main());
         self.record_launches(main)
     }
 
     /// The same for some launches.
-    pub(super) fn record_launches(&mut self, launches: Range<usize>) -> Result<(wgpu::CommandEncoder, usize)> {
+    fn record_launches(&mut self, launches: Range<usize>) -> Result<Recorded> {
         let mut line = Line { waiting: vec![], before: 0, submitted: VecDeque::new() };
         self.push_launches(&mut line, launches)?;
-        let count = line.waiting.len();
-        Ok((self.encoder_of(line.waiting), count))
+        Ok(self.recorded(line.waiting))
     }
 
     fn push_launches(&mut self, line: &mut Line, launches: Range<usize>) -> Result<()> {
@@ -94,26 +210,29 @@ impl GpuEngine {
             }
             let launches: Vec<usize> = line.waiting.drain(..count).collect();
             line.before = count;
-            let encoder = self.encoder_of(launches);
-            line.submitted.push_back(self.submit_part(encoder, count)?);
+            line.submitted.push_back(self.submit_recorded(launches)?);
             if line.submitted.len() > IN_FLIGHT {
                 self.device.wait_for(line.submitted.pop_front())?;
             }
         }
     }
 
-    fn encoder_of(&mut self, launches: Vec<usize>) -> wgpu::CommandEncoder {
-        let mut encoder = self.encoder("step");
-        self.record(&mut encoder, launches, None);
-        encoder
+    fn recorded(&self, launches: Vec<usize>) -> Recorded {
+        let (mut encoder, count) = (self.encoder("step"), launches.len());
+        let dispatched = self.record(&mut encoder, launches, None);
+        Recorded { commands: encoder.finish(), launches: count, dispatched }
+    }
+
+    fn submit_recorded(&mut self, launches: Vec<usize>) -> Result<wgpu::SubmissionIndex> {
+        let part = self.recorded(launches);
+        self.launches += part.dispatched;
+        self.submit_parts([part.commands], part.launches)
     }
 
     /// Whether a word is not zero behind everything so far. A step that failed commits nothing any more: its loops have ended, too.
     fn has_ended(&mut self, line: &mut Line, word: BufferId) -> Result<bool> {
         let launches = std::mem::take(&mut line.waiting);
-        let count = launches.len();
-        let encoder = self.encoder_of(launches);
-        self.submit_part(encoder, count)?;
+        self.submit_recorded(launches)?;
         line.submitted.clear();
         let (word, status) = (self.slot_of(word)?, &self.status);
         let copies = |encoder: &mut wgpu::CommandEncoder, staging: &wgpu::Buffer| {
