@@ -6,7 +6,7 @@
 
 use super::gpu::GpuDevice;
 use super::gpu::cache::BlobFile;
-use super::{Device, compile};
+use super::{Device, Step, compile};
 use crate::config::{Config, Target};
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
@@ -14,6 +14,7 @@ use crate::frontend::Traced;
 use crate::graph::{Builder, Graph, InputRole, OutputRole, Value, print};
 use crate::ops::{Built, Precision};
 use crate::scalar::ScalarFn;
+use crate::threads;
 use crate::types::{DType, DeviceCaps, HostTensor, IntoShape, Shape, TensorType};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -46,7 +47,8 @@ pub(super) fn target(gpu: &Arc<GpuDevice>) -> Target {
     let known: Option<Findings> = kept.as_ref().and_then(|f| serde_json::from_slice(&f.load()?).ok());
     let findings = known.unwrap_or_else(|| {
         let found = probes.ask(gpu);
-        if let (Some(kept), Ok(text)) = (kept, serde_json::to_vec(&found)) {
+        // What a lost device answers says nothing about the next one.
+        if let (Some(kept), Ok(text), None) = (kept, serde_json::to_vec(&found), gpu.lost()) {
             kept.store(&text);
         }
         found
@@ -57,7 +59,7 @@ pub(super) fn target(gpu: &Arc<GpuDevice>) -> Target {
 }
 
 fn file(folder: &Path, adapter: &str, probes: &Probes) -> BlobFile {
-    let texts = [&probes.floats, &probes.doubles, &probes.halves, &probes.arithmetic, &probes.comparisons].map(print);
+    let texts: Vec<String> = probes.all().map(print).collect();
     // Another version spells the same programs otherwise.
     let spelling = [adapter.as_bytes(), env!("CARGO_PKG_VERSION").as_bytes(), include_bytes!("../../shaders/helpers.wgsl").as_slice()];
     blob(folder, spelling.into_iter().chain(texts.iter().map(|t| t.as_bytes())))
@@ -72,46 +74,60 @@ pub(super) fn blob<'a>(folder: &Path, texts: impl IntoIterator<Item = &'a [u8]>)
     BlobFile::at(folder.join("probes").join(format!("{}.json", &hash.finalize().to_hex()[..32])))
 }
 
-/// The programs. Each folds everything that it computes into one word an element.
+/// The programs of each probe. Each folds everything that it computes into one word an element.
 struct Probes {
-    floats: Graph,
-    doubles: Graph,
-    halves: Graph,
-    arithmetic: Graph,
-    comparisons: Graph,
+    floats: Vec<Graph>,
+    doubles: Vec<Graph>,
+    halves: Vec<Graph>,
+    arithmetic: Vec<Graph>,
+    comparisons: Vec<Graph>,
 }
+
+/// Programs that a long probe is divided into. Compiling a program takes long in proportion to the square of what it fuses, and
+/// several are compiled side by side.
+const PARTS: usize = 6;
 
 impl Probes {
     fn new() -> Probes {
         let sound = "the probes are sound";
         Probes {
-            floats: floats(DType::F32).expect(sound),
-            doubles: floats(DType::F64).expect(sound),
-            halves: halves().expect(sound),
-            arithmetic: integers(false).expect(sound),
-            comparisons: integers(true).expect(sound),
+            floats: (0..PARTS).map(|part| floats(DType::F32, part).expect(sound)).collect(),
+            doubles: (0..PARTS).map(|part| floats(DType::F64, part).expect(sound)).collect(),
+            halves: vec![halves().expect(sound)],
+            arithmetic: vec![integers(false).expect(sound)],
+            comparisons: vec![integers(true).expect(sound)],
         }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Graph> {
+        [&self.floats, &self.doubles, &self.halves, &self.arithmetic, &self.comparisons].into_iter().flatten()
     }
 
     fn ask(&self, gpu: &Arc<GpuDevice>) -> Findings {
         let raw = gpu.caps().clone();
-        let passes = |graph: &Graph, caps: DeviceCaps| {
-            is_right(gpu, graph, caps).unwrap_or_else(|error| {
-                tracing::warn!(probe = %graph.name, %error, "a probe of the adapter failed");
-                false
-            })
-        };
+        let passes =
+            |graphs: &[Graph], caps: DeviceCaps| judged(Question::all(gpu, graphs, &caps).and_then(|asked| answers(&asked, Question::is_right)));
         // Division and others compare, too.
         let integers = |i64_comparisons: bool| {
             let caps = DeviceCaps { i64_comparisons, ..raw.clone() };
             raw.i64 && passes(&self.comparisons, caps.clone()) && passes(&self.arithmetic, caps)
         };
         // Compiling takes most of the time; what a driver may simplify changes floats only, and is known before the others of them.
-        let (i64_comparisons, exact_floats) = beside(&|| integers(true), || passes(&self.floats, raw.clone()));
-        let exact_when_asked = exact_floats || (gpu.forbid_simplification(true) && passes(&self.floats, raw.clone()));
-        gpu.forbid_simplification(exact_when_asked && !exact_floats);
-        let others = || (passes(&self.halves, raw.clone()), i64_comparisons || integers(false));
-        let (f64, (converts_halves, i64)) = beside(&|| raw.f64 && passes(&self.doubles, raw.clone()), others);
+        let (i64_comparisons, floats) = beside(&|| integers(true), || Question::all(gpu, &self.floats, &raw));
+        let (exact_floats, questions) = match floats {
+            Ok(questions) => (judged(answers(&questions, Question::is_right)), questions),
+            Err(error) => (judged(Err(error)), vec![]),
+        };
+        let forbidden = !exact_floats && !questions.is_empty() && gpu.forbid_simplification(true);
+        let asked = || forbidden && judged(answers(&questions, Question::again));
+        let others = || (raw.f64 && passes(&self.doubles, raw.clone()), passes(&self.halves, raw.clone()));
+        let (helps, mut found) = beside(&asked, others);
+        if forbidden && !helps {
+            gpu.forbid_simplification(false);
+            found = others();
+        }
+        let (exact_when_asked, (f64, converts_halves)) = (exact_floats || helps, found);
+        let i64 = i64_comparisons || integers(false);
         Findings { exact_floats, exact_when_asked, converts_halves, i64, i64_comparisons, f64 }
     }
 }
@@ -126,23 +142,62 @@ fn beside<A: Send, B>(first: &(impl Fn() -> A + Sync), second: impl FnOnce() -> 
     })
 }
 
-/// Whether the adapter, taken to have `caps`, computes what the graph evaluation does.
-fn is_right(gpu: &Arc<GpuDevice>, graph: &Graph, caps: DeviceCaps) -> Result<bool> {
-    let device = Device::assumed(gpu.clone(), Target { caps, model: gpu.model().clone() });
-    let inputs: Vec<HostTensor> = graph.inputs.iter().map(|i| operand(&i.name, graph.ty(i.value).dtype)).collect();
-    let expected = evaluate(graph, &inputs, Precision::Working)?;
-    let traced = Traced { graph: graph.clone(), ..Traced::default() };
-    // Halves are looked at as they are stored.
-    let fuse = graph.nodes.iter().all(|n| n.types.iter().all(|t| t.dtype != DType::F16));
-    let step = compile(&traced, &device, &Config { fuse, ..Config::default() })?;
-    let mut state = step.init(0)?;
-    let got = step.run(&mut state, &inputs[..])?.output("digest")?;
-    let (got, expected) = (got.to_i64(), expected.first().ok_or_else(|| Error::Device("a probe gives nothing".into()))?.to_i64());
-    let differing: Vec<usize> = (0..got.len()).filter(|k| got.get(*k) != expected.get(*k)).collect();
-    if !differing.is_empty() {
-        tracing::info!(probe = %graph.name, ?differing, "a probe of the adapter found differences");
+/// What came of a probe; an error counts as a wrong answer.
+fn judged(right: Result<bool>) -> bool {
+    right.unwrap_or_else(|error| {
+        tracing::warn!(%error, "a probe of the adapter failed");
+        false
+    })
+}
+
+/// Whether all questions are answered rightly.
+fn answers<'g>(questions: &[Question<'g>], ask: fn(&Question<'g>) -> Result<bool>) -> Result<bool> {
+    threads::collect(questions.len(), |k| ask(&questions[k])).into_iter().try_fold(true, |all, right| Ok(all && right?))
+}
+
+/// A program compiled for an adapter that is taken to have certain capabilities, with its operands and the right answer.
+struct Question<'g> {
+    graph: &'g Graph,
+    step: Step,
+    inputs: Vec<HostTensor>,
+    expected: Vec<i64>,
+}
+
+impl<'g> Question<'g> {
+    fn all(gpu: &Arc<GpuDevice>, graphs: &'g [Graph], caps: &DeviceCaps) -> Result<Vec<Question<'g>>> {
+        threads::collect(graphs.len(), |k| Question::new(gpu, &graphs[k], caps.clone())).into_iter().collect()
     }
-    Ok(got.len() == expected.len() && differing.is_empty())
+
+    fn new(gpu: &Arc<GpuDevice>, graph: &'g Graph, caps: DeviceCaps) -> Result<Question<'g>> {
+        let device = Device::assumed(gpu.clone(), Target { caps, model: gpu.model().clone() });
+        let inputs: Vec<HostTensor> = graph.inputs.iter().map(|i| operand(&i.name, graph.ty(i.value).dtype)).collect();
+        let expected = evaluate(graph, &inputs, Precision::Working)?;
+        let expected = expected.first().ok_or_else(|| Error::Device("a probe gives nothing".into()))?.to_i64();
+        let traced = Traced { graph: graph.clone(), ..Traced::default() };
+        // Halves are looked at as they are stored.
+        let fuse = graph.nodes.iter().all(|n| n.types.iter().all(|t| t.dtype != DType::F16));
+        let step = compile(&traced, &device, &Config { fuse, ..Config::default() })?;
+        Ok(Question { graph, step, inputs, expected })
+    }
+
+    /// Whether the adapter computes what the graph evaluation does.
+    fn is_right(&self) -> Result<bool> {
+        self.answers(&self.step)
+    }
+
+    /// The same of shaders that are compiled anew, which the device may hand over otherwise by now.
+    fn again(&self) -> Result<bool> {
+        self.answers(&self.step.rebuild(self.step.device())?)
+    }
+
+    fn answers(&self, step: &Step) -> Result<bool> {
+        let got = step.run(&mut step.init(0)?, &self.inputs[..])?.output("digest")?.to_i64();
+        let differing: Vec<usize> = (0..got.len()).filter(|&k| got.get(k) != self.expected.get(k)).collect();
+        if !differing.is_empty() {
+            tracing::info!(probe = %self.graph.name, ?differing, "a probe of the adapter found differences");
+        }
+        Ok(got.len() == self.expected.len() && differing.is_empty())
+    }
 }
 
 const NARROW: [i64; 12] = [0, 1, -1, 2, -2, 3, 7, -7, 100, -100, i32::MAX as i64, i32::MIN as i64];
@@ -186,13 +241,22 @@ fn operand(name: &str, dtype: DType) -> HostTensor {
 struct Digest {
     b: Builder,
     word: Value,
+    /// Which of so many programs this is: it takes every so-many-th of what all of them compute.
+    part: (usize, usize),
+    seen: usize,
 }
 
 impl Digest {
-    fn new(name: &str) -> Built<Digest> {
+    fn new(name: &str, part: (usize, usize)) -> Built<Digest> {
         let mut b = Builder::new(name);
         let word = b.full(DType::U32, 1.0, Digest::shape())?;
-        Ok(Digest { b, word })
+        Ok(Digest { b, word, part, seen: 0 })
+    }
+
+    /// Whether the next value is this program's.
+    fn is_mine(&mut self) -> bool {
+        self.seen += 1;
+        self.seen % self.part.1 == self.part.0
     }
 
     fn shape() -> Shape {
@@ -224,8 +288,11 @@ impl Digest {
         self.take(high)
     }
 
-    /// Takes in whether a float is NaN and whether it is zero, and its sign, that of zeros included.
+    /// Takes in whether a float is NaN and whether it is zero, and its sign, that of zeros included, if it is this program's.
     fn take_float(&mut self, v: Value) -> Built<()> {
+        if !self.is_mine() {
+            return Ok(());
+        }
         let zero = self.literal(self.b.dtype(v), 0.0)?;
         let inverse = self.b.scalar(ScalarFn::Reciprocal, &[v])?;
         for (f, operands) in [(ScalarFn::IsNan, vec![v]), (ScalarFn::Eq, vec![v, zero]), (ScalarFn::Gt, vec![inverse, zero])] {
@@ -244,7 +311,7 @@ impl Digest {
 /// All functions of one or two 64-bit integers, or all comparisons: of loaded operands, of operands widened from 32 bits, and of
 /// such with a literal on either side.
 fn integers(comparisons: bool) -> Built<Graph> {
-    let mut p = Digest::new(if comparisons { "i64_comparisons" } else { "i64" })?;
+    let mut p = Digest::new(if comparisons { "i64_comparisons" } else { "i64" }, (0, 1))?;
     let (x, y) = (p.input("x", DType::I64)?, p.input("y", DType::I64)?);
     let narrow = [p.input("x_narrow", DType::I32)?, p.input("y_narrow", DType::I32)?];
     let widened = [p.b.cast(narrow[0], DType::I64)?, p.b.cast(narrow[1], DType::I64)?];
@@ -275,7 +342,7 @@ fn integers(comparisons: bool) -> Built<Graph> {
 
 /// Numbers of f32 stored as f16.
 fn halves() -> Built<Graph> {
-    let mut p = Digest::new("converts_halves")?;
+    let mut p = Digest::new("converts_halves", (0, 1))?;
     let x = p.input("rounded", DType::F32)?;
     let half = p.b.cast(x, DType::F16)?;
     let rounded = p.b.cast(half, DType::F32)?;
@@ -290,8 +357,8 @@ fn halves() -> Built<Graph> {
 }
 
 /// Expressions that are simplified wrongly where NaN, infinities and rounding are forgotten.
-fn floats(dtype: DType) -> Built<Graph> {
-    let mut p = Digest::new(if dtype == DType::F64 { "f64" } else { "exact_floats" })?;
+fn floats(dtype: DType, part: usize) -> Built<Graph> {
+    let mut p = Digest::new(if dtype == DType::F64 { "f64" } else { "exact_floats" }, (part, PARTS))?;
     let (x, y) = (p.input("x", dtype)?, p.input("y", dtype)?);
     let literals =
         [p.literal(dtype, 0.0)?, p.literal(dtype, -0.0)?, p.literal(dtype, 1.0)?, p.literal(dtype, f64::INFINITY)?, p.literal(dtype, f64::NAN)?];
@@ -351,7 +418,7 @@ mod tests {
     #[test]
     fn the_interpreter_passes_every_probe() {
         let probes = Probes::new();
-        for graph in [&probes.floats, &probes.doubles, &probes.halves, &probes.arithmetic, &probes.comparisons] {
+        for graph in probes.all() {
             let inputs: Vec<HostTensor> = graph.inputs.iter().map(|i| operand(&i.name, graph.ty(i.value).dtype)).collect();
             let expected = evaluate(graph, &inputs, Precision::Working).unwrap();
             let step = compile(&Traced { graph: graph.clone(), ..Traced::default() }, &Device::cpu(), &Config::default()).unwrap();
