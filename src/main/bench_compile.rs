@@ -15,18 +15,27 @@ use std::time::Instant;
 /// Blocks of the measured transformers: about 1,000, 5,000 and 50,000 nodes of the joint graph.
 const BLOCKS: [usize; 3] = [6, 32, 320];
 
+/// Compilations of a program at most, of which each stage's least time counts: what else a machine does only adds to it.
+const COMPILATIONS: usize = 5;
+
 /// Runs the suite; `--size` gives numbers of blocks.
 pub fn compile(options: &BenchOptions) -> Result<Vec<CompileRow>> {
     let sizes: &[usize] = if options.size.is_empty() { &BLOCKS } else { &options.size };
     sizes.iter().map(|&blocks| measure(options, blocks)).collect()
 }
 
-/// Compiles a training step once, then times its schedule alone.
+/// Times each stage of compiling a training step, then its schedule alone.
 fn measure(options: &BenchOptions, blocks: usize) -> Result<CompileRow> {
     let traced = gpt(&GptConfig { layers: blocks, ..GptConfig::small(65) })?;
     let (target, config) = (Target::h100(), Config { mode: Mode::Train(optim::AdamW::new(1e-3).into()), ..Config::default() });
     let examples: Vec<_> = traced.graph.inputs.iter().map(|i| traced.graph.ty(i.value).clone()).collect();
-    let (plan, report) = inductor_with_report(&traced.graph, &examples, &target, &config)?;
+    let (plan, mut report) = inductor_with_report(&traced.graph, &examples, &target, &config)?;
+    for _ in 1..options.steps.clamp(1, COMPILATIONS) {
+        let (_, again) = inductor_with_report(&traced.graph, &examples, &target, &config)?;
+        for (least, stage) in report.stage_ms.iter_mut().zip(again.stage_ms) {
+            least.1 = least.1.min(stage.1);
+        }
+    }
     let graphs: Vec<_> = report.graphs.iter().map(|(phase, graph)| (*phase, graph)).collect();
     let lowered = lower(&graphs, &config)?;
     let mut times = vec![];
