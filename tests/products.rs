@@ -233,17 +233,46 @@ fn tiles_that_workgroups_share() {
         let mut case = product(2, m, n, k, swap, true);
         case.tolerance = 1e-5;
         allow(&mut case, MatmulPrecision::High);
-        let shared = |t: Tile| t.workers.is_none().then_some(Tile { workers: Some(workers), ..t });
+        let shared = |t: Tile| (t.workers.is_none() && t.slices() == 1).then_some(Tile { workers: Some(workers), ..t });
         let native = in_tiles(&case, &Target::h100(), shared);
         assert!(native.iter().any(|plan| plan.code[0].variants[0].cooperative), "{}", case.name);
         native.iter().for_each(kernels::validate);
         let Some(gpu) = kernels::device::gpu() else { continue };
         // Short shaders: a compiler for a processor takes long.
         let small = |t: Tile| (t.bm * t.bn <= 4096 && t.shared_bytes(4) <= gpu.target.caps.max_workgroup_bytes).then_some(t);
-        let plain = |t: Tile| if let Math::Fma { halves, .. } = t.math { Tile { math: Math::Fma { halves, unroll: 4 }, ..t } } else { t };
+        let plain =
+            |t: Tile| if let Math::Fma { halves, slices, .. } = t.math { Tile { math: Math::Fma { halves, unroll: 4, slices }, ..t } } else { t };
         for plan in in_tiles(&case, &with_units(gpu), |t| small(t).and_then(shared).map(plain)) {
             case.compare_runs(gpu, &plan, 2);
         }
+    }
+}
+
+/// Terms that slices of a workgroup share: fewer than a step of each, some slices without any, and sizes that divide by nothing.
+#[test]
+fn terms_that_slices_share() {
+    let shapes = [
+        (33, 70, 170, (false, false), 3),
+        (40, 131, 33, (true, true), 2),
+        (15, 36, 512, (false, true), 4),
+        (64, 64, 7, (true, false), 4),
+        (128, 32, 784, (false, false), 4),
+    ];
+    for (m, n, k, swap, slices) in shapes {
+        let mut case = product(2, m, n, k, swap, true);
+        case.tolerance = 1e-5;
+        let target = kernels::device::gpu().map_or_else(Target::h100, |gpu| gpu.target.clone());
+        let sliced = |t: Tile| {
+            let t = Tile { math: Math::Fma { halves: 1, unroll: 4, slices }, workers: None, ..t };
+            let fits = t.threads() <= 512 && t.shared_bytes(4) <= target.caps.max_workgroup_bytes;
+            (fits && t.bm * t.bn <= 4096).then_some(t)
+        };
+        let mut plans = in_tiles(&case, &target, sliced);
+        plans.dedup_by_key(|plan| plan.program.forms[0].clone());
+        assert!(!plans.is_empty(), "{}", case.name);
+        plans.iter().for_each(kernels::validate);
+        let Some(gpu) = kernels::device::gpu() else { continue };
+        plans.iter().for_each(|plan| case.compare_plan(gpu, plan));
     }
 }
 

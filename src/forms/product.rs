@@ -43,6 +43,9 @@ pub enum Math {
         halves: u32,
         /// Terms of a step spelled out, four or all.
         unroll: u32,
+        /// Parts that the terms are divided into, each of which as many invocations as a tile needs multiply; more than one where tiles are
+        /// few, so that a multiprocessor has something to do while steps wait for memory.
+        slices: u32,
     },
     /// Subgroups, with cooperative matrices of f16 and f32 sums.
     Cooperative(Terms),
@@ -88,22 +91,31 @@ struct Candidate {
 }
 
 const fn tile(size: (u32, u32, u32), block: (u32, u32), halves: u32) -> Tile {
-    Tile { bm: size.0, bn: size.1, bk: size.2, wm: block.0, wn: block.1, math: Math::Fma { halves, unroll: size.2 }, workers: None }
+    let math = Math::Fma { halves, unroll: size.2, slices: 1 };
+    Tile { bm: size.0, bn: size.1, bk: size.2, wm: block.0, wn: block.1, math, workers: None }
+}
+
+/// A tile whose terms slices share. Two slices of 64 x 64 were never the fastest.
+const fn sliced(size: (u32, u32), block: (u32, u32), slices: u32) -> Tile {
+    Tile { bm: size.0, bn: size.1, bk: 16, wm: block.0, wn: block.1, math: Math::Fma { halves: 1, unroll: 16, slices }, workers: None }
 }
 
 const fn cooperative(size: (u32, u32), block: (u32, u32), terms: Terms) -> Tile {
     Tile { bm: size.0, bn: size.1, bk: 32, wm: block.0, wn: block.1, math: Math::Cooperative(terms), workers: None }
 }
 
-/// Shares are those of the reference H100 (`benches/results.md`).
-const CANDIDATES: [Candidate; 7] = [
+/// Shares and starts are those of the reference H100 (`benches/results.md`); those of small tiles are fitted to what `inductor tune` measured of the
+/// 101 products of two models.
+const CANDIDATES: [Candidate; 9] = [
     Candidate { tile: tile((128, 128, 16), (64, 64), 1), speed: &[0.59, 1.0], shared: 1.0, start: START },
     Candidate { tile: tile((128, 64, 16), (32, 64), 2), speed: &[0.42, 0.9], shared: 0.0, start: START },
-    Candidate { tile: tile((64, 64, 16), (32, 32), 2), speed: &[0.42, 0.74, 0.78, 0.88], shared: 0.8, start: START },
-    Candidate { tile: tile((64, 32, 16), (32, 32), 2), speed: &[0.24, 0.45, 0.56, 0.62, 0.63], shared: 0.0, start: START },
-    Candidate { tile: tile((32, 64, 16), (16, 32), 2), speed: &[0.28, 0.5, 0.58, 0.63, 0.65], shared: 0.55, start: START },
-    Candidate { tile: tile((32, 32, 16), (16, 32), 2), speed: &[0.15, 0.28, 0.38, 0.45, 0.5, 0.54], shared: 0.0, start: START },
-    Candidate { tile: tile((32, 32, 16), (16, 32), 1), speed: &[0.1, 0.2, 0.28, 0.35, 0.4, 0.43], shared: 0.0, start: START },
+    Candidate { tile: tile((64, 64, 16), (32, 32), 2), speed: &[0.47, 0.59, 0.78, 0.88], shared: 0.8, start: START },
+    Candidate { tile: tile((64, 32, 16), (32, 32), 2), speed: &[0.25, 0.35, 0.46, 0.61, 0.63], shared: 0.0, start: START },
+    Candidate { tile: tile((32, 64, 16), (16, 32), 2), speed: &[0.32, 0.5, 0.58, 0.64, 0.65], shared: 0.55, start: 32.0 },
+    Candidate { tile: tile((32, 32, 16), (16, 32), 2), speed: &[0.15, 0.29, 0.3, 0.45, 0.46, 0.54], shared: 0.0, start: 32.0 },
+    Candidate { tile: tile((32, 32, 16), (16, 32), 1), speed: &[0.14, 0.26, 0.28, 0.42, 0.43, 0.5], shared: 0.0, start: 24.0 },
+    Candidate { tile: sliced((32, 32), (16, 32), 4), speed: &[0.32, 0.54], shared: 0.0, start: 123.0 },
+    Candidate { tile: sliced((32, 32), (16, 32), 8), speed: &[0.39], shared: 0.0, start: 39.0 },
 ];
 
 /// Tiles of cooperative matrices for values of f32, with one and with two terms.
@@ -154,6 +166,9 @@ impl std::fmt::Display for Tile {
             Math::Fma { .. } => write!(f, "tile-{bm}x{bn}x{bk}-{wm}x{wn}")?,
             Math::Cooperative(terms) => write!(f, "cooperative-{bm}x{bn}x{bk}-{wm}x{wn}{}", terms.suffix())?,
         }
+        if self.slices() > 1 {
+            write!(f, "-over-{}", self.slices())?;
+        }
         workers.map_or(Ok(()), |workers| write!(f, "-by-{workers}"))
     }
 }
@@ -161,13 +176,20 @@ impl std::fmt::Display for Tile {
 impl Tile {
     /// Invocations of a workgroup.
     pub fn threads(&self) -> u32 {
-        (self.bm / self.wm) * (self.bn / self.wn) * TEAM
+        (self.bm / self.wm) * (self.bn / self.wn) * TEAM * self.slices()
+    }
+
+    /// Parts of the terms that a workgroup multiplies side by side.
+    pub fn slices(&self) -> u32 {
+        if let Math::Fma { slices, .. } = self.math { slices } else { 1 }
     }
 
     /// Bytes of workgroup memory for elements of `bytes` bytes.
     pub fn shared_bytes(&self, bytes: u32) -> u32 {
         match self.math {
-            Math::Fma { halves, .. } => halves * self.bk * (self.bm + self.bn) * bytes,
+            Math::Fma { slices: 1, halves, .. } => halves * self.bk * (self.bm + self.bn) * bytes,
+            // Steps of all slices, then their sums.
+            Math::Fma { slices, .. } => slices * (self.bk * (self.bm + self.bn)).max(self.bm * self.bn) * bytes,
             Math::Cooperative(terms) => {
                 // In either direction; then the strips, and the largest values.
                 let padded = |size: u32| (size * (self.bk + PAD)).max(self.bk * (size + PAD));
@@ -281,7 +303,7 @@ fn processors(model: &DeviceModel) -> f64 {
 /// Fewer invocations at a time than any GPU runs.
 pub const FEW_LANES: u32 = 4096;
 
-/// Terms that starting and ending a tile costs as much as.
+/// Terms that starting and ending a tile costs as much as, where nobody has measured it.
 const START: f64 = 64.0;
 
 /// Numbers of parts that are tried: those of few outputs of very many terms are many.
@@ -326,7 +348,7 @@ impl Machine<'_> {
     /// A compiler for a processor takes seconds for what a GPU's takes milliseconds.
     fn spelled(&self, tile: Tile) -> Tile {
         match tile.math {
-            Math::Fma { .. } if self.model.parallel_lanes < FEW_LANES => Tile { math: Math::Fma { halves: 1, unroll: 4 }, ..tile },
+            Math::Fma { slices, .. } if self.model.parallel_lanes < FEW_LANES => Tile { math: Math::Fma { halves: 1, unroll: 4, slices }, ..tile },
             _ => tile,
         }
     }

@@ -156,7 +156,7 @@ mod tests {
     use crate::forms::{Math, Tile};
 
     fn tile(bm: u32) -> Form {
-        Form::Product(Tile { bm, bn: 64, bk: 16, wm: 32, wn: 32, math: Math::Fma { halves: 1, unroll: 16 }, workers: None })
+        Form::Product(Tile { bm, bn: 64, bk: 16, wm: 32, wn: 32, math: Math::Fma { halves: 1, unroll: 16, slices: 1 }, workers: None })
     }
 
     #[test]

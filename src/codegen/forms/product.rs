@@ -105,7 +105,7 @@ enum Role {
 const SEGMENT: u32 = 4;
 
 /// Statements of an epilogue that is spelled for each output of an invocation.
-const LONG: usize = 24;
+const LONG: usize = 12;
 
 /// Spells the kernel with a given tile.
 fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<Variant, String> {
@@ -146,7 +146,7 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let rounds = tile.wm > 16 && long;
     let has = |last: bool| roles.contains(&Role::Load { row: M, last });
     let (name, sizes) = match tile.math {
-        Math::Fma { halves, unroll } => ("matmul", kernel.of_invocations(halves, unroll)),
+        Math::Fma { halves, unroll, slices } => ("matmul", kernel.of_invocations(halves, unroll, slices)),
         Math::Cooperative(terms) => ("cooperative", kernel.of_subgroups(terms, !long && terms == Terms::Halves)),
     };
     let context = minijinja::context! {
@@ -168,10 +168,12 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
 }
 
 impl Kernel<'_> {
-    /// The functions that the template calls: whole steps where there may be any, the last where steps do not come out even.
+    /// The functions that the template calls: whole steps where there may be any, the last where steps do not come out even. Slices take as
+    /// many steps as one another, of which some may lie behind the end.
     fn roles(&self) -> Vec<Role> {
-        let steps = self.p.k.as_int().is_none_or(|k| k >= self.tile.bk as i64);
-        let last = !divides(&self.p.k, self.tile.bk) || self.limit.is_some_and(|l| !divides(&l.total, self.tile.bk));
+        let sliced = self.tile.slices() > 1;
+        let steps = !sliced && self.p.k.as_int().is_none_or(|k| k >= self.tile.bk as i64);
+        let last = sliced || !divides(&self.p.k, self.tile.bk) || self.limit.is_some_and(|l| !divides(&l.total, self.tile.bk));
         let mut roles = vec![];
         for row in [M, N] {
             roles.extend(steps.then_some(Role::Load { row, last: false }));
@@ -216,9 +218,9 @@ impl Kernel<'_> {
     }
 
     /// Sizes that the template of multiply-adds spells.
-    fn of_invocations(&self, halves: u32, unroll: u32) -> minijinja::Value {
+    fn of_invocations(&self, halves: u32, unroll: u32, slices: u32) -> minijinja::Value {
         let Tile { bm, bn, bk, wm, wn, .. } = self.tile;
-        let (threads, mi, ni) = (self.tile.threads(), wm / 16, wn / 32);
+        let (threads, mi, ni) = (self.tile.threads() / slices, wm / 16, wn / 32);
         let items = |size: u32, along_k: bool| size / 4 * if along_k { bk / 4 } else { bk };
         let [a, b] = [items(bm, self.along_k[0]), items(bn, self.along_k[1])];
         // Where few invocations stage the first operand, others stage the second.
@@ -231,7 +233,8 @@ impl Kernel<'_> {
         let offsets_a: Vec<[u32; 4]> = (0..mi).map(|i| [0u32, 0, 4, 4].map(|c| if mi > 1 { (4 * i) ^ c } else { 4 * i })).collect();
         let band = self.tile.band(&self.p.sizes());
         let (kind, fused) = (self.kind.wgsl(), self.kind == Kind::F32);
-        minijinja::context! { bm, bn, bk, wm, wn, halves, unroll, threads, mi, ni, stages, offsets_a, band, kind, fused }
+        let invocations = self.tile.threads();
+        minijinja::context! { bm, bn, bk, wm, wn, halves, unroll, slices, threads, invocations, mi, ni, stages, offsets_a, band, kind, fused }
     }
 
     /// The number of terms.
