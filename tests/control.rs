@@ -236,7 +236,7 @@ fn mistakes_are_told_at_their_line() {
         let (last, _) = t.scan(|c: Tensor, x: Tensor| (leaked.insert(&c + &x).clone(), ()), t.zeros(DType::F32, ()), x(t));
         last + leaked.expect("recorded")
     }));
-    assert!(message.contains("is read outside of it: return it from the body") && message.contains("control.rs"), "{message}");
+    assert!(message.contains("is read outside of it: return it from there") && message.contains("control.rs"), "{message}");
     let message = faults(eval(&|t| {
         let x = x(t);
         t.while_loop(|y: Tensor| y.sum_all().lt(9.0), |y: Tensor| y * 2.0, x.clone()).grad(&[&x]).remove(0)

@@ -1,10 +1,9 @@
 //! Control flow in a recorded program: closures become bodies that stay loops and branches in the compiled step.
 
-use super::region::{self, Scanned, placeholder};
+use super::region::{self, Scanned};
 use super::tensor::Tensor;
 use super::trace::Trace;
 use super::vmap::Tensors;
-use crate::graph::Builder;
 use crate::types::{DType, Dim, Shape, TensorType};
 
 /// Branches and loops. Bodies read whatever they like from around them; keys that a body asks for ([`Trace::key`]) differ from trip to
@@ -206,8 +205,7 @@ impl Trace {
     /// Values for a body's arguments.
     #[track_caller]
     fn placeholders(&self, types: &[TensorType]) -> Vec<Tensor> {
-        let place = |b: &mut Builder| types.iter().map(|ty| placeholder(b, ty)).collect();
-        let placed = self.recorder.apply_many("argument", &[], |b, _| place(b));
+        let placed = self.recorder.apply_many("argument", &[], |b, _| Ok(types.iter().map(|ty| b.placeholder(ty.clone())).collect()));
         self.results(placed, types.to_vec())
     }
 
