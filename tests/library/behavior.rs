@@ -169,6 +169,54 @@ fn mistakes_come_back_with_their_lines() {
 }
 
 #[test]
+fn mistakes_say_what_is_meant() {
+    let said = |build: &dyn Fn(&inductor::Trace, &Tensor) -> Tensor| {
+        let error = trace("wrong", |t| Ok(build(t, &t.input("x", DType::F32, (2, 3, 8)))));
+        error.err().expect("refused").to_string()
+    };
+    let labels = |t: &inductor::Trace| t.input("y", DType::I32, (2, 8));
+    assert!(said(&|t, x| x.cross_entropy(&labels(t))).contains("CrossEntropy::new().dim(1)"));
+    assert!(said(&|t, x| x.cross_entropy(&t.input("y", DType::F32, (2, 3)))).contains("are probabilities, of the shape of the logits"));
+    assert!(said(&|_, x| x.topk(9, -1).0).contains("topk: 9 elements of a dimension of size 8"));
+    assert!(said(&|_, x| x.select(1, -4)).contains("select: there is no element -4 in dimension 1 of size 3"));
+    assert!(said(&|_, x| x.narrow(1, -1, 2)).contains("narrow: slice: 2..4"));
+    assert!(said(&|t, x| nn::gru(t, x, None, nn::Recurrent::new(4).lengths(x)).0).contains("gru: lengths are integers of shape [batch]"));
+
+    let step = compile_train(
+        &trace("fc", |t| Ok(nn::linear(t, &t.input("x", DType::F32, (2, 3)), 1).sum(()))).unwrap(),
+        &Device::cpu(),
+        optim::Sgd::new(0.1),
+        &Config::default(),
+    )
+    .unwrap();
+    let result = step.run(&mut step.init(0).unwrap(), [&numbers(0, &[2, 3])]).unwrap();
+    assert!(result.gradients().unwrap_err().to_string().contains("Config::gradients = Gradients::Values"));
+    assert!(result.gradient_norms().unwrap_err().to_string().contains("Config::gradients = Gradients::Norms"));
+}
+
+#[test]
+fn statistics_of_nothing_are_no_number() {
+    let traced = trace_eval("nothing", |t| {
+        let x = t.input("x", DType::F32, (0, 3));
+        Ok(vec![x.mean(()), x.var(0).sum(()), x.sum(()), x.logsumexp(0).amax(())])
+    });
+    let devices = [Ok(Device::cpu()), Device::software()];
+    for device in devices.into_iter().flatten() {
+        let step = compile(traced.as_ref().unwrap(), &device, &Config::default()).unwrap();
+        let result = step.run(&mut step.init(0).unwrap(), [numbers(0, &[0, 3])]).unwrap();
+        let found: Vec<f64> = result.outputs().unwrap().iter().map(|(_, x)| x.item().unwrap()).collect();
+        assert!(found[0].is_nan() && found[1].is_nan() && found[2..] == [0.0, f64::NEG_INFINITY], "{device:?}: {found:?}");
+    }
+}
+
+#[test]
+fn folds_are_in_order_and_nearly_equal() {
+    let data = inductor::train::data::Dataset::new([("x", numbers(0, &[11, 1]))]).unwrap();
+    let sizes: Vec<(usize, usize)> = data.folds(4).unwrap().iter().map(|(others, own)| (others.len(), own.len())).collect();
+    assert_eq!(sizes, [(8, 3), (8, 3), (8, 3), (9, 2)]);
+}
+
+#[test]
 fn padding_rows_stay_zero() {
     let traced = trace("padding", |t| {
         let index = t.input("i", DType::I32, 4);

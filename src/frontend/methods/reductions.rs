@@ -188,6 +188,33 @@ impl Tensor {
         self.call("std.correction").with("dim", dims.into_dims()).with("correction", correction).with("keepdim", keepdim).one()
     }
 
+    /// Variance, unbiased, and mean.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.var_mean(1).1)?;
+    /// assert_eq!(y.to_string(), "[1.5 4. ]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn var_mean(&self, dims: impl IntoDims) -> (Tensor, Tensor) {
+        self.call("var_mean.correction").with("dim", dims.into_dims()).pair()
+    }
+
+    /// Standard deviation, from the unbiased variance, and mean.
+    #[track_caller]
+    pub fn std_mean(&self, dims: impl IntoDims) -> (Tensor, Tensor) {
+        self.call("std_mean.correction").with("dim", dims.into_dims()).pair()
+    }
+
+    /// The smallest and the largest element over dimensions.
+    #[track_caller]
+    pub fn aminmax(&self, dims: impl IntoDims) -> (Tensor, Tensor) {
+        let dims = dims.into_dims();
+        (self.amin(dims.clone()), self.amax(dims))
+    }
+
     /// `sum(|x|^p)^(1/p)`; the largest magnitude for an infinite `p`, the number of elements that are not zero for 0.
     #[track_caller]
     pub fn norm_with(&self, p: f64, dims: impl IntoDims, keepdim: bool) -> Tensor {
