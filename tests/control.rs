@@ -65,6 +65,48 @@ fn a_long_scan_compiles_in_no_time_and_takes_no_memory() {
     }
 }
 
+#[test]
+fn launches_of_loops_are_timed_as_often_as_they_run() {
+    let Ok(device) = Device::software() else { return eprintln!("software adapter: skipped") };
+    let step = compile(&summed(5), &device, &Config::default()).expect("compiles");
+    run(&step, &[HostTensor::f32(&[5], &[1.0; 5])]).expect("runs");
+    let times = match step.command_times() {
+        Err(Error::Platform(why)) => return eprintln!("skipped, {why}"),
+        times => times.expect("timed"),
+    };
+    let plan = step.plan();
+    let trips = |launch: usize| times.iter().filter(|t| t.launch == launch).count();
+    let is_in_main = |launch: usize| plan.program.main().contains(&(plan.launches[launch].commands[0] as usize));
+    let looped: Vec<usize> = (0..plan.launches.len()).filter(|&l| !is_in_main(l) && trips(l) == 5).collect();
+    assert!(!looped.is_empty(), "{times:?}");
+    assert!(times.iter().all(|t| plan.launches[t.launch].code.is_some()), "what stands for the loop is no launch");
+    assert!(times.windows(2).all(|pair| pair[0].start_us <= pair[1].start_us), "in the order in which they ran");
+
+    // Only the device knows how many trips there are.
+    let doubled = trace_eval("doubled", |t| {
+        let x = t.input("x", DType::F32, 4);
+        Ok(vec![t.while_loop(|x: Tensor| x.amax(()).lt(100.0), |x: Tensor| x * 2.0, x)])
+    });
+    let step = compile(&doubled.expect("recorded"), &device, &Config::default()).expect("compiles");
+    let found = run(&step, &[HostTensor::f32(&[4], &[1.0; 4])]).expect("runs").remove(0);
+    let profile = step.profile().expect("profiled");
+    assert!(profile.commands.iter().any(|c| profile.commands.iter().filter(|other| other.command == c.command).count() >= 7));
+    assert_eq!(found.to_f32(), [128.0; 4]);
+}
+
+#[test]
+fn products_of_loops_are_tuned() {
+    let Ok(device) = Device::software() else { return eprintln!("software adapter: skipped") };
+    let traced = trace_eval("powers", |t| {
+        let x = t.input("x", DType::F32, (64, 64));
+        Ok(vec![t.fori_loop(2, |_, y: Tensor| y.matmul(&x), x.clone())])
+    });
+    match device.tune(&traced.expect("recorded"), &Config::default(), &[HostTensor::zeros(DType::F32, &[64, 64])]) {
+        Err(Error::Platform(why)) => eprintln!("skipped, {why}"),
+        found => assert!(found.expect("tuned").1.iter().any(|kernel| kernel.label.contains("matmul")), "the product in the loop has forms"),
+    }
+}
+
 /// A recurrent net with a loss, by a loop in the program or unrolled.
 fn recurrent(unrolled: bool) -> Traced {
     trace("net", |t| {
