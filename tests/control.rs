@@ -182,6 +182,39 @@ fn gradients_of_gradients_pass_through_loops() {
 }
 
 #[test]
+fn a_loop_with_its_gradient_runs_once() {
+    let traced = trace_eval("descent", |t| {
+        let (x, w) = (t.input("x", DType::F32, (6, 3)), t.input("w", DType::F32, 3));
+        let (last, all) = t.scan(
+            |h: Tensor, x: Tensor| {
+                let h = (&h * &w + x).tanh();
+                (h.clone(), h)
+            },
+            t.zeros(DType::F32, 3),
+            &x,
+        );
+        let gradient = (last.square().sum(()) + all.sum(())).grad(&[&w]).remove(0);
+        Ok(vec![last, all, gradient])
+    })
+    .expect("recorded");
+    let unrolled = trace_eval("unrolled", |t| {
+        let (x, w) = (t.input("x", DType::F32, (6, 3)), t.input("w", DType::F32, 3));
+        let mut all = vec![t.zeros(DType::F32, 3)];
+        (0..6).for_each(|k| all.push((&all[k as usize] * &w + x.select(0, k)).tanh()));
+        let gradient = (all[6].square().sum(()) + Tensor::stack(&all[1..], 0).sum(())).grad(&[&w]).remove(0);
+        Ok(vec![all[6].clone(), Tensor::stack(&all[1..], 0), gradient])
+    })
+    .expect("recorded");
+    let inputs = [HostTensor::f32(&[6, 3], &numbers(18, 0.2)), HostTensor::f32(&[3], &[0.5, -0.7, 0.9])];
+    for device in devices() {
+        let step = compile(&traced, &device, &Config::default()).expect("compiles");
+        assert_eq!(step.plan().program.controls.len(), 2, "forward and backward");
+        let expected = outputs(&unrolled, &device, &inputs);
+        run(&step, &inputs).expect("runs").iter().zip(&expected).for_each(|(a, b)| close(a, b, 1e-5));
+    }
+}
+
+#[test]
 fn only_the_branch_that_is_taken_checks() {
     let traced = trace_eval("lookup", |t| {
         let (x, at) = (t.input("x", DType::F32, 4), t.input("at", DType::I32, 1));
