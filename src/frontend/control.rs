@@ -26,7 +26,7 @@ impl Trace {
     #[track_caller]
     pub fn cond<R: Tensors>(&self, predicate: &Tensor, then: impl FnOnce() -> R, otherwise: impl FnOnce() -> R) -> R::Owned {
         let start = self.nodes();
-        let (then, otherwise) = (then(), otherwise());
+        let (then, otherwise) = (self.recorder.in_body(then), self.recorder.in_body(otherwise));
         let (yes, no) = (all_of(&then), all_of(&otherwise));
         if yes.len() != no.len() || yes.iter().zip(&no).any(|(a, b)| a.ty != b.ty) {
             let poisoned = yes.iter().chain(&no).chain([predicate]).any(Tensor::is_poisoned);
@@ -130,8 +130,9 @@ impl Trace {
         let like = init;
         let init = all_of(&like);
         let (start, arguments) = (self.nodes(), self.placeholders(&types(&init)));
-        let holds = condition(like.rebuild(&mut arguments.iter().cloned()));
-        let next = all_of(&body(like.rebuild(&mut arguments.iter().cloned())));
+        let given = || like.rebuild(&mut arguments.iter().cloned());
+        let holds = self.recorder.in_body(|| condition(given()));
+        let next = all_of(&self.recorder.in_body(|| body(given())));
         if let Some(fault) = changed("while_loop", &init, &next) {
             self.recorder.fault(fault);
             return like.rebuild(&mut self.poisoned(types(&init)).into_iter());
@@ -180,7 +181,7 @@ impl Trace {
         let slice = |x: &Tensor| TensorType { dtype: x.dtype(), shape: Shape(x.shape().0.iter().skip(1).cloned().collect()) };
         let taken: Vec<TensorType> = types(&init).into_iter().chain(xs.iter().map(slice)).collect();
         let (start, arguments) = (self.nodes(), self.placeholders(&taken));
-        let (next, ys) = f(arguments[..init.len()].to_vec(), arguments[init.len()..].to_vec());
+        let (next, ys) = self.recorder.in_body(|| f(arguments[..init.len()].to_vec(), arguments[init.len()..].to_vec()));
         let stacked = |y: &Tensor| TensorType { dtype: y.dtype(), shape: Shape([std::slice::from_ref(&length), &y.shape().0[..]].concat()) };
         let expected: Vec<TensorType> = types(&init).into_iter().chain(ys.iter().map(stacked)).collect();
         if let Some(fault) = changed("scan", &init, &next) {

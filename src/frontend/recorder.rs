@@ -20,6 +20,8 @@ pub(super) struct Recorder {
     pub(super) streams: Cell<u32>,
     /// Of the functions that are being mapped, outermost first: the number of the example.
     pub(super) examples: RefCell<Vec<Value>>,
+    /// How many bodies of loops and branches are being recorded, one in the other.
+    pub(super) bodies: Cell<u32>,
     pub(super) finished: Cell<bool>,
     pub(super) training: bool,
     pub(super) training_only: RefCell<Vec<TraceFault>>,
@@ -36,6 +38,7 @@ impl Recorder {
             path: RefCell::default(),
             streams: Cell::new(0),
             examples: RefCell::default(),
+            bodies: Cell::new(0),
             finished: Cell::new(false),
             training,
             training_only: RefCell::default(),
@@ -49,6 +52,26 @@ impl Recorder {
         recorder.fault(message);
         recorder.finished.set(true);
         recorder
+    }
+
+    /// Records a body of a loop or branch.
+    pub(super) fn in_body<T>(&self, body: impl FnOnce() -> T) -> T {
+        self.bodies.set(self.bodies.get() + 1);
+        let out = body();
+        self.bodies.set(self.bodies.get() - 1);
+        out
+    }
+
+    /// Whether a buffer may get a new value here; a report where it may not.
+    #[track_caller]
+    pub(super) fn may_update(&self, name: &str) -> bool {
+        let is_outside = self.bodies.get() == 0;
+        if !is_outside {
+            self.fault(format!(
+                "update_buffer: {name} gets a new value in a body of scan, map, cond or while_loop, which may run never or often: return the value, and update behind"
+            ));
+        }
+        is_outside
     }
 
     /// Reports a mistake at the caller's line.
@@ -159,6 +182,7 @@ impl Recorder {
     }
 
     /// Makes outputs of what the closure returned.
+    #[track_caller]
     pub(super) fn returned(self: &Rc<Self>, outputs: &[(Option<String>, Tensor)]) {
         for (i, (name, x)) in outputs.iter().enumerate() {
             let Some(value) = self.operand(x, "output") else { continue };

@@ -29,15 +29,18 @@ use std::rc::Rc;
 /// assert!(error.to_string().contains("add: shapes do not broadcast: [3] and [4]"));
 /// # Ok::<(), inductor::Error>(())
 /// ```
+#[track_caller]
 pub fn trace<O: IntoOutputs>(name: &str, f: impl FnOnce(&Trace) -> Result<O>) -> Result<Traced> {
     record(name, true, f)
 }
 
 /// Records `f` as an inference program: [`Trace::training`] is false, so that dropout records nothing.
+#[track_caller]
 pub fn trace_eval<O: IntoOutputs>(name: &str, f: impl FnOnce(&Trace) -> Result<O>) -> Result<Traced> {
     record(name, false, f)
 }
 
+#[track_caller]
 fn record<O: IntoOutputs>(name: &str, training: bool, f: impl FnOnce(&Trace) -> Result<O>) -> Result<Traced> {
     let recorder = Rc::new(Recorder::new(name, training));
     let root = Trace { recorder: recorder.clone(), prefix: String::new() };
@@ -263,7 +266,7 @@ impl Trace {
     #[track_caller]
     pub fn update_buffer(&self, name: &str, value: &Tensor) {
         let full = self.name(name);
-        let Some(new) = self.recorder.operand(value, "update_buffer") else { return };
+        let Some(new) = self.recorder.operand(value, "update_buffer").filter(|_| self.recorder.may_update(&full)) else { return };
         let mut b = self.recorder.builder.borrow_mut();
         let buffer = b.graph().input(&full).filter(|i| i.role == InputRole::Buffer).map(|i| b.ty(i.value).clone());
         let fault = match buffer {
@@ -361,6 +364,7 @@ impl Trace {
     #[track_caller]
     pub(super) fn move_buffer(&self, name: &str, value: &Tensor) {
         match (self.moved_buffer(name), self.recorder.operand(value, "update_buffer")) {
+            (Some(_), Some(_)) if !self.recorder.may_update(&self.name(name)) => {}
             (Some(_), Some(new)) => self.recorder.builder.borrow_mut().replace_output(&format!("new.{}", self.name(name)), new),
             _ => self.update_buffer(name, value),
         }

@@ -180,7 +180,20 @@ fn mistakes_say_what_is_meant() {
     assert!(said(&|_, x| x.topk(9, -1).0).contains("topk: 9 elements of a dimension of size 8"));
     assert!(said(&|_, x| x.select(1, -4)).contains("select: there is no element -4 in dimension 1 of size 3"));
     assert!(said(&|_, x| x.narrow(1, -1, 2)).contains("narrow: slice: 2..4"));
-    assert!(said(&|t, x| nn::gru(t, x, None, nn::Recurrent::new(4).lengths(x)).0).contains("gru: lengths are integers of shape [batch]"));
+    let lengths = |t: &inductor::Trace, dtype, n: usize| nn::Recurrent::new(4).lengths(&t.input("lengths", dtype, n));
+    assert!(said(&|t, x| nn::gru(t, x, None, lengths(t, DType::F32, 3)).0).contains("gru: lengths are integers of shape [batch]"));
+    assert!(said(&|t, x| nn::gru(t, x, None, lengths(t, DType::I32, 2)).0).contains("gru: expected i32[3], got i32[2]"));
+    let state = |t: &inductor::Trace| t.input("h", DType::F32, (2, 3, 4));
+    assert!(said(&|t, x| nn::gru(t, x, Some(&state(t)), nn::Recurrent::new(4)).0).contains("gru: expected f32[1, 3, 4], got f32[2, 3, 4]"));
+    assert!(said(&|_, x| x.index(&[x])).contains("index: index is f32[2, 3, 8], not an integer"));
+    assert!(said(&|_, x| x.split_with_sizes((1, 2), -1).remove(0)).contains("split_with_sizes: parts of 3 elements in all do not make 8"));
+    assert!(said(&|_, x| x.multinomial(9, false)).contains("multinomial: 9 draws of 8 without replacement"));
+    let norm = |t: &inductor::Trace, x: &Tensor| nn::batch_norm(&t.path("norm"), x, Default::default());
+    let branch = said(&|t, x| t.cond(&x.sum(()).gt(0.0), || norm(t, x), || x.clone()));
+    assert!(branch.contains("norm.running_mean gets a new value in a body of scan, map, cond or while_loop"), "{branch}");
+    let line = line!() + 1;
+    let twice = trace_eval("twice", |t| Ok(vec![("y", t.zeros(DType::F32, 2)), ("y", t.zeros(DType::F32, 2))])).unwrap_err().to_string();
+    assert!(twice.contains(&format!("behavior.rs:{line}: there are two outputs named y")), "{twice}");
 
     let step = compile_train(
         &trace("fc", |t| Ok(nn::linear(t, &t.input("x", DType::F32, (2, 3)), 1).sum(()))).unwrap(),

@@ -60,7 +60,15 @@ pub const CASES: &[Case] = &[
     ("places", |t| {
         let x = x(t);
         let of_nothing = t.zeros(DType::F32, (0, 3)).logsumexp(0).exp() + x.sum(());
-        vec![x.slice(-1, -3, -1), x.narrow(-1, -2, 2), x.sum((0, 2)), x.slice(1, -3, 3).permute((-1, 0, 1)), of_nothing]
+        vec![
+            x.slice(-1, -3, -1),
+            x.narrow(-1, -2, 2),
+            x.sum((0, 2)),
+            x.slice(1, -3, 3).permute((-1, 0, 1)),
+            of_nothing,
+            x.gt(0.0).sum(-1),
+            x.gt(0.0).cumsum(1),
+        ]
     }),
     ("lgamma", |t| vec![x(t).lgamma()]),
     ("digamma", |t| vec![x(t).digamma()]),

@@ -330,6 +330,9 @@ impl Tensor {
     /// ```
     #[track_caller]
     pub fn dice_loss(&self, target: &Tensor, smooth: f64) -> Tensor {
+        if self.rank() < 2 || target.rank() < 2 {
+            return self.fail("dice_loss", format!("operands are [n, ...]: {} x {}", self.ty, target.ty));
+        }
         let (x, y) = (self.flatten(1, -1), target.flatten(1, -1));
         let common = (&x * &y).sum(1);
         (1.0 - (2.0 * common + smooth) / (x.sum(1) + y.sum(1) + smooth)).mean(())

@@ -2,7 +2,7 @@
 
 use crate::frontend::tensor::Tensor;
 use crate::graph::{Builder, Value};
-use crate::types::Dim;
+use crate::types::{DType, Dim};
 
 /// Order along a dimension.
 impl Tensor {
@@ -69,7 +69,8 @@ impl Tensor {
     /// ```
     #[track_caller]
     pub fn cumsum(&self, dim: i64) -> Tensor {
-        self.along("cumsum", dim, |b, x, dim| b.cumsum(x, dim))
+        let x = if self.dtype() == DType::Bool { self.cast(DType::I32) } else { self.clone() };
+        x.along("cumsum", dim, |b, x, dim| b.cumsum(x, dim))
     }
 
     /// Running products along one dimension.

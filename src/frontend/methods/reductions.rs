@@ -38,7 +38,7 @@ macro_rules! reductions {
     };
 }
 reductions! {
-    /// Sum.
+    /// Sum; of bools, how many hold, i32.
     ///
     /// ```
     /// # use inductor::{Device, HostTensor};
@@ -294,6 +294,7 @@ impl Tensor {
     pub fn reduce(&self, kind: ReduceKind, dims: impl IntoDims, keepdim: bool) -> Tensor {
         let x = match kind {
             ReduceKind::Any | ReduceKind::All => self.cast(DType::Bool),
+            ReduceKind::Sum | ReduceKind::Prod if self.dtype() == DType::Bool => self.cast(DType::I32),
             _ => self.clone(),
         };
         x.over("reduce", dims.into_dims(), |b, x, dims| b.reduce(kind, x, dims, keepdim))

@@ -3,6 +3,7 @@
 
 use super::basic::features;
 use crate::frontend::{Initializer, Tensor, Trace};
+use crate::types::{DType, Dim, Shape, TensorType};
 
 /// Settings of [`lstm`], [`gru`] and [`rnn`].
 #[derive(Clone, Debug)]
@@ -155,11 +156,15 @@ fn run(t: &Trace, x: &Tensor, states: Option<Vec<Tensor>>, layer: &Recurrent, ro
     if x.rank() != 3 || layer.hidden == 0 || layer.layers == 0 {
         return vec![x.fail(name, format!("{} is not [time, batch, features], or there is no layer", x.ty())); count];
     }
-    let states = states.unwrap_or_else(|| {
-        let batch = x.shape()[if layer.batch_first { 0 } else { 1 }].clone();
-        let zeros = t.zeros(x.dtype(), [(layer.layers * layer.directions()).into(), batch, layer.hidden.into()]);
-        vec![zeros; count - 1]
-    });
+    let batch = x.size(if layer.batch_first { 0 } else { 1 });
+    let state = TensorType::new(x.dtype(), [(layer.layers * layer.directions()).into(), batch.clone(), layer.hidden.into()]);
+    let given = states.iter().flatten().map(|given| (given.ty(), &state));
+    let of_batch = TensorType::new(DType::I32, batch);
+    let lengths = layer.lengths.iter().map(|given| (given.ty(), &of_batch));
+    if let Some((given, wanted)) = given.chain(lengths).find(|(given, wanted)| !fits(&given.shape, &wanted.shape)) {
+        return vec![x.fail(name, format!("expected {wanted}, got {given}: {}", x.ty())); count];
+    }
+    let states = states.unwrap_or_else(|| vec![t.zeros(state.dtype, state.shape); count - 1]);
     let params = params(t, x, layer, inputs, gates);
     if let Some(lengths) = &layer.lengths {
         let cell = match (gates, layer.relu) {
@@ -178,11 +183,17 @@ fn run(t: &Trace, x: &Tensor, states: Option<Vec<Tensor>>, layer: &Recurrent, ro
     call.with("bidirectional", layer.bidirectional).with("batch_first", layer.batch_first).many(count)
 }
 
+/// Whether a shape may be the one that is wanted: sizes that are not known yet are compared later.
+fn fits(given: &Shape, wanted: &Shape) -> bool {
+    let same = |(a, b): (&Dim, &Dim)| a.as_int().zip(b.as_int()).is_none_or(|(a, b)| a == b);
+    given.rank() == wanted.rank() && given.0.iter().zip(&wanted.0).all(same)
+}
+
 /// The layers over sequences of these lengths: loops that hand on the state of a sequence that has ended.
 #[track_caller]
 fn of_lengths(t: &Trace, x: &Tensor, states: &[Tensor], lengths: &Tensor, layer: &Recurrent, params: &[Tensor], cell: &'static str) -> Vec<Tensor> {
     let mut x = if layer.batch_first { x.transpose(0, 1) } else { x.clone() };
-    if lengths.rank() != 1 || !lengths.dtype().is_int() {
+    if !lengths.dtype().is_int() {
         return vec![
             x.fail(cell.trim_end_matches("_cell.default"), format!("lengths are integers of shape [batch]: {}", lengths.ty()));
             1 + states.len()
