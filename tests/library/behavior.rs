@@ -223,13 +223,6 @@ fn statistics_of_nothing_are_no_number() {
 }
 
 #[test]
-fn folds_are_in_order_and_nearly_equal() {
-    let data = inductor::train::data::Dataset::new([("x", numbers(0, &[11, 1]))]).unwrap();
-    let sizes: Vec<(usize, usize)> = data.folds(4).unwrap().iter().map(|(others, own)| (others.len(), own.len())).collect();
-    assert_eq!(sizes, [(8, 3), (8, 3), (8, 3), (9, 2)]);
-}
-
-#[test]
 fn padding_rows_stay_zero() {
     let traced = trace("padding", |t| {
         let index = t.input("i", DType::I32, 4);
