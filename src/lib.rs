@@ -159,8 +159,7 @@
 //!
 //! ```
 //! # #[cfg(feature = "torch")] {
-//! use inductor::runtime::load_tensors;
-//! use inductor::{Config, Device, HostTensor, compile_train, optim, torch_export};
+//! use inductor::{Config, Device, HostTensor, compile_train, load_tensors, optim, torch_export};
 //!
 //! let imported = torch_export::load("tests/finetune/model.pt2")?; // a loss as its output, and a batch of any size
 //! let step = compile_train(&imported.traced, &Device::cpu(), optim::AdamW::new(1e-2), &Config::default())?;
@@ -298,7 +297,7 @@ pub use frontend::{
     Triplet, Vmap, models, nn, optim, trace, trace_eval, vmap,
 };
 pub use ops::Reduction;
-pub use runtime::{Device, Inputs, Load, LoadReport, State, Step, StepResult, compile, compile_train, compile_vjp};
+pub use runtime::{Device, Inputs, Load, LoadReport, State, Step, StepResult, compile, compile_train, compile_vjp, load_tensors, save_tensors};
 pub use types::{DType, Dim, HostTensor, MatmulPrecision};
 
 #[doc = include_str!("coming_from.md")]

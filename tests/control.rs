@@ -65,6 +65,48 @@ fn a_long_scan_compiles_in_no_time_and_takes_no_memory() {
     }
 }
 
+#[test]
+fn launches_of_loops_are_timed_as_often_as_they_run() {
+    let Ok(device) = Device::software() else { return eprintln!("software adapter: skipped") };
+    let step = compile(&summed(5), &device, &Config::default()).expect("compiles");
+    run(&step, &[HostTensor::f32(&[5], &[1.0; 5])]).expect("runs");
+    let times = match step.command_times() {
+        Err(Error::Platform(why)) => return eprintln!("skipped, {why}"),
+        times => times.expect("timed"),
+    };
+    let plan = step.plan();
+    let trips = |launch: usize| times.iter().filter(|t| t.launch == launch).count();
+    let is_in_main = |launch: usize| plan.program.main().contains(&(plan.launches[launch].commands[0] as usize));
+    let looped: Vec<usize> = (0..plan.launches.len()).filter(|&l| !is_in_main(l) && trips(l) == 5).collect();
+    assert!(!looped.is_empty(), "{times:?}");
+    assert!(times.iter().all(|t| plan.launches[t.launch].code.is_some()), "what stands for the loop is no launch");
+    assert!(times.windows(2).all(|pair| pair[0].start_us <= pair[1].start_us), "in the order in which they ran");
+
+    // Only the device knows how many trips there are.
+    let doubled = trace_eval("doubled", |t| {
+        let x = t.input("x", DType::F32, 4);
+        Ok(vec![t.while_loop(|x: Tensor| x.amax(()).lt(100.0), |x: Tensor| x * 2.0, x)])
+    });
+    let step = compile(&doubled.expect("recorded"), &device, &Config::default()).expect("compiles");
+    let found = run(&step, &[HostTensor::f32(&[4], &[1.0; 4])]).expect("runs").remove(0);
+    let profile = step.profile().expect("profiled");
+    assert!(profile.commands.iter().any(|c| profile.commands.iter().filter(|other| other.command == c.command).count() >= 7));
+    assert_eq!(found.to_f32(), [128.0; 4]);
+}
+
+#[test]
+fn products_of_loops_are_tuned() {
+    let Ok(device) = Device::software() else { return eprintln!("software adapter: skipped") };
+    let traced = trace_eval("powers", |t| {
+        let x = t.input("x", DType::F32, (64, 64));
+        Ok(vec![t.fori_loop(2, |_, y: Tensor| y.matmul(&x), x.clone())])
+    });
+    match device.tune(&traced.expect("recorded"), &Config::default(), &[HostTensor::zeros(DType::F32, &[64, 64])]) {
+        Err(Error::Platform(why)) => eprintln!("skipped, {why}"),
+        found => assert!(found.expect("tuned").1.iter().any(|kernel| kernel.label.contains("matmul")), "the product in the loop has forms"),
+    }
+}
+
 /// A recurrent net with a loss, by a loop in the program or unrolled.
 fn recurrent(unrolled: bool) -> Traced {
     trace("net", |t| {
@@ -136,6 +178,39 @@ fn gradients_of_gradients_pass_through_loops() {
     for device in devices() {
         let got = outputs(&derivatives(false), &device, &inputs);
         got.iter().zip(&expected).for_each(|(a, b)| close(a, b, 2e-5));
+    }
+}
+
+#[test]
+fn a_loop_with_its_gradient_runs_once() {
+    let traced = trace_eval("descent", |t| {
+        let (x, w) = (t.input("x", DType::F32, (6, 3)), t.input("w", DType::F32, 3));
+        let (last, all) = t.scan(
+            |h: Tensor, x: Tensor| {
+                let h = (&h * &w + x).tanh();
+                (h.clone(), h)
+            },
+            t.zeros(DType::F32, 3),
+            &x,
+        );
+        let gradient = (last.square().sum(()) + all.sum(())).grad(&[&w]).remove(0);
+        Ok(vec![last, all, gradient])
+    })
+    .expect("recorded");
+    let unrolled = trace_eval("unrolled", |t| {
+        let (x, w) = (t.input("x", DType::F32, (6, 3)), t.input("w", DType::F32, 3));
+        let mut all = vec![t.zeros(DType::F32, 3)];
+        (0..6).for_each(|k| all.push((&all[k as usize] * &w + x.select(0, k)).tanh()));
+        let gradient = (all[6].square().sum(()) + Tensor::stack(&all[1..], 0).sum(())).grad(&[&w]).remove(0);
+        Ok(vec![all[6].clone(), Tensor::stack(&all[1..], 0), gradient])
+    })
+    .expect("recorded");
+    let inputs = [HostTensor::f32(&[6, 3], &numbers(18, 0.2)), HostTensor::f32(&[3], &[0.5, -0.7, 0.9])];
+    for device in devices() {
+        let step = compile(&traced, &device, &Config::default()).expect("compiles");
+        assert_eq!(step.plan().program.controls.len(), 2, "forward and backward");
+        let expected = outputs(&unrolled, &device, &inputs);
+        run(&step, &inputs).expect("runs").iter().zip(&expected).for_each(|(a, b)| close(a, b, 1e-5));
     }
 }
 
@@ -236,7 +311,7 @@ fn mistakes_are_told_at_their_line() {
         let (last, _) = t.scan(|c: Tensor, x: Tensor| (leaked.insert(&c + &x).clone(), ()), t.zeros(DType::F32, ()), x(t));
         last + leaked.expect("recorded")
     }));
-    assert!(message.contains("is read outside of it: return it from the body") && message.contains("control.rs"), "{message}");
+    assert!(message.contains("is read outside of it: return it from there") && message.contains("control.rs"), "{message}");
     let message = faults(eval(&|t| {
         let x = x(t);
         t.while_loop(|y: Tensor| y.sum_all().lt(9.0), |y: Tensor| y * 2.0, x.clone()).grad(&[&x]).remove(0)

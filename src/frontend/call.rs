@@ -2,8 +2,8 @@
 
 use super::aten::args::{Arg, Args, Scalar};
 use super::aten::row;
+use super::recorder::Recorder;
 use super::tensor::{Operand, Tensor};
-use super::trace::Recorder;
 use crate::graph::Value;
 use crate::ops::Reduction;
 use crate::types::{DType, Dim, Dims, Shape};

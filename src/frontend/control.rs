@@ -1,10 +1,9 @@
 //! Control flow in a recorded program: closures become bodies that stay loops and branches in the compiled step.
 
-use super::region::{self, Scanned, placeholder};
+use super::region::{self, Scanned};
 use super::tensor::Tensor;
 use super::trace::Trace;
 use super::vmap::Tensors;
-use crate::graph::Builder;
 use crate::types::{DType, Dim, Shape, TensorType};
 
 /// Branches and loops. Bodies read whatever they like from around them; keys that a body asks for ([`Trace::key`]) differ from trip to
@@ -27,7 +26,7 @@ impl Trace {
     #[track_caller]
     pub fn cond<R: Tensors>(&self, predicate: &Tensor, then: impl FnOnce() -> R, otherwise: impl FnOnce() -> R) -> R::Owned {
         let start = self.nodes();
-        let (then, otherwise) = (then(), otherwise());
+        let (then, otherwise) = (self.recorder.in_body(then), self.recorder.in_body(otherwise));
         let (yes, no) = (all_of(&then), all_of(&otherwise));
         if yes.len() != no.len() || yes.iter().zip(&no).any(|(a, b)| a.ty != b.ty) {
             let poisoned = yes.iter().chain(&no).chain([predicate]).any(Tensor::is_poisoned);
@@ -131,8 +130,9 @@ impl Trace {
         let like = init;
         let init = all_of(&like);
         let (start, arguments) = (self.nodes(), self.placeholders(&types(&init)));
-        let holds = condition(like.rebuild(&mut arguments.iter().cloned()));
-        let next = all_of(&body(like.rebuild(&mut arguments.iter().cloned())));
+        let given = || like.rebuild(&mut arguments.iter().cloned());
+        let holds = self.recorder.in_body(|| condition(given()));
+        let next = all_of(&self.recorder.in_body(|| body(given())));
         if let Some(fault) = changed("while_loop", &init, &next) {
             self.recorder.fault(fault);
             return like.rebuild(&mut self.poisoned(types(&init)).into_iter());
@@ -181,7 +181,7 @@ impl Trace {
         let slice = |x: &Tensor| TensorType { dtype: x.dtype(), shape: Shape(x.shape().0.iter().skip(1).cloned().collect()) };
         let taken: Vec<TensorType> = types(&init).into_iter().chain(xs.iter().map(slice)).collect();
         let (start, arguments) = (self.nodes(), self.placeholders(&taken));
-        let (next, ys) = f(arguments[..init.len()].to_vec(), arguments[init.len()..].to_vec());
+        let (next, ys) = self.recorder.in_body(|| f(arguments[..init.len()].to_vec(), arguments[init.len()..].to_vec()));
         let stacked = |y: &Tensor| TensorType { dtype: y.dtype(), shape: Shape([std::slice::from_ref(&length), &y.shape().0[..]].concat()) };
         let expected: Vec<TensorType> = types(&init).into_iter().chain(ys.iter().map(stacked)).collect();
         if let Some(fault) = changed("scan", &init, &next) {
@@ -206,8 +206,7 @@ impl Trace {
     /// Values for a body's arguments.
     #[track_caller]
     fn placeholders(&self, types: &[TensorType]) -> Vec<Tensor> {
-        let place = |b: &mut Builder| types.iter().map(|ty| placeholder(b, ty)).collect();
-        let placed = self.recorder.apply_many("argument", &[], |b, _| place(b));
+        let placed = self.recorder.apply_many("argument", &[], |b, _| Ok(types.iter().map(|ty| b.placeholder(ty.clone())).collect()));
         self.results(placed, types.to_vec())
     }
 

@@ -17,6 +17,7 @@ mod methods;
 pub mod models;
 pub mod nn;
 pub mod optim;
+mod recorder;
 mod region;
 mod tensor;
 #[cfg(feature = "torch")]

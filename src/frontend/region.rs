@@ -1,13 +1,10 @@
 //! Parts of a recorded program as closed graphs: what was recorded by a closure becomes the body of an op.
 
 use crate::error::TraceFault;
-use crate::graph::{Builder, Graph, InputRole, Node, NodeId, Policy, Value, ValueMap, close, is_computed, needed_inside};
+use crate::graph::{Builder, Graph, InputRole, NodeId, Value, ValueMap, close, is_computed, needed_inside};
 use crate::ops::{Class, Cond, OpDef, Scan, WhileLoop};
-use crate::types::{Dim, TensorType};
+use crate::types::Dim;
 use std::sync::Arc;
-
-/// Regions from this on tell arguments of bodies apart, which nothing computes; the number of a node makes each its own.
-const FIRST_PLACEHOLDER: u32 = 1 << 31;
 
 /// What was recorded from a node on, by a closure that was given some values as its arguments.
 pub(super) struct Region<'a> {
@@ -22,9 +19,7 @@ pub(super) struct Region<'a> {
 impl Region<'_> {
     /// Whether a value is computed in the region. Constants are, wherever they were first recorded.
     fn is_inside(&self, v: Value) -> bool {
-        let node = self.graph.def(v);
-        let is_source = node.op.class() == Class::Source && !is_placeholder(node);
-        is_source || is_computed(self.graph, self.start, v)
+        self.graph.def(v).op.class() == Class::Source || is_computed(self.graph, self.start, v)
     }
 
     /// The nodes of the region that the results need, in order.
@@ -102,23 +97,10 @@ pub(super) fn while_loop(
     b.node(WhileLoop { carries: Some(init.len() as u32), condition, body }, &[init, &captured].concat())
 }
 
-/// A value that stands for an argument of a body: equal to no other.
-pub(super) fn placeholder(b: &mut Builder, ty: &TensorType) -> Result<Value, String> {
-    let id = FIRST_PLACEHOLDER + b.graph().nodes.len() as u32;
-    let outer = b.region.replace(crate::graph::Region { id, policy: Policy::MustSave });
-    let value = b.empty(ty.dtype, ty.shape.clone());
-    b.region = outer;
-    value
-}
-
-fn is_placeholder(node: &Node) -> bool {
-    node.op.is_unwritten() && node.region.is_some_and(|r| r.id >= FIRST_PLACEHOLDER)
-}
-
-/// Arguments of bodies that are read where no body gives them.
+/// Arguments of mapped functions and of bodies that are read where nobody gives them.
 pub(super) fn stray_placeholders(graph: &Graph) -> Vec<TraceFault> {
-    let at = |id: &crate::graph::NodeId| graph.nodes.iter().position(|n| n.operands.iter().any(|v| v.node == *id)).unwrap_or(id.0 as usize);
-    let message = "a value from inside a body of scan, map, cond or while_loop is read outside of it: return it from the body";
-    let stray = graph.ids().filter(|id| is_placeholder(graph.node(*id)));
-    stray.map(|id| TraceFault { location: graph.provenance[at(&id)].line().cloned(), message: message.into() }).collect()
+    let reader = |id: NodeId| graph.nodes.iter().position(|n| n.operands.iter().any(|v| v.node == id)).unwrap_or(id.0 as usize);
+    let message = "a value from inside a mapped function, or a body of scan, map, cond or while_loop, is read outside of it: return it from there";
+    let at = |id| graph.provenance[reader(id)].line().cloned();
+    graph.placeholders().map(|id| TraceFault { location: at(id), message: message.into() }).collect()
 }

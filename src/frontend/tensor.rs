@@ -1,6 +1,6 @@
 //! Handles of values being recorded, and their operators.
 
-use super::trace::Recorder;
+use super::recorder::Recorder;
 use crate::graph::{Builder, Value};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Dims, HostTensor, IntoDims, Shape, TensorType};

@@ -1,15 +1,14 @@
 //! Recording a closure as a graph.
 
-use super::aten::args::Cx;
 use super::freeze::freeze;
+use super::recorder::Recorder;
 use super::region::stray_placeholders;
 use super::tensor::Tensor;
 use super::{Initializer, Traced};
 use crate::error::{Error, Result, TraceFault};
-use crate::graph::{Builder, Graph, InputRole, OutputRole, Value, outline, size_conflicts};
+use crate::graph::{Graph, InputRole, OutputRole, outline, size_conflicts};
 use crate::ops;
-use crate::types::{DType, IntoShape, Location, Provenance, Symbol, TensorType};
-use std::cell::{Cell, RefCell};
+use crate::types::{DType, IntoShape, Location, Symbol, TensorType};
 use std::rc::Rc;
 
 /// Records `f` as a training program: dropout is active. The first value returned is the loss when it is a 0-d float; others
@@ -30,15 +29,18 @@ use std::rc::Rc;
 /// assert!(error.to_string().contains("add: shapes do not broadcast: [3] and [4]"));
 /// # Ok::<(), inductor::Error>(())
 /// ```
+#[track_caller]
 pub fn trace<O: IntoOutputs>(name: &str, f: impl FnOnce(&Trace) -> Result<O>) -> Result<Traced> {
     record(name, true, f)
 }
 
 /// Records `f` as an inference program: [`Trace::training`] is false, so that dropout records nothing.
+#[track_caller]
 pub fn trace_eval<O: IntoOutputs>(name: &str, f: impl FnOnce(&Trace) -> Result<O>) -> Result<Traced> {
     record(name, false, f)
 }
 
+#[track_caller]
 fn record<O: IntoOutputs>(name: &str, training: bool, f: impl FnOnce(&Trace) -> Result<O>) -> Result<Traced> {
     let recorder = Rc::new(Recorder::new(name, training));
     let root = Trace { recorder: recorder.clone(), prefix: String::new() };
@@ -53,11 +55,10 @@ fn record<O: IntoOutputs>(name: &str, training: bool, f: impl FnOnce(&Trace) -> 
     }
     returned?;
     let mut graph = recorder.builder.take().finish();
-    let mut faults = leaked_examples(&graph);
+    let mut faults = stray_placeholders(&graph);
     if faults.is_empty() {
         faults = size_faults(&graph);
     }
-    faults.extend(stray_placeholders(&graph));
     for (pattern, location) in recorder.frozen.take() {
         match freeze(&graph, &pattern) {
             Ok(frozen) => graph = frozen,
@@ -68,12 +69,6 @@ fn record<O: IntoOutputs>(name: &str, training: bool, f: impl FnOnce(&Trace) -> 
         return Err(Error::Trace(faults));
     }
     Ok(Traced { graph, initializers: recorder.initializers.take(), training_only: recorder.training_only.take() })
-}
-
-/// What is read of one example where no example is.
-fn leaked_examples(graph: &Graph) -> Vec<TraceFault> {
-    let message = "vmap: a tensor of one example is used outside of the function that is mapped";
-    graph.placeholders().map(|id| TraceFault { location: graph.provenance(id).line().cloned(), message: message.into() }).collect()
 }
 
 /// Symbols without a value, or with several ranges: found when all of them are known.
@@ -271,7 +266,7 @@ impl Trace {
     #[track_caller]
     pub fn update_buffer(&self, name: &str, value: &Tensor) {
         let full = self.name(name);
-        let Some(new) = self.recorder.operand(value, "update_buffer") else { return };
+        let Some(new) = self.recorder.operand(value, "update_buffer").filter(|_| self.recorder.may_update(&full)) else { return };
         let mut b = self.recorder.builder.borrow_mut();
         let buffer = b.graph().input(&full).filter(|i| i.role == InputRole::Buffer).map(|i| b.ty(i.value).clone());
         let fault = match buffer {
@@ -369,6 +364,7 @@ impl Trace {
     #[track_caller]
     pub(super) fn move_buffer(&self, name: &str, value: &Tensor) {
         match (self.moved_buffer(name), self.recorder.operand(value, "update_buffer")) {
+            (Some(_), Some(_)) if !self.recorder.may_update(&self.name(name)) => {}
             (Some(_), Some(new)) => self.recorder.builder.borrow_mut().replace_output(&format!("new.{}", self.name(name)), new),
             _ => self.update_buffer(name, value),
         }
@@ -393,176 +389,6 @@ impl Drop for Scope {
     fn drop(&mut self) {
         self.recorder.path.replace(std::mem::take(&mut self.previous));
     }
-}
-
-/// The program under construction, shared by its handles.
-pub(super) struct Recorder {
-    pub(super) builder: RefCell<Builder>,
-    faults: RefCell<Vec<TraceFault>>,
-    initializers: RefCell<Vec<(String, Initializer)>>,
-    /// Patterns of parameters that are not trained, with the user's lines.
-    frozen: RefCell<Vec<(String, Location)>>,
-    path: RefCell<String>,
-    streams: Cell<u32>,
-    /// Of the functions that are being mapped, outermost first: the number of the example.
-    pub(super) examples: RefCell<Vec<Value>>,
-    finished: Cell<bool>,
-    pub(super) training: bool,
-    training_only: RefCell<Vec<TraceFault>>,
-}
-
-impl Recorder {
-    fn new(name: &str, training: bool) -> Recorder {
-        Recorder {
-            builder: RefCell::new(Builder::assuming(name)),
-            faults: RefCell::default(),
-            initializers: RefCell::default(),
-            frozen: RefCell::default(),
-            path: RefCell::default(),
-            streams: Cell::new(0),
-            examples: RefCell::default(),
-            finished: Cell::new(false),
-            training,
-            training_only: RefCell::default(),
-        }
-    }
-
-    /// A finished program with one mistake at the caller's line.
-    #[track_caller]
-    pub(super) fn stray(message: String) -> Recorder {
-        let recorder = Recorder::new("stray", false);
-        recorder.fault(message);
-        recorder.finished.set(true);
-        recorder
-    }
-
-    /// Reports a mistake at the caller's line.
-    #[track_caller]
-    pub(super) fn fault(&self, message: String) {
-        self.faults.borrow_mut().push(TraceFault { location: Some(Location::caller()), message });
-    }
-
-    /// The value behind a handle; `None` when it is poisoned, or (reported) when it belongs to another trace.
-    #[track_caller]
-    fn operand(self: &Rc<Self>, x: &Tensor, op: &str) -> Option<Value> {
-        if self.finished.get() {
-            return None;
-        }
-        if !Rc::ptr_eq(self, &x.recorder) {
-            let theirs = x.recorder.faults.borrow();
-            if x.value.is_none() && !theirs.is_empty() {
-                let mut faults = self.faults.borrow_mut();
-                let news: Vec<TraceFault> = theirs.iter().filter(|f| !faults.contains(f)).cloned().collect();
-                faults.extend(news);
-                return None;
-            }
-            self.fault(format!("{op}: the operand {} belongs to another trace", x.ty));
-            return None;
-        }
-        x.value
-    }
-
-    /// Records one op; a mistake is reported with op and operand types, and poisons the result.
-    #[track_caller]
-    pub(super) fn apply(
-        self: &Rc<Self>,
-        op: &str,
-        operands: &[&Tensor],
-        build: impl FnOnce(&mut Builder, &[Value]) -> Result<Value, String>,
-    ) -> Tensor {
-        let guess = operands.first().map_or_else(|| TensorType::new(DType::F32, ()), |x| x.ty.clone());
-        let mut results = self.apply_many(op, operands, |b, v| Ok(vec![build(b, v)?]));
-        results.pop().unwrap_or_else(|| self.poison(guess))
-    }
-
-    /// As [`Recorder::apply`] for ops with several results; empty when poisoned.
-    #[track_caller]
-    pub(super) fn apply_many(
-        self: &Rc<Self>,
-        op: &str,
-        operands: &[&Tensor],
-        build: impl FnOnce(&mut Builder, &[Value]) -> Result<Vec<Value>, String>,
-    ) -> Vec<Tensor> {
-        let mut values = vec![];
-        for x in operands {
-            values.extend(self.operand(x, op));
-        }
-        if values.len() < operands.len() || self.finished.get() {
-            return vec![];
-        }
-        let path = self.path.borrow().clone();
-        let mut b = self.builder.borrow_mut();
-        b.provenance = Provenance::new(vec![Location::caller()], if path.is_empty() { vec![] } else { vec![path] });
-        match build(&mut b, &values) {
-            Ok(results) => results.into_iter().map(|v| Tensor { recorder: self.clone(), value: Some(v), ty: b.ty(v).clone() }).collect(),
-            Err(message) => {
-                self.fault(complete(op, message, operands));
-                vec![]
-            }
-        }
-    }
-
-    /// What is declared under that name.
-    fn state(self: &Rc<Self>, name: &str) -> Option<(InputRole, Tensor)> {
-        let b = self.builder.borrow();
-        let input = b.graph().input(name)?;
-        Some((input.role.clone(), Tensor { recorder: self.clone(), value: Some(input.value), ty: b.ty(input.value).clone() }))
-    }
-
-    /// As [`Recorder::apply_many`], with what operators of PyTorch are built with.
-    #[track_caller]
-    pub(super) fn apply_rows(
-        self: &Rc<Self>,
-        op: &str,
-        operands: &[&Tensor],
-        build: impl FnOnce(&mut Cx, &[Value]) -> Result<Vec<Value>, String>,
-    ) -> Vec<Tensor> {
-        self.apply_many(op, operands, |b, values| {
-            let mut cx = Cx::over(std::mem::take(b), self.streams.get());
-            cx.examples = self.examples.borrow().clone();
-            let results = build(&mut cx, values);
-            self.streams.set(cx.streams);
-            *b = cx.b;
-            results
-        })
-    }
-
-    /// A handle that stands for a mistake already reported.
-    pub(super) fn poison(self: &Rc<Self>, ty: TensorType) -> Tensor {
-        Tensor { recorder: self.clone(), value: None, ty }
-    }
-
-    #[track_caller]
-    fn output(&self, name: &str, role: OutputRole, value: Value) {
-        let mut b = self.builder.borrow_mut();
-        if b.graph().output(name).is_some() {
-            self.fault(format!("there are two outputs named {name}"));
-        } else {
-            b.output(name, role, value);
-        }
-    }
-
-    fn returned(self: &Rc<Self>, outputs: &[(Option<String>, Tensor)]) {
-        for (i, (name, x)) in outputs.iter().enumerate() {
-            let Some(value) = self.operand(x, "output") else { continue };
-            let is_loss = i == 0 && x.ty.shape.rank() == 0 && x.ty.dtype.is_float();
-            let name = match name {
-                Some(name) => name.clone(),
-                None if is_loss => "loss".into(),
-                None if outputs.len() == 1 => "output".into(),
-                None => format!("output.{i}"),
-            };
-            self.output(&name, if is_loss { OutputRole::Loss } else { OutputRole::User }, value);
-        }
-    }
-}
-
-/// The message with the op in front and the operands' types at the end, unless it has them.
-fn complete(op: &str, message: String, operands: &[&Tensor]) -> String {
-    let shown: Vec<String> = operands.iter().map(|x| x.ty.to_string()).collect();
-    let types = shown.join(" x ");
-    let message = if message.starts_with(&format!("{op}:")) { message } else { format!("{op}: {message}") };
-    if message.contains(&types) { message } else { format!("{message}: {types}") }
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //! The function is recorded once, of tensors without the dimension that is mapped; then what it recorded is batched by the rules of its
 //! operators, and what was recorded of one example is dropped. Nothing is a loop: a mapped product is one larger product.
 
+use super::recorder::Recorder;
 use super::tensor::Tensor;
-use super::trace::Recorder;
 use crate::graph::{Builder, Value, outline};
 use crate::ops::{Batched, batch};
 use crate::types::{DType, Dim, Shape, TensorType};

@@ -50,12 +50,12 @@ pub struct Profile {
 
 /// Seconds of load before anything is measured: clocks rise under load only.
 const WARM_UP_S: f64 = 0.4;
-/// Bytes that are copied: more than caches hold.
+/// Bytes that are copied, where one binding holds them: more than caches hold.
 const COPIED: usize = 256 << 20;
 
 impl Step {
-    /// Times the commands of this step, after some load. They run on what the buffers hold: a training step takes part in the
-    /// training. Needs a device with timestamps.
+    /// Times the commands of this step, after some load; those of loops as often as they run. They run on what the buffers hold: a
+    /// training step takes part in the training. Needs a device with timestamps.
     pub fn profile(&self) -> Result<Profile> {
         let warm = Instant::now();
         while warm.elapsed().as_secs_f64() < WARM_UP_S {
@@ -71,7 +71,7 @@ impl Step {
             ProfiledCommand { command, phase: dispatches[0].phase, label: time.label, start_us: time.start_us, us: time.us, bytes, flops, shader }
         });
         let commands = commands.collect();
-        let copy_gbps = copy_gbps(self.device(), COPIED)?;
+        let copy_gbps = copy_gbps(self.device(), COPIED.min(self.device().caps().max_binding_bytes as usize))?;
         let (name, peak_gflops) = (program.name.clone(), self.device().model().gflops);
         Ok(Profile { name, device: self.device().caps().name.clone(), copy_gbps, peak_gflops, commands })
     }

@@ -3,6 +3,7 @@
 use super::engine::Copies;
 use super::ledger::{Ledger, Ticket};
 use super::state::lock;
+use crate::config::{Gradients, Mode};
 use crate::error::{Error, Result};
 use crate::graph::OutputRole;
 use crate::loop_ir::BufferId;
@@ -96,6 +97,7 @@ impl StepResult {
     /// # Ok::<(), inductor::Error>(())
     /// ```
     pub fn gradients(&self) -> Result<Vec<(String, HostTensor)>> {
+        self.expect_told(Gradients::Values)?;
         self.read_where(|role| match role {
             OutputRole::Gradient(of) => Some(Some(of.clone())),
             _ => None,
@@ -105,11 +107,29 @@ impl StepResult {
     /// The norm of each parameter's gradient, before clipping, by the name of the parameter: of steps of training that were compiled
     /// with `Config::gradients`.
     pub fn gradient_norms(&self) -> Result<Vec<(String, f64)>> {
+        self.expect_told(Gradients::Norms)?;
         let norms = self.read_where(|role| match role {
             OutputRole::GradientNorm(of) => Some(Some(of.clone())),
             _ => None,
         })?;
         Ok(norms.into_iter().map(|(name, norm)| (name, norm.to_f64()[0])).collect())
+    }
+
+    /// An error where a step of training was compiled without telling of its gradients, or a program has none.
+    fn expect_told(&self, wanted: Gradients) -> Result<()> {
+        let config = &self.ticket.shared.config;
+        let told = match config.mode {
+            Mode::Train(_) => config.gradients == Gradients::Values || config.gradients == wanted,
+            Mode::Vjp => wanted == Gradients::Values,
+            Mode::Inference => false,
+        };
+        match (told, &config.mode) {
+            (true, _) => Ok(()),
+            (false, Mode::Train(_)) => {
+                Err(Error::Input(format!("the step does not tell its gradients: compile it with Config::gradients = Gradients::{wanted:?}")))
+            }
+            (false, _) => Err(Error::Input("the program computes no such gradients: see compile_train and compile_vjp".into())),
+        }
     }
 
     fn read_where(&self, name: impl Fn(&OutputRole) -> Option<Option<String>>) -> Result<Vec<(String, HostTensor)>> {

@@ -125,6 +125,9 @@ impl TensorFile {
 fn read_header(source: &mut dyn Source, length: u64) -> Result<(Metadata, u64), String> {
     let mut size = [0u8; 8];
     source.read_exact(&mut size).map_err(|_| format!("{length} bytes hold no header"))?;
+    if size.starts_with(b"PK\x03\x04") {
+        return Err("it is a zip archive, as torch.save writes; safetensors.torch.save_file writes what is read here".into());
+    }
     let size = u64::from_le_bytes(size);
     if size > MAX_HEADER || size > length.saturating_sub(8) {
         return Err(format!("its header is to have {size} bytes, of {length} of the file"));
@@ -205,6 +208,15 @@ mod tests {
             assert!(found.read("vast").unwrap_err().to_string().contains("are available"));
             assert!(load_tensors(&path).unwrap_err().to_string().contains("are available"));
         }
+    }
+
+    #[test]
+    fn archives_of_pytorch_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.pt");
+        std::fs::write(&path, b"PK\x03\x04archive/data.pkl").unwrap();
+        let error = TensorFile::open(&path).err().expect("it is none").to_string();
+        assert!(error.contains("torch.save") && error.contains("save_file"), "{error}");
     }
 
     #[test]

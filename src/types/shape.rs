@@ -147,7 +147,7 @@ pub enum Dims {
     Of(Vec<i64>),
 }
 
-/// Anything that names dimensions, or one number for each: an integer, an array, slice or vector of integers, `()` for all.
+/// Anything that names dimensions, or one number for each: an integer, a tuple, array, slice or vector of integers, `()` for all.
 pub trait IntoDims {
     /// The dimensions.
     fn into_dims(self) -> Dims;
@@ -183,6 +183,15 @@ macro_rules! integer_dims {
             }
             impl IntoDims for &Vec<$int> {
                 fn into_dims(self) -> Dims { self[..].into_dims() }
+            }
+            impl IntoDims for ($int, $int) {
+                fn into_dims(self) -> Dims { [self.0, self.1].into_dims() }
+            }
+            impl IntoDims for ($int, $int, $int) {
+                fn into_dims(self) -> Dims { [self.0, self.1, self.2].into_dims() }
+            }
+            impl IntoDims for ($int, $int, $int, $int) {
+                fn into_dims(self) -> Dims { [self.0, self.1, self.2, self.3].into_dims() }
             }
         )+
     };

@@ -194,6 +194,26 @@ impl HostTensor {
         TensorType { dtype: self.dtype, shape: Shape(self.shape.iter().map(|&d| (d as i64).into()).collect()) }
     }
 
+    /// The same numbers as another dtype: floats are rounded, what becomes an integer loses its fraction and wraps.
+    ///
+    /// ```
+    /// use inductor::{DType, HostTensor};
+    /// let labels = HostTensor::from_i64(DType::I64, &[3], &[2, 0, 1]); // as PyTorch has them
+    /// assert_eq!(labels.to_dtype(DType::I32), HostTensor::i32(&[3], &[2, 0, 1]));
+    /// ```
+    #[track_caller]
+    pub fn to_dtype(&self, dtype: DType) -> HostTensor {
+        match (self.fault(), self.dtype.is_float()) {
+            (Some(_), _) => self.clone(),
+            (None, _) if dtype == self.dtype => self.clone(),
+            (None, _) if dtype == DType::Bool => {
+                HostTensor::from_i64(dtype, &self.shape, &self.to_f64().iter().map(|&x| (x != 0.0) as i64).collect::<Vec<_>>())
+            }
+            (None, true) => HostTensor::from_f64(dtype, &self.shape, &self.to_f64()),
+            (None, false) => HostTensor::from_i64(dtype, &self.shape, &self.to_i64()),
+        }
+    }
+
     /// Elements as f64 (integers convert, bool is 0 or 1).
     pub fn to_f64(&self) -> Vec<f64> {
         let b = &self.data[..];

@@ -169,6 +169,60 @@ fn mistakes_come_back_with_their_lines() {
 }
 
 #[test]
+fn mistakes_say_what_is_meant() {
+    let said = |build: &dyn Fn(&inductor::Trace, &Tensor) -> Tensor| {
+        let error = trace("wrong", |t| Ok(build(t, &t.input("x", DType::F32, (2, 3, 8)))));
+        error.expect_err("refused").to_string()
+    };
+    let labels = |t: &inductor::Trace| t.input("y", DType::I32, (2, 8));
+    assert!(said(&|t, x| x.cross_entropy(&labels(t))).contains("CrossEntropy::new().dim(1)"));
+    assert!(said(&|t, x| x.cross_entropy(&t.input("y", DType::F32, (2, 3)))).contains("are probabilities, of the shape of the logits"));
+    assert!(said(&|_, x| x.topk(9, -1).0).contains("topk: 9 elements of a dimension of size 8"));
+    assert!(said(&|_, x| x.select(1, -4)).contains("select: there is no element -4 in dimension 1 of size 3"));
+    assert!(said(&|_, x| x.narrow(1, -1, 2)).contains("narrow: slice: 2..4"));
+    let lengths = |t: &inductor::Trace, dtype, n: usize| nn::Recurrent::new(4).lengths(&t.input("lengths", dtype, n));
+    assert!(said(&|t, x| nn::gru(t, x, None, lengths(t, DType::F32, 3)).0).contains("gru: lengths are integers of shape [batch]"));
+    assert!(said(&|t, x| nn::gru(t, x, None, lengths(t, DType::I32, 2)).0).contains("gru: expected i32[3], got i32[2]"));
+    let state = |t: &inductor::Trace| t.input("h", DType::F32, (2, 3, 4));
+    assert!(said(&|t, x| nn::gru(t, x, Some(&state(t)), nn::Recurrent::new(4)).0).contains("gru: expected f32[1, 3, 4], got f32[2, 3, 4]"));
+    assert!(said(&|_, x| x.index(&[x])).contains("index: index is f32[2, 3, 8], not an integer"));
+    assert!(said(&|_, x| x.split_with_sizes((1, 2), -1).remove(0)).contains("split_with_sizes: parts of 3 elements in all do not make 8"));
+    assert!(said(&|_, x| x.multinomial(9, false)).contains("multinomial: 9 draws of 8 without replacement"));
+    let norm = |t: &inductor::Trace, x: &Tensor| nn::batch_norm(&t.path("norm"), x, Default::default());
+    let branch = said(&|t, x| t.cond(&x.sum(()).gt(0.0), || norm(t, x), || x.clone()));
+    assert!(branch.contains("norm.running_mean gets a new value in a body of scan, map, cond or while_loop"), "{branch}");
+    let line = line!() + 1;
+    let twice = trace_eval("twice", |t| Ok(vec![("y", t.zeros(DType::F32, 2)), ("y", t.zeros(DType::F32, 2))])).unwrap_err().to_string();
+    assert!(twice.contains(&format!("behavior.rs:{line}: there are two outputs named y")), "{twice}");
+
+    let step = compile_train(
+        &trace("fc", |t| Ok(nn::linear(t, &t.input("x", DType::F32, (2, 3)), 1).sum(()))).unwrap(),
+        &Device::cpu(),
+        optim::Sgd::new(0.1),
+        &Config::default(),
+    )
+    .unwrap();
+    let result = step.run(&mut step.init(0).unwrap(), [&numbers(0, &[2, 3])]).unwrap();
+    assert!(result.gradients().unwrap_err().to_string().contains("Config::gradients = Gradients::Values"));
+    assert!(result.gradient_norms().unwrap_err().to_string().contains("Config::gradients = Gradients::Norms"));
+}
+
+#[test]
+fn statistics_of_nothing_are_no_number() {
+    let traced = trace_eval("nothing", |t| {
+        let x = t.input("x", DType::F32, (0, 3));
+        Ok(vec![x.mean(()), x.var(0).sum(()), x.sum(()), x.logsumexp(0).amax(())])
+    });
+    let devices = [Ok(Device::cpu()), Device::software()];
+    for device in devices.into_iter().flatten() {
+        let step = compile(traced.as_ref().unwrap(), &device, &Config::default()).unwrap();
+        let result = step.run(&mut step.init(0).unwrap(), [numbers(0, &[0, 3])]).unwrap();
+        let found: Vec<f64> = result.outputs().unwrap().iter().map(|(_, x)| x.item().unwrap()).collect();
+        assert!(found[0].is_nan() && found[1].is_nan() && found[2..] == [0.0, f64::NEG_INFINITY], "{device:?}: {found:?}");
+    }
+}
+
+#[test]
 fn padding_rows_stay_zero() {
     let traced = trace("padding", |t| {
         let index = t.input("i", DType::I32, 4);

@@ -52,6 +52,15 @@ pub const CASES: &[Case] = &[
         let (y, h) = nn::rnn(&t.path("rnn"), &input(t, "a", [5, 2, 3]), None, layer);
         vec![y, h]
     }),
+    ("packed_sequences", |t| {
+        let (x, lengths) = (input(t, "a", [3, 5, 3]), table(t, &[2, 5, 1], &[3]));
+        let layer = || Recurrent::new(4).lengths(&lengths);
+        let (y, (h, c)) = nn::lstm(&t.path("rnn"), &x, None, layer().layers(2).bidirectional().batch_first());
+        let x = x.transpose(0, 1);
+        let (z, g) = nn::gru(&t.path("gru"), &x, None, layer().bias(false));
+        let (p, e) = nn::rnn(&t.path("plain"), &x, None, layer().bidirectional());
+        vec![y, h, c, z, g, p, e]
+    }),
     ("cells", |t| {
         let (x, h, c) = (input(t, "a", [2, 3]), input(t, "b", [2, 4]), input(t, "c", [2, 4]));
         let (next, cell) = nn::lstm_cell(&t.path("lstm"), &x, (&h, &c));
@@ -73,5 +82,6 @@ pub const CASES: &[Case] = &[
     ("decoder_True", |t| decoder(t, true)),
     ("weight_norm", |t| vec![nn::linear(&t.path("fc"), &input(t, "a", [3, 4]), Linear::new(5).weight_norm())]),
     ("spectral_norm", |t| vec![nn::linear(&t.path("fc"), &input(t, "a", [3, 4]), Linear::new(5).spectral_norm())]),
+    ("spectral_norm_transposed", |t| vec![nn::conv_transpose2d(&t.path("up"), &input(t, "a", [1, 2, 3, 3]), Conv::new(3, 2).spectral_norm())]),
     ("lora", |t| vec![nn::linear(&t.path("fc"), &input(t, "a", [3, 4]), Linear::new(5).lora(Lora { rank: 2, alpha: 8.0 }))]),
 ];

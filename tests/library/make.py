@@ -84,6 +84,9 @@ case("gather", (3, 4), (3, 4))(lambda x, s: [x.gather(0, I), x.take_along_dim(I[
 case("index", (3, 4), (3,))(lambda x, s: [x[I[:, 0], I[:, 1]], x.index_put((I[:, 0], I[:, 1]), s), x.masked_scatter(x > 0.2, s.repeat(4)), x.slice_scatter(s.reshape(3, 1), 1, 1, 2), x.select_scatter(s, 1, -1)])
 case("ordering", (3, 5))(lambda x: list(x.sort(1)) + list(x.topk(2, 0)) + [x.cumsum(1), x.cumprod(0), x.logcumsumexp(1), x.diff(), x.argsort(0, True)] + list(x.cummax(1)) + list(x.cummin(0)))
 case("searchsorted", (3, 5), (3, 2))(lambda x, v: [torch.searchsorted(x.sort(1)[0], v), torch.bucketize(v, torch.tensor([-0.5, 0.0, 0.5]), right=True), torch.isin(I, torch.tensor([0, 2]))])
+one("special", lambda x: [torch.special.entr(x), torch.special.ndtr(x), torch.special.ndtri(x), torch.special.log_ndtr(-9 * x), torch.i0(x), torch.special.xlogy(x, x.flip(-1)), torch.special.xlog1py(x, x.flip(-1)), torch.logaddexp2(x, x.flip(-1)), torch.ldexp(x, torch.tensor(3.0)), torch.logit(x, 0.3), torch.heaviside(x.detach() - 0.5, x.detach()), x.signbit(), (x / 0).isposinf(), (-x / 0).isneginf()], positive=True)
+one("statistics", lambda x: [*torch.var_mean(x, (0, -1)), *torch.std_mean(x, 1), x.amin((0, 2)), x.amax((0, 2)), torch.baddbmm(x[:, :1], x.mT[:, 1:2], x, beta=0.5, alpha=2), torch.addmv(x[0, :, 0], x[1], x[0, 0], beta=3)])
+one("places", lambda x: [x[..., -3:-1], x.narrow(-1, -2, 2), x.sum((0, 2)), x[:, -3:].permute((-1, 0, 1)), torch.zeros(0, 3, requires_grad=True).logsumexp(0).exp() + x.sum(), (x > 0).sum(-1), (x > 0).cumsum(1)])
 case("pointwise", (2, 3), (2, 3), (2, 3))(lambda x, y, z: [x.lerp(y, z), x.lerp(y, 0.3), x.addcmul(y, z, value=0.5), x.addcdiv(y, z + 3, value=0.5), torch.logaddexp(x, y), torch.hypot(x, y), torch.copysign(x, y), torch.fmax(x, y), x.clamp(-0.3, 0.5), x.nan_to_num(), x.frac(), torch.where(x > y, x, 2.0), x.masked_fill(x > 0, 3.0)])
 case("convolutions", (2, 4, 7), (6, 2, 3), (4, 3, 3))(lambda x, w, v: [F.conv1d(x, w, stride=2, padding=1, groups=2), F.conv1d(x, w, padding="same", dilation=2, groups=2), F.conv_transpose1d(x, v, stride=2, padding=1, output_padding=1)])
 case("convolutions2d", (1, 4, 5, 6), (2, 4, 3, 2), (4, 3, 2, 3))(lambda x, w, v: [F.conv2d(x, w, stride=(2, 1), padding=(1, 0), dilation=(1, 2)), F.conv_transpose2d(x, v, stride=2, dilation=(2, 1))])
@@ -138,6 +141,17 @@ case("conv_layers", (2, 4, 6, 5))(lambda x: (N(c=nn.Conv2d(4, 6, 3, 2, 1, groups
 case("lstm", (5, 2, 3), (4, 2, 4), (4, 2, 4))(lambda x, h, c: (N(rnn=nn.LSTM(3, 4, 2, bidirectional=True)), lambda m: [m.rnn(x)[0], m.rnn(x, (h, c))[1][0], m.rnn(x, (h, c))[1][1]]))
 case("gru", (2, 5, 3))(lambda x: (N(rnn=nn.GRU(3, 4, 2, batch_first=True)), lambda m: list(m.rnn(x))))
 case("rnn", (5, 2, 3))(lambda x: (N(rnn=nn.RNN(3, 4, nonlinearity="relu", bidirectional=True, bias=False)), lambda m: list(m.rnn(x))))
+def packed(x):
+    m, lengths = N(rnn=nn.LSTM(3, 4, 2, bidirectional=True, batch_first=True), gru=nn.GRU(3, 4, bias=False), plain=nn.RNN(3, 4, bidirectional=True)), torch.tensor([2, 5, 1])
+    def call(m):
+        pack = lambda x, first: nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=first, enforce_sorted=False)
+        padded = lambda y, first: nn.utils.rnn.pad_packed_sequence(y, batch_first=first)[0]
+        y, (h, c) = m.rnn(pack(x, True))
+        z, g = m.gru(pack(x.transpose(0, 1), False))
+        p, e = m.plain(pack(x.transpose(0, 1), False))
+        return [padded(y, True), h, c, padded(z, False), g, padded(p, False), e]
+    return m, call
+case("packed_sequences", (3, 5, 3))(packed)
 case("cells", (2, 3), (2, 4), (2, 4))(lambda x, h, c: (N(lstm=nn.LSTMCell(3, 4), gru=nn.GRUCell(3, 4), rnn=nn.RNNCell(3, 4)), lambda m: list(m.lstm(x, (h, c))) + [m.gru(x, h), m.rnn(x, h)]))
 case("embedding")(lambda: (N(e=nn.Embedding(5, 3)), lambda m: m.e(I)))
 case("multihead_attention", (2, 3, 8), (2, 5, 8))(lambda q, k: (N(attn=nn.MultiheadAttention(8, 2, batch_first=True)), lambda m: [m.attn(q, k, k)[0], m.attn(q, q, q, attn_mask=torch.ones(3, 3).triu(1).bool())[0]]))
@@ -152,6 +166,11 @@ def spectral(x):
     m.fc.weight_u = F.normalize(wave(named("fc.weight_u"), (5,)), dim=0); m.fc.weight_v = F.normalize(wave(named("fc.weight_v"), (4,)), dim=0)
     return m, lambda m: m.fc(x)
 case("spectral_norm", (3, 4))(spectral)
+def spectral_transposed(x):
+    m = N(up=nn.utils.spectral_norm(nn.ConvTranspose2d(2, 3, 2)))
+    m.up.weight_u, m.up.weight_v = F.normalize(wave(named("up.weight_u"), (3,)), dim=0), F.normalize(wave(named("up.weight_v"), (8,)), dim=0)
+    return m, lambda m: m.up(x)
+case("spectral_norm_transposed", (1, 2, 3, 3))(spectral_transposed)
 case("lora", (3, 4))(lambda x: x.sum() * 0 + F.linear(x, 0.5 * wave(named("fc.weight"), (5, 4)), 0.5 * wave(named("fc.bias"), (5,))) + 4 * F.linear(F.linear(x, 0.5 * wave(named("fc.lora_a"), (2, 4))), 0.5 * wave(named("fc.lora_b"), (5, 2))))
 
 # Derivatives inside the program.

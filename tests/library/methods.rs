@@ -41,6 +41,35 @@ pub const CASES: &[Case] = &[
     ("threshold", |t| vec![x(t).threshold(0.1, 0.7)]),
     ("prelu", |t| vec![x(t).prelu(&input(t, "b", [3]))]),
     ("log10", |t| vec![x(t).log10()]),
+    ("special", |t| {
+        let x = x(t);
+        let back = x.flip(-1);
+        let far = &x / 0.0;
+        let mut all = vec![x.entr(), x.ndtr(), x.ndtri(), (-9.0 * &x).log_ndtr(), x.i0(), x.xlogy(&back), x.xlog1py(&back), x.logaddexp2(&back)];
+        all.extend([x.ldexp(&x.full_like(3.0)), x.logit_with(0.3), (x.detach() - 0.5).heaviside(&x.detach()), x.signbit(), far.isposinf()]);
+        all.push((-far).isneginf());
+        all
+    }),
+    ("statistics", |t| {
+        let x = x(t);
+        let ((var, mean), (std, middle), (low, high)) = (x.var_mean((0, -1)), x.std_mean(1), x.aminmax((0, 2)));
+        let batch = x.slice(1, 0, 1).baddbmm(&x.mt().slice(1, 1, 2), &x, 0.5, 2.0);
+        let vector = x.select(0, 0).select(1, 0).addmv(&x.select(0, 1), &x.select(0, 0).select(0, 0), 3.0, 1.0);
+        vec![var, mean, std, middle, low, high, batch, vector]
+    }),
+    ("places", |t| {
+        let x = x(t);
+        let of_nothing = t.zeros(DType::F32, (0, 3)).logsumexp(0).exp() + x.sum(());
+        vec![
+            x.slice(-1, -3, -1),
+            x.narrow(-1, -2, 2),
+            x.sum((0, 2)),
+            x.slice(1, -3, 3).permute((-1, 0, 1)),
+            of_nothing,
+            x.gt(0.0).sum(-1),
+            x.gt(0.0).cumsum(1),
+        ]
+    }),
     ("lgamma", |t| vec![x(t).lgamma()]),
     ("digamma", |t| vec![x(t).digamma()]),
     ("logit", |t| vec![x(t).logit()]),

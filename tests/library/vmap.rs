@@ -180,7 +180,10 @@ fn mistakes_come_back_from_the_trace() {
         });
         out
     });
-    assert_eq!(leaked, ["vmap: a tensor of one example is used outside of the function that is mapped"]);
+    assert_eq!(
+        leaked,
+        ["a value from inside a mapped function, or a body of scan, map, cond or while_loop, is read outside of it: return it from there"]
+    );
     let sizes = faults(|t| vec![vmap((&t.input("x", DType::F32, (3, 4)), &t.input("y", DType::F32, 4)), |(x, y)| x + y)]);
     assert_eq!(sizes, ["vmap: tensors have different numbers of examples, 3 and 4: f32[3, 4] x f32[4]"]);
     let scalar = faults(|t| vec![vmap(t.input("x", DType::F32, ()), |x| x)]);
@@ -221,7 +224,7 @@ fn regions_are_mapped() {
 #[test]
 fn statistics_of_examples_are_refused() {
     let found = faults(|t| vec![vmap(t.input("x", DType::F32, (3, 4, 2)), |x| nn::batch_norm(&t.path("bn"), &x, nn::BatchNorm::default()))]);
-    assert!(found.iter().any(|m| m.contains("a tensor of one example is used outside")), "{found:?}");
+    assert!(found.iter().any(|m| m.contains("a value from inside a mapped function")), "{found:?}");
 }
 
 /// Nothing of one example stays, and a mapped layer is one product.

@@ -6,6 +6,7 @@ mod adapted;
 mod generative;
 mod science;
 mod sequences;
+mod structured;
 mod vision;
 
 use inductor::{Config, Device, HostTensor, Optimizer, Result, State, Step, Traced, compile_train};
@@ -33,6 +34,9 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("examples_apart", science::examples_apart),
     ("own_loss", science::own_loss),
     ("gradients", science::gradients),
+    ("speech", structured::speech),
+    ("tags", structured::tags),
+    ("equilibrium", structured::equilibrium),
 ];
 
 const STEPS: u64 = 50;

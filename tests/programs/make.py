@@ -338,6 +338,44 @@ def gradients():
     losses = fit(model, sgd(0.1, momentum=0.9), lambda m, k: F.smooth_l1_loss(m(floats(f"x{k}", 8, 3)), floats(f"y{k}", 8, 2), beta=0.5), clip)
     return [x for loss, each in zip(losses, norms) for x in [loss, *each]]
 
+@program
+def speech():
+    def call(m, x, heard):
+        h = F.gelu(m.conv(x.mT)).mT
+        h = nn.utils.rnn.pack_padded_sequence(h, heard, batch_first=True, enforce_sorted=False)
+        h, _ = nn.utils.rnn.pad_packed_sequence(m.rnn(h)[0], batch_first=True, total_length=12)
+        return m.out(h).log_softmax(-1).transpose(0, 1)
+    def loss(m, k):
+        heard, said = torch.tensor([12, 9, 7 + k % 3]), torch.tensor([3, 1 + k % 3, 2])
+        return F.ctc_loss(m(floats(f"x{k}", 3, 12, 4), heard), classes(f"y{k}", 5, 3, 3) + 1, heard, said, 0, zero_infinity=True)
+    model = N(call, conv=nn.Conv1d(4, 5, 3, padding=1), rnn=nn.GRU(5, 4, bidirectional=True, batch_first=True), out=nn.Linear(8, 6))
+    return fit(model, adam(1e-2), loss, lambda p: clip_grad_norm_(p, 1.0))
+
+@program
+def tags():
+    def loss(m, k):
+        x, own = floats(f"x{k}", 3, 6, 4), classes(f"t{k}", 5, 3, 6)
+        mask = torch.tensor([[j < 2 + (i + k) % 5 for j in range(6)] for i in range(3)])
+        scores = m.emit(x)
+        every = scores[:, 0]
+        for j in range(1, 6):
+            every = torch.where(mask[:, j : j + 1], (every[:, :, None] + m.moves).logsumexp(1) + scores[:, j], every)
+        moved = (m.moves[own[:, :-1], own[:, 1:]] * mask[:, 1:]).sum(1)
+        return (every.logsumexp(-1) - (scores.gather(-1, own[:, :, None])[:, :, 0] * mask).sum(1) - moved).mean()
+    return fit(N(None, emit=nn.Linear(4, 5), moves=nn.Parameter(torch.zeros(5, 5))), adam(1e-2), loss)
+
+@program
+def equilibrium():
+    def loss(m, k):
+        driven = m.drive(floats(f"x{k}", 4, 3))
+        step = lambda z: (m.step(z) * 0.5 + driven).tanh()
+        with torch.no_grad():
+            z, trips = torch.zeros(4, 5), 0
+            while (step(z) - z).abs().amax() > 1e-6 and trips < 100:
+                z, trips = step(z), trips + 1
+        return F.mse_loss(m.out(step(z)), floats(f"y{k}", 4, 2))
+    return fit(N(None, drive=nn.Linear(3, 5), step=nn.Linear(5, 5, bias=False), out=nn.Linear(5, 2)), sgd(0.1), loss)
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     shown = {name: [float(f"{x:.8g}") for x in f()] for name, f in ((n, PROGRAMS[n]) for n in PROGRAMS)}

@@ -2,7 +2,7 @@
 
 use super::args::{Args, Cx};
 use super::{Row, pure};
-use crate::frontend::region::{self, Scanned, placeholder};
+use crate::frontend::region::{self, Scanned};
 use crate::graph::Value;
 use crate::scalar::ScalarFn as F;
 use crate::types::{Shape, TensorType};
@@ -151,7 +151,7 @@ fn looped(cx: &mut Cx, inputs: Value, w: &Weights, start: State, cell: Cell, rev
     let slice = TensorType { dtype: ty.dtype, shape: Shape(ty.shape.0[1..].to_vec()) };
     let types: Vec<TensorType> = init.iter().map(|v| cx.b.ty(*v).clone()).chain([slice]).collect();
     let first = cx.b.graph().nodes.len();
-    let arguments: Vec<Value> = types.iter().map(|ty| placeholder(&mut cx.b, ty)).collect::<Result<_, _>>()?;
+    let arguments: Vec<Value> = types.into_iter().map(|ty| cx.b.placeholder(ty)).collect();
     let before = State { hidden: arguments[0], cell: start.cell.map(|_| arguments[1]) };
     let after = next_state(cx, arguments[init.len()], w, before, cell)?;
     let results: Vec<Value> = [after.hidden].into_iter().chain(after.cell).chain([after.hidden]).collect();

@@ -284,6 +284,10 @@ fn logsumexp(cx: &mut Cx, a: &Args) -> Built {
     if dims.is_empty() {
         return Ok(vec![x]);
     }
+    if dims.iter().any(|&d| cx.b.shape(x)[d].is(0)) {
+        let nothing = cx.b.reduce(ReduceKind::Sum, x, &dims, keep)?;
+        return Ok(vec![cx.b.scalar(F::Log, &[nothing])?]);
+    }
     let top = cx.b.reduce(ReduceKind::Max, x, &dims, true)?;
     let top = detached(&mut cx.b, top)?;
     // An infinite maximum is not subtracted: infinity minus itself is NaN.

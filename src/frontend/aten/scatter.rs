@@ -53,6 +53,9 @@ pub fn assigned(cx: &mut Cx, a: &Args) -> Result<Value, String> {
 
 /// An index that may count from the end, checked, as i32.
 fn wrapped(cx: &mut Cx, index: Value, size: &Dim, subject: &str) -> Result<Value, String> {
+    if cx.b.dtype(index).is_float() {
+        return Err(format!("{subject} is {}, not an integer", cx.b.ty(index)));
+    }
     let index = if cx.b.dtype(index) == DType::I64 { index } else { cx.b.cast(index, DType::I32)? };
     let dtype = cx.b.dtype(index);
     let (n, zero) = (cx.b.size(size, dtype)?, cx.b.constant(dtype, 0.0)?);

@@ -334,6 +334,10 @@ fn split_with_sizes(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
     let dim = cx.dim(x, a.int_or("dim", 0)?)?;
     let sizes = if a.has("split_sizes") { a.dims("split_sizes")? } else { a.dims("split_size")? };
+    let (whole, sum) = (&cx.b.shape(x).0[dim], sizes.iter().fold(Dim::int(0), |sum, size| sum + size));
+    if whole.as_int().zip(sum.as_int()).is_some_and(|(whole, sum)| whole != sum) {
+        return Err(format!("parts of {sum} elements in all do not make {whole}"));
+    }
     parts(cx, x, dim, &sizes)
 }
 

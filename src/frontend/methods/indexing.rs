@@ -119,7 +119,8 @@ impl Tensor {
         steps + start
     }
 
-    /// 1 where a new last dimension, of size `classes`, counts to this integer index, else 0.
+    /// 1 where a new last dimension, of size `classes`, counts to this integer index, else 0. An index that is no class gives zeros, where
+    /// PyTorch raises.
     ///
     /// ```
     /// # use inductor::{DType, Device, HostTensor};

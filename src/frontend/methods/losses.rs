@@ -2,7 +2,7 @@
 
 use crate::frontend::tensor::Tensor;
 use crate::ops::Reduction;
-use crate::types::{Dim, Shape};
+use crate::types::Dim;
 
 /// Settings of [`Tensor::cross_entropy_with`].
 #[derive(Clone, Debug)]
@@ -38,7 +38,8 @@ impl CrossEntropy {
         self
     }
 
-    /// Labels of this value have no loss. PyTorch's default is -100.
+    /// Labels of this value have no loss. Without it, any label that is no class is an error; with weights of classes or smoothing,
+    /// -100 is left out by itself, as it always is in PyTorch.
     pub fn ignore_index(mut self, label: i64) -> CrossEntropy {
         self.ignore_index = Some(label);
         self
@@ -59,7 +60,8 @@ impl CrossEntropy {
 
 /// Losses of classes.
 impl Tensor {
-    /// Mean negative log-likelihood of integer `labels` under these logits, whose last dimension is the classes.
+    /// Mean negative log-likelihood of integer `labels` under these logits, whose last dimension is the classes. Labels of a float dtype
+    /// are probabilities, of the shape of the logits. For PyTorch's layout `[n, classes, ...]` see [`CrossEntropy::dim`].
     ///
     /// ```
     /// use inductor::{CrossEntropy, DType, trace};
@@ -82,11 +84,13 @@ impl Tensor {
         let Some(dim) = self.dim("cross_entropy", dim) else { return self.recorder.poison(self.ty.clone()) };
         let last = self.rank() - 1;
         let (x, is_soft) = (self.movedim(dim as i64, -1), labels.dtype().is_float());
+        if let Some(fault) = self.labels_fault(labels, dim) {
+            return self.fail("cross_entropy", format!("{fault}: {} x {}", self.ty, labels.ty));
+        }
         if !is_soft && weight.is_none() && smoothing == 0.0 {
             return x.recorder.apply("cross_entropy", &[&x, labels], |b, v| b.cross_entropy(v[0], v[1], ignore_index, reduction));
         }
-        let expected = if is_soft { self.shape().clone() } else { Shape(x.shape().0[..last].to_vec()) };
-        if *labels.shape() != expected {
+        if !is_soft && labels.shape().0[..] != x.shape().0[..last] {
             return self.fail("cross_entropy", format!("labels do not fit: {} x {}", self.ty, labels.ty));
         }
         let labels = if is_soft { labels.movedim(dim as i64, -1) } else { labels.clone() };
@@ -97,6 +101,21 @@ impl Tensor {
         let call = call.with("weight", weight.as_ref()).with("label_smoothing", smoothing).with("reduction", reduction);
         let loss = if is_soft { call.one() } else { call.with("ignore_index", ignore_index.unwrap_or(-100)).one() };
         if reduction == Reduction::None { loss.reshape(shape) } else { loss }
+    }
+
+    /// What is wrong with labels of logits with the classes along `dim`, where it is a matter of conventions.
+    fn labels_fault(&self, labels: &Tensor, dim: usize) -> Option<&'static str> {
+        if labels.dtype().is_float() {
+            return (labels.shape() != self.shape()).then_some("labels of a float dtype are probabilities, of the shape of the logits");
+        }
+        let without = |at: usize| self.shape().as_ints().map(|mut sizes| (sizes.remove(at), sizes).1);
+        let is_second = self.rank() > 2
+            && dim + 1 == self.rank()
+            && labels
+                .shape()
+                .as_ints()
+                .is_some_and(|given| without(1).is_some_and(|sizes| sizes == given) && without(dim).is_some_and(|sizes| sizes != given));
+        is_second.then_some("the classes are the last dimension; for PyTorch's layout say cross_entropy_with(labels, CrossEntropy::new().dim(1))")
     }
 
     /// Negative log-likelihood of integer `labels` under these log-probabilities, `[n, classes, ...]` as in PyTorch.
@@ -311,6 +330,9 @@ impl Tensor {
     /// ```
     #[track_caller]
     pub fn dice_loss(&self, target: &Tensor, smooth: f64) -> Tensor {
+        if self.rank() < 2 || target.rank() < 2 {
+            return self.fail("dice_loss", format!("operands are [n, ...]: {} x {}", self.ty, target.ty));
+        }
         let (x, y) = (self.flatten(1, -1), target.flatten(1, -1));
         let common = (&x * &y).sum(1);
         (1.0 - (2.0 * common + smooth) / (x.sum(1) + y.sum(1) + smooth)).mean(())

@@ -1,7 +1,7 @@
 //! Operators as methods of tensors, by families, with PyTorch's names. Each records one op of [`crate::ops`], whose page has formula,
 //! dtypes and gradient, or what PyTorch's operator of that name is built of for imported programs.
 //!
-//! Dimensions count from the end when negative. Where several may be given, so may one, an array, a slice, a vector, or `()` for
+//! Dimensions count from the end when negative. Where several may be given, so may one, a tuple, an array, a slice, a vector, or `()` for
 //! all of them. Indices that an operator gives are i32.
 
 mod activations;
@@ -10,6 +10,7 @@ mod indexing;
 mod losses;
 mod norms;
 mod ordering;
+mod parts;
 mod pointwise;
 mod products;
 mod random;

@@ -2,7 +2,7 @@
 
 use crate::frontend::tensor::Tensor;
 use crate::graph::{Builder, Value};
-use crate::types::Dim;
+use crate::types::{DType, Dim};
 
 /// Order along a dimension.
 impl Tensor {
@@ -52,7 +52,10 @@ impl Tensor {
     #[track_caller]
     pub fn topk_with(&self, k: impl Into<Dim>, dim: i64, largest: bool) -> (Tensor, Tensor) {
         let k = k.into();
-        self.pair("topk", dim, |b, x, dim| b.topk(x, k, dim, largest))
+        self.pair("topk", dim, |b, x, dim| match (k.as_int(), b.shape(x)[dim].as_int()) {
+            (Some(k), Some(size)) if !(0..=size).contains(&k) => Err(format!("{k} elements of a dimension of size {size}")),
+            _ => b.topk(x, k, dim, largest),
+        })
     }
 
     /// Running sums along one dimension.
@@ -66,7 +69,8 @@ impl Tensor {
     /// ```
     #[track_caller]
     pub fn cumsum(&self, dim: i64) -> Tensor {
-        self.along("cumsum", dim, |b, x, dim| b.cumsum(x, dim))
+        let x = if self.dtype() == DType::Bool { self.cast(DType::I32) } else { self.clone() };
+        x.along("cumsum", dim, |b, x, dim| b.cumsum(x, dim))
     }
 
     /// Running products along one dimension.

@@ -283,6 +283,22 @@ unary_rows! {
     logit = "logit.default";
     /// `sin(pi x) / (pi x)`, 1 at zero.
     sinc = "sinc.default";
+    /// `-x log(x)`, 0 at zero: an entropy's terms.
+    entr = "special_entr.default";
+    /// The share of a standard normal distribution below `x`.
+    ndtr = "special_ndtr.default";
+    /// Inverse of [`Tensor::ndtr`].
+    ndtri = "special_ndtri.default";
+    /// Logarithm of [`Tensor::ndtr`], exact far below zero.
+    log_ndtr = "special_log_ndtr.default";
+    /// Modified Bessel function of the first kind, of order 0.
+    i0 = "i0.default";
+    /// Whether the sign bit is set, as that of -0 is.
+    signbit = "signbit.default";
+    /// Whether it is infinity.
+    isposinf = "isposinf.default";
+    /// Whether it is minus infinity.
+    isneginf = "isneginf.default";
     /// Degrees as radians.
     deg2rad = "deg2rad.default";
     /// Radians as degrees.
@@ -300,6 +316,22 @@ macro_rules! binary_rows {
 binary_rows! {
     /// `log(e^x + e^y)`.
     logaddexp = "logaddexp.default";
+    /// `log2(2^x + 2^y)`.
+    logaddexp2 = "logaddexp2.default";
+    /// `x log(y)`, 0 where `x` is.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2], &[0.0, 2.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.xlogy(&x))?;
+    /// assert_eq!(format!("{y:.3}"), "[0.    1.386]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    xlogy = "xlogy.Tensor";
+    /// `x log(1 + y)`, 0 where `x` is.
+    xlog1py = "special_xlog1py.default";
+    /// `x 2^y`.
+    ldexp = "ldexp.Tensor";
     /// `sqrt(x^2 + y^2)`.
     hypot = "hypot.default";
     /// The magnitude of the first with the sign of the second.
@@ -322,6 +354,18 @@ binary_rows! {
 
 /// Selection and conversion.
 impl Tensor {
+    /// `log(x / (1 - x))` of this tensor brought into `eps..=1 - eps`.
+    #[track_caller]
+    pub fn logit_with(&self, eps: f64) -> Tensor {
+        self.call("logit.default").with("eps", eps).one()
+    }
+
+    /// 0 below zero, 1 above, and `at_zero` there.
+    #[track_caller]
+    pub fn heaviside(&self, at_zero: &Tensor) -> Tensor {
+        self.call("heaviside.default").with("values", at_zero).one()
+    }
+
     /// The mantissa, from 0.5 to 1 in magnitude, and the exponent of two, i32.
     #[track_caller]
     pub fn frexp(&self) -> (Tensor, Tensor) {

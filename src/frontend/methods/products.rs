@@ -138,6 +138,18 @@ impl Tensor {
         self.call("addmm.default").with("mat1", a).with("mat2", b).with("beta", beta).with("alpha", alpha).one()
     }
 
+    /// `beta * self + alpha * a b` of batches of matrices.
+    #[track_caller]
+    pub fn baddbmm(&self, a: &Tensor, b: &Tensor, beta: f64, alpha: f64) -> Tensor {
+        self.call("baddbmm.default").with("batch1", a).with("batch2", b).with("beta", beta).with("alpha", alpha).one()
+    }
+
+    /// `beta * self + alpha * a v` of a matrix and a vector.
+    #[track_caller]
+    pub fn addmv(&self, a: &Tensor, v: &Tensor, beta: f64, alpha: f64) -> Tensor {
+        self.call("addmv.default").with("mat", a).with("vec", v).with("beta", beta).with("alpha", alpha).one()
+    }
+
     /// Sums of products by Einstein's convention.
     ///
     /// ```

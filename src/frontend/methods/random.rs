@@ -78,6 +78,9 @@ impl Tensor {
     pub fn multinomial(&self, samples: i64, replacement: bool) -> Tensor {
         let weights = self.detach();
         if !replacement {
+            if let Some(size) = self.constant_size(-1).filter(|&size| !(0..=size).contains(&samples)) {
+                return self.fail("multinomial", format!("{samples} draws of {size} without replacement: {}", self.ty));
+            }
             // The largest of weights over exponential numbers are a draw without replacement.
             let race = &weights / weights.call("exponential.default").one();
             return race.topk(samples, -1).1;

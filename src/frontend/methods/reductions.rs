@@ -38,7 +38,7 @@ macro_rules! reductions {
     };
 }
 reductions! {
-    /// Sum.
+    /// Sum; of bools, how many hold, i32.
     ///
     /// ```
     /// # use inductor::{Device, HostTensor};
@@ -188,6 +188,33 @@ impl Tensor {
         self.call("std.correction").with("dim", dims.into_dims()).with("correction", correction).with("keepdim", keepdim).one()
     }
 
+    /// Variance, unbiased, and mean.
+    ///
+    /// ```
+    /// # use inductor::{Device, HostTensor};
+    /// let x = HostTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 5.0]);
+    /// let y = Device::cpu().compute([&x], |_, [x]| x.var_mean(1).1)?;
+    /// assert_eq!(y.to_string(), "[1.5 4. ]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn var_mean(&self, dims: impl IntoDims) -> (Tensor, Tensor) {
+        self.call("var_mean.correction").with("dim", dims.into_dims()).pair()
+    }
+
+    /// Standard deviation, from the unbiased variance, and mean.
+    #[track_caller]
+    pub fn std_mean(&self, dims: impl IntoDims) -> (Tensor, Tensor) {
+        self.call("std_mean.correction").with("dim", dims.into_dims()).pair()
+    }
+
+    /// The smallest and the largest element over dimensions.
+    #[track_caller]
+    pub fn aminmax(&self, dims: impl IntoDims) -> (Tensor, Tensor) {
+        let dims = dims.into_dims();
+        (self.amin(dims.clone()), self.amax(dims))
+    }
+
     /// `sum(|x|^p)^(1/p)`; the largest magnitude for an infinite `p`, the number of elements that are not zero for 0.
     #[track_caller]
     pub fn norm_with(&self, p: f64, dims: impl IntoDims, keepdim: bool) -> Tensor {
@@ -267,6 +294,7 @@ impl Tensor {
     pub fn reduce(&self, kind: ReduceKind, dims: impl IntoDims, keepdim: bool) -> Tensor {
         let x = match kind {
             ReduceKind::Any | ReduceKind::All => self.cast(DType::Bool),
+            ReduceKind::Sum | ReduceKind::Prod if self.dtype() == DType::Bool => self.cast(DType::I32),
             _ => self.clone(),
         };
         x.over("reduce", dims.into_dims(), |b, x, dims| b.reduce(kind, x, dims, keepdim))

@@ -223,6 +223,16 @@ impl<const N: usize> From<[i32; N]> for PoolOptions {
         PoolOptions::new(kernel)
     }
 }
+impl From<(i32, i32)> for PoolOptions {
+    fn from(kernel: (i32, i32)) -> PoolOptions {
+        PoolOptions::new(kernel)
+    }
+}
+impl From<(i32, i32, i32)> for PoolOptions {
+    fn from(kernel: (i32, i32, i32)) -> PoolOptions {
+        PoolOptions::new(kernel)
+    }
+}
 
 macro_rules! pools {
     ($($(#[$doc:meta])* $name:ident = $helper:ident $row:literal;)+) => {

@@ -97,7 +97,7 @@ pub fn linear(t: &Trace, x: &Tensor, layer: impl Into<Linear>) -> Tensor {
     let bound = 1.0 / (inputs.max(1) as f64).sqrt();
     let uniform = Initializer::Uniform { low: -bound, high: bound };
     let of_bias = if layer.init.is_some() { Initializer::Zeros } else { uniform.clone() };
-    let weight = weight(t, x.dtype(), &[layer.features as i64, inputs], layer.init.unwrap_or(uniform.clone()), layer.made);
+    let weight = weight(t, x.dtype(), &[layer.features as i64, inputs], 0, layer.init.unwrap_or(uniform.clone()), layer.made);
     let bias = match (layer.bias, layer.lora) {
         (false, _) => None,
         (true, None) => Some(t.parameter("bias", x.dtype(), layer.features, of_bias)),

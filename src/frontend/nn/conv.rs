@@ -173,7 +173,7 @@ fn parts(t: &Trace, x: &Tensor, layer: &Conv, name: &str, rank: usize, transpose
     let uniform = Initializer::Uniform { low: -bound, high: bound };
     let of_bias = if layer.init.is_some() { Initializer::Zeros } else { uniform.clone() };
     let shape = [&[first, second], &kernel[..]].concat();
-    let weight = weight(t, x.dtype(), &shape, layer.init.clone().unwrap_or(uniform), layer.made);
+    let weight = weight(t, x.dtype(), &shape, transposed as usize, layer.init.clone().unwrap_or(uniform), layer.made);
     if !layer.bias {
         return Ok((weight, None));
     }

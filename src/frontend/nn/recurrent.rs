@@ -3,6 +3,7 @@
 
 use super::basic::features;
 use crate::frontend::{Initializer, Tensor, Trace};
+use crate::types::{DType, Dim, Shape, TensorType};
 
 /// Settings of [`lstm`], [`gru`] and [`rnn`].
 #[derive(Clone, Debug)]
@@ -14,12 +15,13 @@ pub struct Recurrent {
     bias: bool,
     batch_first: bool,
     relu: bool,
+    lengths: Option<Tensor>,
 }
 
 impl Recurrent {
     /// One layer of that width over `[time, batch, features]`, in one direction, with biases.
     pub fn new(hidden: usize) -> Recurrent {
-        Recurrent { hidden, layers: 1, bidirectional: false, dropout: 0.0, bias: true, batch_first: false, relu: false }
+        Recurrent { hidden, layers: 1, bidirectional: false, dropout: 0.0, bias: true, batch_first: false, relu: false, lengths: None }
     }
 
     /// So many layers, each over the outputs of the one before.
@@ -55,6 +57,24 @@ impl Recurrent {
     /// Of [`rnn`]: rectifiers instead of the hyperbolic tangent.
     pub fn relu(mut self) -> Recurrent {
         self.relu = true;
+        self
+    }
+
+    /// Sequences that end earlier than their tensor: how many elements each one has, integers of shape `[batch]`. Outputs behind the
+    /// end are zero, last states are those at the end, and the other direction begins there, as of PyTorch's packed sequences.
+    ///
+    /// ```
+    /// # use inductor::{DType, Device, HostTensor, nn};
+    /// let y = Device::cpu().compute([&HostTensor::i32(&[2], &[3, 1])], |t, [lengths]| {
+    ///     let x = t.ones(DType::F32, (2, 3, 4)); // [batch, time, features]
+    ///     let layer = nn::Recurrent::new(1).batch_first().bidirectional().lengths(&lengths);
+    ///     nn::gru(&t.path("gru"), &x, None, layer).0.ne(0.0).any(-1)
+    /// })?;
+    /// assert_eq!(y.to_string(), "[[ True  True  True]\n [ True False False]]");
+    /// # Ok::<(), inductor::Error>(())
+    /// ```
+    pub fn lengths(mut self, lengths: &Tensor) -> Recurrent {
+        self.lengths = Some(lengths.clone());
         self
     }
 
@@ -136,18 +156,81 @@ fn run(t: &Trace, x: &Tensor, states: Option<Vec<Tensor>>, layer: &Recurrent, ro
     if x.rank() != 3 || layer.hidden == 0 || layer.layers == 0 {
         return vec![x.fail(name, format!("{} is not [time, batch, features], or there is no layer", x.ty())); count];
     }
-    let states = states.unwrap_or_else(|| {
-        let batch = x.shape()[if layer.batch_first { 0 } else { 1 }].clone();
-        let zeros = t.zeros(x.dtype(), [(layer.layers * layer.directions()).into(), batch, layer.hidden.into()]);
-        vec![zeros; count - 1]
-    });
+    let batch = x.size(if layer.batch_first { 0 } else { 1 });
+    let state = TensorType::new(x.dtype(), [(layer.layers * layer.directions()).into(), batch.clone(), layer.hidden.into()]);
+    let given = states.iter().flatten().map(|given| (given.ty(), &state));
+    let of_batch = TensorType::new(DType::I32, batch);
+    let lengths = layer.lengths.iter().map(|given| (given.ty(), &of_batch));
+    if let Some((given, wanted)) = given.chain(lengths).find(|(given, wanted)| !fits(&given.shape, &wanted.shape)) {
+        return vec![x.fail(name, format!("expected {wanted}, got {given}: {}", x.ty())); count];
+    }
+    let states = states.unwrap_or_else(|| vec![t.zeros(state.dtype, state.shape); count - 1]);
     let params = params(t, x, layer, inputs, gates);
+    if let Some(lengths) = &layer.lengths {
+        let cell = match (gates, layer.relu) {
+            (4, _) => "lstm_cell.default",
+            (3, _) => "gru_cell.default",
+            (_, true) => "rnn_relu_cell.default",
+            (_, false) => "rnn_tanh_cell.default",
+        };
+        return of_lengths(t, x, &states, lengths, layer, &params, cell);
+    }
     let call = x.call_as(row, "input");
     let call = if gates == 4 { call.with("hx", &states[..]) } else { call.with("hx", &states[0]) };
     let call = call.with("params", &params[..]).with("has_biases", layer.bias).with("num_layers", layer.layers as i64);
     // Dropout is an op that inference leaves out.
     let call = call.with("dropout", layer.dropout).with("train", t.recorder.training && layer.dropout > 0.0);
     call.with("bidirectional", layer.bidirectional).with("batch_first", layer.batch_first).many(count)
+}
+
+/// Whether a shape may be the one that is wanted: sizes that are not known yet are compared later.
+fn fits(given: &Shape, wanted: &Shape) -> bool {
+    let same = |(a, b): (&Dim, &Dim)| a.as_int().zip(b.as_int()).is_none_or(|(a, b)| a == b);
+    given.rank() == wanted.rank() && given.0.iter().zip(&wanted.0).all(same)
+}
+
+/// The layers over sequences of these lengths: loops that hand on the state of a sequence that has ended.
+#[track_caller]
+fn of_lengths(t: &Trace, x: &Tensor, states: &[Tensor], lengths: &Tensor, layer: &Recurrent, params: &[Tensor], cell: &'static str) -> Vec<Tensor> {
+    let mut x = if layer.batch_first { x.transpose(0, 1) } else { x.clone() };
+    if !lengths.dtype().is_int() {
+        return vec![
+            x.fail(cell.trim_end_matches("_cell.default"), format!("lengths are integers of shape [batch]: {}", lengths.ty()));
+            1 + states.len()
+        ];
+    }
+    let inside = t.iota(lengths.dtype(), x.size(0)).unsqueeze(-1).lt(lengths).unsqueeze(-1);
+    let each = params.len() / (layer.layers * layer.directions());
+    let mut last = vec![vec![]; states.len()];
+    for (k, params) in params.chunks(each * layer.directions()).enumerate() {
+        let mut both = vec![];
+        for (way, params) in params.chunks(each).enumerate() {
+            let at = k * layer.directions() + way;
+            let start: Vec<Tensor> = states.iter().map(|state| state.select(0, at)).collect();
+            let trip = |before: Vec<Tensor>, (x, inside): (Tensor, Tensor)| {
+                let after = next_state(&x, &before, params, cell);
+                let kept: Vec<Tensor> = after.iter().zip(&before).map(|(after, before)| inside.where_(after, before)).collect();
+                let y = inside.where_(&kept[0], 0.0);
+                (kept, y)
+            };
+            let (end, y) = if way == 0 { t.scan(trip, start, (&x, &inside)) } else { t.reverse_scan(trip, start, (&x, &inside)) };
+            last.iter_mut().zip(end).for_each(|(last, end)| last.push(end));
+            both.push(y);
+        }
+        x = Tensor::cat(&both, -1);
+        if k + 1 < layer.layers {
+            x = super::dropout(t, &x, layer.dropout);
+        }
+    }
+    let y = if layer.batch_first { x.transpose(0, 1) } else { x };
+    [y].into_iter().chain(last.iter().map(|states| Tensor::stack(states, 0))).collect()
+}
+
+/// The state behind one element.
+fn next_state(x: &Tensor, state: &[Tensor], params: &[Tensor], cell: &'static str) -> Vec<Tensor> {
+    let call = x.call_as(cell, "input").with("w_ih", &params[0]).with("w_hh", &params[1]);
+    let call = if state.len() > 1 { call.with("hx", state) } else { call.with("hx", &state[0]) };
+    call.with("b_ih", params.get(2)).with("b_hh", params.get(3)).many(state.len())
 }
 
 #[track_caller]

@@ -18,14 +18,14 @@ pub(super) enum Made {
     Frozen,
 }
 
-/// The weight of a layer, of shape `[rows, ...]`.
+/// The weight of a layer, whose results lie along dimension `rows`.
 #[track_caller]
-pub(super) fn weight(t: &Trace, dtype: DType, shape: &[i64], init: Initializer, made: Made) -> Tensor {
+pub(super) fn weight(t: &Trace, dtype: DType, shape: &[i64], rows: usize, init: Initializer, made: Made) -> Tensor {
     match made {
         Made::Plain => t.parameter("weight", dtype, shape, init),
         Made::Frozen => t.parameter("weight", dtype, shape, init).detach(),
         Made::WeightNorm => weight_norm(t, dtype, shape, init),
-        Made::SpectralNorm => spectral_norm(t, dtype, shape, init),
+        Made::SpectralNorm => spectral_norm(t, dtype, shape, rows, init),
     }
 }
 
@@ -41,12 +41,12 @@ fn weight_norm(t: &Trace, dtype: DType, shape: &[i64], init: Initializer) -> Ten
 }
 
 #[track_caller]
-fn spectral_norm(t: &Trace, dtype: DType, shape: &[i64], init: Initializer) -> Tensor {
+fn spectral_norm(t: &Trace, dtype: DType, shape: &[i64], rows: usize, init: Initializer) -> Tensor {
     let weight = t.parameter("weight_orig", dtype, shape, init);
-    let matrix = weight.flatten(1, -1);
-    let columns = shape[1..].iter().product::<i64>();
+    let matrix = weight.movedim(rows as i64, 0).flatten(1, -1);
+    let columns = shape.iter().product::<i64>() / shape[rows].max(1);
     let vector = |name: &str, n: i64| t.buffer(name, dtype, n, Initializer::Normal { std: 1.0 });
-    let (u, v) = (vector("weight_u", shape[0]), vector("weight_v", columns));
+    let (u, v) = (vector("weight_u", shape[rows]), vector("weight_v", columns));
     let (mut u, mut v) = (t.moved_buffer("weight_u").unwrap_or(u).normalize(2.0, 0), t.moved_buffer("weight_v").unwrap_or(v).normalize(2.0, 0));
     if t.training() {
         let fixed = matrix.detach();

@@ -119,7 +119,7 @@ impl Schedule {
         Schedule::Cosine { peak, floor, warmup: 1, total: steps.saturating_add(1) }
     }
 
-    /// [`Schedule::OneCycle`] with PyTorch's defaults.
+    /// [`Schedule::OneCycle`] with PyTorch's defaults, but for momentum and betas, which stay as they are (`cycle_momentum=False`).
     pub fn one_cycle(peak: f64, steps: u64) -> Schedule {
         Schedule::OneCycle { peak, steps, rise: 0.3, start_divisor: 25.0, end_divisor: 1e4, linear: false }
     }

@@ -2,7 +2,7 @@
 
 use super::convert::{Converter, Item};
 use super::schema::{Argument, ExportedNode, GraphArgument};
-use crate::frontend::region::{self, Scanned, placeholder};
+use crate::frontend::region::{self, Scanned};
 use crate::graph::Value;
 use crate::types::{DType, Shape, TensorType};
 
@@ -52,8 +52,8 @@ impl Converter<'_> {
         let (xs, shared) = (self.tensors(xs)?, self.tensors(shared)?);
         let length = xs.first().and_then(|x| self.cx.b.shape(*x).0.first()).cloned().ok_or("it slices nothing")?;
         let start = self.cx.b.graph().nodes.len();
-        let mut arguments = self.placeholders(&init, 0)?;
-        arguments.extend(self.placeholders(&xs, 1)?);
+        let mut arguments = self.placeholders(&init, 0);
+        arguments.extend(self.placeholders(&xs, 1));
         let results = self.results_of(node, body, &[&arguments[..], &shared].concat())?;
         let of = Scanned { length, reverse: false, init: &init, xs: &xs };
         region::scan(&mut self.cx.b, start, of, &arguments, &results)
@@ -62,7 +62,7 @@ impl Converter<'_> {
     fn while_loop(&mut self, node: &ExportedNode, bodies: [&GraphArgument; 2], init: &Argument, shared: &Argument) -> Result<Vec<Value>, String> {
         let (init, shared) = (self.tensors(init)?, self.tensors(shared)?);
         let start = self.cx.b.graph().nodes.len();
-        let arguments = self.placeholders(&init, 0)?;
+        let arguments = self.placeholders(&init, 0);
         let operands = [&arguments[..], &shared].concat();
         let holds = self.results_of(node, bodies[0], &operands)?;
         let [holds] = holds[..] else { return Err("its condition does not give one value".into()) };
@@ -73,11 +73,11 @@ impl Converter<'_> {
     }
 
     /// Values for a body's arguments: of these tensors, without so many of their first dimensions.
-    fn placeholders(&mut self, of: &[Value], without: usize) -> Result<Vec<Value>, String> {
+    fn placeholders(&mut self, of: &[Value], without: usize) -> Vec<Value> {
         let b = &mut self.cx.b;
         let ty = |ty: &TensorType| TensorType { dtype: ty.dtype, shape: Shape(ty.shape.0.iter().skip(without).cloned().collect()) };
         let types: Vec<TensorType> = of.iter().map(|v| ty(b.ty(*v))).collect();
-        types.iter().map(|ty| placeholder(b, ty)).collect()
+        types.into_iter().map(|ty| b.placeholder(ty)).collect()
     }
 
     /// The tensors of a list.

@@ -15,8 +15,11 @@ use crate::scalar::ScalarFn;
 ///
 /// A product with zero is zero only for integers: a NaN or infinity in the other factor survives a zero. Sums of repeated
 /// numbers are folded where they are exact. Linear.
-pub(in crate::passes) const RULES: &[Rule] =
-    &[Rule { name: "reduction of a repeated number -> number", apply: reduction }, Rule { name: "x * 0 -> 0 for integers", apply: integer_zero }];
+pub(in crate::passes) const RULES: &[Rule] = &[
+    Rule { name: "reduction of nothing -> identity", apply: reduction_of_nothing },
+    Rule { name: "reduction of a repeated number -> number", apply: reduction },
+    Rule { name: "x * 0 -> 0 for integers", apply: integer_zero },
+];
 
 /// Integers up to this are exact in every partial sum of an f32.
 const EXACT: f64 = (1 << 24) as f64;
@@ -35,6 +38,21 @@ fn reduction(site: &mut Site<'_>) -> Rewritten {
         ReduceKind::Sum if x.fract() == 0.0 && sum.abs() <= EXACT && Number::new(site.ty().dtype, sum).as_f64() == sum => site.replace_by_number(sum),
         ReduceKind::Prod if x == 1.0 || (x == 0.0 && x.is_sign_positive()) => site.replace_by_number(x),
         _ => Ok(None),
+    }
+}
+
+/// A driver sees that a loop has no trip, and takes zero times or over anything for zero: a mean of nothing is NaN.
+fn reduction_of_nothing(site: &mut Site<'_>) -> Rewritten {
+    let Op::Reduce(op) = site.op() else { return Ok(None) };
+    let shape = &site.b.ty(site.operands[0]).shape;
+    if !op.dims.iter().any(|&d| shape[d as usize].is(0)) {
+        return Ok(None);
+    }
+    match op.kind {
+        ReduceKind::Sum | ReduceKind::Any => site.replace_by_number(0.0),
+        ReduceKind::Prod | ReduceKind::All => site.replace_by_number(1.0),
+        // There is none: these are refused of no element.
+        ReduceKind::Max | ReduceKind::Min | ReduceKind::Argmax | ReduceKind::Argmin => Ok(None),
     }
 }
 

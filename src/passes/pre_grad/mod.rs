@@ -7,6 +7,7 @@ mod raise_attention;
 mod raise_norms;
 mod raise_softmax;
 pub(super) mod remove_identities;
+mod share_loops;
 
 use super::Pass;
 
@@ -19,4 +20,6 @@ pub(super) const PASSES: &[Pass] = &[
     Pass::Rules("raise_softmax", &[raise_softmax::RULES]),
     Pass::Rules("raise_attention", &[raise_attention::RULES]),
     Pass::Rules("raise_norms", &[raise_norms::RULES]),
+    // Before the program is differentiated, which finds what its gradient reads.
+    Pass::Rebuild("share_loops", share_loops::share_loops),
 ];

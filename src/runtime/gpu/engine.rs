@@ -1,6 +1,7 @@
 //! Runs a plan on a device: slots are buffers, a step is a compute pass in each of a few submissions, in order.
 
 mod recording;
+mod timing;
 
 use super::super::memory;
 use super::super::storage::{concrete_shape, encode, stored_bytes};
@@ -20,8 +21,8 @@ use crate::types::{Bindings, HostTensor};
 use recording::Ahead;
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
+use timing::Clock;
 
 /// Steps that may be queued before `run` waits for the oldest: enough to hide the host, few enough to bound memory.
 const IN_FLIGHT: usize = 8;
@@ -49,6 +50,8 @@ pub struct GpuEngine {
     pieces: Staging,
     /// State that is zeros.
     zeros: Vec<wgpu::Buffer>,
+    /// What launches took, while they are timed instead of submitted together.
+    timed: Option<Clock>,
     pace: Pace,
     /// The next step, recorded while the device was busy with the last one.
     ahead: Ahead,
@@ -81,7 +84,7 @@ pub struct LaunchTime {
     pub launch: usize,
     /// What runs in it.
     pub label: String,
-    /// When it started, in microseconds since the first launch of its submission.
+    /// When it started, in microseconds since the first launch of the step.
     pub start_us: f64,
     /// Microseconds between the timestamps around it.
     pub us: f64,
@@ -113,6 +116,7 @@ impl GpuEngine {
             parcel: Parcel::default(),
             pieces: Staging::default(),
             zeros: vec![],
+            timed: None,
             pace: Pace::new(),
             ahead: Ahead::default(),
             queued: VecDeque::new(),
@@ -285,23 +289,15 @@ impl GpuEngine {
         }
     }
 
-    /// Runs the step with a timestamp before and after each launch, each in its own pass. Slower than a step; for tables.
+    /// Runs the step with a timestamp before and after each launch, each in its own pass. A launch of a loop is there as often as it
+    /// ran. Slower than a step; for tables.
     pub fn run_timed(&mut self) -> Result<Vec<LaunchTime>> {
         self.check_bound()?;
         if !self.device.features.contains(wgpu::Features::TIMESTAMP_QUERY) {
             return Err(Error::Platform(format!("{} has no timestamp queries", self.device.caps().name)));
         }
-        if let Some(launch) = self.plan.launches.iter().find(|l| l.code.is_none()) {
-            return Err(Error::Platform(format!("{}: the launches of control flow have no timestamps", self.plan.label(launch))));
-        }
         self.reset()?;
-        let mut times = vec![];
-        // A query set holds at most 4,096 queries.
-        for first in (0..self.ready.len()).step_by(1024) {
-            let range = first..(first + 1024).min(self.ready.len());
-            times.extend(self.time_range(range)?);
-        }
-        Ok(times)
+        self.time_launches(self.plan.launches_of(&self.plan.program.main()))
     }
 
     /// Dispatches submitted so far, since this engine was made.
@@ -520,37 +516,5 @@ impl GpuEngine {
     fn staging_buffer(&self) -> Result<wgpu::Buffer> {
         let free = lock(&self.staging).pop();
         free.map_or_else(|| self.device.buffer("the loss", STAGING_BYTES, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST), Ok)
-    }
-
-    fn time_range(&mut self, range: Range<usize>) -> Result<Vec<LaunchTime>> {
-        let gpu = self.device.clone();
-        let count = 2 * range.len() as u32;
-        let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count });
-        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-        let resolved = gpu.buffer("timestamps", 8 * count as u64, usage)?;
-        let mut encoder = self.encoder("timed step");
-        for (k, launch) in range.clone().enumerate() {
-            let writes = wgpu::ComputePassTimestampWrites {
-                query_set: &queries,
-                beginning_of_pass_write_index: Some(2 * k as u32),
-                end_of_pass_write_index: Some(2 * k as u32 + 1),
-            };
-            self.launches += self.record(&mut encoder, launch..launch + 1, Some(writes));
-        }
-        encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
-        gpu.submit(encoder);
-        let copy = |encoder: &mut wgpu::CommandEncoder, staging: &wgpu::Buffer| {
-            encoder.copy_buffer_to_buffer(&resolved, 0, staging, 0, 8 * count as u64);
-        };
-        let bytes = Fetch::request(&gpu, 8 * count as u64, copy)?.bytes()?;
-        let ticks: Vec<u64> = bytes.chunks_exact(8).map(|c| u64::from_le_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]])).collect();
-        let period = gpu.queue.get_timestamp_period() as f64;
-        let time = |(k, launch): (usize, usize)| LaunchTime {
-            launch,
-            label: self.plan.label(&self.plan.launches[launch]),
-            start_us: ticks[2 * k].saturating_sub(ticks[0]) as f64 * period / 1000.0,
-            us: ticks[2 * k + 1].saturating_sub(ticks[2 * k]) as f64 * period / 1000.0,
-        };
-        Ok(range.enumerate().map(time).collect())
     }
 }

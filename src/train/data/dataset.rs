@@ -101,7 +101,7 @@ impl Dataset {
         self.of(permutation(self.len(), seed).into_iter().map(|k| self.rows[k]).collect())
     }
 
-    /// For each of `k` folds, the others' examples and its own.
+    /// For each of `k` folds, the others' examples and its own, in order. Where `k` does not divide them, the first folds have one more.
     ///
     /// ```
     /// use inductor::{HostTensor, train::data::Dataset};
@@ -114,7 +114,8 @@ impl Dataset {
         if k < 2 || k > self.len() {
             return Err(Error::Input(format!("{k} folds of {} examples", self.len())));
         }
-        let (n, at) = (self.len(), |i: usize| i * self.len() / k);
+        let n = self.len();
+        let at = |i: usize| i * (n / k) + i.min(n % k);
         let fold = |i: usize| {
             let others = (0..at(i)).chain(at(i + 1)..n).map(|r| self.rows[r]).collect();
             (self.of(others), self.of(self.rows[at(i)..at(i + 1)].to_vec()))

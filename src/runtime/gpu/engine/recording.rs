@@ -9,6 +9,7 @@
 //! recorded behind the submission of the last one ([`Ahead`]): who waits for each step before he asks for the next finds it ready.
 
 use super::super::staging::Place;
+use super::timing::TIMED_AT_ONCE;
 use super::{Fetch, GpuEngine, IN_FLIGHT};
 use crate::error::Result;
 use crate::loop_ir::BufferId;
@@ -26,8 +27,9 @@ const FIRST_TRIPS: usize = 4;
 const MOST_TRIPS: usize = 64;
 
 /// What waits to be recorded, and what was submitted.
-struct Line {
-    waiting: Vec<usize>,
+#[derive(Default)]
+pub(super) struct Line {
+    pub(super) waiting: Vec<usize>,
     /// Launches of the last submission; none before the first.
     before: usize,
     submitted: VecDeque<wgpu::SubmissionIndex>,
@@ -154,12 +156,12 @@ impl GpuEngine {
 
     /// The same for some launches.
     fn record_launches(&mut self, launches: Range<usize>) -> Result<Recorded> {
-        let mut line = Line { waiting: vec![], before: 0, submitted: VecDeque::new() };
+        let mut line = Line::default();
         self.push_launches(&mut line, launches)?;
         Ok(self.recorded(line.waiting))
     }
 
-    fn push_launches(&mut self, line: &mut Line, launches: Range<usize>) -> Result<()> {
+    pub(super) fn push_launches(&mut self, line: &mut Line, launches: Range<usize>) -> Result<()> {
         let plan = self.plan.clone();
         for launch in launches {
             match plan.program.control(plan.launches[launch].commands[0] as usize) {
@@ -202,6 +204,9 @@ impl GpuEngine {
 
     /// Submits what is full, and waits where the device has much to do.
     fn submit_full(&mut self, line: &mut Line) -> Result<()> {
+        if self.timed.is_some() {
+            return if line.waiting.len() < TIMED_AT_ONCE { Ok(()) } else { self.time_waiting(line) };
+        }
         loop {
             let done = line.before.min(1);
             let count = self.pace.next(done, line.before, done + line.waiting.len()).len().min(MOST_LAUNCHES);
@@ -231,6 +236,7 @@ impl GpuEngine {
 
     /// Whether a word is not zero behind everything so far. A step that failed commits nothing any more: its loops have ended, too.
     fn has_ended(&mut self, line: &mut Line, word: BufferId) -> Result<bool> {
+        self.time_waiting(line)?;
         let launches = std::mem::take(&mut line.waiting);
         self.submit_recorded(launches)?;
         line.submitted.clear();
