@@ -109,13 +109,13 @@ const fn cooperative(size: (u32, u32), block: (u32, u32), terms: Terms) -> Tile 
 const CANDIDATES: [Candidate; 9] = [
     Candidate { tile: tile((128, 128, 16), (64, 64), 1), speed: &[0.59, 1.0], shared: 1.0, start: START },
     Candidate { tile: tile((128, 64, 16), (32, 64), 2), speed: &[0.42, 0.9], shared: 0.0, start: START },
-    Candidate { tile: tile((64, 64, 16), (32, 32), 2), speed: &[0.47, 0.59, 0.78, 0.88], shared: 0.8, start: START },
-    Candidate { tile: tile((64, 32, 16), (32, 32), 2), speed: &[0.25, 0.35, 0.46, 0.61, 0.63], shared: 0.0, start: START },
-    Candidate { tile: tile((32, 64, 16), (16, 32), 2), speed: &[0.32, 0.5, 0.58, 0.64, 0.65], shared: 0.55, start: 32.0 },
-    Candidate { tile: tile((32, 32, 16), (16, 32), 2), speed: &[0.15, 0.29, 0.3, 0.45, 0.46, 0.54], shared: 0.0, start: 32.0 },
+    Candidate { tile: tile((64, 64, 16), (32, 32), 2), speed: &[0.48, 0.68, 0.78, 0.88], shared: 0.8, start: 56.0 },
+    Candidate { tile: tile((64, 32, 16), (32, 32), 2), speed: &[0.25, 0.36, 0.47, 0.6, 0.63], shared: 0.0, start: START },
+    Candidate { tile: tile((32, 64, 16), (16, 32), 2), speed: &[0.32, 0.53, 0.58, 0.64, 0.65], shared: 0.55, start: 29.0 },
+    Candidate { tile: tile((32, 32, 16), (16, 32), 2), speed: &[0.16, 0.29, 0.31, 0.45, 0.46, 0.54], shared: 0.0, start: 24.0 },
     Candidate { tile: tile((32, 32, 16), (16, 32), 1), speed: &[0.14, 0.26, 0.28, 0.42, 0.43, 0.5], shared: 0.0, start: 24.0 },
-    Candidate { tile: sliced((32, 32), (16, 32), 4), speed: &[0.32, 0.54], shared: 0.0, start: 123.0 },
-    Candidate { tile: sliced((32, 32), (16, 32), 8), speed: &[0.39], shared: 0.0, start: 39.0 },
+    Candidate { tile: sliced((32, 32), (16, 32), 4), speed: &[0.27, 0.5], shared: 0.0, start: 24.0 },
+    Candidate { tile: sliced((32, 32), (16, 32), 8), speed: &[0.36], shared: 0.0, start: 24.0 },
 ];
 
 /// Tiles of cooperative matrices for values of f32, with one and with two terms.
