@@ -24,7 +24,7 @@ pub struct Tile {
     pub bn: u32,
     /// Depth of a step, a multiple of sixteen.
     pub bk: u32,
-    /// Rows of a team's block: sixteen, or a multiple of 32.
+    /// Rows of a team's block, a multiple of sixteen.
     pub wm: u32,
     /// Columns of a team's block, a multiple of 32.
     pub wn: u32,
@@ -134,9 +134,10 @@ const fn of_terms(terms: Terms, speeds: [&'static [f64]; 4], shared: [f64; 4]) -
 }
 
 /// Tiles of cooperative matrices for values of f16.
-const HALVES: [Candidate; 5] = [
-    of_halves((128, 128), (64, 64), &[4.2, 6.2], 6.0, 334.0),
-    of_halves((128, 128), (64, 32), &[2.8, 3.5], 3.4, 20.0),
+const HALVES: [Candidate; 6] = [
+    of_halves((128, 128), (64, 64), &[3.4, 6.2], 6.0, 334.0),
+    of_halves((96, 128), (48, 64), &[3.0, 5.0], 0.0, 200.0),
+    of_halves((128, 128), (64, 32), &[3.0, 3.8], 3.4, 20.0),
     of_halves((128, 64), (64, 32), &[1.7, 3.7], 3.6, 150.0),
     of_halves((64, 64), (32, 32), &[0.9, 1.8, 2.5, 3.0], 3.0, 75.0),
     of_halves((64, 32), (32, 16), &[0.6, 1.1, 1.5, 1.8, 2.0], 0.0, 64.0),
@@ -201,8 +202,9 @@ impl Tile {
     /// Neighboring fragments of a subgroup that are handed over to the epilogue at a time.
     pub fn span(&self) -> u32 {
         match self.math {
-            // Rounds of the epilogue are spelled out there, which is faster with fragments of as many subgroups.
-            Math::Cooperative(Terms::Halves) => 1,
+            // Rounds of the epilogue are spelled out there, which is faster with fragments of as many subgroups; but eight subgroups take
+            // turns, and who waits hands over two.
+            Math::Cooperative(Terms::Halves) => (self.wn / 16).min(if self.threads() > 4 * TEAM { 2 } else { 1 }),
             _ => (self.wn / 16).min(4),
         }
     }
