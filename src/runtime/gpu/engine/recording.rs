@@ -139,12 +139,11 @@ impl GpuEngine {
 
     /// Records the next step, where it will be as the last one was and the host decides nothing in it.
     fn record_ahead(&mut self) {
-        let main = self.plan.launches_of(&self.plan.program.main());
-        let is_plain = main.len() <= MOST_LAUNCHES && main.clone().all(|launch| self.plan.launches[launch].code.is_some());
+        let main: Vec<usize> = self.plan.launches_of(&self.plan.program.main()).collect();
+        let is_plain = main.len() <= MOST_LAUNCHES && main.iter().all(|&launch| self.plan.launches[launch].code.is_some());
         let Some(most) = self.pace.most().filter(|_| is_plain) else { return };
         if std::mem::replace(&mut self.ahead.is_steady, true) {
-            let starts = main.clone().step_by(most.min(MOST_LAUNCHES));
-            self.ahead.parts = starts.map(|first| self.recorded((first..main.end.min(first.saturating_add(most))).collect())).collect();
+            self.ahead.parts = main.chunks(most).map(|part| self.recorded(part.to_vec())).collect();
         }
     }
 
