@@ -176,6 +176,33 @@ fn in_tiles(case: &Case, target: &Target, choose: impl Fn(Tile) -> Option<Tile>)
     forms.map(plan).collect()
 }
 
+/// The result of a product of two matrices in the first tile of cooperative matrices that the adapter has room for.
+fn run_in_units(case: &Case, gpu: &kernels::device::Gpu) -> Vec<f64> {
+    let plan = &in_units(case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes)[0];
+    let initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).chain([None]).collect();
+    let (slots, _, _) = gpu.run(plan, &initial, &case.bindings, 1);
+    let result = &plan.program.buffers[2];
+    let shape = result.ty.shape.as_ints().expect("sizes are known");
+    kernels::device::decode(&slots[2], result, &shape).to_f64()
+}
+
+/// What an output of a product is, and what its error is held against.
+#[derive(Default)]
+struct Terms {
+    sum: f64,
+    /// Sums of squares of the left and of the right factors.
+    left: f64,
+    right: f64,
+    /// Sum of the magnitudes of the right factors.
+    own: f64,
+}
+
+impl Terms {
+    fn of(pairs: impl Iterator<Item = (f64, f64)>) -> Terms {
+        pairs.fold(Terms::default(), |t, (a, b)| Terms { sum: t.sum + a * b, left: t.left + a * a, right: t.right + b * b, own: t.own + b.abs() })
+    }
+}
+
 /// What a precision promises of sums over random values.
 fn promise(precision: MatmulPrecision) -> f64 {
     if precision == MatmulPrecision::Medium { 1e-3 } else { 1e-6 }
@@ -291,14 +318,10 @@ fn high_products_over_wide_ranges() {
         let mut case = product(1, m, n, k, (false, false), false);
         case.inputs = vec![HostTensor::from_f64(DType::F32, &[1, m, k], &x), HostTensor::from_f64(DType::F32, &[1, k, n], &y)];
         allow(&mut case, MatmulPrecision::High);
-        let plan = &in_units(&case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes)[0];
-        let initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).chain([None]).collect();
-        let (slots, _, _) = gpu.run(plan, &initial, &case.bindings, 1);
-        let got = kernels::device::decode(&slots[2], &plan.program.buffers[2], &[1, m, n]).to_f64();
+        let got = run_in_units(&case, gpu);
         let (x, y) = (case.inputs[0].to_f64(), case.inputs[1].to_f64());
         for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
-            let terms = (0..k).map(|t| (x[i * k + t], y[t * n + j]));
-            let (sum, left, right, own) = terms.fold((0.0, 0.0, 0.0, 0.0), |(s, l, r, o), (a, b)| (s + a * b, l + a * a, r + b * b, o + b.abs()));
+            let Terms { sum, left, right, own } = Terms::of((0..k).map(|t| (x[i * k + t], y[t * n + j])));
             // The largest value of the left operand is below one half.
             let allowed = 1e-6 * f64::sqrt(left * right) + 0.5 * 2f64.powi(-37) * own;
             assert!((got[i * n + j] - sum).abs() <= allowed, "row {i} column {j}: {} against {sum}", got[i * n + j]);
@@ -315,16 +338,10 @@ fn infinities_in_high_products() {
     let mut x = case.inputs[0].to_f64();
     (x[2 * k + 5], x[7 * k + 9]) = (f64::INFINITY, f64::NAN);
     let clean = case.inputs[0].clone();
-    let run = |case: &Case| {
-        let plan = &in_units(case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes)[0];
-        let initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).chain([None]).collect();
-        let (slots, _, _) = gpu.run(plan, &initial, &case.bindings, 1);
-        kernels::device::decode(&slots[2], &plan.program.buffers[2], &[1, m, n]).to_f64()
-    };
     allow(&mut case, MatmulPrecision::High);
-    let expected = run(&case);
+    let expected = run_in_units(&case, gpu);
     case.inputs[0] = HostTensor::from_f64(DType::F32, clean.shape(), &x);
-    for (i, (got, want)) in run(&case).into_iter().zip(expected).enumerate() {
+    for (i, (got, want)) in run_in_units(&case, gpu).into_iter().zip(expected).enumerate() {
         let row = i / n;
         assert!(if row == 2 || row == 7 { !got.is_finite() } else { got == want }, "element {i}: {got}, {want} without infinities");
     }
@@ -343,14 +360,10 @@ fn large_values_behind_the_first_step() {
         (x[3 * k + 72], x[4 * k + 150], x[6 * k + 329]) = (400.0, -2e3, 1e5);
         case.inputs[0] = HostTensor::from_f64(DType::F32, &[1, m, k], &x);
         allow(&mut case, precision);
-        let plan = &in_units(&case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes)[0];
-        let initial: Vec<Option<HostTensor>> = case.inputs.iter().cloned().map(Some).chain([None]).collect();
-        let (slots, _, _) = gpu.run(plan, &initial, &case.bindings, 1);
-        let got = kernels::device::decode(&slots[2], &plan.program.buffers[2], &[1, m, n]).to_f64();
+        let got = run_in_units(&case, gpu);
         let (x, y) = (case.inputs[0].to_f64(), case.inputs[1].to_f64());
         for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
-            let terms = (0..k).map(|t| (x[i * k + t], y[t * n + j]));
-            let (sum, left, right, own) = terms.fold((0.0, 0.0, 0.0, 0.0), |(s, l, r, o), (a, b)| (s + a * b, l + a * a, r + b * b, o + b.abs()));
+            let Terms { sum, left, right, own } = Terms::of((0..k).map(|t| (x[i * k + t], y[t * n + j])));
             // Small values are off by 2^-37 of the largest.
             let allowed = promise(precision) * f64::sqrt(left * right) + 1e5 * 2f64.powi(-37) * own;
             let is_right = if i == 2 || i == 7 { !got[i * n + j].is_finite() } else { (got[i * n + j] - sum).abs() <= allowed };
