@@ -30,6 +30,8 @@ use inductor::{Config, Device, Dim, HostTensor, Inputs, Traced, compile, optim, 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 /// A training compiler for every GPU that wgpu reaches.
 #[derive(Parser)]
@@ -153,16 +155,26 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     inductor::config::leave_windows_alone();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("INDUCTOR_LOG").unwrap_or_else(|_| "warn".into());
-    let colors = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colors).init();
-    match run(Options::parse().command) {
+    let options = Options::parse();
+    match listen().and_then(|()| run(options.command)) {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Sends what `INDUCTOR_LOG` asks for (levels by target, as in `warn,inductor=debug`), warnings where it is not set, to standard error.
+fn listen() -> Result<()> {
+    let filter: Targets = match std::env::var("INDUCTOR_LOG") {
+        Ok(text) => text.parse().with_context(|| format!("INDUCTOR_LOG is `{text}`"))?,
+        Err(_) => LevelFilter::WARN.into(),
+    };
+    let colors = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colors);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    Ok(())
 }
 
 fn run(command: Command) -> Result<ExitCode> {

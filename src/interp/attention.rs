@@ -1,4 +1,4 @@
-//! Attention: blocks of rows, whose scores and weights are products of the `gemm` crate with a kernel over the block between them. A
+//! Attention: blocks of rows, whose scores and weights are products of the `gemm` crates with a kernel over the block between them. A
 //! thread holds the scores of its block only.
 
 use super::access::Bound;

@@ -3,7 +3,7 @@
 //! * Comes in: a program, values of its symbols, contents of its inputs.
 //! * Goes out: contents of its buffers, the status word.
 //! * How: `bind` puts numbers for symbols and compiles every nest: `access` makes index expressions runs of constant stride,
-//!   `kernel` makes bodies steps over registers, `template` and `attention` take products to the `gemm` crate. `exec` runs blocks of about
+//!   `kernel` makes bodies steps over registers, `template` and `attention` take products to the `gemm` crates. `exec` runs blocks of about
 //!   1,024 lanes, one operation at a time, in parallel where that pays.
 //!   A command that stands for control flow runs its blocks instead, as often as the program says, or until a word in memory is set.
 //! * Invariants: results do not depend on the number of threads (partitions depend on sizes alone; no float is added by an
@@ -11,7 +11,7 @@
 //!   the first run that wants one.
 //! * Must not know: graphs, WGSL, wgpu.
 //! * Departure from the house rules: `raw.rs` holds unsafe code, because blocks of one kernel write disjoint but interleaved
-//!   elements of one slot, and because `gemm` takes pointers. Every access is checked against the slot; the file argues the
+//!   elements of one slot, and because the `gemm` crates take pointers. Every access is checked against the slot; the file argues the
 //!   rest.
 //! * Add here: a fast loop for a scalar function goes to `calls.rs`, its f32 approximation to `math.rs`; a tag to `template.rs`.
 

@@ -1,4 +1,4 @@
-//! Memory that several threads read and write, and the products of the `gemm` crate: the only unsafe code of the room.
+//! Memory that several threads read and write, and the products of the `gemm` crates: the only unsafe code of the room.
 //!
 //! Blocks of one nest write disjoint elements of the same slot, with any strides, and in-place updates read the slot they
 //! write. Neither `chunks_mut` nor a copy at the end of a block expresses that at memory speed, so a slot is seen through a
@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use bytemuck::{Pod, Zeroable};
+use gemm_common::Parallelism;
 use std::marker::PhantomData;
 
 /// A cache line; slots are vectors of lines, so that every element type is aligned and no two slots share a line.
@@ -220,6 +221,21 @@ impl<'a> Memory<'a> {
 }
 
 impl Matrix<'_> {
+    /// The matrix with rows and columns exchanged.
+    fn transposed(self) -> Self {
+        Matrix { row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+
+    /// The same elements of `rows` rows, the last one first.
+    fn rows_reversed(self, rows: usize) -> Self {
+        Matrix { offset: self.offset + (rows as i64 - 1) * self.row_stride, row_stride: -self.row_stride, ..self }
+    }
+
+    /// The same elements of `columns` columns, the last one first.
+    fn columns_reversed(self, columns: usize) -> Self {
+        self.transposed().rows_reversed(columns).transposed()
+    }
+
     /// Panics unless a `rows` x `cols` matrix is inside its memory.
     fn check<T: Pod>(&self, rows: usize, cols: usize) -> *mut T {
         let (down, right) = (self.row_stride * (rows as i64 - 1), self.col_stride * (cols as i64 - 1));
@@ -229,20 +245,55 @@ impl Matrix<'_> {
     }
 }
 
-/// A float type that `gemm` multiplies.
+/// `dst = alpha * dst + beta * a * b` of one type, as the `gemm` crates spell it: sizes `m`, `n` and `k`, then each matrix with the
+/// strides of its columns and rows.
+type Gemm<T> = unsafe fn(
+    usize,
+    usize,
+    usize,
+    *mut T,
+    isize,
+    isize,
+    bool,
+    *const T,
+    isize,
+    isize,
+    *const T,
+    isize,
+    isize,
+    T,
+    T,
+    bool,
+    bool,
+    bool,
+    Parallelism,
+);
+
+/// A float type that the interpreter multiplies matrices of.
 pub trait Scalar: Pod + Send + Sync {
     /// Zero.
     const ZERO: Self;
     /// One.
     const ONE: Self;
+
+    /// The product for this processor.
+    fn gemm() -> Gemm<Self>;
 }
 impl Scalar for f32 {
     const ZERO: f32 = 0.0;
     const ONE: f32 = 1.0;
+
+    fn gemm() -> Gemm<f32> {
+        gemm_f32::gemm::f32::get_gemm_fn()
+    }
 }
 impl Scalar for f64 {
     const ZERO: f64 = 0.0;
     const ONE: f64 = 1.0;
+
+    fn gemm() -> Gemm<f64> {
+        gemm_f64::gemm::f64::get_gemm_fn()
+    }
 }
 
 /// `dst = a * b` with `a` m x k and `b` k x n, on the calling thread.
@@ -250,6 +301,30 @@ pub fn product<T: Scalar>(m: usize, n: usize, k: usize, dst: Matrix<'_>, a: Matr
     if m == 0 || n == 0 {
         return;
     }
+    // The kernels are fast along columns, hence a result whose rows are contiguous is computed as its transpose.
+    if dst.col_stride.abs() < dst.row_stride.abs() {
+        forward::<T>(n, m, k, dst.transposed(), b.transposed(), a.transposed());
+    } else {
+        forward::<T>(m, n, k, dst, a, b);
+    }
+}
+
+/// As [`product`], with every axis taken in the direction in which the result, and along `k` the left operand, rises in memory.
+fn forward<T: Scalar>(m: usize, n: usize, k: usize, mut dst: Matrix<'_>, mut a: Matrix<'_>, mut b: Matrix<'_>) {
+    if dst.row_stride < 0 {
+        (dst, a) = (dst.rows_reversed(m), a.rows_reversed(m));
+    }
+    if dst.col_stride < 0 {
+        (dst, b) = (dst.columns_reversed(n), b.columns_reversed(n));
+    }
+    if k > 0 && a.col_stride < 0 {
+        (a, b) = (a.columns_reversed(k), b.rows_reversed(k));
+    }
+    multiply::<T>(m, n, k, dst, a, b);
+}
+
+/// The product itself, within bounds.
+fn multiply<T: Scalar>(m: usize, n: usize, k: usize, dst: Matrix<'_>, a: Matrix<'_>, b: Matrix<'_>) {
     let to = dst.check::<T>(m, n);
     if k == 0 {
         for i in 0..m as i64 {
@@ -258,30 +333,32 @@ pub fn product<T: Scalar>(m: usize, n: usize, k: usize, dst: Matrix<'_>, a: Matr
         return;
     }
     let (left, right) = (a.check::<T>(m, k), b.check::<T>(k, n));
-    let stride = |s: i64| s as isize;
+    let strides = |m: Matrix<'_>| (m.col_stride as isize, m.row_stride as isize);
+    let ((dst_cs, dst_rs), (a_cs, a_rs), (b_cs, b_rs)) = (strides(dst), strides(a), strides(b));
+    let (left, right, zero, one) = (left.cast_const(), right.cast_const(), T::ZERO, T::ONE);
     // SAFETY: `check` found the corners of all three matrices inside their slots, hence all elements; the result is written
     // by this thread alone, see the module.
     unsafe {
-        gemm::gemm(
+        T::gemm()(
             m,
             n,
             k,
             to,
-            stride(dst.col_stride),
-            stride(dst.row_stride),
+            dst_cs,
+            dst_rs,
             false,
-            left.cast_const(),
-            stride(a.col_stride),
-            stride(a.row_stride),
-            right.cast_const(),
-            stride(b.col_stride),
-            stride(b.row_stride),
-            T::ZERO,
-            T::ONE,
+            left,
+            a_cs,
+            a_rs,
+            right,
+            b_cs,
+            b_rs,
+            zero,
+            one,
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            Parallelism::None,
         );
     }
 }

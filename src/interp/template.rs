@@ -1,4 +1,4 @@
-//! Nests with a tag: matrix products through the `gemm` crate, and sums into computed places.
+//! Nests with a tag: matrix products through the `gemm` crates, and sums into computed places.
 //!
 //! Both become several kernels around a scratch buffer. A product: prologues that pack operands which are not plain matrices
 //! in memory, the product tile by tile, and the epilogue, a pointwise kernel over the tile's rows while the tile is in cache.
