@@ -63,6 +63,26 @@ fn near(found: &[f64], expected: &[f64], bound: f64, what: &str) {
     assert!(far <= bound, "{what} is {far:e} from PyTorch's: {found:?}, not {expected:?}");
 }
 
+/// Rates, counters and the norm of all gradients are as exact as the parameters.
+#[test]
+fn updates_of_f64_are_of_f64() {
+    let traced = trace("square", |t: &Trace| {
+        let w = t.parameter("w", DType::F64, 3, Initializer::Ones);
+        Ok((&w * &w * &w).sum_all())
+    })
+    .unwrap();
+    let step = compile_train(&traced, &Device::cpu(), Sgd::new(0.1).clip_norm(0.3), &Config::default()).unwrap();
+    let (mut state, mut expected) = (step.init(1).unwrap(), [0.7, 1.1, 1.3]);
+    state.set("w", HostTensor::from_f64(DType::F64, &[3], &expected)).unwrap();
+    for _ in 0..5 {
+        step.run(&mut state, Vec::<HostTensor>::new()).unwrap();
+        let gradients = expected.map(|w: f64| 3.0 * w * w);
+        let norm = gradients.iter().map(|g| g * g).sum::<f64>().sqrt();
+        expected = std::array::from_fn(|i| expected[i] - 0.1 * (0.3 / (norm + 1e-6)).min(1.0) * gradients[i]);
+    }
+    near(&state.get("w").unwrap().to_f64(), &expected, 1e-14, "w");
+}
+
 /// Trains for 50 steps and compares losses and weights.
 fn check_to(name: &str, optimizer: impl Into<Optimizer>, bound: f64) {
     let (optimizer, expected) = (optimizer.into(), expected(name));

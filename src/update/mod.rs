@@ -110,6 +110,8 @@ struct Parameter<'a> {
 /// Host scalars, made once where they are common to all parameters.
 struct Scalars<'a> {
     optimizer: &'a Optimizer,
+    /// Of rates and norms: f64 where a parameter is trained in it.
+    dtype: DType,
     lr: Value,
     step: Option<Value>,
     micro_batch: Option<Value>,
@@ -118,13 +120,20 @@ struct Scalars<'a> {
 }
 
 impl Scalars<'_> {
-    fn new<'a>(b: &mut Builder, optimizer: &'a Optimizer, counts: bool, loss_scale: Option<&'a LossScale>) -> Built<Scalars<'a>> {
+    fn new<'a>(
+        b: &mut Builder,
+        optimizer: &'a Optimizer,
+        trained: &[Parameter<'_>],
+        loss_scale: Option<&'a LossScale>,
+    ) -> Built<Scalars<'a>> {
         let apart = optimizer.step_per_parameter;
-        let lr = host_scalar(b, "lr")?;
-        let step = if counts && !apart { Some(host_scalar(b, STEP)?) } else { None };
-        let micro_batch = if optimizer.accumulate > 1 && !apart { Some(host_scalar(b, MICRO_BATCH)?) } else { None };
+        let counts = trained.iter().any(|p| algorithms::counts_steps(&p.optimizer.kind)) || optimizer.average.is_some();
+        let dtype = if trained.iter().any(|p| p.ty.dtype == DType::F64) { DType::F64 } else { DType::F32 };
+        let lr = b.input("lr", InputRole::HostScalar, TensorType::new(dtype, ()))?;
+        let step = if counts && !apart { Some(count(b, STEP)?) } else { None };
+        let micro_batch = if optimizer.accumulate > 1 && !apart { Some(count(b, MICRO_BATCH)?) } else { None };
         let scaling = loss_scale.map(|scale| Scaling::new(b, scale)).transpose()?;
-        Ok(Scalars { optimizer, lr, step, micro_batch, scaling })
+        Ok(Scalars { optimizer, dtype, lr, step, micro_batch, scaling })
     }
 
     /// The number of this update of a parameter, from 1: steps without those that were skipped.
@@ -136,12 +145,13 @@ impl Scalars<'_> {
     fn of(&self, b: &mut Builder, common: Option<Value>, name: &str, parameter: &str) -> Built {
         match common {
             Some(common) => Ok(common),
-            None => host_scalar(b, &format!("{name}.{}", state_of(self.optimizer, parameter))),
+            None => count(b, &format!("{name}.{}", state_of(self.optimizer, parameter))),
         }
     }
 }
 
-fn host_scalar(b: &mut Builder, name: &str) -> Built {
+/// A number of steps, from 1.
+fn count(b: &mut Builder, name: &str) -> Built {
     b.input(name, InputRole::HostScalar, TensorType::new(DType::F32, ()))
 }
 
@@ -168,8 +178,7 @@ fn update(
         let gradient = b.input(&format!("grad.{name}"), InputRole::Gradient, ty.clone())?;
         trained.push(Parameter { name, ty, optimizer: own, value, gradient, applies: None });
     }
-    let counts = trained.iter().any(|p| algorithms::counts_steps(&p.optimizer.kind)) || optimizer.average.is_some();
-    let scalars = Scalars::new(b, optimizer, counts, loss_scale)?;
+    let scalars = Scalars::new(b, optimizer, &trained, loss_scale)?;
     if let Some(scaling) = &scalars.scaling {
         trained.iter_mut().try_for_each(|p| scaling.unscale(b, p))?;
     }
@@ -184,7 +193,7 @@ fn update(
         trained.iter_mut().try_for_each(|p| clip_value(b, p, limit))?;
     }
     let clip = match optimizer.clip_norm {
-        Some(norm) => Some(clip_factor(b, &trained, norm)?),
+        Some(norm) => Some(clip_factor(b, &trained, norm, scalars.dtype)?),
         None => None,
     };
     trained.iter().try_for_each(|p| update_parameter(b, &scalars, p, clip))
@@ -215,7 +224,7 @@ fn tell(b: &mut Builder, p: &Parameter<'_>, gradients: Gradients) -> Built<()> {
         return Ok(());
     }
     b.provenance = Provenance::new(vec![], vec![p.name.to_string()]);
-    let square = squares(b, p)?;
+    let square = squares(b, p, p.ty.dtype.accumulator())?;
     let norm = b.scalar(ScalarFn::Sqrt, &[square])?;
     b.output(&format!("gradient_norm.{}", p.name), OutputRole::GradientNorm(p.name.into()), norm);
     if gradients == Gradients::Values {
@@ -231,23 +240,23 @@ fn clip_value(b: &mut Builder, p: &mut Parameter<'_>, limit: f64) -> Built<()> {
     Ok(())
 }
 
-/// `min(1, limit / (norm + 1e-6))` with the norm over all gradients in f32, as PyTorch's `clip_grad_norm_`.
-fn clip_factor(b: &mut Builder, parameters: &[Parameter<'_>], limit: f64) -> Built {
-    let mut total = b.constant(DType::F32, 0.0)?;
+/// `min(1, limit / (norm + 1e-6))` with the norm over all gradients in `dtype`, as PyTorch's `clip_grad_norm_`.
+fn clip_factor(b: &mut Builder, parameters: &[Parameter<'_>], limit: f64, dtype: DType) -> Built {
+    let mut total = b.constant(dtype, 0.0)?;
     for p in parameters {
-        let sum = squares(b, p)?;
+        let sum = squares(b, p, dtype)?;
         total = b.add(total, sum)?;
     }
     let norm = b.scalar(ScalarFn::Sqrt, &[total])?;
-    let (eps, limit, one) = (b.constant(DType::F32, 1e-6)?, b.constant(DType::F32, limit)?, b.constant(DType::F32, 1.0)?);
+    let (eps, limit, one) = (b.constant(dtype, 1e-6)?, b.constant(dtype, limit)?, b.constant(dtype, 1.0)?);
     let norm = b.add(norm, eps)?;
     let factor = b.div(limit, norm)?;
     b.scalar(ScalarFn::Minimum, &[factor, one])
 }
 
-/// The sum of a gradient's squares, in f32.
-fn squares(b: &mut Builder, p: &Parameter<'_>) -> Built {
-    let g = b.cast(p.gradient, DType::F32)?;
+/// The sum of a gradient's squares, in `dtype`.
+fn squares(b: &mut Builder, p: &Parameter<'_>, dtype: DType) -> Built {
+    let g = b.cast(p.gradient, dtype)?;
     let square = b.mul(g, g)?;
     let dims: Vec<usize> = (0..p.ty.shape.rank()).collect();
     if dims.is_empty() { Ok(square) } else { b.reduce(ReduceKind::Sum, square, &dims, false) }

@@ -1,22 +1,15 @@
 //! The command line program.
 
-#[path = "main/bench.rs"]
 mod bench;
 #[cfg(feature = "torch")]
-#[path = "main/case.rs"]
 mod case;
 #[cfg(feature = "torch")]
-#[path = "main/chance.rs"]
 mod chance;
 #[cfg(feature = "torch")]
-#[path = "main/check.rs"]
 mod check;
-#[path = "main/doctor.rs"]
 mod doctor;
-#[path = "main/models.rs"]
 mod models;
 #[cfg(feature = "gpu")]
-#[path = "main/tune.rs"]
 mod tune;
 
 use anyhow::{Context, Result, bail};
@@ -169,7 +162,7 @@ fn main() -> ExitCode {
 fn listen() -> Result<()> {
     let filter: Targets = match std::env::var("INDUCTOR_LOG") {
         Ok(text) => text.parse().with_context(|| format!("INDUCTOR_LOG is `{text}`"))?,
-        Err(_) => LevelFilter::WARN.into(),
+        Err(_) => Targets::new().with_default(LevelFilter::WARN),
     };
     let colors = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colors);

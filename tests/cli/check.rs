@@ -1,7 +1,6 @@
 //! What `inductor check` counts: every case is passed, failed, unsupported or not comparable, and no case ends the run.
-#![cfg(all(feature = "torch", feature = "cli"))]
 
-#[path = "support/archive.rs"]
+#[path = "../support/archive.rs"]
 mod archive;
 
 use archive::Files;
@@ -12,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn vendored(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance").join(case)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/conformance")).join(case)
 }
 
 struct Run {

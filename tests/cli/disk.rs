@@ -1,5 +1,5 @@
 //! Full disks, writers that are killed, and caches that are shared or damaged.
-#![cfg(all(feature = "cli", unix))]
+#![cfg(unix)]
 
 use inductor::runtime::{load_tensors, save_tensors};
 use inductor::{Device, HostTensor};
