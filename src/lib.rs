@@ -257,7 +257,7 @@
 //!
 //! # Features
 //!
-//! `gpu` (wgpu), `cli` (the `inductor` binary), `torch` (`torch.export` archives) and `interrupt` (runs that end at Ctrl-C with a checkpoint)
+//! `gpu` (wgpu), `torch` (`torch.export` archives) and `interrupt` (runs that end at Ctrl-C with a checkpoint)
 //! are on by default; without them remains the bare compiler with the interpreter. `plots` draws curves of runs as PNG, `images` reads
 //! pictures in folders.
 pub mod autograd;
