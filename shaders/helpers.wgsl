@@ -48,8 +48,10 @@ fn less_words_l(x: i64, y: i64) -> bool {
   return a < b || (a == b && u32(u64(x)) < u32(u64(y)));
 }
 
+// Clamped, since NVIDIA's compiler may fail on the sign of a 64-bit integer that is spelled by comparisons with zero.
 fn sign_i(x: i32) -> i32 {
-  return select(select(i32(0), i32(1), less_i(i32(0), x)), i32(-1), less_i(x, i32(0)));
+  let y = select(x, i32(1), less_i(i32(1), x));
+  return select(y, i32(-1), less_i(y, i32(-1)));
 }
 
 fn sign_u(x: u32) -> u32 {
