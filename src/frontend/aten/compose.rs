@@ -1,6 +1,7 @@
 //! Rearrangements and products made of other operators, as `torch.export` leaves them in programs that are not decomposed.
 
 use super::args::{Args, Cx, Operand, promote};
+use super::opmath::{flag, with_partials};
 use super::views::diagonal_of;
 use super::{Row, opmath, pure, reduce, view, view_if_strided};
 use crate::graph::Value;
@@ -26,27 +27,12 @@ pub const ROWS: &[Row] = &[
         if let [only] = list[..] {
             return Ok(vec![only]);
         }
-        let grid = meshgrid(cx, &list)?;
+        let grid = meshgrid(cx, &list, "ij")?;
         let n = cx.shape(*grid.first().ok_or("there is no tensor")?).numel();
         let columns: Vec<Value> = grid.iter().map(|&x| cx.b.reshape(x, [n.clone()])).collect::<Result<_, _>>()?;
         Ok(vec![cx.b.stack(&columns, 1)?])
     }),
-    view(&["meshgrid.default", "meshgrid.indexing"], |cx, a| {
-        let mut list = a.tensors("tensors")?;
-        let swapped = a.text_or("indexing", "ij")? == "xy" && list.len() > 1;
-        if swapped {
-            list.swap(0, 1);
-        }
-        let mut grid = meshgrid(cx, &list)?;
-        if swapped {
-            for x in &mut grid {
-                let order: Vec<usize> = [1, 0].into_iter().chain(2..list.len()).collect();
-                *x = cx.b.permute(*x, &order)?;
-            }
-            grid.swap(0, 1);
-        }
-        Ok(grid)
-    }),
+    view(&["meshgrid.default", "meshgrid.indexing"], |cx, a| meshgrid(cx, &a.tensors("tensors")?, a.text_or("indexing", "ij")?)),
     pure(&["cdist.default", "_cdist_forward.default"], |cx, a| {
         let (x, y) = (a.tensor("x1")?, a.tensor("x2")?);
         [x, y].into_iter().try_for_each(|v| cx.expect_rank(v, 2..=64))?;
@@ -68,21 +54,12 @@ pub const ROWS: &[Row] = &[
         let difference = cx.b.sub(left, right)?;
         Ok(vec![reduce::distance(cx, difference, a.float_or("p", 2.0)?)?])
     }),
-    pure(&["cross.default", "linalg_cross.default"], |cx, a| {
-        let (x, y) = (a.tensor("self")?, a.tensor("other")?);
-        let shape = broadcast_shapes(cx.b.shape(x), cx.b.shape(y))?;
+    pure(&["cross.default"], |cx, a| {
+        let shape = broadcast_shapes(cx.b.shape(a.tensor("self")?), cx.b.shape(a.tensor("other")?))?;
         let first = shape.0.iter().position(|d| d.is(3)).ok_or("no dimension has size 3")?;
-        let dim = if a.has("dim") { cx.dim(x, a.int("dim")?)? } else { first };
-        let (x, y) = (cx.b.broadcast_to(x, &shape)?, cx.b.broadcast_to(y, &shape)?);
-        let rolled = |cx: &mut Cx, v: Value, by: i64| {
-            let (head, tail) = (cx.b.slice(v, dim, by, 3, 1)?, cx.b.slice(v, dim, 0, by, 1)?);
-            cx.b.concat(&[head, tail], dim)
-        };
-        let (x1, y2) = (rolled(cx, x, 1)?, rolled(cx, y, 2)?);
-        let (x2, y1) = (rolled(cx, x, 2)?, rolled(cx, y, 1)?);
-        let (plus, minus) = (cx.b.mul(x1, y2)?, cx.b.mul(x2, y1)?);
-        Ok(vec![cx.b.sub(plus, minus)?])
+        cross(cx, a, first as i64)
     }),
+    pure(&["linalg_cross.default"], |cx, a| cross(cx, a, -1)),
     pure(&["diag.default"], |cx, a| {
         let (x, offset) = (a.tensor("self")?, a.int_in("diagonal", 0, OFFSETS)?);
         Ok(vec![if cx.b.shape(x).rank() == 1 { diag_embed(cx, x, offset, 0, 1)? } else { diagonal_of(cx, x, 0, 1, offset)? }])
@@ -261,6 +238,25 @@ fn times(cx: &mut Cx, x: Value, a: &Args, name: &str) -> Result<Value, String> {
     }
 }
 
+/// The vector product along a dimension of three, which is given or else `dim`.
+fn cross(cx: &mut Cx, a: &Args, dim: i64) -> Built {
+    let (x, y) = (a.tensor("self")?, a.tensor("other")?);
+    let shape = broadcast_shapes(cx.b.shape(x), cx.b.shape(y))?;
+    let dim = super::args::dim_index(a.int_or("dim", dim)?, shape.rank())?;
+    if !shape.0.get(dim).is_some_and(|d| d.is(3)) {
+        return Err(format!("dimension {dim} of {shape} has no three elements"));
+    }
+    let (x, y) = (cx.b.broadcast_to(x, &shape)?, cx.b.broadcast_to(y, &shape)?);
+    let rolled = |cx: &mut Cx, v: Value, by: i64| {
+        let (head, tail) = (cx.b.slice(v, dim, by, 3, 1)?, cx.b.slice(v, dim, 0, by, 1)?);
+        cx.b.concat(&[head, tail], dim)
+    };
+    let (x1, y2) = (rolled(cx, x, 1)?, rolled(cx, y, 2)?);
+    let (x2, y1) = (rolled(cx, x, 2)?, rolled(cx, y, 1)?);
+    let (plus, minus) = (cx.b.mul(x1, y2)?, cx.b.mul(x2, y1)?);
+    Ok(vec![cx.b.sub(plus, minus)?])
+}
+
 /// Leading dimensions, and channels, height and width.
 fn image(cx: &Cx, x: Value) -> Result<(Vec<Dim>, [Dim; 3]), String> {
     let shape = cx.shape(x).0;
@@ -270,12 +266,20 @@ fn image(cx: &Cx, x: Value) -> Result<(Vec<Dim>, [Dim; 3]), String> {
     }
 }
 
-fn meshgrid(cx: &mut Cx, list: &[Value]) -> Built {
-    let full = Shape(list.iter().map(|&x| cx.shape(x).numel()).collect());
+/// Each vector along a dimension of its own; `xy` swaps the first two.
+fn meshgrid(cx: &mut Cx, list: &[Value], indexing: &str) -> Built {
+    let mut places: Vec<usize> = (0..list.len()).collect();
+    match indexing {
+        "ij" => {}
+        "xy" if places.len() > 1 => places.swap(0, 1),
+        "xy" => {}
+        other => return Err(format!("indexing {other} is not known")),
+    }
+    let full = Shape(places.iter().map(|&d| cx.shape(list[d]).numel()).collect());
     let mut out = vec![];
     for (d, &x) in list.iter().enumerate() {
         let mut shape = vec![Dim::int(1); list.len()];
-        shape[d] = full[d].clone();
+        shape[places[d]] = full[places[d]].clone();
         let x = cx.b.reshape(x, Shape(shape))?;
         out.push(cx.b.broadcast_to(x, &full)?);
     }
@@ -486,5 +490,7 @@ fn without_nan(cx: &mut Cx, x: Value) -> Result<Value, String> {
         return Ok(x);
     }
     let (nan, zero) = (cx.b.scalar(F::IsNan, &[x])?, cx.b.constant(cx.b.dtype(x), 0.0)?);
-    cx.b.where_(nan, zero, x)
+    let (value, number) = (cx.b.where_(nan, zero, x)?, cx.b.scalar(F::LogicalNot, &[nan])?);
+    let number = flag(cx, number, cx.b.dtype(x))?;
+    with_partials(cx, value, &[(x, number)])
 }

@@ -13,7 +13,19 @@ type Built = Result<Vec<Value>, String>;
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
     pure(&["embedding.default"], embedding),
-    pure(&["_embedding_bag.default", "_embedding_bag_forward_only.default", "embedding_bag.default", "embedding_bag.padding_idx"], embedding_bag),
+    pure(&["_embedding_bag.default", "_embedding_bag_forward_only.default", "embedding_bag.default"], |cx, a| {
+        let padding = a.int_or("padding_idx", -1)?;
+        embedding_bag(cx, a, padding)
+    }),
+    pure(&["embedding_bag.padding_idx"], |cx, a| {
+        // This overload counts from the end, the others mean none by a negative one.
+        let rows = cx.b.shape(a.tensor("weight")?).0.first().and_then(Dim::as_int);
+        let padding = match a.int_or("padding_idx", i64::MIN)? {
+            n if (-(1 << 40)..0).contains(&n) => n + rows.ok_or("an index from the end of a weight of symbolic size is not supported")?,
+            n => n,
+        };
+        embedding_bag(cx, a, padding)
+    }),
     pure(&["gather.default"], gather),
     pure(&["index_select.default"], index_select),
     pure(&["index_add.default"], index_add),
@@ -57,7 +69,7 @@ fn by_frequency(cx: &mut Cx, rows: Value, weight: Value, index: Value) -> Result
 
 /// Rows of the weight summed, averaged or maximized over bags, which begin at the offsets: the result, the bag of each index,
 /// the number of rows of each bag. Empty bags are zero; rows of the padding index are passed over.
-fn embedding_bag(cx: &mut Cx, a: &Args) -> Built {
+fn embedding_bag(cx: &mut Cx, a: &Args, padding: i64) -> Built {
     let (weight, index, mut offsets) = (a.tensor("weight")?, a.tensor("indices")?, a.tensor("offsets")?);
     a.disregard(&["sparse"]);
     cx.expect_rank(weight, 2..=2)?;
@@ -78,8 +90,7 @@ fn embedding_bag(cx: &mut Cx, a: &Args) -> Built {
         let factor = cx.b.unsqueeze(factor, 1)?;
         rows = cx.b.mul(rows, factor)?;
     }
-    let padding = a.int_or("padding_idx", -1)?;
-    let padding = cx.b.constant(cx.b.dtype(index), padding as f64)?;
+    let padding = cx.b.constant(cx.b.dtype(index), padding.max(-1) as f64)?;
     let counts = cx.b.scalar(ScalarFn::Ne, &[index, padding])?;
     let number = cx.b.cast(counts, DType::I64)?;
     let none = cx.b.full(DType::I64, 0.0, [bags.clone()])?;

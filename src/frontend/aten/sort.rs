@@ -9,19 +9,21 @@ type Built = Result<Vec<Value>, String>;
 
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
-    pure(&["sort.default", "sort.stable", "msort.default"], |cx, a| {
-        let (values, indices) = sorted(cx, a, a.bool_or("descending", false)?)?;
+    pure(&["sort.default", "sort.stable"], |cx, a| {
+        let (values, indices) = sorted(cx, a, -1, a.bool_or("descending", false)?)?;
         Ok(vec![values, indices])
     }),
-    pure(&["argsort.default", "argsort.stable"], |cx, a| Ok(vec![sorted(cx, a, a.bool_or("descending", false)?)?.1])),
+    pure(&["msort.default"], |cx, a| Ok(vec![sorted(cx, a, 0, false)?.0])),
+    pure(&["argsort.default", "argsort.stable"], |cx, a| Ok(vec![sorted(cx, a, -1, a.bool_or("descending", false)?)?.1])),
     pure(&["topk.default"], topk),
 ];
 
-fn sorted(cx: &mut Cx, a: &Args, descending: bool) -> Result<(Value, Value), String> {
+/// Values and indices, along the dimension that is given or else `dim`.
+fn sorted(cx: &mut Cx, a: &Args, dim: i64, descending: bool) -> Result<(Value, Value), String> {
     // It always is.
     a.disregard(&["stable"]);
     let x = a.tensor("self")?;
-    let dim = cx.dim(x, a.int_or("dim", -1)?)?;
+    let dim = cx.dim(x, a.int_or("dim", dim)?)?;
     if cx.b.shape(x).rank() == 0 {
         return Ok((x, cx.b.constant(DType::I64, 0.0)?));
     }
