@@ -2,6 +2,7 @@
 
 use crate::graph::{Builder, InputRole, Value};
 use crate::ops::FoldIn;
+use crate::scalar::ScalarFn as F;
 use crate::types::{DType, Dim, Relation, Shape, TensorType};
 use std::cell::RefCell;
 
@@ -41,8 +42,29 @@ pub enum Scalar {
     Bool(Option<bool>),
     /// A quotient of two sizes, as a float.
     Quotient(Dim, Dim),
+    /// A float that is a function of sizes.
+    Formula(Formula),
     /// A bool: whether two sizes relate so.
     Test(Dim, Relation, Dim),
+}
+
+/// A function of sizes and floats.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Formula {
+    /// A number that is no formula.
+    Number(Box<Scalar>),
+    /// A function of others.
+    Apply(F, Vec<Formula>),
+}
+
+impl Formula {
+    /// Numbers that it is made of.
+    pub fn weight(&self) -> usize {
+        match self {
+            Formula::Number(_) => 1,
+            Formula::Apply(_, parts) => parts.iter().map(Formula::weight).sum(),
+        }
+    }
 }
 
 impl Scalar {
@@ -52,7 +74,7 @@ impl Scalar {
             Scalar::Int(n) => n.as_int().map(|n| n as f64),
             Scalar::Float(x) => Some(*x),
             Scalar::Bool(x) => x.map(|x| x as u8 as f64),
-            Scalar::Quotient(..) | Scalar::Test(..) => None,
+            Scalar::Quotient(..) | Scalar::Formula(_) | Scalar::Test(..) => None,
         }
     }
 
@@ -60,7 +82,7 @@ impl Scalar {
     pub fn dtype(&self) -> DType {
         match self {
             Scalar::Int(_) => DType::I64,
-            Scalar::Float(_) | Scalar::Quotient(..) => DType::F32,
+            Scalar::Float(_) | Scalar::Quotient(..) | Scalar::Formula(_) => DType::F32,
             Scalar::Bool(_) | Scalar::Test(..) => DType::Bool,
         }
     }
@@ -389,7 +411,27 @@ impl Cx {
                 self.b.cast(quotient, dtype)
             }
             Scalar::Bool(Some(x)) => self.b.constant(dtype, *x as u8 as f64),
-            Scalar::Bool(None) | Scalar::Test(..) => Err("a number depends on sizes in a way that is not supported".into()),
+            Scalar::Formula(formula) => {
+                let value = self.formula(formula, if dtype == DType::F64 { DType::F64 } else { DType::F32 })?;
+                self.b.cast(value, dtype)
+            }
+            Scalar::Test(x, relation, y) => {
+                let (x, y) = (self.b.size(x, DType::I32)?, self.b.size(y, DType::I32)?);
+                let test = if *relation == Relation::Equal { F::Eq } else { F::Le };
+                let holds = self.b.scalar(test, &[x, y])?;
+                self.b.cast(holds, dtype)
+            }
+            Scalar::Bool(None) => Err("a number depends on sizes in a way that is not supported".into()),
+        }
+    }
+
+    fn formula(&mut self, formula: &Formula, dtype: DType) -> Result<Value, String> {
+        match formula {
+            Formula::Number(number) => self.number(number, dtype),
+            Formula::Apply(f, parts) => {
+                let parts = parts.iter().map(|part| self.formula(part, dtype)).collect::<Result<Vec<_>, _>>()?;
+                self.b.scalar(*f, &parts)
+            }
         }
     }
 
@@ -399,6 +441,23 @@ impl Cx {
         let [high, factor, low] = parts.map(|x| self.b.constant(DType::I64, x));
         let high = self.b.mul(high?, factor?)?;
         self.b.add(high, low?)
+    }
+
+    /// The tensor in another dtype. A narrow integer is the lowest bits of a float's integer part, as in PyTorch; what no wide integer
+    /// holds gives zero.
+    pub fn convert(&mut self, x: Value, dtype: DType) -> Result<Value, String> {
+        let from = self.b.dtype(x);
+        if !from.is_float() || !matches!(dtype, DType::U8 | DType::I8 | DType::I16) {
+            return self.b.cast(x, dtype);
+        }
+        let (wide, limit) = if from == DType::F64 { (DType::I64, 2f64.powi(63)) } else { (DType::I32, 2f64.powi(31)) };
+        let (size, zero) = (self.b.scalar(F::Abs, &[x])?, self.b.constant(from, 0.0)?);
+        // No half float is as large.
+        let limit = self.b.constant(from, if from == DType::F16 { f64::INFINITY } else { limit })?;
+        let fits = self.b.scalar(F::Lt, &[size, limit])?;
+        let held = self.b.where_(fits, x, zero)?;
+        let wide = self.b.cast(held, wide)?;
+        self.b.cast(wide, dtype)
     }
 
     /// An operand as a tensor of `dtype`.

@@ -14,6 +14,15 @@ pub const ROWS: &[Row] = &[
         let transposed = a.bool_or("transposed", false)?;
         build(cx, a, a.tensor("weight")?, transposed, None)
     }),
+    pure(&["conv_tbc.default"], |cx, a| {
+        let (x, weight, bias, pad) = (a.tensor("self")?, a.tensor("weight")?, a.tensor("bias")?, a.int_or("pad", 0)?);
+        [x, weight].into_iter().try_for_each(|v| cx.expect_rank(v, 3..=3))?;
+        let (x, weight) = (cx.b.permute(x, &[1, 2, 0])?, cx.b.permute(weight, &[2, 1, 0])?);
+        let window = Window { stride: vec![1], padding: each(vec![pad], 1, 0)?, dilation: vec![1] };
+        let y = cx.b.op(Convolution { window, groups: 1 }, &[x, weight])?;
+        let y = cx.b.permute(y, &[2, 0, 1])?;
+        Ok(vec![cx.b.add(y, bias)?])
+    }),
     pure(&["conv1d.default", "conv2d.default", "conv3d.default"], |cx, a| build(cx, a, a.tensor("weight")?, false, None)),
     pure(&["conv1d.padding", "conv2d.padding", "conv3d.padding"], |cx, a| {
         let mode = a.text_or("padding", "valid")?;

@@ -3,8 +3,9 @@
 use super::args::{Args, Cx, Scalar};
 use super::{Row, pure};
 use crate::graph::Value;
+use crate::ops::Constant;
 use crate::scalar::ScalarFn as F;
-use crate::types::{DType, Dim, Shape};
+use crate::types::{DType, Dim, HostTensor, Shape};
 
 type Built = Result<Vec<Value>, String>;
 
@@ -40,7 +41,21 @@ pub const ROWS: &[Row] = &[
         Ok(vec![cx.number(&value, dtype)?])
     }),
     pure(&["arange.default", "arange.start", "arange.start_step"], arange),
-    pure(&["linspace.default"], linspace),
+    pure(&["linspace.default"], |cx, a| {
+        let dtype = a.dtype_opt("dtype")?.unwrap_or(DType::F32);
+        let out = linspace(cx, a, dtype)?;
+        Ok(vec![cx.b.cast(out, dtype)?])
+    }),
+    pure(&["logspace.default"], |cx, a| {
+        let dtype = a.dtype_opt("dtype")?.unwrap_or(DType::F32);
+        let exponent = linspace(cx, a, dtype)?;
+        let base = cx.b.constant(cx.b.dtype(exponent), a.float_or("base", 10.0)?)?;
+        let out = cx.b.scalar(F::Pow, &[base, exponent])?;
+        Ok(vec![cx.b.cast(out, dtype)?])
+    }),
+    pure(&["tril_indices.default"], |cx, a| triangle(cx, a, |row, column, offset| column <= row + offset)),
+    pure(&["triu_indices.default"], |cx, a| triangle(cx, a, |row, column, offset| column >= row + offset)),
+    pure(&["fill_diagonal.default"], fill_diagonal),
     pure(&["eye.default", "eye.m"], eye),
     pure(&["fill.Scalar", "fill.Tensor"], |cx, a| {
         let (x, value) = (a.tensor("self")?, a.operand("value")?);
@@ -52,7 +67,7 @@ pub const ROWS: &[Row] = &[
     pure(&["copy.default"], |cx, a| {
         let (x, src) = (a.tensor("self")?, a.tensor("src")?);
         let (dtype, shape) = (cx.b.dtype(x), cx.shape(x));
-        let src = cx.b.cast(src, dtype)?;
+        let src = cx.convert(src, dtype)?;
         Ok(vec![cx.b.broadcast_to(src, &shape)?])
     }),
 ];
@@ -107,10 +122,9 @@ fn arange(cx: &mut Cx, a: &Args) -> Built {
     Ok(vec![cx.b.cast(out, dtype)?])
 }
 
-/// From both ends toward the middle, so that both ends are exact.
-fn linspace(cx: &mut Cx, a: &Args) -> Built {
+/// From both ends toward the middle, so that both ends are exact; in f64 where integers are asked for.
+fn linspace(cx: &mut Cx, a: &Args, dtype: DType) -> Result<Value, String> {
     let (start, end, steps) = (a.float("start")?, a.float("end")?, a.int("steps")?);
-    let dtype = a.dtype_opt("dtype")?.unwrap_or(DType::F32);
     let work = if dtype.is_float() { dtype } else { DType::F64 };
     let step = if steps > 1 { (end - start) / (steps - 1) as f64 } else { 0.0 };
     let i = cx.b.iota(work, [steps], 0)?;
@@ -122,16 +136,51 @@ fn linspace(cx: &mut Cx, a: &Args) -> Built {
     let down = cx.b.mul(from_end, step)?;
     let down = cx.b.sub(end, down)?;
     let lower = cx.b.scalar(F::Lt, &[i, half?])?;
-    let out = if steps == 1 { up } else { cx.b.where_(lower, up, down)? };
-    Ok(vec![cx.b.cast(out, dtype)?])
+    if steps == 1 { Ok(up) } else { cx.b.where_(lower, up, down) }
 }
 
 fn eye(cx: &mut Cx, a: &Args) -> Built {
     let n = a.dim("n")?;
     let m = a.dim_opt("m")?.unwrap_or(n.clone());
     let dtype = a.dtype_opt("dtype")?.unwrap_or(DType::F32);
-    let shape = Shape(vec![n, m]);
+    Ok(vec![identity(cx, n, m, dtype)?])
+}
+
+/// Ones where the row is the column.
+pub fn identity(cx: &mut Cx, rows: Dim, columns: Dim, dtype: DType) -> Result<Value, String> {
+    let shape = Shape(vec![rows, columns]);
     let (row, column) = (cx.b.iota(DType::I32, &shape, 0)?, cx.b.iota(DType::I32, &shape, 1)?);
     let equal = cx.b.scalar(F::Eq, &[row, column])?;
-    Ok(vec![cx.b.cast(equal, dtype)?])
+    cx.b.cast(equal, dtype)
+}
+
+/// Rows and columns of a triangle, row by row.
+fn triangle(cx: &mut Cx, a: &Args, is_inside: fn(i64, i64, i64) -> bool) -> Built {
+    let (rows, columns, offset) = (a.int("row")?, a.int("col")?, a.int_in("offset", 0, -(1 << 30)..=1 << 30)?);
+    super::table_length(rows.max(0).saturating_mul(columns.max(0)))?;
+    let all = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+    let (row, column): (Vec<f64>, Vec<f64>) = all.filter(|&(r, c)| is_inside(r, c, offset)).map(|(r, c)| (r as f64, c as f64)).unzip();
+    let table = HostTensor::from_f64(DType::I64, &[2, row.len()], &[row, column].concat());
+    let index = cx.b.op(Constant::from_host(&table), &[])?;
+    Ok(vec![cx.b.cast(index, a.dtype_opt("dtype")?.unwrap_or(DType::I64))?])
+}
+
+/// The tensor with a number where all coordinates are equal. A matrix with more rows than columns may have a diagonal that begins
+/// again, with a row between.
+fn fill_diagonal(cx: &mut Cx, a: &Args) -> Built {
+    let (x, value) = (a.tensor("self")?, a.scalar("fill_value")?);
+    let (shape, value) = (cx.shape(x), cx.number(&value, cx.b.dtype(x))?);
+    let Some(last) = shape.rank().checked_sub(1).filter(|&last| last > 0) else { return Err("a diagonal needs two dimensions".into()) };
+    let mut first = cx.b.iota(DType::I32, &shape, 0)?;
+    if a.bool_or("wrap", false)? && shape.rank() == 2 {
+        let period = cx.b.size(&(shape[1].clone() + Dim::int(1)), DType::I32)?;
+        first = cx.b.scalar(F::Remainder, &[first, period])?;
+    }
+    let mut on = None;
+    for d in 1..=last {
+        let at = cx.b.iota(DType::I32, &shape, d)?;
+        let equal = cx.b.scalar(F::Eq, &[first, at])?;
+        on = Some(on.map_or(Ok(equal), |before| cx.b.scalar(F::LogicalAnd, &[before, equal]))?);
+    }
+    Ok(vec![cx.b.where_(on.ok_or("a diagonal needs two dimensions")?, value, x)?])
 }

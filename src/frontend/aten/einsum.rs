@@ -66,12 +66,12 @@ fn einsum(cx: &mut Cx, equation: &str, tensors: &[Value]) -> Result<Value, Strin
     if parts.len() != tensors.len() || parts.is_empty() {
         return Err(format!("{equation} names {} operands, there are {}", parts.len(), tensors.len()));
     }
-    let mut operands = vec![];
+    let (mut operands, mut all) = (vec![], vec![]);
     for (part, &value) in parts.iter().zip(tensors) {
         let labels = labels(part, Some(cx.b.shape(value).rank()))?;
+        all.extend_from_slice(&labels);
         operands.push(unique(cx, Labeled { value, labels })?);
     }
-    let all: Vec<u32> = operands.iter().flat_map(|o| o.labels.iter().copied()).collect();
     let dots = all.iter().filter(|l| **l >= ELLIPSIS).max().map_or(0, |l| (l - ELLIPSIS + 1) as usize);
     let result = match output {
         Some(output) => labels(output, Some(output.replace("...", "").chars().count() + if output.contains("...") { dots } else { 0 }))?,

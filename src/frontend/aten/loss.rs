@@ -8,7 +8,7 @@ use super::{Row, pure};
 use crate::graph::Value;
 use crate::ops::{ReduceKind, Reduction};
 use crate::scalar::ScalarFn as F;
-use crate::types::DType;
+use crate::types::{DType, Dim, Shape};
 
 type Built = Result<Vec<Value>, String>;
 
@@ -106,6 +106,7 @@ pub const ROWS: &[Row] = &[
     pure(&["triplet_margin_loss.default"], triplet),
     pure(&["poisson_nll_loss.default"], poisson),
     pure(&["multi_margin_loss.default"], multi_margin),
+    pure(&["multilabel_margin_loss.default"], multilabel_margin),
     pure(&["cosine_similarity.default"], |cx, a| {
         let (x, y) = (a.tensor("x1")?, a.tensor("x2")?);
         let shape = crate::types::broadcast_shapes(cx.b.shape(x), cx.b.shape(y))?;
@@ -303,6 +304,43 @@ fn multi_margin(cx: &mut Cx, a: &Args) -> Built {
     let loss = cx.b.where_(is_own, zero, loss)?;
     let mut loss = cx.b.mean(loss, &[1], false)?;
     if single {
+        loss = cx.b.squeeze(loss, 0)?;
+    }
+    reduced(cx, a, loss)
+}
+
+/// For each pair of a label and a class that is no label, how far the class comes within one of the label. Labels of a row end
+/// before the first negative one.
+fn multilabel_margin(cx: &mut Cx, a: &Args) -> Built {
+    let (x, target) = (a.tensor("self")?, a.tensor("target")?);
+    cx.expect_rank(x, 0..=2)?;
+    let (own, shape) = (cx.shape(x), cx.shape(x).0);
+    let rows = Shape(vec![if own.rank() == 2 { shape[0].clone() } else { Dim::int(1) }, shape.last().cloned().unwrap_or(Dim::int(1))]);
+    let (x, target) = (cx.b.reshape(x, rows.clone())?, cx.b.reshape(target, rows.clone())?);
+    let (zero, one) = (cx.b.constant(cx.b.dtype(target), 0.0)?, cx.b.constant(cx.b.dtype(x), 1.0)?);
+    let ends = cx.b.scalar(F::Lt, &[target, zero])?;
+    let ends = cx.b.cast(ends, DType::I32)?;
+    let ended = cx.b.cumsum(ends, 1)?;
+    let ended = cx.b.cast(ended, DType::Bool)?;
+    let label = cx.b.where_(ended, zero, target)?;
+    let score = cx.b.gather(x, label, 1)?;
+    let (label, ended, score) = (cx.b.unsqueeze(label, 2)?, cx.b.unsqueeze(ended, 2)?, cx.b.unsqueeze(score, 2)?);
+    let class = cx.b.iota(cx.b.dtype(label), rows, 1)?;
+    let class = cx.b.unsqueeze(class, 1)?;
+    let same = cx.b.scalar(F::Eq, &[label, class])?;
+    let begun = cx.b.scalar(F::LogicalNot, &[ended])?;
+    let hit = cx.b.scalar(F::LogicalAnd, &[same, begun])?;
+    let is_label = cx.b.reduce(ReduceKind::Any, hit, &[1], true)?;
+    let x = cx.b.unsqueeze(x, 1)?;
+    let excess = cx.b.sub(one, score)?;
+    let excess = cx.b.add(excess, x)?;
+    let excess = cx.b.scalar(F::Relu, &[excess])?;
+    let passed = cx.b.scalar(F::LogicalOr, &[ended, is_label])?;
+    let nothing = cx.b.constant(cx.b.dtype(x), 0.0)?;
+    let excess = cx.b.where_(passed, nothing, excess)?;
+    let sum = cx.b.reduce(ReduceKind::Sum, excess, &[1], false)?;
+    let mut loss = cx.b.mean(sum, &[1], false)?;
+    if own.rank() < 2 {
         loss = cx.b.squeeze(loss, 0)?;
     }
     reduced(cx, a, loss)

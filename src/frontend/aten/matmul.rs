@@ -35,6 +35,10 @@ pub const ROWS: &[Row] = &[
     pure(&["baddbmm.default"], |cx, a| added(cx, a, "batch1", "batch2", false)),
     pure(&["addbmm.default"], |cx, a| added(cx, a, "batch1", "batch2", true)),
     pure(&["linear.default"], linear),
+    pure(&["matrix_power.default", "linalg_matrix_power.default"], |cx, a| {
+        let x = a.tensor("self")?;
+        Ok(vec![power(cx, x, a.int("n")?)?])
+    }),
     pure(&["scaled_dot_product_attention.default"], attention),
 ];
 
@@ -186,4 +190,29 @@ fn repeat_heads(cx: &mut Cx, q: Value, x: Value) -> Result<Value, String> {
     let x = cx.b.unsqueeze(x, at + 1)?;
     let x = cx.b.broadcast_to(x, &wide)?;
     cx.b.reshape(x, out)
+}
+
+/// A square matrix multiplied with itself, by squares.
+fn power(cx: &mut Cx, x: Value, n: i64) -> Result<Value, String> {
+    let mut left = u64::try_from(n).map_err(|_| "a negative power needs the inverse, which is not supported")?;
+    let shape = cx.shape(x);
+    let size = match &shape.0[..] {
+        [.., rows, columns] if rows == columns => rows.clone(),
+        _ => return Err(format!("{} is no square matrix", cx.b.ty(x))),
+    };
+    if left == 0 {
+        let one = super::creation::identity(cx, size.clone(), size, cx.b.dtype(x))?;
+        return cx.b.broadcast_to(one, &shape);
+    }
+    let (mut square, mut product) = (x, None);
+    loop {
+        if left & 1 == 1 {
+            product = Some(product.map_or(Ok(square), |p| matmul(cx, p, square))?);
+        }
+        left >>= 1;
+        match product {
+            Some(product) if left == 0 => return Ok(product),
+            _ => square = matmul(cx, square, square)?,
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! file, so give the default here) and builds over [`Cx::b`](args::Cx), with all results in order. Methods of tensors call rows by
 //! name (`frontend/call.rs`). For imported programs the importer does the
 //! rest: dtypes and shapes are compared with what the program declares, variants in place (`add_` for `add`) write the result
-//! of the same row into their first argument, and a row of effect [`Effect::View`] gives results that share memory with its
+//! of the same row into their first argument, those with an argument `out` into that, and a row of effect [`Effect::View`] gives results that share memory with its
 //! first tensor. An operator that writes other arguments calls `cx.write`. Integer results that PyTorch gives as i64 are cast
 //! here. An argument that is given and not read is an error: a row honors each attribute, refuses it by name, or says why it has no
 //! influence and calls `disregard`.
@@ -43,6 +43,7 @@ mod bessel;
 mod compose;
 mod conv;
 mod creation;
+mod differences;
 mod einsum;
 mod fits;
 mod floats;
@@ -61,6 +62,7 @@ mod patches;
 mod pointwise;
 mod polynomials;
 mod pool;
+mod quantize;
 mod random;
 mod recurrent;
 mod reduce;
@@ -147,6 +149,7 @@ const FAMILIES: &[&[Row]] = &[
     scatter::ROWS,
     segments::ROWS,
     creation::ROWS,
+    differences::ROWS,
     index::ROWS,
     loss::ROWS,
     matmul::ROWS,
@@ -154,6 +157,7 @@ const FAMILIES: &[&[Row]] = &[
     patches::ROWS,
     pointwise::ROWS,
     polynomials::ROWS,
+    quantize::ROWS,
     random::ROWS,
     recurrent::ROWS,
     reduce::ROWS,
@@ -170,21 +174,37 @@ pub fn row(name: &str) -> Option<&'static Row> {
     table.get(name).copied()
 }
 
-/// The row of a target such as `torch.ops.aten.add_.Tensor`, and whether the call writes into its first argument.
-pub fn find(target: &str) -> Option<(&'static Row, bool)> {
+/// What a call writes beside what its row says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Nothing: its results are new.
+    Fresh,
+    /// Its first argument, as in `add_`.
+    InPlace,
+    /// Its argument `out`.
+    Out,
+}
+
+/// The row of a target such as `torch.ops.aten.add_.Tensor`, and where the call writes its result.
+pub fn find(target: &str) -> Option<(&'static Row, Target)> {
     let operator = target.strip_prefix("torch.ops.")?;
     // The few primitives that decompositions leave are rows under their full name.
     let call = operator.strip_prefix("aten.").unwrap_or(operator);
     if let Some(row) = row(call) {
-        return Some((row, false));
+        return Some((row, Target::Fresh));
     }
     let (name, overload) = call.split_once('.')?;
+    if overload == "out" || overload.ends_with("_out") {
+        // `pow.Scalar_out` is `pow.Scalar`; which one `add.out` is, is nowhere said.
+        let overloads = [overload.trim_end_matches("_out"), "default", "Tensor", "Tensor_Tensor"];
+        return overloads.iter().find_map(|o| row(&format!("{name}.{o}"))).map(|row| (row, Target::Out));
+    }
     // `__iand__` is `__and__` in place.
     let functional = match name.strip_prefix("__i").and_then(|n| n.strip_suffix("__")) {
         Some(inner) => format!("__{inner}__.{overload}"),
         None => format!("{}.{overload}", name.strip_suffix('_')?),
     };
-    row(&functional).map(|row| (row, true))
+    row(&functional).map(|row| (row, Target::InPlace))
 }
 
 /// Entries of a table that is computed at import, such as the windows of a pool: a program of few bytes may ask for any number.
@@ -218,9 +238,10 @@ mod tests {
 
     #[test]
     fn variants_in_place_use_the_same_row() {
-        assert!(find("torch.ops.aten.add.Tensor").is_some_and(|(_, in_place)| !in_place));
-        assert!(find("torch.ops.aten.add_.Tensor").is_some_and(|(_, in_place)| in_place));
-        assert!(find("torch.ops.aten.__iand__.Tensor").is_some_and(|(_, in_place)| in_place));
+        assert!(find("torch.ops.aten.add.Tensor").is_some_and(|(_, target)| target == Target::Fresh));
+        assert!(find("torch.ops.aten.add_.Tensor").is_some_and(|(_, target)| target == Target::InPlace));
+        assert!(find("torch.ops.aten.__iand__.Tensor").is_some_and(|(_, target)| target == Target::InPlace));
+        assert!(find("torch.ops.aten.add.out").is_some_and(|(_, target)| target == Target::Out));
         assert!(find("torch.ops.aten.no_such_operator.default").is_none());
     }
 }

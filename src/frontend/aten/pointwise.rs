@@ -132,7 +132,7 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["prims.convert_element_type.default"], |cx, a| {
         let (x, dtype) = (a.tensor("a")?, a.dtype_opt("dtype")?.ok_or("it names no type")?);
-        Ok(vec![cx.b.cast(x, dtype)?])
+        Ok(vec![cx.convert(x, dtype)?])
     }),
     pure(&["_to_copy.default", "_to_copy.out"], to_dtype),
     view_if_strided(&["to.dtype", "to.dtype_layout", "to.device", "to.other", "type_as.default"], to_dtype),
@@ -551,5 +551,5 @@ fn to_dtype(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
     let other = a.tensor_opt("other")?.map(|o| cx.b.dtype(o));
     let dtype = a.dtype_opt("dtype")?.or(other).unwrap_or(cx.b.dtype(x));
-    Ok(vec![cx.b.cast(x, dtype)?])
+    Ok(vec![cx.convert(x, dtype)?])
 }

@@ -47,15 +47,13 @@ pub const ROWS: &[Row] = &[
     pure(&["linalg_norm.default"], |cx, a| {
         let x = a.tensor("self")?;
         let dims = if a.has("dim") { a.ints("dim")?.len() } else { cx.b.shape(x).rank() };
-        // Two dimensions with an order are a matrix, whose norms but Frobenius' need its singular values.
-        if a.has("ord") && dims != 1 {
-            return Err("norms of matrices are not supported, but Frobenius'".into());
-        }
-        Ok(vec![vector_norm(cx, a, "ord")?])
+        // Two dimensions with an order are a matrix.
+        Ok(vec![if a.has("ord") && dims != 1 { matrix_norm(cx, a)? } else { vector_norm(cx, a, "ord")? }])
     }),
+    pure(&["linalg_matrix_norm.default"], |cx, a| Ok(vec![matrix_norm(cx, a)?])),
     pure(&["linalg_norm.ord_str", "linalg_matrix_norm.str_ord"], |cx, a| {
         if a.text_or("ord", "fro")? != "fro" {
-            return Err("norms of matrices are not supported, but Frobenius'".into());
+            return Err("norms of matrices by their singular values are not supported".into());
         }
         let (x, dtype) = (a.tensor("self")?, a.dtype_opt("dtype")?);
         let x = dtype.map_or(Ok(x), |d| cx.b.cast(x, d))?;
@@ -307,6 +305,28 @@ fn vector_norm(cx: &mut Cx, a: &Args, order: &str) -> Result<Value, String> {
     let p = a.float_or(order, 2.0)?;
     let (x, dims, keep) = float_over(cx, a)?;
     norm(cx, x, p, &dims, keep)
+}
+
+/// The largest or smallest sum of magnitudes of a column (of order 1 and -1) or of a row (of infinite order).
+fn matrix_norm(cx: &mut Cx, a: &Args) -> Result<Value, String> {
+    let (x, dtype, order) = (a.tensor("self")?, a.dtype_opt("dtype")?, a.float("ord")?);
+    let x = dtype.map_or(Ok(x), |d| cx.b.cast(x, d))?;
+    let dims = if a.has("dim") { a.ints("dim")? } else { vec![-2, -1] };
+    let [row, column] = dims[..] else { return Err(format!("a matrix has two dimensions, not {}", dims.len())) };
+    let (row, column) = (cx.dim(x, row)?, cx.dim(x, column)?);
+    if row == column {
+        return Err("the dimensions of a matrix are the same".into());
+    }
+    let (summed, compared) = match order.abs() {
+        1.0 => (row, column),
+        f64::INFINITY => (column, row),
+        _ => return Err("norms of matrices by their singular values are not supported".into()),
+    };
+    let magnitude = cx.b.scalar(F::Abs, &[x])?;
+    let sums = cx.b.reduce(ReduceKind::Sum, magnitude, &[summed], true)?;
+    let kind = if order > 0.0 { ReduceKind::Max } else { ReduceKind::Min };
+    let norm = shared_extremum(cx, sums, kind, &[compared], true, Ties::Equal)?;
+    kept_or_not(cx, norm, &[row, column], a.bool_or("keepdim", false)?)
 }
 
 /// `sum(|x|^p)^(1/p)`, with its limits at 0 and the infinities. The gradient at zero is zero.

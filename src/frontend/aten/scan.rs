@@ -2,6 +2,7 @@
 
 use super::args::{Args, Cx};
 use super::gradients::detached;
+use super::opmath::{flag, with_partials_over};
 use super::{Row, pure};
 use crate::graph::Value;
 use crate::ops::{Cumextremum, Cumprod, ReduceKind};
@@ -13,6 +14,17 @@ type Built = Result<Vec<Value>, String>;
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
     pure(&["cumprod.default"], cumprod),
+    pure(&["linalg_vander.default"], |cx, a| {
+        let x = a.tensor("x")?;
+        Ok(vec![powers(cx, x, a.dim_opt("N")?)?])
+    }),
+    pure(&["vander.default"], |cx, a| {
+        let x = a.tensor("x")?;
+        let x = if cx.b.dtype(x).is_float() { x } else { cx.b.cast(x, DType::I64)? };
+        let rising = powers(cx, x, a.dim_opt("N")?)?;
+        let last = cx.b.shape(rising).rank() - 1;
+        Ok(vec![if a.bool_or("increasing", false)? { rising } else { cx.b.flip(rising, &[last])? }])
+    }),
     pure(&["cummax.default"], |cx, a| cumextremum(cx, a, false)),
     pure(&["cummin.default"], |cx, a| cumextremum(cx, a, true)),
     pure(&["logcumsumexp.default"], logcumsumexp),
@@ -66,6 +78,20 @@ fn cumprod(cx: &mut Cx, a: &Args) -> Built {
         return Ok(vec![x]);
     }
     Ok(vec![cx.b.op(Cumprod { dim: dim as u32 }, &[x])?])
+}
+
+/// Powers from 0 on of each element, as many as there are elements if none are asked for.
+fn powers(cx: &mut Cx, x: Value, count: Option<Dim>) -> Result<Value, String> {
+    let last = super::rank_of(cx, x, 1)? - 1;
+    let count = count.unwrap_or_else(|| cx.b.shape(x)[last].clone());
+    let mut shape = cx.shape(x);
+    shape.0.push(count);
+    let (column, zero) = (cx.b.iota(DType::I32, &shape, last + 1)?, cx.b.constant(DType::I32, 0.0)?);
+    let is_first = cx.b.scalar(F::Eq, &[column, zero])?;
+    let one = cx.b.constant(cx.b.dtype(x), 1.0)?;
+    let base = cx.b.unsqueeze(x, last + 1)?;
+    let factors = cx.b.where_(is_first, one, base)?;
+    cx.b.op(Cumprod { dim: last as u32 + 1 }, &[factors])
 }
 
 fn cumextremum(cx: &mut Cx, a: &Args, min: bool) -> Built {
@@ -242,5 +268,22 @@ fn median_of_all(cx: &mut Cx, a: &Args, skip_nan: bool) -> Built {
         return Ok(vec![cx.b.constant(cx.b.dtype(x), f64::NAN)?]);
     }
     let flat = cx.b.reshape(x, [n])?;
-    Ok(vec![median(cx, &Args::default(), flat, 0, skip_nan)?[0]])
+    let value = median(cx, &Args::default(), flat, 0, skip_nan)?[0];
+    Ok(vec![if cx.b.dtype(x).is_float() { evenly(cx, flat, value)? } else { value }])
+}
+
+/// `value`, an element of the vector `x`, whose cotangent all elements share that are the same.
+fn evenly(cx: &mut Cx, x: Value, value: Value) -> Result<Value, String> {
+    let dtype = cx.b.dtype(x);
+    let equal = cx.b.scalar(F::Eq, &[x, value])?;
+    let (nan, found) = (cx.b.scalar(F::IsNan, &[x])?, cx.b.scalar(F::IsNan, &[value])?);
+    let nan = cx.b.scalar(F::LogicalAnd, &[nan, found])?;
+    let same = cx.b.scalar(F::LogicalOr, &[equal, nan])?;
+    let ones = flag(cx, same, dtype.accumulator())?;
+    let count = cx.b.reduce(ReduceKind::Sum, ones, &[0], true)?;
+    let share = cx.b.div(ones, count)?;
+    let share = cx.b.cast(share, dtype)?;
+    let value = cx.b.unsqueeze(value, 0)?;
+    let value = with_partials_over(cx, value, &[0], x, share)?;
+    cx.b.squeeze(value, 0)
 }

@@ -4,9 +4,9 @@ use super::args::{Args, Cx};
 use super::gradients::{detached, gradient_only};
 use super::{Row, pure};
 use crate::graph::Value;
-use crate::ops::{CheckIndex, Constancy, Detach, ReduceKind, ScatterAdd, ScatterReduce};
+use crate::ops::{CheckIndex, Constancy, Constant, Detach, Op, ReduceKind, ScatterAdd, ScatterReduce};
 use crate::scalar::ScalarFn as F;
-use crate::types::{DType, Dim, Shape, broadcast_shapes};
+use crate::types::{DType, Dim, HostTensor, Shape, broadcast_shapes};
 
 type Built = Result<Vec<Value>, String>;
 
@@ -142,6 +142,7 @@ impl Indexed {
 
 fn index(cx: &mut Cx, a: &Args) -> Built {
     let (x, indices) = (a.tensor("self")?, a.optional_tensors("indices")?);
+    let indices = without_fixed_masks(cx, indices)?;
     if indices.iter().flatten().any(|&i| matches!(cx.b.dtype(i), DType::Bool | DType::U8)) {
         return Err("a mask selects a number of elements that depends on the data, which is not supported".into());
     }
@@ -161,10 +162,35 @@ fn index(cx: &mut Cx, a: &Args) -> Built {
     Ok(vec![cx.b.permute(read, &order)?])
 }
 
+/// Masks that the program itself holds as the positions where they are true, an index for each of their dimensions.
+fn without_fixed_masks(cx: &mut Cx, indices: Vec<Option<Value>>) -> Result<Vec<Option<Value>>, String> {
+    let mut out = vec![];
+    for index in indices {
+        let fixed = index.and_then(|v| match &cx.b.graph().def(v).op {
+            Op::Constant(c) if matches!(c.dtype, DType::Bool | DType::U8) => Some(c.to_host()),
+            _ => None,
+        });
+        let Some(mask) = fixed else {
+            out.push(index);
+            continue;
+        };
+        let hits: Vec<usize> = mask.to_f64().iter().enumerate().filter(|(_, flag)| **flag != 0.0).map(|(at, _)| at).collect();
+        let mut behind = mask.numel();
+        for &size in mask.shape() {
+            behind /= size.max(1);
+            let at: Vec<f64> = hits.iter().map(|hit| (hit / behind.max(1) % size) as f64).collect();
+            let at = HostTensor::from_f64(DType::I64, &[at.len()], &at);
+            out.push(Some(cx.b.op(Constant::from_host(&at), &[])?));
+        }
+    }
+    Ok(out)
+}
+
 fn index_put(cx: &mut Cx, a: &Args) -> Built {
     let (x, indices, values) = (a.tensor("self")?, a.optional_tensors("indices")?, a.tensor("values")?);
     let accumulate = a.bool_or("accumulate", false)?;
     let shape = cx.shape(x);
+    let indices = if indices.iter().flatten().count() > 1 { without_fixed_masks(cx, indices)? } else { indices };
     if let Some(d) = indices.iter().position(|i| i.is_some_and(|i| matches!(cx.b.dtype(i), DType::Bool | DType::U8))) {
         let only = indices.iter().flatten().count() == 1;
         let Some(mask) = indices[d].filter(|_| only) else { return Err("a mask beside other indices is not supported".into()) };

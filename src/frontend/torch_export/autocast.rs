@@ -79,14 +79,29 @@ const WIDE: &[&str] = &[
     "triplet_margin_loss.default",
 ];
 
+/// Operators that PyTorch composes of others, some of which compute in the lower precision and some not: what the program declares
+/// for the result says which.
+const COMPOSED: &[&str] = &[
+    "chain_matmul.default",
+    "cov.default",
+    "einsum.default",
+    "inner.default",
+    "linalg_matrix_power.default",
+    "linalg_multi_dot.default",
+    "matrix_power.default",
+    "tensordot.default",
+];
+
 /// Operators that compute in the widest dtype of their tensors.
 const WIDEST: &[&str] = &["cat.default", "index_copy.default", "stack.default"];
 
-/// Casts the float tensors among the arguments of a call, but those of f64.
-pub fn cast_arguments(cx: &mut Cx, target: &str, args: &mut Args, lower: DType) -> Result<(), String> {
+/// Casts the float tensors among the arguments of a call, but those of f64. Its result is declared to be of that dtype.
+pub fn cast_arguments(cx: &mut Cx, target: &str, args: &mut Args, lower: DType, declared: Option<DType>) -> Result<(), String> {
     let name = target.strip_prefix("torch.ops.aten.").unwrap_or(target);
     let dtype = match name {
         _ if LOWER.contains(&name) => lower,
+        _ if COMPOSED.contains(&name) && declared == Some(lower) => lower,
+        _ if COMPOSED.contains(&name) => return Ok(()),
         _ if WIDE.contains(&name) => DType::F32,
         _ if WIDEST.contains(&name) => widest(cx, args, lower),
         // Linear algebra and transforms compute in f32, too; none of them is decomposed into those above.

@@ -7,10 +7,10 @@ use super::schema::{Argument, ExportedGraph, ExportedNode, OptionalTensor, Range
 use super::{expr, symbols, weights};
 use crate::frontend::aten::args::{Arg, Args, Cx, Scalar};
 use crate::frontend::aten::gradients::{detached, straight_through};
-use crate::frontend::aten::{self, Effect};
+use crate::frontend::aten::{self, Effect, Target};
 use crate::graph::Value;
 use crate::ops::Op;
-use crate::types::{Dim, Location, Provenance, Shape};
+use crate::types::{DType, Dim, Location, Provenance, Shape};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Nodes of any graph, and bytes of the archive for each further one: a call of few bytes may become many nodes.
@@ -177,23 +177,27 @@ impl<'a> Converter<'a> {
             };
             return self.define_results(node, graph, results);
         }
-        let (row, in_place) = aten::find(&node.target).ok_or("it is not supported")?;
+        let (row, target) = aten::find(&node.target).ok_or("it is not supported")?;
         let mut args = self.args(node)?;
-        self.region.cast_arguments(&mut self.cx, &node.target, &mut args)?;
+        let declared = declared_dtype(node, graph)?;
+        self.region.cast_arguments(&mut self.cx, &node.target, &mut args, declared)?;
         self.misdeclared.follow(node, &mut args)?;
         if row.effect == Effect::Snapshot && node.target.contains("as_strided") && !fills_its_memory(node, graph) {
             return Err("strides of a tensor that is itself a view are not supported".into());
+        }
+        if target == Target::Out {
+            args.disregard(&["out"]);
         }
         self.cx.writes.clear();
         let mut results = (row.build)(&mut self.cx, &args)?;
         // `to` gives a view where it changes nothing, unless it is asked for a copy.
         let copies = args.bool_or("copy", false)?;
         args.expect_all_read()?;
-        if !self.region.has_gradients() && !in_place {
+        if !self.region.has_gradients() && target == Target::Fresh {
             results = results.into_iter().map(|x| detached(&mut self.cx.b, x)).collect::<Result<_, _>>()?;
         }
         let effect = if copies { Effect::Pure } else { row.effect };
-        let results = self.apply_effects(node, graph, effect, in_place, results)?;
+        let results = self.apply_effects(node, graph, effect, target, results)?;
         self.define_results(node, graph, results)
     }
 
@@ -203,7 +207,7 @@ impl<'a> Converter<'a> {
         node: &ExportedNode,
         graph: &ExportedGraph,
         effect: Effect,
-        in_place: bool,
+        target: Target,
         results: Vec<Value>,
     ) -> Result<Vec<Tensor>, String> {
         for (argument, value) in std::mem::take(&mut self.cx.writes) {
@@ -216,7 +220,10 @@ impl<'a> Converter<'a> {
             Some((name, Some(Item::Tensor(t)))) => Some((name, *t)),
             _ => None,
         };
-        if in_place {
+        if target == Target::Out {
+            return self.write_out(node, &results).map(|tensor| vec![tensor]);
+        }
+        if target == Target::InPlace {
             let ((name, base), [value]) = (base.ok_or("it writes no tensor")?, &results[..]) else { return Err("it has several results".into()) };
             if effect != Effect::Pure {
                 let view = self.storages.view(&self.cx.b, base, *value);
@@ -245,11 +252,25 @@ impl<'a> Converter<'a> {
         Ok(out)
     }
 
+    /// Writes the only result of a call into its argument `out`, which is of the same shape.
+    fn write_out(&mut self, node: &ExportedNode, results: &[Value]) -> Result<Tensor, String> {
+        let (Some(name), [value]) = (tensor_name(node, "out"), results) else { return Err("it has several results".into()) };
+        let old = self.tensor(name)?;
+        if self.cx.b.shape(old) != self.cx.b.shape(*value) {
+            return Err(format!("out is {} and the result {}, which would change its size", self.cx.b.ty(old), self.cx.b.ty(*value)));
+        }
+        self.write(name, *value)?;
+        match self.names.get(name) {
+            Some(Item::Tensor(tensor)) => Ok(*tensor),
+            _ => Err(format!("{name} is no tensor")),
+        }
+    }
+
     /// Writes into a tensor, which keeps its dtype and shape.
     fn write(&mut self, name: &str, value: Value) -> Result<(), String> {
         let old = self.tensor(name)?;
         let ty = self.cx.b.ty(old).clone();
-        let value = self.cx.b.cast(value, ty.dtype)?;
+        let value = self.cx.convert(value, ty.dtype)?;
         let mut value = self.cx.b.broadcast_to(value, &ty.shape)?;
         if !self.region.has_gradients() {
             value = straight_through(&mut self.cx.b, old, value)?;
@@ -383,6 +404,12 @@ impl<'a> Converter<'a> {
             },
         })
     }
+}
+
+/// The dtype that the program declares for the first result of a call, where that is a tensor.
+fn declared_dtype(node: &ExportedNode, graph: &ExportedGraph) -> Result<Option<DType>, String> {
+    let Some(Argument::Tensor(name)) = node.outputs.first() else { return Ok(None) };
+    graph.tensor_values.get(name).map(|meta| weights::dtype(meta.dtype)).transpose()
 }
 
 /// Names of tensors that a call takes or that the graph gives back.

@@ -42,8 +42,8 @@ impl Region {
     }
 
     /// Casts the arguments of a call as automatic casts do here.
-    pub fn cast_arguments(&self, cx: &mut Cx, target: &str, args: &mut Args) -> Result<(), String> {
-        self.autocast.map_or(Ok(()), |dtype| autocast::cast_arguments(cx, target, args, dtype))
+    pub fn cast_arguments(&self, cx: &mut Cx, target: &str, args: &mut Args, declared: Option<DType>) -> Result<(), String> {
+        self.autocast.map_or(Ok(()), |dtype| autocast::cast_arguments(cx, target, args, dtype, declared))
     }
 
     /// What holds in the subgraph of a call.
