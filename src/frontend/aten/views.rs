@@ -484,7 +484,8 @@ fn roll_one(cx: &mut Cx, x: Value, dim: usize, shift: &Dim) -> Result<Value, Str
 }
 
 fn triangle(cx: &mut Cx, a: &Args, keep: F) -> Built {
-    let (x, offset) = (a.tensor("self")?, a.int_or("diagonal", 0)?);
+    let (x, offset) = (a.tensor("self")?, a.dim_opt("diagonal")?.unwrap_or(Dim::int(0)));
+    let offset = offset.as_int().map_or(offset, |n| Dim::int(n.clamp(-(1 << 30), 1 << 30)));
     let shape = cx.shape(x);
     let rank = shape.rank();
     if rank < 2 {
@@ -492,7 +493,7 @@ fn triangle(cx: &mut Cx, a: &Args, keep: F) -> Built {
     }
     let corner = Shape(shape.0[rank - 2..].to_vec());
     let (row, column) = (cx.b.iota(DType::I32, &corner, 0)?, cx.b.iota(DType::I32, &corner, 1)?);
-    let offset = cx.b.constant(DType::I32, offset.clamp(-(1 << 30), 1 << 30) as f64)?;
+    let offset = cx.b.size(&offset, DType::I32)?;
     let edge = cx.b.add(row, offset)?;
     let kept = cx.b.scalar(keep, &[column, edge])?;
     let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;

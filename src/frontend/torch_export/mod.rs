@@ -31,8 +31,8 @@ use crate::types::{DType, HostTensor, TensorType};
 use alias::StorageId;
 use archive::{Archive, Source};
 use convert::Converter;
-use schema::{Argument, InputSpec, OutputSpec, Program};
-use std::collections::HashMap;
+use schema::{Argument, InputSpec, OutputSpec, Program, Range};
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use weights::Weights;
@@ -99,14 +99,31 @@ fn read(source: Box<dyn Source>) -> Result<Imported, String> {
         return Err(what);
     }
     let mut weights = Weights::open(&mut archive)?;
+    let declared = &program.range_constraints;
+    match with_sizes_of_one(declared) {
+        Some(wider) => build(&program, &wider, &mut archive, &mut weights).or_else(|_| build(&program, declared, &mut archive, &mut weights)),
+        None => build(&program, declared, &mut archive, &mut weights),
+    }
+}
+
+/// The ranges with sizes from one on where the program declares two and more, if it does anywhere: PyTorch writes 2 for what it has
+/// not looked at, and runs such a program at a size of one. Not every program allows it; windows of two elements do not.
+fn with_sizes_of_one(declared: &BTreeMap<String, Range>) -> Option<BTreeMap<String, Range>> {
+    let mut wider = declared.clone();
+    let lowest = wider.values_mut().filter_map(|range| range.min_val.as_mut()).filter(|min| **min == 2);
+    (lowest.map(|min| *min = 1).count() > 0).then_some(wider)
+}
+
+/// The program with symbols within these ranges.
+fn build(program: &Program, ranges: &BTreeMap<String, Range>, archive: &mut Archive, weights: &mut Weights) -> Result<Imported, String> {
     let mut importer = Importer {
-        program: &program,
-        converter: Converter::new("exported", &program.range_constraints, archive.len()),
+        program,
+        converter: Converter::new("exported", ranges, archive.len()),
         storages: vec![],
         result: Imported { traced: Traced::default(), tensors: vec![], tied: vec![], unsaved: vec![] },
         identities: HashMap::new(),
     };
-    importer.inputs(&mut archive, &mut weights)?;
+    importer.inputs(archive, weights)?;
     importer.converter.run(&program.graph_module.graph)?;
     importer.outputs()?;
     let mut result = importer.result;

@@ -29,7 +29,7 @@ pub struct SchemaVersion {
 }
 
 /// Inclusive bounds of a symbol; absent where there is none.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct Range {
     /// Smallest value.
     pub min_val: Option<i64>,

@@ -1,7 +1,8 @@
 //! Operators on sizes and numbers, which the exported graph computes beside its tensors.
 
 use super::schema::Range;
-use crate::frontend::aten::args::{Arg, Args, Cx, Scalar, fraction};
+use crate::frontend::aten::args::{Arg, Args, Cx, Formula, Scalar, fraction};
+use crate::scalar::ScalarFn as F;
 use crate::types::{Dim, Relation, Shape};
 
 /// Sizes without an upper bound end here: index arithmetic stays inside 32 bits.
@@ -86,34 +87,40 @@ pub fn find(target: &str) -> Option<Body> {
         "_operator.truediv" => |_, a| quotient(a),
         "_operator.pow" => |_, a| match pair(a)? {
             (Scalar::Int(x), Scalar::Int(n)) => power(x, n).map(|d| Some(Scalar::Int(d))),
-            (x, y) => {
-                let (x, y) = x.to_f64().zip(y.to_f64()).ok_or("a power of sizes and floats is not supported")?;
-                Ok(Some(Scalar::Float(x.powf(y))))
-            }
+            (x, y) => match x.to_f64().zip(y.to_f64()) {
+                Some((x, y)) => Ok(Some(Scalar::Float(x.powf(y)))),
+                None => formula(F::Pow, &[x, y]),
+            },
+        },
+        "torch._sym_sqrt" => |_, a| match only(a)? {
+            x if x.to_f64().is_some() => Ok(x.to_f64().map(|x| Scalar::Float(x.sqrt()))),
+            x => formula(F::Sqrt, &[x]),
         },
         "_operator.neg" => |_, a| match only(a)? {
             Scalar::Int(n) => Ok(Some(Scalar::Int(Dim::int(0) - n))),
             Scalar::Float(x) => Ok(Some(Scalar::Float(-x))),
             Scalar::Quotient(x, y) => Ok(Some(Scalar::Quotient(Dim::int(0) - x, y.clone()))),
+            x @ Scalar::Formula(_) => formula(F::Neg, &[x]),
             other => Err(format!("{other:?} has no negative")),
         },
         "torch.sym_max" => |_, a| MAX.apply(a),
         "torch.sym_min" => |_, a| MIN.apply(a),
         "torch.sym_float" => |_, a| match only(a)? {
             Scalar::Int(n) if n.as_int().is_none() => Ok(Some(Scalar::Quotient(n.clone(), Dim::int(1)))),
+            number @ (Scalar::Quotient(..) | Scalar::Formula(_)) => Ok(Some(number.clone())),
             other => other.to_f64().map(|x| Some(Scalar::Float(x))).ok_or_else(|| format!("{other:?} as a float is not supported")),
         },
         "torch.sym_int" | "math.trunc" | "math.floor" => |_, a| match only(a)? {
             Scalar::Float(x) => Ok(Some(Scalar::Int(Dim::int(*x as i64)))),
             // Sizes are not negative, so that both round in the same way.
             Scalar::Quotient(x, y) if x.range().0 >= 0 && y.range().0 > 0 => Ok(Some(Scalar::Int(bounded(x.floor_div(y))?))),
-            Scalar::Quotient(..) => Err("rounding a quotient that may be negative is not supported".into()),
+            Scalar::Quotient(..) | Scalar::Formula(_) => Err("rounding a quotient that may be negative is not supported".into()),
             other => Ok(Some(other.clone())),
         },
         "math.ceil" => |_, a| match only(a)? {
             Scalar::Float(x) => Ok(Some(Scalar::Int(Dim::int(x.ceil() as i64)))),
             Scalar::Quotient(x, y) if y.range().0 > 0 => Ok(Some(Scalar::Int(bounded(x.ceil_div(y))?))),
-            Scalar::Quotient(..) => Err("rounding a quotient by what may not be positive is not supported".into()),
+            Scalar::Quotient(..) | Scalar::Formula(_) => Err("rounding a quotient by what may not be positive is not supported".into()),
             other => Ok(Some(other.clone())),
         },
         "torch.sym_not" => |_, a| match only(a)? {
@@ -157,11 +164,26 @@ fn positive(d: &Dim) -> Result<(), String> {
 /// Numerator and denominator.
 type Ratio = (Dim, Dim);
 
+/// A function of sizes and floats that has no simpler form.
+fn formula(f: F, operands: &[&Scalar]) -> Result<Option<Scalar>, String> {
+    let part = |x: &&Scalar| match x {
+        Scalar::Formula(formula) => formula.clone(),
+        number => Formula::Number(Box::new((*number).clone())),
+    };
+    let formula = Formula::Apply(f, operands.iter().map(part).collect());
+    match formula.weight() {
+        0..=MAX_WEIGHT => Ok(Some(Scalar::Formula(formula))),
+        n => Err(format!("a number is a function of {n} others, more than {MAX_WEIGHT}")),
+    }
+}
+
 /// Arithmetic on sizes, on floats, and on quotients of sizes where it has a rule for them.
 struct Arithmetic {
     sizes: fn(&Dim, &Dim) -> Result<Dim, String>,
     floats: fn(f64, f64) -> f64,
     quotients: Option<fn(Ratio, Ratio) -> Ratio>,
+    /// Of anything else.
+    function: F,
 }
 
 impl Arithmetic {
@@ -173,21 +195,36 @@ impl Arithmetic {
         if let Some((x, y)) = x.to_f64().zip(y.to_f64()) {
             return Ok(Some(Scalar::Float((self.floats)(x, y))));
         }
-        let rule = self.quotients.ok_or("this arithmetic of sizes and floats is not supported")?;
-        let (top, bottom) = rule(as_quotient(x)?, as_quotient(y)?);
-        Ok(Some(Scalar::Quotient(bounded(top)?, bounded(bottom)?)))
+        match (self.quotients, as_quotient(x).ok().zip(as_quotient(y).ok())) {
+            (Some(rule), Some((x, y))) => {
+                let (top, bottom) = rule(x, y);
+                Ok(Some(Scalar::Quotient(bounded(top)?, bounded(bottom)?)))
+            }
+            _ => formula(self.function, &[x, y]),
+        }
     }
 }
 
-const ADD: Arithmetic =
-    Arithmetic { sizes: |x, y| Ok(x.clone() + y), floats: |x, y| x + y, quotients: Some(|(x, k), (y, n)| (x * &n + y * &k, k * &n)) };
-const SUB: Arithmetic =
-    Arithmetic { sizes: |x, y| Ok(x.clone() - y), floats: |x, y| x - y, quotients: Some(|(x, k), (y, n)| (x * &n - y * &k, k * &n)) };
-const MUL: Arithmetic = Arithmetic { sizes: |x, y| Ok(x.clone() * y), floats: |x, y| x * y, quotients: Some(|(x, k), (y, n)| (x * &y, k * &n)) };
-const FLOOR_DIV: Arithmetic = Arithmetic { sizes: |x, y| positive(y).map(|()| x.floor_div(y)), floats: |x, y| (x / y).floor(), quotients: None };
-const MOD: Arithmetic = Arithmetic { sizes: |x, y| positive(y).map(|()| x.modulo(y)), floats: |x, y| x - (x / y).floor() * y, quotients: None };
-const MAX: Arithmetic = Arithmetic { sizes: |x, y| Ok(x.max_with(y)), floats: f64::max, quotients: None };
-const MIN: Arithmetic = Arithmetic { sizes: |x, y| Ok(x.min_with(y)), floats: f64::min, quotients: None };
+const ADD: Arithmetic = Arithmetic {
+    sizes: |x, y| Ok(x.clone() + y),
+    floats: |x, y| x + y,
+    quotients: Some(|(x, k), (y, n)| (x * &n + y * &k, k * &n)),
+    function: F::Add,
+};
+const SUB: Arithmetic = Arithmetic {
+    sizes: |x, y| Ok(x.clone() - y),
+    floats: |x, y| x - y,
+    quotients: Some(|(x, k), (y, n)| (x * &n - y * &k, k * &n)),
+    function: F::Sub,
+};
+const MUL: Arithmetic =
+    Arithmetic { sizes: |x, y| Ok(x.clone() * y), floats: |x, y| x * y, quotients: Some(|(x, k), (y, n)| (x * &y, k * &n)), function: F::Mul };
+const FLOOR_DIV: Arithmetic =
+    Arithmetic { sizes: |x, y| positive(y).map(|()| x.floor_div(y)), floats: |x, y| (x / y).floor(), quotients: None, function: F::FloorDiv };
+const MOD: Arithmetic =
+    Arithmetic { sizes: |x, y| positive(y).map(|()| x.modulo(y)), floats: |x, y| x - (x / y).floor() * y, quotients: None, function: F::Remainder };
+const MAX: Arithmetic = Arithmetic { sizes: |x, y| Ok(x.max_with(y)), floats: f64::max, quotients: None, function: F::Maximum };
+const MIN: Arithmetic = Arithmetic { sizes: |x, y| Ok(x.min_with(y)), floats: f64::min, quotients: None, function: F::Minimum };
 
 fn as_quotient(x: &Scalar) -> Result<(Dim, Dim), String> {
     match x {
@@ -205,8 +242,8 @@ fn quotient(a: &Args) -> Result<Option<Scalar>, String> {
     if let Some((x, y)) = x.to_f64().zip(y.to_f64()) {
         return Ok(Some(Scalar::Float(x / y)));
     }
-    let ((x, xd), (y, yd)) = (as_quotient(x)?, as_quotient(y)?);
-    Ok(Some(Scalar::Quotient(bounded(x * yd)?, bounded(y * xd)?)))
+    let (Ok((top, xd)), Ok((bottom, yd))) = (as_quotient(x), as_quotient(y)) else { return formula(F::Div, &[x, y]) };
+    Ok(Some(Scalar::Quotient(bounded(top * yd)?, bounded(bottom * xd)?)))
 }
 
 fn power(x: &Dim, n: &Dim) -> Result<Dim, String> {

@@ -61,6 +61,20 @@ PROGRAMS = {
         lambda: [*rows(6), torch.tensor([[2, 0, 1]] * 2), *rows(2)],
         [0, 0, 0],
     ),
+    "powers": (
+        lambda x: (x / x.shape[0] ** 0.5 + 0.5 ** x.shape[0]) * (x.shape[0] ** -1 * 3.0 + torch.sym_sqrt(x.shape[0])) + (x.shape[0] > 3),
+        lambda: rows(7),
+        lambda: rows(2),
+        [0],
+    ),
+    "of_one": (lambda x, y: (x[:, None] - y).abs().sum(-1).softmax(0) @ y + torch.cat([x, x])[: x.shape[0]], lambda: rows(7, 5), lambda: rows(1, 1), [0, 0]),
+    "of_two": (lambda x: x.unfold(0, 2, 1).sum(-1), lambda: rows(7), lambda: rows(2), [0]),
+    "triangle": (
+        lambda x, y: (x @ y.t()).masked_fill(torch.ones(x.shape[0], y.shape[0]).triu(y.shape[0] - x.shape[0] + 1) > 0, -1.0) @ y,
+        lambda: rows(5, 7),
+        lambda: rows(3, 8),
+        [0, 0],
+    ),
     "positions": (lambda w, x: x + w[: x.shape[0]], lambda: rows(16, 5), lambda: rows(11, 11), [0, 0]),
 }
 
