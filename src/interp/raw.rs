@@ -247,27 +247,8 @@ impl Matrix<'_> {
 
 /// `dst = alpha * dst + beta * a * b` of one type, as the `gemm` crates spell it: sizes `m`, `n` and `k`, then each matrix with the
 /// strides of its columns and rows.
-type Gemm<T> = unsafe fn(
-    usize,
-    usize,
-    usize,
-    *mut T,
-    isize,
-    isize,
-    bool,
-    *const T,
-    isize,
-    isize,
-    *const T,
-    isize,
-    isize,
-    T,
-    T,
-    bool,
-    bool,
-    bool,
-    Parallelism,
-);
+type Gemm<T> =
+    unsafe fn(usize, usize, usize, *mut T, isize, isize, bool, *const T, isize, isize, *const T, isize, isize, T, T, bool, bool, bool, Parallelism);
 
 /// A float type that the interpreter multiplies matrices of.
 pub trait Scalar: Pod + Send + Sync {
@@ -339,27 +320,7 @@ fn multiply<T: Scalar>(m: usize, n: usize, k: usize, dst: Matrix<'_>, a: Matrix<
     // SAFETY: `check` found the corners of all three matrices inside their slots, hence all elements; the result is written
     // by this thread alone, see the module.
     unsafe {
-        T::gemm()(
-            m,
-            n,
-            k,
-            to,
-            dst_cs,
-            dst_rs,
-            false,
-            left,
-            a_cs,
-            a_rs,
-            right,
-            b_cs,
-            b_rs,
-            zero,
-            one,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+        T::gemm()(m, n, k, to, dst_cs, dst_rs, false, left, a_cs, a_rs, right, b_cs, b_rs, zero, one, false, false, false, Parallelism::None);
     }
 }
 

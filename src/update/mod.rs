@@ -120,12 +120,7 @@ struct Scalars<'a> {
 }
 
 impl Scalars<'_> {
-    fn new<'a>(
-        b: &mut Builder,
-        optimizer: &'a Optimizer,
-        trained: &[Parameter<'_>],
-        loss_scale: Option<&'a LossScale>,
-    ) -> Built<Scalars<'a>> {
+    fn new<'a>(b: &mut Builder, optimizer: &'a Optimizer, trained: &[Parameter<'_>], loss_scale: Option<&'a LossScale>) -> Built<Scalars<'a>> {
         let apart = optimizer.step_per_parameter;
         let counts = trained.iter().any(|p| algorithms::counts_steps(&p.optimizer.kind)) || optimizer.average.is_some();
         let dtype = if trained.iter().any(|p| p.ty.dtype == DType::F64) { DType::F64 } else { DType::F32 };

@@ -9,7 +9,7 @@ fn check(device: &str) {
     let cases = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/conformance"));
     let output = Command::new(env!("CARGO_BIN_EXE_inductor"))
         .args(["check", "--grad", "--scope", "all", "--device", device])
-        .arg(&cases)
+        .arg(cases)
         .output()
         .expect("the program starts");
     let (table, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -37,7 +37,7 @@ fn a_list_of_known_failures_decides() {
     let run = |list: &str| {
         let known = folder.path().join("known.txt");
         std::fs::write(&known, list).expect("writable");
-        let output = Command::new(env!("CARGO_BIN_EXE_inductor")).arg("check").arg(&cases).arg("--known").arg(&known).output();
+        let output = Command::new(env!("CARGO_BIN_EXE_inductor")).arg("check").arg(cases).arg("--known").arg(&known).output();
         let output = output.expect("the program starts");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };

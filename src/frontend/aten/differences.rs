@@ -39,7 +39,7 @@ fn along(cx: &mut Cx, x: Value, dim: usize, spacing: f64, order: usize) -> Resul
     let center = cx.b.scale(center, 0.5)?;
     // Factors of the elements from the edge on.
     let factors: &[f64] = if order == 1 { &[-1.0, 1.0] } else { &[-1.5, 2.0, -0.5] };
-    let first = edge(cx, x, dim, factors, |k| Dim::int(k))?;
+    let first = edge(cx, x, dim, factors, Dim::int)?;
     let last = edge(cx, x, dim, factors, |k| size.clone() - Dim::int(k + 1))?;
     let last = cx.b.scale(last, -1.0)?;
     let all = cx.b.concat(&[first, center, last], dim)?;
