@@ -6,6 +6,7 @@ mod units;
 
 use inductor::codegen::{Plan, generate};
 use inductor::config::Target;
+use inductor::forms::product::{Machine, Sizes};
 use inductor::forms::{Form, Math, Operand, Tile, candidates};
 use inductor::loop_ir::{Combiner, IndexExpr, Number, Tag, flatten};
 use inductor::ops::OpDef as _;
@@ -248,6 +249,31 @@ fn products_of_halves_by_matrix_units() {
         let plans = in_units(&case, &with_units(gpu), gpu.target.caps.max_workgroup_bytes);
         assert!(!plans.is_empty());
         plans.iter().rev().take(2).for_each(|plan| case.compare_plan(gpu, plan));
+    }
+}
+
+/// Of tiles that do not share steps, those that took the least time on the reference card, or 3% more.
+#[test]
+fn tiles_of_halves_come_out_even() {
+    let Target { caps, model } = Target::h100();
+    let precision = MatmulPrecision::Highest;
+    let machine = Machine { caps: &caps, model: &model, bytes: 4, loads: [0.0; 2], precision, halves: true, shares: false };
+    let fastest = [
+        ([4096, 2304, 768], [96, 128]),
+        ([4096, 768, 768], [96, 128]),
+        ([4096, 768, 3072], [96, 128]),
+        ([16384, 384, 1536], [96, 128]),
+        ([16384, 384, 384], [96, 128]),
+        ([16384, 1536, 384], [128, 128]),
+        ([16384, 1152, 384], [128, 128]),
+        ([4096, 3072, 768], [128, 128]),
+        ([4096, 4096, 4096], [128, 128]),
+        ([1024, 1024, 1024], [64, 64]),
+    ];
+    for ([m, n, k], expected) in fastest {
+        let [m, n, k] = [m, n, k].map(f64::from);
+        let (tile, _) = machine.by_time(&Sizes { batch: 1.0, m, n, k })[0];
+        assert_eq!([tile.bm, tile.bn], expected, "{m} x {n} x {k}");
     }
 }
 

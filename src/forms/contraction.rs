@@ -1,6 +1,6 @@
 //! The parts of a nest that is a matrix product, and the coordinates of its elements over the kernel's axes.
 
-use super::product::{Machine, Sizes, price};
+use super::product::{Machine, Sizes};
 use super::{Cost, Form, Lane, Operand, owns_words};
 use crate::config::Target;
 use crate::loop_ir::facts::{cone, is_constant_along, needed, product_axes, stepped};
@@ -49,7 +49,7 @@ pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Fo
     let machine = machine(nest, target);
     // The status word and the memory of shared tiles are bound, too.
     let machine = Machine { shares: machine.shares && operands.len() + 2 <= target.caps.max_storage_buffers as usize, ..machine };
-    machine.by_time(&p.sizes()).into_iter().map(|(tile, units)| (Form::Product(tile), price(units, &target.model))).collect()
+    machine.by_time(&p.sizes()).into_iter().map(|(tile, units)| (Form::Product(tile), machine.price(units))).collect()
 }
 
 /// What multiplies the elements of a product.

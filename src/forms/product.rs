@@ -133,13 +133,13 @@ const fn of_terms(terms: Terms, speeds: [&'static [f64]; 4], shared: [f64; 4]) -
     ]
 }
 
-/// Tiles of cooperative matrices for values of f16.
+/// Tiles of cooperative matrices for values of f16. Shares and starts are fitted to what `inductor tune` measured of 21 products.
 const HALVES: [Candidate; 6] = [
-    of_halves((128, 128), (64, 64), &[3.4, 6.2], 6.0, 334.0),
-    of_halves((96, 128), (48, 64), &[3.0, 5.0], 0.0, 200.0),
+    of_halves((128, 128), (64, 64), &[3.1, 6.4], 6.2, 208.0),
+    of_halves((96, 128), (48, 64), &[2.7, 5.3], 0.0, 180.0),
     of_halves((128, 128), (64, 32), &[3.0, 3.8], 3.4, 20.0),
     of_halves((128, 64), (64, 32), &[1.7, 3.7], 3.6, 150.0),
-    of_halves((64, 64), (32, 32), &[0.9, 1.8, 2.5, 3.0], 3.0, 75.0),
+    of_halves((64, 64), (32, 32), &[0.9, 1.8, 2.5, 3.0], 3.0, 58.0),
     of_halves((64, 32), (32, 16), &[0.6, 1.1, 1.5, 1.8, 2.0], 0.0, 64.0),
 ];
 
@@ -258,7 +258,7 @@ impl Candidate {
         const ADDED: f64 = 20.0;
         const CLEARLY: f64 = 1.03;
         let (Division { tiles, steps }, held) = (self.division(s), self.speed.len() as f64);
-        let workers = (processors(machine.model) * held).floor();
+        let workers = (machine.processors() * held).floor();
         // The fewest steps that are worth a workgroup.
         const FEWEST: f64 = 8.0;
         let all = tiles * steps;
@@ -284,7 +284,7 @@ impl Candidate {
     fn time(&self, s: &Sizes, machine: &Machine) -> f64 {
         let (bm, bn) = (self.tile.bm as f64, self.tile.bn as f64);
         let Division { tiles, .. } = self.division(s);
-        let (each, held) = (tiles / processors(machine.model), self.speed.len() as f64);
+        let (each, held) = (tiles / machine.processors(), self.speed.len() as f64);
         // Workgroups start as others end, so that what does not come out even matters less the more there are.
         let most = if each <= 4.0 * held { each.ceil() } else { each + 0.5 };
         let (rounds, rest) = ((most / held).floor(), most % held);
@@ -294,12 +294,6 @@ impl Candidate {
         let [a, b] = machine.loads;
         (rounds * held / self.speed[self.speed.len() - 1] + alone) * bm * bn * (s.k + self.start) + most * (bm * a + bn * b) * s.k
     }
-}
-
-/// Parts of a device that workgroups are spread over. The reference H100 has 132; counted so, GPT-2 is 1% faster and more products
-/// are divided.
-fn processors(model: &DeviceModel) -> f64 {
-    (model.parallel_lanes as f64 / 2048.0).max(1.0)
 }
 
 /// Fewer invocations at a time than any GPU runs.
@@ -331,6 +325,23 @@ pub struct Machine<'a> {
 }
 
 impl Machine<'_> {
+    /// Parts of the device that workgroups are spread over. Shares of tiles of f32 are fitted to a count by invocations, 128 for the 132
+    /// of the reference H100.
+    fn processors(&self) -> f64 {
+        if self.halves { self.model.processors as f64 } else { (self.model.parallel_lanes as f64 / 2048.0).max(1.0) }
+    }
+
+    /// The time of a launch that takes so many multiply-adds of a multiprocessor.
+    pub fn price(&self, units: f64) -> Cost {
+        Cost { ns: self.arithmetic_ns(units) + self.model.launch_ns as f64 }
+    }
+
+    fn arithmetic_ns(&self, units: f64) -> f64 {
+        // What the fastest tile reaches of the device's arithmetic.
+        const REACHED: f64 = 0.75;
+        2.0 * units * self.processors() / (self.model.gflops as f64 * REACHED)
+    }
+
     /// Tiles that the device can run, shortest time first, and that time in multiply-adds of a multiprocessor.
     pub fn by_time(&self, sizes: &Sizes) -> Vec<(Tile, f64)> {
         let cooperative: &[Candidate] = match self.precision {
@@ -374,7 +385,7 @@ impl Machine<'_> {
             let s = Sizes { batch: sizes.batch * parts as f64, k: sizes.k / parts as f64, ..*sizes };
             let (_, units) = *self.by_time(&s).first()?;
             let traffic = (2.0 * parts as f64 + 1.0) * outputs * self.bytes as f64 / model.bandwidth_gbps as f64 + model.launch_ns as f64;
-            Some(arithmetic_ns(units, model) + if parts > 1 { traffic } else { 0.0 })
+            Some(self.arithmetic_ns(units) + if parts > 1 { traffic } else { 0.0 })
         };
         let divided: Vec<(i64, f64)> = PARTS.into_iter().filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| Some((p, price(p)?))).collect();
         let least = divided.iter().map(|d| d.1).min_by(f64::total_cmp)?;
@@ -386,15 +397,4 @@ impl Machine<'_> {
         let launches = (whole - time) / model.launch_ns as f64;
         (time < 0.8 * whole && launches > 4.0 || time < 0.9 * whole && launches > 50.0).then_some(parts)
     }
-}
-
-/// The time of a launch that takes so many multiply-adds of a multiprocessor.
-pub fn price(units: f64, model: &DeviceModel) -> Cost {
-    Cost { ns: arithmetic_ns(units, model) + model.launch_ns as f64 }
-}
-
-fn arithmetic_ns(units: f64, model: &DeviceModel) -> f64 {
-    // What the fastest tile reaches of the device's arithmetic.
-    const REACHED: f64 = 0.75;
-    2.0 * units * processors(model) / (model.gflops as f64 * REACHED)
 }

@@ -212,6 +212,8 @@ pub struct DeviceModel {
     pub gflops: u32,
     /// Invocations needed to fill the device.
     pub parallel_lanes: u32,
+    /// Parts that workgroups are spread over.
+    pub processors: u32,
     /// Forms of kernels that were measured. A plan has them in its kernels.
     #[serde(skip)]
     pub tuning: Tuning,
@@ -226,6 +228,7 @@ impl DeviceModel {
             launch_ns: 4000,
             gflops: 60000,
             parallel_lanes: 1 << 18,
+            processors: 132,
             tuning: Tuning::default(),
         }
     }
@@ -238,12 +241,21 @@ impl DeviceModel {
             launch_ns: 8000,
             gflops: 2000,
             parallel_lanes: 1 << 14,
+            processors: 8,
             tuning: Tuning::default(),
         }
     }
 
     /// A software adapter or the interpreter.
     pub fn cpu() -> DeviceModel {
-        DeviceModel { name: "cpu".into(), bandwidth_gbps: 10, launch_ns: 20000, gflops: 50, parallel_lanes: 1 << 6, tuning: Tuning::default() }
+        DeviceModel {
+            name: "cpu".into(),
+            bandwidth_gbps: 10,
+            launch_ns: 20000,
+            gflops: 50,
+            parallel_lanes: 1 << 6,
+            processors: 1,
+            tuning: Tuning::default(),
+        }
     }
 }
