@@ -14,8 +14,8 @@ use crate::codegen::text::unit::Unit;
 use crate::codegen::text::{helpers, spell, vector};
 use crate::forms::contraction::{BATCH, CLAMPED, K, Limit, M, N, Product, divides, in_range, lanes, prefers, product};
 use crate::forms::product::{Math, SHARED_TILES, TEAM, Terms, Tile, stride};
-use crate::loop_ir::facts::{needed, needed_before, stored};
-use crate::loop_ir::{Val, Write};
+use crate::loop_ir::facts::{cone, needed, needed_before, stored};
+use crate::loop_ir::{Instr, Val, Write};
 use crate::types::{Cooperative, Dim};
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -90,6 +90,8 @@ struct Kernel<'p> {
     kind: Kind,
     /// Whether the shader has matrix units, rather than what stands for them.
     native: bool,
+    /// Loads of the epilogue that are fetched ahead.
+    fetched: Vec<Val>,
 }
 
 /// A function that the template calls.
@@ -97,6 +99,8 @@ struct Kernel<'p> {
 enum Role {
     /// Four values of operand `row`, [`M`] or [`N`]; `last` in the step that goes beyond the terms.
     Load { row: u32, last: bool },
+    /// What the epilogue of a cooperative product reads, so that it is under way while others hand over.
+    Fetch,
     /// What follows the product.
     Store,
 }
@@ -112,7 +116,8 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let along_k = [prefers(p, p.a, M), prefers(p, p.b, N)];
     let ragged = !divides(&p.k, 4) || limit.is_some_and(|l| !divides(&l.total, 4));
     let native = matches!(tile.math, Math::Cooperative(_)) && unit.target.caps.cooperative == Cooperative::Native;
-    let kernel = Kernel { p, limit, tile, along_k, ragged, kind: unit.kind(p.nest.dtype(p.dot))?, native };
+    let fetched = if matches!(tile.math, Math::Cooperative(_)) { loads_behind(p) } else { vec![] };
+    let kernel = Kernel { p, limit, tile, along_k, ragged, kind: unit.kind(p.nest.dtype(p.dot))?, native, fetched };
     let roles = kernel.roles();
     let mut hooks: Vec<Emitter> = roles.iter().map(|&role| kernel.hook(unit, role)).collect();
     let vector = vectors(unit, p, &roles, &hooks);
@@ -147,11 +152,11 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let has = |last: bool| roles.contains(&Role::Load { row: M, last });
     let (name, sizes) = match tile.math {
         Math::Fma { halves, unroll, slices } => ("matmul", kernel.of_invocations(halves, unroll, slices)),
-        Math::Cooperative(terms) => ("cooperative", kernel.of_subgroups(terms, !long && terms == Terms::Halves)),
+        Math::Cooperative(terms) => ("cooperative", kernel.of_subgroups(terms, !long && terms == Terms::Halves && kernel.fetched.is_empty())),
     };
     let context = minijinja::context! {
         tile => sizes, tiles_m, tiles_n, tiles, workers => tile.workers, first_part => SHARED_TILES, entry, before, terms, steps => has(false), last => has(true),
-        functions => functions.text, rounds,
+        functions => functions.text, rounds, fetches => !kernel.fetched.is_empty(),
     };
     let body = template(name, context)?;
     let enable = if native { UNITS } else { "" };
@@ -179,6 +184,7 @@ impl Kernel<'_> {
             roles.extend(steps.then_some(Role::Load { row, last: false }));
             roles.extend(last.then_some(Role::Load { row, last: true }));
         }
+        roles.extend((!self.fetched.is_empty()).then_some(Role::Fetch));
         roles.push(Role::Store);
         roles
     }
@@ -262,7 +268,11 @@ impl Kernel<'_> {
     /// Spells a function's statements; gives its head.
     fn spell(&self, em: &mut Emitter, role: Role) -> Result<String, String> {
         em.axes.insert(BATCH, Ex::global("z"));
-        let Role::Load { row, last } = role else { return self.spell_store(em) };
+        let (row, last) = match role {
+            Role::Load { row, last } => (row, last),
+            Role::Fetch => return self.spell_fetch(em),
+            Role::Store => return self.spell_store(em),
+        };
         let (operand, loaded) = (operand(row), self.loaded());
         let active = match self.along_k[operand] {
             true => self.name_along_k(em, row, last),
@@ -324,29 +334,50 @@ impl Kernel<'_> {
         if row == M { self.tile.bm } else { self.tile.bn }
     }
 
-    /// The function behind the product.
-    fn spell_store(&self, em: &mut Emitter) -> Result<String, String> {
+    /// Names the axes of a quad of outputs; `leave` ends a function for those beyond the last. Gives the conditions of its lanes.
+    fn name_outputs(&self, em: &mut Emitter, leave: &str) -> [Option<String>; 4] {
         let p = self.p;
         let (m, quads) = (em.size_text(&p.m), em.size_text(&p.n.ceil_div(&Dim::int(4))));
         let rows = (!divides(&p.m, self.tile.bm)).then(|| format!("m >= {m}"));
         let columns = (!divides(&p.n, self.tile.bn)).then(|| format!("q >= {quads}"));
         let outside: Vec<String> = rows.into_iter().chain(columns).collect();
         if !outside.is_empty() {
-            em.line(format!("if ({}) {{ return; }}", outside.join(" || ")));
+            em.line(format!("if ({}) {{ {leave} }}", outside.join(" || ")));
         }
         em.axes.insert(M, Ex::global("m"));
         em.axes.insert(N, Ex::global("q"));
-        let active = match divides(&p.n, 4) {
-            true => [const { None }; 4],
-            false => {
-                let count = em.size(&p.n).text;
-                name_lanes(em, "q", &count)
-            }
-        };
+        if divides(&p.n, 4) {
+            return [const { None }; 4];
+        }
+        let count = em.size(&p.n).text;
+        name_lanes(em, "q", &count)
+    }
+
+    /// The function that reads what the epilogue of a quad needs.
+    fn spell_fetch(&self, em: &mut Emitter) -> Result<String, String> {
+        self.name_outputs(em, "return Fetched();");
+        let (mut fields, mut parts) = (vec![], vec![]);
+        for v in &self.fetched {
+            let kind = em.unit.kind(self.p.nest.dtype(*v))?.wgsl();
+            let lanes: Vec<String> = (0..4).map(|l| Ok(em.value(*v, l)?.text)).collect::<Result<_, String>>()?;
+            fields.push(format!("v{}: vec4<{kind}>", v.0));
+            parts.push(format!("vec4<{kind}>({})", lanes.join(", ")));
+        }
+        em.line(format!("return Fetched({});", parts.join(", ")));
+        Ok(format!("struct Fetched {{ {} }}\nfn fetch(z: u32, m: u32, q: u32) -> Fetched", fields.join(", ")))
+    }
+
+    /// The function behind the product.
+    fn spell_store(&self, em: &mut Emitter) -> Result<String, String> {
+        let p = self.p;
+        let active = self.name_outputs(em, "return;");
         for (l, part) in ["x", "y", "z", "w"].iter().enumerate() {
             let sum = spell::wrap(p.nest.dtype(p.dot), format!("sums.{part}"));
             let sum = em.bind(Ex::global(sum), "v");
             em.set_computed(p.dot.0, l, &sum);
+            for v in &self.fetched {
+                em.set_computed(v.0, l, &Ex::global(format!("fetched.v{}.{part}", v.0)));
+            }
         }
         em.check(&p.checks[2], 0..4)?;
         let mut stores = vec![];
@@ -354,8 +385,17 @@ impl Kernel<'_> {
             stores.extend(em.stores(w, &[0, 1, 2, 3], &|l| active[l].clone())?);
         }
         stores.into_iter().for_each(|s| em.line(s));
-        Ok(format!("fn epilogue(z: u32, m: u32, q: u32, sums: vec4<{}>)", self.kind.wgsl()))
+        let fetched = if self.fetched.is_empty() { "" } else { ", fetched: Fetched" };
+        Ok(format!("fn epilogue(z: u32, m: u32, q: u32, sums: vec4<{}>{fetched})", self.kind.wgsl()))
     }
+}
+
+/// Loads that the epilogue needs and the product has no part in. Those behind checks stay with them.
+fn loads_behind(p: &Product) -> Vec<Val> {
+    let nest = p.nest;
+    let after = needed_before(nest, nest.writes.iter().flat_map(stored), Some(p.dot));
+    let is_free = |v: &Val| cone(nest, *v).iter().all(|w| *w != p.dot && !matches!(nest.stmt(*w).instr, Instr::Bound { .. }));
+    nest.values().filter(|v| after[v.0 as usize] && matches!(nest.stmt(*v).instr, Instr::Load { .. })).filter(is_free).collect()
 }
 
 fn operand(row: u32) -> usize {
@@ -397,6 +437,7 @@ fn vectors(unit: &Unit, p: &Product, roles: &[Role], hooks: &[Emitter]) -> Vec<b
         let (set, writes): (_, &[Write]) = match role {
             Role::Load { row: M, .. } => (&a, &[]),
             Role::Load { .. } => (&b, &[]),
+            Role::Fetch => (&after, &[]),
             Role::Store => (&after, &nest.writes),
         };
         let spelled = nest.body.iter().zip(set).filter(|(_, needed)| **needed).map(|(s, _)| &s.instr);
