@@ -64,7 +64,8 @@ fn with_mode(traced: &Traced, device: &Device, config: &Config, mode: Mode) -> R
     let config = Config { mode, ..config.clone() };
     let graph = &traced.graph;
     let examples: Vec<TensorType> = graph.inputs.iter().map(|i| graph.ty(i.value).clone()).collect();
-    let (mut plan, mut report) = inductor_with_report(graph, &examples, &device.target(), &config)?;
+    let (mut plan, mut report) = device.beside_probing(|target| inductor_with_report(graph, &examples, target, &config))?;
+    plan.target = device.target();
     if !device.multiplies(&plan.program.forms) {
         (plan, report) = inductor_with_report(graph, &examples, &device.target().without_units(), &config)?;
     }

@@ -86,6 +86,27 @@ impl Device {
         self.target_ref().clone()
     }
 
+    /// What `work` gives for this device's target. Where the adapter is not probed yet, that happens beside the work, which takes it for what it
+    /// says that it is and starts again where that was too much.
+    pub(super) fn beside_probing<T>(&self, work: impl Fn(&Target) -> T) -> T {
+        #[cfg(feature = "gpu")]
+        if let Kind::Gpu { device, target, .. } = &*self.0
+            && target.get().is_none()
+        {
+            let stated = Target { caps: device.caps().clone(), model: device.model().clone() };
+            let done = std::thread::scope(|scope| {
+                let probing = std::thread::Builder::new().name("probes".into()).spawn_scoped(scope, || self.target()).ok()?;
+                let done = work(&stated);
+                let found = probing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                is_spelled_as(&found, &stated).then_some(done)
+            });
+            if let Some(done) = done {
+                return done;
+            }
+        }
+        work(self.target_ref())
+    }
+
     /// Whether matrix units compute what kernels of these forms take them for. Each way of using them is tried before its first use; one that is
     /// wrong is warned of once.
     pub(super) fn multiplies(&self, forms: &[Form]) -> bool {
@@ -203,6 +224,13 @@ impl Device {
     fn of(device: GpuDevice) -> Device {
         Device(Arc::new(Kind::Gpu { device: Arc::new(device), target: OnceLock::new(), units: Arc::default() }))
     }
+}
+
+/// Whether programs for one target are those for the other. How shaders go over to a driver that simplifies floats is not their matter.
+#[cfg(feature = "gpu")]
+fn is_spelled_as(target: &Target, other: &Target) -> bool {
+    let caps = DeviceCaps { exact_floats: other.caps.exact_floats, ..target.caps.clone() };
+    caps == other.caps && target.model == other.model
 }
 
 impl fmt::Debug for Device {

@@ -103,31 +103,30 @@ impl Probes {
         [&self.floats, &self.doubles, &self.halves, &self.arithmetic, &self.comparisons].into_iter().flatten()
     }
 
+    /// In two rounds, since compiling takes most of the time: what a driver may simplify changes floats only, and is known before the others.
     fn ask(&self, gpu: &Arc<GpuDevice>) -> Findings {
         let raw = gpu.caps().clone();
         let passes =
             |graphs: &[Graph], caps: DeviceCaps| judged(Question::all(gpu, graphs, &caps).and_then(|asked| answers(&asked, Question::is_right)));
-        // Division and others compare, too.
-        let integers = |i64_comparisons: bool| {
-            let caps = DeviceCaps { i64_comparisons, ..raw.clone() };
-            raw.i64 && passes(&self.comparisons, caps.clone()) && passes(&self.arithmetic, caps)
-        };
-        // Compiling takes most of the time; what a driver may simplify changes floats only, and is known before the others of them.
-        let (i64_comparisons, floats) = beside(&|| integers(true), || Question::all(gpu, &self.floats, &raw));
+        let caps = |i64_comparisons: bool| DeviceCaps { i64_comparisons, ..raw.clone() };
+        let compares = || raw.i64 && passes(&self.comparisons, caps(true));
+        let (compares, floats) = beside(&compares, || Question::all(gpu, &self.floats, &raw));
         let (exact_floats, questions) = match floats {
             Ok(questions) => (judged(answers(&questions, Question::is_right)), questions),
             Err(error) => (judged(Err(error)), vec![]),
         };
         let forbidden = !exact_floats && !questions.is_empty() && gpu.forbid_simplification(true);
         let asked = || forbidden && judged(answers(&questions, Question::again));
-        let others = || (raw.f64 && passes(&self.doubles, raw.clone()), passes(&self.halves, raw.clone()));
+        // Division and others compare, too.
+        let divides = || compares && passes(&self.arithmetic, caps(true));
+        let others = || beside(&divides, || (raw.f64 && passes(&self.doubles, raw.clone()), passes(&self.halves, raw.clone())));
         let (helps, mut found) = beside(&asked, others);
         if forbidden && !helps {
             gpu.forbid_simplification(false);
             found = others();
         }
-        let (exact_when_asked, (f64, converts_halves)) = (exact_floats || helps, found);
-        let i64 = i64_comparisons || integers(false);
+        let (exact_when_asked, (i64_comparisons, (f64, converts_halves))) = (exact_floats || helps, found);
+        let i64 = i64_comparisons || raw.i64 && passes(&self.comparisons, caps(false)) && passes(&self.arithmetic, caps(false));
         Findings { exact_floats, exact_when_asked, converts_halves, i64, i64_comparisons, f64 }
     }
 }
