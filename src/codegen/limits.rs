@@ -5,19 +5,27 @@ use crate::error::Error;
 use crate::forms::Form;
 use crate::loop_ir::{Instr, Nest};
 use crate::schedule::Program;
-use crate::types::{Bindings, DType, Dim};
+use crate::types::{Bindings, DType, DeviceCaps, Dim};
 
 /// Points of a domain that 32 bits count, with room for the last steps of loops and for workgroups beyond the end.
 const POINTS: i64 = (1 << 32) - (1 << 20);
 
 /// Refuses kernels that count further than 32 bits at these sizes: rows and columns by themselves where a kernel loops over columns,
 /// all elements where it does not.
-pub fn check_domains(program: &Program, bindings: &Bindings) -> Result<(), Error> {
-    for nest in &program.kernels {
+pub fn check_domains(program: &Program, caps: &DeviceCaps, bindings: &Bindings) -> Result<(), Error> {
+    for (nest, form) in program.kernels.iter().zip(&program.forms) {
         let size = |d: Dim| d.eval(bindings).map_err(Error::Input);
-        check_domain(nest, &size).and_then(|message| message.map_or(Ok(()), |m| Err(Error::Input(format!("{}: {m}", nest.label)))))?;
+        let found = check_domain(nest, &size)?.or(check_steps(nest, form, caps, size(nest.col_count())?));
+        found.map_or(Ok(()), |what| Err(Error::Input(format!("{}: {what}", nest.label))))?;
     }
     Ok(())
+}
+
+/// What is wrong with the loops of a nest of so many columns.
+fn check_steps(nest: &Nest, form: &Form, caps: &DeviceCaps, columns: i64) -> Option<String> {
+    let steps = form.steps(nest, columns.max(0) as u64);
+    let most = caps.max_steps.filter(|most| steps > *most as u64)?;
+    Some(format!("its loops take {steps} steps, and {} ends them behind {most} without an error", caps.name))
 }
 
 /// What is wrong with the sizes of a nest, which `size` gives.
@@ -56,6 +64,9 @@ pub fn check_unit(unit: &Unit) -> Result<(), String> {
         return Err(format!("{storage} storage buffers in one kernel are more than the {} of {}", caps.max_storage_buffers, caps.name));
     }
     if let Ok(Some(message)) = check_domain(unit.nest, &|d| Ok::<_, String>(d.range().0)) {
+        return Err(message);
+    }
+    if let Some(message) = check_steps(unit.nest, unit.form, caps, unit.nest.col_count().range().0) {
         return Err(message);
     }
     check_numbers(unit.nest)?;

@@ -90,7 +90,12 @@ pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Fo
     }
     // Loops over the terms take longer than any tile where tiles serve.
     let tiles = contraction::candidates(nest, operands, target);
-    tiles.into_iter().chain(ranked(of_any_nest(nest, operands, target))).collect()
+    let mut found: Vec<(Form, Cost)> = tiles.into_iter().chain(ranked(of_any_nest(nest, operands, target))).collect();
+    if let Some(most) = target.caps.max_steps {
+        let columns = nest.col_count().hint().max(0) as u64;
+        found.sort_by_key(|(form, _)| form.steps(nest, columns) > most as u64);
+    }
+    found
 }
 
 /// Forms of a nest whatever it computes, in the order of the tables.
@@ -142,6 +147,16 @@ impl Form {
     /// Bytes of memory that workgroups share.
     pub fn scratch_bytes(&self) -> u64 {
         if let Form::Product(tile) = self { tile.scratch_bytes() } else { 0 }
+    }
+
+    /// Steps of loops that an invocation takes where the nest has so many columns; loops that do not go over columns are short.
+    pub fn steps(&self, nest: &Nest, columns: u64) -> u64 {
+        match self {
+            Form::Rows(team) => rows::steps(nest, team, columns),
+            Form::Product(tile) => tile.steps(columns),
+            Form::Rank => columns,
+            Form::Map(_) | Form::Transpose(_) | Form::Attention(_) | Form::Network(_) => 0,
+        }
     }
 
     /// Whether no buffer that is written may share its slot with another that is read.

@@ -185,6 +185,13 @@ impl Tile {
         if let Math::Fma { slices, .. } = self.math { slices } else { 1 }
     }
 
+    /// Steps of loops that an invocation takes over so many terms.
+    pub fn steps(&self, terms: u64) -> u64 {
+        let own = terms.div_ceil(self.slices() as u64);
+        let inner = if let Math::Fma { unroll, .. } = self.math { own.div_ceil(unroll as u64) } else { 0 };
+        own.div_ceil(self.bk as u64) + inner
+    }
+
     /// Bytes of workgroup memory for elements of `bytes` bytes.
     pub fn shared_bytes(&self, bytes: u32) -> u32 {
         match self.math {

@@ -110,13 +110,23 @@ pub fn subgroup(caps: &DeviceCaps, rows: u32, threads: u32) -> Option<u32> {
 fn price(nest: &Nest, operands: &[Operand], team: &Team, target: &Target) -> Cost {
     let (rows, cols) = (count(&nest.row_count()), count(&nest.col_count()));
     let axis = if team.rows_first { stepped(&nest.rows, 0) } else { stepped(&nest.cols, nest.rows.len()) };
-    let depth = depths(nest);
-    let level = nest.element_level();
-    let last = nest.writes.iter().filter(|w| nest.is_element_write(w, &level)).map(|w| write_depth(w, &depth) + 1).max();
-    let passes = if team.kept > 0 { 1 } else { depth.iter().copied().max().max(last).unwrap_or(1).max(1) };
+    let passes = if team.kept > 0 { 1 } else { passes(nest) };
     let each = team.threads * team.lanes * team.kept.max(team.unroll);
     let parallel = rows * cols.min(each as f64);
     Work::of(nest, operands, axis, passes, parallel).on(&target.model)
+}
+
+/// Passes over the columns: each reduction of what another one gives takes one more, and so does what is stored of them.
+fn passes(nest: &Nest) -> usize {
+    let (depth, level) = (depths(nest), nest.element_level());
+    let last = nest.writes.iter().filter(|w| nest.is_element_write(w, &level)).map(|w| write_depth(w, &depth) + 1).max();
+    depth.iter().copied().max().max(last).unwrap_or(1).max(1)
+}
+
+/// Steps that an invocation of the team takes in loops over so many columns.
+pub fn steps(nest: &Nest, team: &Team, columns: u64) -> u64 {
+    let each = (team.threads * team.lanes * team.unroll).max(1) as u64;
+    if team.kept > 0 { 0 } else { passes(nest) as u64 * columns.div_ceil(each) }
 }
 
 /// What the choice of a team looks at.

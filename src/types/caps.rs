@@ -55,6 +55,10 @@ pub struct DeviceCaps {
     /// workgroups share; without it each has tiles of its own.
     #[serde(default)]
     pub shares_storage: bool,
+    /// Steps of loops that an invocation takes at most. Mesa's driver for the CPU ends all loops of a shader together behind 65,535 of
+    /// them, without an error: what loops longer takes another form, or is refused.
+    #[serde(default)]
+    pub max_steps: Option<u32>,
     /// Timestamp queries around a dispatch. Unlocks per-kernel times; without it only wall clock is reported.
     pub timestamps: bool,
 }
@@ -126,6 +130,7 @@ impl DeviceCaps {
             converts_halves: true,
             cooperative: Cooperative::Absent,
             shares_storage: false,
+            max_steps: None,
             timestamps: false,
         }
     }
@@ -152,6 +157,7 @@ impl DeviceCaps {
             converts_halves: true,
             cooperative: Cooperative::Absent,
             shares_storage: false,
+            max_steps: None,
             timestamps: false,
         }
     }
@@ -178,6 +184,7 @@ impl DeviceCaps {
             converts_halves: true,
             cooperative: Cooperative::Native,
             shares_storage: true,
+            max_steps: None,
             timestamps: true,
         }
     }

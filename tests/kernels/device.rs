@@ -61,6 +61,7 @@ fn open() -> Option<Gpu> {
         memory_bytes: None,
         cooperative: Cooperative::Absent,
         shares_storage: true,
+        max_steps: None,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
     };
     let model = if info.device_type == wgpu::DeviceType::Cpu { DeviceModel::cpu() } else { DeviceModel::large_gpu() };

@@ -242,6 +242,7 @@ pub(super) fn caps(adapter: &wgpu::Adapter) -> DeviceCaps {
         },
         // WGSL promises nothing between workgroups; naga's storage barriers in SPIR-V are those of the device.
         shares_storage: info.backend == wgpu::Backend::Vulkan,
+        max_steps: info.name.starts_with("llvmpipe").then_some(65_535),
         timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
         name: info.name,
     }

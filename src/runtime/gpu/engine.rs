@@ -393,8 +393,9 @@ impl GpuEngine {
     }
 
     fn grids(&self, bindings: &Bindings) -> Result<Vec<[u32; 3]>> {
-        crate::codegen::check_domains(&self.plan.program, bindings)?;
-        let limit = self.device.caps().max_groups;
+        let caps = self.device.caps();
+        crate::codegen::check_domains(&self.plan.program, caps, bindings)?;
+        let limit = caps.max_groups;
         (0..self.plan.launches.len())
             .map(|i| {
                 let Some(variant) = self.variant(i) else { return Ok([0, 1, 1]) };
