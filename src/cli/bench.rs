@@ -347,6 +347,7 @@ fn measure(
     inputs: &[HostTensor],
     first_step_s: f64,
 ) -> Result<Row> {
+    step.settle()?;
     // The clocks of a GPU rise under load: a product measured cold is several times slower than it is.
     let warm = if device.is_cpu() || device.is_software() { Duration::ZERO } else { Duration::from_millis(400) };
     repeat(options.warm_up, warm, || Ok(step.run(state, inputs)?.wait()?))?;

@@ -91,6 +91,7 @@ fn measure(options: &BenchOptions, device: &Device, case: &Case, copy: f64, prof
         Pass::Both => compile_vjp(&case.traced, device, &config)?,
         Pass::Train => compile_train(&case.traced, device, optim::AdamW::new(1e-3), &config)?,
     };
+    step.settle()?;
     let mut state = step.init(1)?;
     let cotangents = cotangents(&step)?;
     let run = |state: &mut inductor::State| -> Result<()> {

@@ -22,6 +22,7 @@ mod text;
 pub use dump::dump;
 pub use limits::check_domains;
 pub use plan::*;
+pub use shaders::draft;
 
 use crate::config::Target;
 use crate::error::{Error, Result};

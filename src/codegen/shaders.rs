@@ -1,6 +1,6 @@
 //! The distinct shaders of a program, and which commands share a launch.
 
-use super::plan::{KernelCode, Launch, Variant};
+use super::plan::{KernelCode, Launch, Plan, Variant};
 use super::text::module::{self, Shader};
 use super::text::unit::{Signature, Unit};
 use super::{forms, limits};
@@ -158,6 +158,25 @@ impl<'a> Shaders<'a> {
         self.by_signature.insert(signature, at);
         at
     }
+}
+
+/// A shader of a plan as a driver compiles it quickly, in place of the only variant of `plan.code[code]`; none where nothing is quicker.
+pub fn draft(plan: &Plan, code: usize) -> Result<Option<Variant>> {
+    let program = &plan.program;
+    let launch = plan.launches.iter().find(|l| l.code == Some(code as u32));
+    let (Some(Launch { commands, .. }), [whole]) = (launch, &plan.code[code].variants[..]) else { return Ok(None) };
+    let dispatch = &program.commands[commands[0] as usize];
+    if commands.len() > 1 || program.forms.is_empty() {
+        return Ok(None);
+    }
+    let nest = &program.kernels[dispatch.kernel as usize];
+    let unit = Unit::new(program, dispatch, &plan.target).map_err(|e| at_line(nest, e))?;
+    let draft = forms::draft(unit).map_err(|e| at_line(nest, e))?;
+    // The shaders of a plan may be edited; what is bound and launched differently is no draft of them.
+    let replaces = |v: &Variant| {
+        (&v.bindings, &v.groups, v.workgroup, v.scratch_bytes) == (&whole.bindings, &whole.groups, whole.workgroup, whole.scratch_bytes)
+    };
+    Ok(draft.filter(replaces))
 }
 
 fn at_line(nest: &Nest, message: String) -> Error {

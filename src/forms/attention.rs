@@ -2,7 +2,7 @@
 
 use super::contraction::is_half;
 use super::cost::count;
-use super::product::{FEW_LANES, TEAM, Terms, stride};
+use super::product::{DRAFTED_TERMS, FEW_LANES, MANY_TERMS, TEAM, Terms, stride};
 use super::{Cost, Form, Lane};
 use crate::config::Target;
 use crate::loop_ir::{Attention, Axis, IndexExpr, Instr, Nest, Tag, Val, attention, unflatten};
@@ -46,6 +46,11 @@ pub const VALUES: u32 = 16;
 const MOST_FEATURES: u32 = 128;
 
 impl Blocks {
+    /// The blocks with few terms spelled out, as [`Tile::draft`](super::Tile::draft).
+    pub fn draft(&self) -> Option<Blocks> {
+        (self.units.is_none() && self.unroll >= MANY_TERMS).then_some(Blocks { unroll: DRAFTED_TERMS, ..*self })
+    }
+
     /// Invocations of a workgroup.
     pub fn threads(&self) -> u32 {
         self.bx / 16 * TEAM

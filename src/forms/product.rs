@@ -41,7 +41,7 @@ pub enum Math {
     Fma {
         /// Halves of workgroup memory: with two, one is filled while the other is read.
         halves: u32,
-        /// Terms of a step spelled out, four or all.
+        /// Terms of a step spelled out, four or all; those of a draft, two.
         unroll: u32,
         /// Parts that the terms are divided into, each of which as many invocations as a tile needs multiply; more than one where tiles are
         /// few, so that a multiprocessor has something to do while steps wait for memory.
@@ -174,7 +174,22 @@ impl std::fmt::Display for Tile {
     }
 }
 
+/// Terms that are many to spell out, and those that a draft does. A driver takes half a second for sixteen and less than half of that for two.
+pub const MANY_TERMS: u32 = 8;
+/// See [`MANY_TERMS`].
+pub const DRAFTED_TERMS: u32 = 2;
+
 impl Tile {
+    /// The tile with few terms spelled out, where many are: the same launch, and the same sums in the same order.
+    pub fn draft(&self) -> Option<Tile> {
+        match self.math {
+            Math::Fma { halves, unroll, slices } if unroll >= MANY_TERMS => {
+                Some(Tile { math: Math::Fma { halves, unroll: DRAFTED_TERMS, slices }, ..*self })
+            }
+            _ => None,
+        }
+    }
+
     /// Invocations of a workgroup.
     pub fn threads(&self) -> u32 {
         (self.bm / self.wm) * (self.bn / self.wn) * TEAM * self.slices()

@@ -59,15 +59,17 @@ impl Copies {
 }
 
 impl Engine {
-    pub fn new(device: &Device, plan: Arc<Plan>) -> Result<Engine> {
+    /// With `drafts`, what takes a driver long is compiled behind the first runs.
+    pub fn new(device: &Device, plan: Arc<Plan>, drafts: bool) -> Result<Engine> {
         // A software adapter's memory is the host's, too.
         if plan.program.symbols.is_empty() && (device.is_cpu() || device.is_software()) {
             memory::admit_program(&plan.program, &Bindings::new(), 0)?;
         }
         #[cfg(feature = "gpu")]
         if let Some(gpu) = device.gpu() {
-            return Ok(Engine::Gpu(Box::new(GpuEngine::new(gpu, plan)?)));
+            return Ok(Engine::Gpu(Box::new(GpuEngine::new(gpu, plan, drafts)?)));
         }
+        let _ = drafts;
         count(Counted::Interpreter);
         let interpreter = Box::new(Interpreter::new(Arc::new(plan.program.clone()))?);
         Ok(Engine::Cpu { interpreter, plan, bindings: Bindings::new(), bound: false })
@@ -161,6 +163,15 @@ impl Engine {
         }
         let _ = device;
         Ok(work())
+    }
+
+    /// Waits until everything is compiled.
+    pub fn settle(&mut self) -> Result<()> {
+        match self {
+            Engine::Cpu { .. } => Ok(()),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(engine) => engine.settle(),
+        }
     }
 
     /// Runs the step. On the CPU it is done when this returns; on a GPU it is queued.

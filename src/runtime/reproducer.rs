@@ -208,7 +208,7 @@ mod kernel {
         };
         let mut interpreter = Interpreter::new(Arc::new(facts.plan.program.clone()))?;
         interpreter.bind(&facts.bindings)?;
-        let mut engine = GpuEngine::new(gpu, Arc::new(facts.plan))?;
+        let mut engine = GpuEngine::new(gpu, Arc::new(facts.plan), false)?;
         engine.bind(&facts.bindings)?;
         engine.reset()?;
         for (buffer, tensor) in load_buffers(&folder.join("inputs.safetensors"))? {

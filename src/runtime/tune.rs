@@ -126,6 +126,7 @@ impl Rounds<'_> {
         let forms_of_round = forms.iter().filter_map(|forms| forms.get(round).or(forms.first()).cloned()).collect();
         let program = Program { forms: forms_of_round, ..self.program.clone() };
         let step = Step::new(generate(program, &self.target)?, self.report.clone(), self.traced, self.device, self.config)?;
+        step.settle()?;
         let mut state = step.init(0)?;
         step.run(&mut state, inputs)?.wait()?;
         let warm = Instant::now();

@@ -22,6 +22,17 @@ pub fn module(unit: &Unit) -> Result<Variant, String> {
     }
 }
 
+/// A kernel's module as a driver compiles it quickly, where that is another one: the same launch and bindings, and the same sums in the same
+/// order, so the same numbers to the bit.
+pub fn draft(unit: Unit) -> Result<Option<Variant>, String> {
+    let form = match unit.form {
+        Form::Product(tile) => tile.draft().filter(|_| product::is_fused(&unit)).map(Form::Product),
+        Form::Attention(blocks) => blocks.draft().map(Form::Attention),
+        _ => None,
+    };
+    form.map(|form| module(&Unit { form: &form, ..unit })).transpose()
+}
+
 /// The function body of a kernel, which may share its launch with others.
 pub fn spell(unit: &Unit) -> Result<Shader, String> {
     if unit.form.needs_distinct_slots() && unit.is_in_place() {

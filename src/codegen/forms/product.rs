@@ -78,6 +78,11 @@ pub fn spell_product(unit: &Unit, tile: Tile) -> Result<Variant, String> {
     build(&unit.of(&nest), &p, Some(&limit), tile)
 }
 
+/// Whether sums are fused multiply-adds as spelled. How others round is left to the driver, which may fuse them here and not there.
+pub fn is_fused(unit: &Unit) -> bool {
+    product(unit.nest).is_some_and(|p| unit.kind(p.nest.dtype(p.dot)) == Ok(Kind::F32))
+}
+
 /// A product as it is to be spelled.
 struct Kernel<'p> {
     p: &'p Product<'p>,

@@ -40,6 +40,15 @@ impl BlobFile {
         }
     }
 
+    /// Removes the file, if it is there.
+    pub fn remove(&self) {
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::debug!(path = %self.path.display(), %error, "cache entry not removed");
+        }
+    }
+
     fn try_store(&self, blob: &[u8]) -> std::io::Result<()> {
         let folder = self.path.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
         if !folder.exists() {
@@ -67,5 +76,8 @@ mod tests {
         assert_eq!(file.load(), None);
         std::fs::write(&file.path, b"short").unwrap();
         assert_eq!(file.load(), None);
+        file.remove();
+        assert!(!file.path.exists());
+        file.remove();
     }
 }

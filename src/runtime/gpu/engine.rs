@@ -6,10 +6,11 @@ mod timing;
 use super::super::memory;
 use super::super::storage::{concrete_shape, encode, stored_bytes};
 use super::device::{GpuDevice, lock};
+use super::drafts::Pipelines;
 use super::grid::{fold_grid, negative};
 use super::pace::Pace;
 use super::pending::{LOSS_AT, Pending, STAGING_BYTES, StagingPool};
-use super::pipelines::{Prepared, STACK, prepare};
+use super::pipelines::{Prepared, STACK};
 use super::readback::{Fetch, Piece, Readback};
 use super::staging::{Parcel, Staging};
 use crate::codegen::{Binding, Plan, Variant};
@@ -38,7 +39,7 @@ pub struct GpuEngine {
     /// What workgroups of a dispatch share, where a kernel does; kernels leave it as zeros where they count.
     scratch: Option<wgpu::Buffer>,
     symbols: Option<wgpu::Buffer>,
-    prepared: Vec<Prepared>,
+    pipelines: Pipelines,
     /// By launch.
     ready: Vec<Ready>,
     loss: Option<BufferId>,
@@ -92,8 +93,8 @@ pub struct LaunchTime {
 
 impl GpuEngine {
     /// Compiles the plan's pipelines. Buffers come with the first [`bind`](GpuEngine::bind); a plan without symbols is bound
-    /// at once.
-    pub fn new(device: &Arc<GpuDevice>, plan: Arc<Plan>) -> Result<GpuEngine> {
+    /// at once. With `drafts`, those that take long are compiled behind the first steps, where nothing knows them.
+    pub fn new(device: &Arc<GpuDevice>, plan: Arc<Plan>, drafts: bool) -> Result<GpuEngine> {
         let program = &plan.program;
         let launched: usize = plan.launches.iter().map(|l| l.commands.len()).sum();
         if launched != program.commands.len() {
@@ -108,7 +109,7 @@ impl GpuEngine {
             status,
             scratch: None,
             symbols: None,
-            prepared: vec![],
+            pipelines: Pipelines::default(),
             ready: vec![],
             loss: program.outputs.iter().find(|o| o.role == OutputRole::Loss).map(|o| o.buffer),
             staging: StagingPool::default(),
@@ -123,8 +124,8 @@ impl GpuEngine {
             launches: 0,
             plan,
         };
-        engine.prepared = engine.compile_and_allocate()?;
-        engine.scratch = scratch(device, &engine.plan, &engine.prepared)?;
+        engine.pipelines = engine.compile_and_allocate(drafts)?;
+        engine.scratch = scratch(device, &engine.plan, engine.pipelines.current())?;
         if engine.plan.program.symbols.is_empty() {
             engine.bind(&Bindings::new())?;
         }
@@ -237,6 +238,9 @@ impl GpuEngine {
     pub fn make_ready(&mut self) -> Result<()> {
         self.check_bound()?;
         self.device.check()?;
+        if self.pipelines.advance()? {
+            self.ahead.forget();
+        }
         while self.queued.len() >= IN_FLIGHT {
             self.device.wait_for(self.queued.pop_front())?;
         }
@@ -245,6 +249,14 @@ impl GpuEngine {
         }
         let loss = self.staging_buffer()?;
         lock(&self.staging).push(loss);
+        Ok(())
+    }
+
+    /// Waits until no kernel is a draft any more.
+    pub fn settle(&mut self) -> Result<()> {
+        if self.pipelines.settle()? {
+            self.ahead.forget();
+        }
         Ok(())
     }
 
@@ -296,6 +308,7 @@ impl GpuEngine {
         if !self.device.features.contains(wgpu::Features::TIMESTAMP_QUERY) {
             return Err(Error::Platform(format!("{} has no timestamp queries", self.device.caps().name)));
         }
+        self.settle()?;
         self.reset()?;
         self.time_launches(self.plan.launches_of(&self.plan.program.main()))
     }
@@ -324,7 +337,7 @@ impl GpuEngine {
     /// The variant that runs launch `index`; none where it stands for control flow.
     pub fn variant(&self, index: usize) -> Option<&Variant> {
         let code = self.plan.launches[index].code? as usize;
-        Some(&self.plan.code[code].variants[self.prepared[code].variant])
+        Some(&self.plan.code[code].variants[self.pipelines.current()[code].variant])
     }
 
     /// The device.
@@ -342,17 +355,17 @@ fn scratch(device: &GpuDevice, plan: &Plan, prepared: &[Prepared]) -> Result<Opt
 
 impl GpuEngine {
     /// Compiles pipelines, and takes memory for slots of known sizes meanwhile: gigabytes take a driver a tenth of a second.
-    fn compile_and_allocate(&mut self) -> Result<Vec<Prepared>> {
+    fn compile_and_allocate(&mut self, drafts: bool) -> Result<Pipelines> {
         let (device, plan) = (self.device.clone(), self.plan.clone());
-        let compile = || prepare(&device, &plan.code);
+        let compile = || Pipelines::new(&device, &plan, drafts);
         std::thread::scope(|scope| {
             let compiling = std::thread::Builder::new().name("pipelines".into()).stack_size(STACK).spawn_scoped(scope, compile);
             let allocated = if plan.program.symbols.is_empty() { self.allocate(&Bindings::new()) } else { Ok(false) };
-            let prepared = match compiling {
+            let pipelines = match compiling {
                 Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
                 Err(_) => compile(),
             };
-            allocated.and(prepared)
+            allocated.and(pipelines)
         })
     }
 
@@ -481,7 +494,7 @@ impl GpuEngine {
                 let group = self.device.guarded(&doing, || {
                     self.device.device.create_bind_group(&wgpu::BindGroupDescriptor {
                         label: None,
-                        layout: &self.prepared[code].layout,
+                        layout: &self.pipelines.current()[code].layout,
                         entries: &entries,
                     })
                 })?;

@@ -16,6 +16,10 @@ struct Plan {
     memory: Option<u64>,
     /// Submissions before the one that loses the device.
     loss: Option<u64>,
+    /// Compilations before the one that fails.
+    compilation: Option<u64>,
+    /// Whether drafts stay.
+    drafts: bool,
 }
 
 impl Injected {
@@ -29,10 +33,20 @@ impl Injected {
         lock(&self.plan).loss = Some(after);
     }
 
+    /// The driver refuses the shader behind so many others, once.
+    pub fn fail_compilation(&self, after: u64) {
+        lock(&self.plan).compilation = Some(after);
+    }
+
+    /// Steps that run on drafts go on so, until this is called with `false`.
+    pub fn keep_drafts(&self, keep: bool) {
+        lock(&self.plan).drafts = keep;
+    }
+
     /// Whether something planned has not happened yet.
     pub fn is_armed(&self) -> bool {
         let plan = lock(&self.plan);
-        plan.memory.is_some() || plan.loss.is_some()
+        plan.memory.is_some() || plan.loss.is_some() || plan.compilation.is_some()
     }
 
     /// Plans nothing.
@@ -43,6 +57,15 @@ impl Injected {
     pub(super) fn allocation(&self) -> Result<()> {
         let due = count_down(&mut lock(&self.plan).memory);
         if due { Err(Error::Device("a planned allocation failed: Out of Memory".into())) } else { Ok(()) }
+    }
+
+    pub(super) fn compilation(&self) -> Result<()> {
+        let due = count_down(&mut lock(&self.plan).compilation);
+        if due { Err(Error::Device("a planned compilation failed".into())) } else { Ok(()) }
+    }
+
+    pub(super) fn keeps_drafts(&self) -> bool {
+        lock(&self.plan).drafts
     }
 
     pub(super) fn submission(&self, device: &wgpu::Device) {

@@ -3,6 +3,7 @@
 mod adapters;
 pub(super) mod cache;
 mod device;
+mod drafts;
 mod engine;
 mod grid;
 #[cfg(test)]

@@ -7,8 +7,16 @@ use super::spirv;
 use crate::codegen::{Binding, KernelCode, Variant};
 use crate::error::{Error, Result};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
+
+/// Who compiles.
+#[derive(Clone, Copy)]
+pub(super) struct Work<'a> {
+    pub threads: usize,
+    /// Set by who does not want it any more: what a driver has begun it ends.
+    pub cancelled: &'a AtomicBool,
+}
 
 /// A kernel ready to be dispatched.
 #[derive(Clone)]
@@ -22,48 +30,47 @@ pub(super) struct Prepared {
 /// Stack of a compiling thread: front ends recurse over expressions.
 pub(super) const STACK: usize = 16 << 20;
 
-/// Compiles the first variant of each kernel that the driver takes.
-pub(super) fn prepare(gpu: &GpuDevice, code: &[KernelCode]) -> Result<Vec<Prepared>> {
+/// Compiles the first variant of each kernel that the driver takes, until it is cancelled.
+pub(super) fn prepare(gpu: &GpuDevice, code: &[&KernelCode], disk: Option<&DiskCache>, work: Work) -> Result<Vec<Prepared>> {
     let span = tracing::info_span!("pipelines", kernels = code.len());
     let _entered = span.enter();
     let began = Instant::now();
-    let disk = DiskCache::open(gpu, code);
-    let results: Vec<Mutex<Option<Result<Prepared>>>> = code.iter().map(|_| Mutex::new(None)).collect();
     // The longest first: one that starts when the others are done is waited for alone.
     let mut order: Vec<usize> = (0..code.len()).collect();
     order.sort_by_key(|&k| std::cmp::Reverse(code[k].variants.first().map_or(0, |v| v.wgsl.len())));
-    let next = AtomicUsize::new(0);
-    let worker = || {
-        while let Some(&k) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-            *lock(&results[k]) = Some(prepare_kernel(gpu, &code[k], disk.as_ref()));
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(code.len());
-    let started = std::thread::scope(|scope| {
-        let start = |k: usize| {
-            let started = std::thread::Builder::new().name(format!("pipelines-{k}")).stack_size(STACK).spawn_scoped(scope, worker);
-            started.inspect_err(|error| tracing::debug!(%error, "a compiling thread could not be started")).is_ok()
-        };
-        (0..threads).take_while(|&k| start(k)).count()
-    });
-    // Without threads this one compiles, on what stack it has.
-    if started == 0 {
-        worker();
-    }
-    let prepared = results
-        .into_iter()
-        .enumerate()
-        .map(|(k, slot)| {
-            slot.into_inner()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .unwrap_or_else(|| Err(Error::Device(format!("kernel {k}: the shader compiler did not finish"))))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    if let Some(disk) = disk {
-        disk.save();
-    }
+    let prepared = work.done(&order, |k| prepare_kernel(gpu, code[k], disk))?;
     tracing::info!(ms = began.elapsed().as_secs_f64() * 1e3, "pipelines are ready");
     Ok(prepared)
+}
+
+impl Work<'_> {
+    /// What `f` gives for the numbers of `order`, which are all below its length; begun in that order, and given in theirs. Threads are its own:
+    /// those of the pool may be waiting for what is compiled here.
+    pub fn done<T: Send>(self, order: &[usize], f: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+        let results: Vec<Mutex<Option<Result<T>>>> = order.iter().map(|_| Mutex::new(None)).collect();
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            while let Some(&k) = order.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| !self.cancelled.load(Ordering::Relaxed)) {
+                *lock(&results[k]) = Some(f(k));
+            }
+        };
+        let started = std::thread::scope(|scope| {
+            let start = |k: usize| {
+                let started = std::thread::Builder::new().name(format!("pipelines-{k}")).stack_size(STACK).spawn_scoped(scope, worker);
+                started.inspect_err(|error| tracing::debug!(%error, "a compiling thread could not be started")).is_ok()
+            };
+            (0..self.threads.min(order.len())).take_while(|&k| start(k)).count()
+        });
+        // Without threads this one compiles, on what stack it has.
+        if started == 0 {
+            worker();
+        }
+        let result = |(k, slot): (usize, Mutex<Option<Result<T>>>)| {
+            let done = slot.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+            done.unwrap_or_else(|| Err(Error::Device(format!("kernel {k}: the shader compiler did not finish"))))
+        };
+        results.into_iter().enumerate().map(result).collect()
+    }
 }
 
 fn prepare_kernel(gpu: &GpuDevice, kernel: &KernelCode, disk: Option<&DiskCache>) -> Result<Prepared> {
@@ -86,6 +93,8 @@ fn prepare_variant(gpu: &GpuDevice, variant: &Variant, disk: Option<&DiskCache>)
     if let Some(pipeline) = lock(&gpu.pipelines).get(&key) {
         return Ok((pipeline.clone(), group));
     }
+    #[cfg(test)]
+    gpu.injected.compilation()?;
     let began = Instant::now();
     // A panic of the shader front end must not take the process down.
     let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -189,38 +198,74 @@ fn layout_entry(binding: u32, kind: u8) -> wgpu::BindGroupLayoutEntry {
 }
 
 /// The driver's own cache, filled from and written to disk.
-struct DiskCache {
+pub(super) struct DiskCache {
     cache: wgpu::PipelineCache,
-    file: BlobFile,
-    found: bool,
+    whole: BlobFile,
+    drafts: BlobFile,
+    found: Option<Kept>,
+}
+
+/// Which pipelines of a plan are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kept {
+    /// Drafts, and those that have none.
+    Drafts,
+    /// All.
+    Whole,
 }
 
 impl DiskCache {
-    /// Nothing when the adapter has no pipeline cache, there is no folder, or every shader is in memory already.
+    /// Nothing when the adapter has no pipeline cache, or there is no folder.
     #[allow(unsafe_code)]
-    fn open(gpu: &GpuDevice, code: &[KernelCode]) -> Option<DiskCache> {
+    pub fn open(gpu: &GpuDevice, code: &[KernelCode]) -> Option<DiskCache> {
         let folder = gpu.cache_dir.as_ref().filter(|_| gpu.features.contains(wgpu::Features::PIPELINE_CACHE))?;
-        let mut hash = blake3::Hasher::new();
-        let mut all_known = true;
-        for variant in code.iter().filter_map(|k| k.variants.first()) {
-            let key = key_of(gpu, variant);
-            all_known &= lock(&gpu.pipelines).contains_key(&key);
-            hash.update(&key);
-        }
-        if all_known {
-            return None;
-        }
-        let file = BlobFile::new(folder, &wgpu::util::pipeline_cache_key(&gpu.info)?, &hash.finalize());
-        let data = file.load();
+        let adapter = wgpu::util::pipeline_cache_key(&gpu.info)?;
+        let file = |kept: Kept| {
+            let mut hash = blake3::Hasher::new();
+            // Another driver would refuse what this one gave.
+            hash.update(gpu.key().as_bytes());
+            hash.update(&[kept as u8]);
+            for variant in first_variants(code) {
+                hash.update(&key_of(gpu, variant));
+            }
+            BlobFile::new(folder, &adapter, &hash.finalize())
+        };
+        let (whole, drafts) = (file(Kept::Whole), file(Kept::Drafts));
+        let load = |file: &BlobFile, kept: Kept| file.load().map(|data| (data, kept));
+        let (data, found) = load(&whole, Kept::Whole).or_else(|| load(&drafts, Kept::Drafts)).unzip();
         let descriptor = wgpu::PipelineCacheDescriptor { label: None, data: data.as_deref(), fallback: true };
         // SAFETY: the data is what the same adapter gave, by the file's name, and its hash has been checked.
         let cache = gpu.guarded("opening a pipeline cache", || unsafe { gpu.device.create_pipeline_cache(&descriptor) }).ok()?;
-        Some(DiskCache { cache, file, found: data.is_some() })
+        Some(DiskCache { cache, whole, drafts, found })
     }
 
-    fn save(self) {
-        if let Some(data) = self.cache.get_data().filter(|_| !self.found) {
-            self.file.store(&data);
+    /// Whether every pipeline of the plan was on disk.
+    pub fn is_whole(&self) -> bool {
+        self.found == Some(Kept::Whole)
+    }
+
+    /// Keeps what was compiled, where it is more than was found.
+    pub fn save(&self, kept: Kept) {
+        if self.found >= Some(kept) {
+            return;
+        }
+        let Some(data) = self.cache.get_data() else { return };
+        match kept {
+            Kept::Drafts => self.drafts.store(&data),
+            Kept::Whole => {
+                self.whole.store(&data);
+                self.drafts.remove();
+            }
         }
     }
+}
+
+/// Whether this process has compiled all of them.
+pub(super) fn are_known(gpu: &GpuDevice, code: &[KernelCode]) -> bool {
+    let known = lock(&gpu.pipelines);
+    first_variants(code).all(|variant| known.contains_key(&key_of(gpu, variant)))
+}
+
+fn first_variants(code: &[KernelCode]) -> impl Iterator<Item = &Variant> {
+    code.iter().filter_map(|kernel| kernel.variants.first())
 }

@@ -44,6 +44,13 @@ pub(super) struct Ahead {
     parts: Vec<Recorded>,
 }
 
+impl Ahead {
+    /// Drops what is recorded.
+    pub(super) fn forget(&mut self) {
+        self.parts.clear();
+    }
+}
+
 /// Launches that are submitted together.
 struct Recorded {
     commands: wgpu::CommandBuffer,
@@ -127,7 +134,7 @@ impl GpuEngine {
                 continue;
             }
             if command.code != current {
-                pass.set_pipeline(&self.prepared[command.code].pipeline);
+                pass.set_pipeline(&self.pipelines.current()[command.code].pipeline);
                 current = command.code;
             }
             pass.set_bind_group(0, command.group.as_ref(), &[]);
