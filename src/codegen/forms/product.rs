@@ -104,7 +104,7 @@ struct Kernel<'p> {
 enum Role {
     /// Four values of operand `row`, [`M`] or [`N`]; `last` in the step that goes beyond the terms.
     Load { row: u32, last: bool },
-    /// What the epilogue of a cooperative product reads, so that it is under way while others hand over.
+    /// What the epilogue reads, so that it is under way while the rows before are finished, or others hand over.
     Fetch,
     /// What follows the product.
     Store,
@@ -121,7 +121,7 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let along_k = [prefers(p, p.a, M), prefers(p, p.b, N)];
     let ragged = !divides(&p.k, 4) || limit.is_some_and(|l| !divides(&l.total, 4));
     let native = matches!(tile.math, Math::Cooperative(_)) && unit.target.caps.cooperative == Cooperative::Native;
-    let fetched = if matches!(tile.math, Math::Cooperative(_)) { loads_behind(p) } else { vec![] };
+    let fetched = if fetches_ahead(&tile) { loads_behind(p) } else { vec![] };
     let kernel = Kernel { p, limit, tile, along_k, ragged, kind: unit.kind(p.nest.dtype(p.dot))?, native, fetched };
     let roles = kernel.roles();
     let mut hooks: Vec<Emitter> = roles.iter().map(|&role| kernel.hook(unit, role)).collect();
@@ -392,6 +392,14 @@ impl Kernel<'_> {
         stores.into_iter().for_each(|s| em.line(s));
         let fetched = if self.fetched.is_empty() { "" } else { ", fetched: Fetched" };
         Ok(format!("fn epilogue(z: u32, m: u32, q: u32, sums: vec4<{}>{fetched})", self.kind.wgsl()))
+    }
+}
+
+/// Whether epilogues are given what they read: where an invocation has many rows, or waits for others between them.
+fn fetches_ahead(tile: &Tile) -> bool {
+    match tile.math {
+        Math::Fma { slices, .. } => slices == 1 && tile.wm > 16,
+        Math::Cooperative(_) => true,
     }
 }
 
