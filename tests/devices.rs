@@ -256,6 +256,32 @@ fn one_plan_runs_every_batch_size() {
     }
 }
 
+/// Mesa's driver for the CPU ends loops behind 65,535 steps and says nothing.
+#[test]
+fn loops_that_a_driver_ends_take_another_form_or_are_refused() {
+    let n = 70_001;
+    let sums = trace("sums", |t| {
+        let x = t.input("x", DType::F32, (1, n));
+        Ok(x.sum([1]) + x.amax([1]))
+    })
+    .unwrap();
+    let scattered = trace("scattered", |t| {
+        let (x, index) = (t.input("x", DType::F32, n), t.input("index", DType::I32, n));
+        Ok(t.zeros(DType::F32, 3).index_add(0, &index, &x))
+    })
+    .unwrap();
+    for device in devices() {
+        let step = compile(&sums, &device, &Config::default()).unwrap();
+        let x = HostTensor::f32(&[1, n], &vec![1.0; n]);
+        let found = step.run(&mut step.init(0).unwrap(), [&x]).unwrap().outputs().unwrap();
+        assert_eq!(found[0].1.to_f64(), [n as f64 + 1.0], "{device:?}");
+        if device.target().caps.max_steps.is_some() {
+            let error = compile(&scattered, &device, &Config::default()).err().expect("one invocation adds all of a row");
+            assert!(error.to_string().contains("loops take 70001 steps"), "{error}");
+        }
+    }
+}
+
 #[test]
 fn bad_steps_are_refused_and_change_nothing() {
     let traced = mlp(16, &[8, 32, 4]).unwrap();
