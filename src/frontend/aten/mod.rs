@@ -5,8 +5,8 @@
 //! file, so give the default here) and builds over [`Cx::b`](args::Cx), with all results in order. Methods of tensors call rows by
 //! name (`frontend/call.rs`). For imported programs the importer does the
 //! rest: dtypes and shapes are compared with what the program declares, variants in place (`add_` for `add`) write the result
-//! of the same row into their first argument, those with an argument `out` into that, and a row of effect [`Effect::View`] gives results that share memory with its
-//! first tensor. An operator that writes other arguments calls `cx.write`. Integer results that PyTorch gives as i64 are cast
+//! of the same row into their first argument, those with an argument `out` into that, and a row of effect [`Effect::View`] gives
+//! results that share memory with its first tensor. An operator that writes other arguments calls `cx.write`. Integer results that PyTorch gives as i64 are cast
 //! here. An argument that is given and not read is an error: a row honors each attribute, refuses it by name, or says why it has no
 //! influence and calls `disregard`.
 //!

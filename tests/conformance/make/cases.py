@@ -4,9 +4,11 @@ A case is a folder with `model.pt2` (the exported program), `expected.safetensor
 PyTorch's eager mode gives them on the CPU) and `meta.json`.
 """
 
+import argparse
 import functools
 import io
 import json
+import pathlib
 import re
 import warnings
 import zipfile
@@ -49,6 +51,16 @@ def initialize():
     torch.set_num_threads(1)
     prepare_for_many_exports()
     warnings.simplefilter("ignore")
+
+
+def chosen(doc, programs):
+    """Prepares the process; gives the folder that the command line names, and the names of programs that contain its filter."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--filter", default="")
+    options = parser.parse_args()
+    initialize()
+    return options.out, [name for name in programs if options.filter in name]
 
 
 class Program(torch.nn.Module):

@@ -5,17 +5,15 @@ relations are those that PyTorch itself assumes: an index may have fewer rows th
 Writes `OUT/dynamic/<name>/<raw or dec>/`.
 """
 
-import argparse
 import io
 import json
 import logging
-import pathlib
 
 import torch
 from safetensors.torch import save
 from torch.export import Dim
 
-from cases import Program, cotangent, initialize, plain, slim
+from cases import Program, chosen, cotangent, plain, slim
 
 AUTO = Dim.AUTO
 
@@ -109,15 +107,10 @@ def write(name, out):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--filter", default="")
-    options = parser.parse_args()
-    initialize()
+    out, names = chosen(__doc__, PROGRAMS)
     logging.disable(logging.CRITICAL)
-    for name in PROGRAMS:
-        if options.filter in name:
-            write(name, options.out)
+    for name in names:
+        write(name, out)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,10 @@ that the program holds, casts of floats to narrow integers. Expected are values 
 decomposed. Writes `OUT/written/<name>/`. All of them are kept, in `written/`.
 """
 
-import argparse
-import pathlib
-
 import torch
 import torch.nn.functional as F
 
-from cases import initialize, write_case
+from cases import chosen, write_case
 
 NAN = float("nan")
 
@@ -95,16 +92,11 @@ PROGRAMS = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--filter", default="")
-    options = parser.parse_args()
-    initialize()
-    for name, (function, tensors) in PROGRAMS.items():
-        if options.filter not in name:
-            continue
+    out, names = chosen(__doc__, PROGRAMS)
+    for name in names:
+        function, tensors = PROGRAMS[name]
         torch.manual_seed(0)
-        what = write_case(options.out / "written" / name, function, tuple(tensors()), {}, {"op": name, "scope": "core"}, decompose=False)
+        what = write_case(out / "written" / name, function, tuple(tensors()), {}, {"op": name, "scope": "core"}, decompose=False)
         if what:
             print(f"{name}: {what}")
 
