@@ -352,14 +352,16 @@ fn measure(
     let warm = if device.is_cpu() || device.is_software() { Duration::ZERO } else { Duration::from_millis(400) };
     repeat(options.warm_up, warm, || Ok(step.run(state, inputs)?.wait()?))?;
     let before = step.launches();
-    let mut times = vec![];
+    let (mut times, mut called) = (vec![], vec![]);
     for _ in 0..options.steps.max(1) {
         let started = Instant::now();
-        step.run(state, inputs)?.wait()?;
+        let running = step.run(state, inputs)?;
+        called.push(started.elapsed().as_secs_f64() * 1e6);
+        running.wait()?;
         times.push(started.elapsed().as_secs_f64() * 1e3);
     }
     let launches = (step.launches() - before) / options.steps.max(1) as u64;
-    times.sort_by(f64::total_cmp);
+    [&mut times, &mut called].into_iter().for_each(|times| times.sort_by(f64::total_cmp));
     let started = Instant::now();
     let mut last = None;
     let steps = repeat(options.steps.max(1), warm / 4, || {
@@ -378,6 +380,7 @@ fn measure(
         pipelined_ms,
         first_step_s,
         launches,
+        host_us: Some(called[called.len() / 2]).filter(|_| !device.is_cpu()),
         peak_bytes: device.allocated_bytes().unwrap_or(0).max(step.peak_bytes()),
         device_ms: None,
         tflops: None,

@@ -44,6 +44,10 @@ pub struct Row {
     pub first_step_s: f64,
     /// Dispatches of a step.
     pub launches: u64,
+    /// Microseconds that a step keeps its caller before it is waited for: checks and copies of inputs, and its submission. None on the
+    /// interpreter, where the caller computes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_us: Option<f64>,
     /// Bytes of all device buffers.
     pub peak_bytes: u64,
     /// Milliseconds by timestamps of the device, for suites of one operator.
@@ -59,8 +63,8 @@ pub struct Row {
 
 /// Rows as a table.
 pub fn rows_text(rows: &[Row]) -> String {
-    let mut table =
-        Table::new(&["suite", "name", "device", "ms", "pipelined ms", "device ms", "first step s", "launches", "peak MiB", "TFLOPS", "error"]);
+    let columns = ["suite", "name", "device", "ms", "pipelined ms", "device ms", "first step s", "launches", "peak MiB", "TFLOPS", "error"];
+    let mut table = Table::new(&[&columns[..], &["host us", "a launch"]].concat());
     for r in rows {
         table.row(&[
             r.suite.clone(),
@@ -74,6 +78,8 @@ pub fn rows_text(rows: &[Row]) -> String {
             format!("{:.1}", r.peak_bytes as f64 / (1 << 20) as f64),
             r.tflops.map(|t| format!("{t:.2}")).unwrap_or_default(),
             r.error.map(|e| format!("{e:.1e}")).unwrap_or_default(),
+            r.host_us.map(|us| format!("{us:.0}")).unwrap_or_default(),
+            r.host_us.map(|us| format!("{:.2}", us / r.launches.max(1) as f64)).unwrap_or_default(),
         ]);
     }
     table.to_string()
@@ -227,6 +233,7 @@ mod tests {
             device_ms: None,
             first_step_s: 2.0,
             launches: 3,
+            host_us: None,
             peak_bytes: 1 << 20,
             tflops: None,
             error: None,

@@ -1,25 +1,28 @@
 //! Runs a plan on a device: slots are buffers, a step is a compute pass in each of a few submissions, in order.
 
+mod ahead;
 mod recording;
+mod script;
 mod timing;
 
 use super::super::memory;
 use super::super::storage::{concrete_shape, encode, stored_bytes};
 use super::device::{GpuDevice, lock};
 use super::drafts::Pipelines;
-use super::grid::{fold_grid, negative};
+use super::grid::negative;
 use super::pace::Pace;
-use super::pending::{LOSS_AT, Pending, STAGING_BYTES, StagingPool};
+use super::pending::{Pending, STAGING_BYTES, StagingPool};
 use super::pipelines::{Prepared, STACK};
 use super::readback::{Fetch, Piece, Readback};
 use super::staging::{Parcel, Staging};
-use crate::codegen::{Binding, Plan, Variant};
+use crate::codegen::{Plan, Variant};
 use crate::error::{Error, Result};
 use crate::graph::OutputRole;
 use crate::loop_ir::BufferId;
 use crate::schedule::{PlacedBuffer, SlotKind};
 use crate::types::{Bindings, HostTensor};
-use recording::Ahead;
+use ahead::Ahead;
+use script::Ready;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -41,7 +44,7 @@ pub struct GpuEngine {
     symbols: Option<wgpu::Buffer>,
     pipelines: Pipelines,
     /// By launch.
-    ready: Vec<Ready>,
+    ready: Arc<Vec<Ready>>,
     loss: Option<BufferId>,
     staging: StagingPool,
     uploads: Staging,
@@ -54,18 +57,10 @@ pub struct GpuEngine {
     /// What launches took, while they are timed instead of submitted together.
     timed: Option<Clock>,
     pace: Pace,
-    /// The next step, recorded while the device was busy with the last one.
+    /// The next step, recorded while the device is busy with the last one.
     ahead: Ahead,
     queued: VecDeque<wgpu::SubmissionIndex>,
     launches: u64,
-}
-
-/// A launch with everything it needs; nothing where it stands for control flow.
-#[derive(Default)]
-struct Ready {
-    code: usize,
-    group: Option<wgpu::BindGroup>,
-    grid: [u32; 3],
 }
 
 /// A buffer with its sizes.
@@ -110,7 +105,7 @@ impl GpuEngine {
             scratch: None,
             symbols: None,
             pipelines: Pipelines::default(),
-            ready: vec![],
+            ready: Arc::default(),
             loss: program.outputs.iter().find(|o| o.role == OutputRole::Loss).map(|o| o.buffer),
             staging: StagingPool::default(),
             uploads: Staging::default(),
@@ -140,7 +135,7 @@ impl GpuEngine {
             return Ok(());
         }
         let grids = self.grids(bindings)?;
-        self.ahead = Ahead::default();
+        self.ahead.restart();
         let changed = self.allocate(bindings)?;
         self.write_symbols(bindings)?;
         self.bindings = bindings.clone();
@@ -149,12 +144,10 @@ impl GpuEngine {
         self.parcel.fit(fed);
         if changed || !self.bound {
             self.pace = Pace::new();
-            self.ready = self.ready_launches()?;
+            self.ready = Arc::new(self.ready_launches()?);
             self.upload_constants()?;
         }
-        for (ready, grid) in self.ready.iter_mut().zip(grids) {
-            ready.grid = grid;
-        }
+        self.set_grids(grids);
         self.bound = true;
         self.device.check()
     }
@@ -239,7 +232,7 @@ impl GpuEngine {
         self.check_bound()?;
         self.device.check()?;
         if self.pipelines.advance()? {
-            self.ahead.forget();
+            self.take_pipelines();
         }
         while self.queued.len() >= IN_FLIGHT {
             self.device.wait_for(self.queued.pop_front())?;
@@ -247,28 +240,23 @@ impl GpuEngine {
         if self.pace.is_measuring() {
             self.device.wait()?;
         }
-        let loss = self.staging_buffer()?;
-        lock(&self.staging).push(loss);
+        // One for this step, one for the next, which is recorded behind it.
+        let losses = [self.staging_buffer()?, self.staging_buffer()?];
+        lock(&self.staging).extend(losses);
         Ok(())
     }
 
     /// Waits until no kernel is a draft any more.
     pub fn settle(&mut self) -> Result<()> {
         if self.pipelines.settle()? {
-            self.ahead.forget();
+            self.take_pipelines();
         }
         Ok(())
     }
 
     /// Submits the whole step and returns at once; loss and status word arrive in the [`Pending`].
     pub fn run(&mut self) -> Result<Pending> {
-        let staging = self.staging_buffer()?;
-        let mut last = self.encoder("loss");
-        last.copy_buffer_to_buffer(&self.status, 0, &staging, 0, 4);
-        if let Some(loss) = self.loss {
-            last.copy_buffer_to_buffer(self.slot_of(loss)?, 0, &staging, LOSS_AT, 8);
-        }
-        let submission = self.submit_step(last)?;
+        let (staging, submission) = self.submit_step()?;
         self.queued.push_back(submission.clone());
         Ok(Pending::new(self.device.clone(), self.staging.clone(), staging, submission))
     }
@@ -405,22 +393,6 @@ impl GpuEngine {
         found.ok_or_else(|| Error::Device(format!("slot {} has no memory yet", slot.0)))
     }
 
-    fn grids(&self, bindings: &Bindings) -> Result<Vec<[u32; 3]>> {
-        let caps = self.device.caps();
-        crate::codegen::check_domains(&self.plan.program, caps, bindings)?;
-        let limit = caps.max_groups;
-        (0..self.plan.launches.len())
-            .map(|i| {
-                let Some(variant) = self.variant(i) else { return Ok([0, 1, 1]) };
-                if self.plan.is_idle(&self.plan.launches[i], bindings).map_err(Error::Input)? {
-                    return Ok([0, 1, 1]);
-                }
-                let groups = variant.groups.eval(bindings).map_err(Error::Input)?;
-                fold_grid(groups, limit).map_err(|e| Error::Input(format!("{}: {e}", self.plan.label(&self.plan.launches[i]))))
-            })
-            .collect()
-    }
-
     fn slot_sizes(&self, bindings: &Bindings) -> Result<Vec<u64>> {
         let caps = self.device.caps();
         let limit = caps.max_binding_bytes.min(caps.max_buffer_bytes);
@@ -477,41 +449,6 @@ impl GpuEngine {
         };
         self.device.queue.write_buffer(self.symbols.insert(buffer), 0, bytes);
         Ok(())
-    }
-
-    fn ready_launches(&self) -> Result<Vec<Ready>> {
-        (self.plan.launches.iter().enumerate())
-            .map(|(i, launch)| {
-                let (Some(code), Some(variant)) = (launch.code, self.variant(i)) else { return Ok(Ready::default()) };
-                let (code, label, buffers) = (code as usize, self.plan.label(launch), self.plan.buffers(launch));
-                let skip = self.plan.program.commands[launch.commands[0] as usize].skip;
-                let mut entries = vec![];
-                for (k, binding) in variant.bindings.iter().enumerate() {
-                    let buffer = self.bound_buffer(&buffers, skip, binding)?;
-                    entries.push(wgpu::BindGroupEntry { binding: k as u32, resource: buffer.as_entire_binding() });
-                }
-                let doing = format!("binding {label}");
-                let group = self.device.guarded(&doing, || {
-                    self.device.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                        label: None,
-                        layout: &self.pipelines.current()[code].layout,
-                        entries: &entries,
-                    })
-                })?;
-                Ok(Ready { code, group: Some(group), grid: [0; 3] })
-            })
-            .collect()
-    }
-
-    fn bound_buffer(&self, buffers: &[BufferId], skip: Option<BufferId>, binding: &Binding) -> Result<&wgpu::Buffer> {
-        let missing = |what: &str| Error::Device(format!("no {what} to bind"));
-        match binding {
-            Binding::Read(k) | Binding::ReadWrite(k) => self.slot_of(*buffers.get(*k as usize).ok_or_else(|| missing("buffer"))?),
-            Binding::StatusWrite | Binding::StatusRead => Ok(&self.status),
-            Binding::Skip => self.slot_of(skip.ok_or_else(|| missing("word that skips"))?),
-            Binding::Symbols => self.symbols.as_ref().ok_or_else(|| missing("symbols")),
-            Binding::Scratch => self.scratch.as_ref().ok_or_else(|| missing("scratch memory")),
-        }
     }
 
     fn upload_constants(&mut self) -> Result<()> {

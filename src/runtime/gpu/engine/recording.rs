@@ -4,11 +4,11 @@
 //! of control flow are recorded as often as they run. So that a long loop takes no more memory than a short one, its submissions are
 //! bounded, and so is how many of them the device has not done. Where only the device knows when a loop ends, the host asks it every
 //! so many trips; the trips behind the last skip themselves.
-//!
-//! Steps of equal sizes run equal commands, and recording takes the host as long as a small step takes the device. So the next step is
-//! recorded behind the submission of the last one ([`Ahead`]): who waits for each step before he asks for the next finds it ready.
 
+use super::super::device::lock;
 use super::super::staging::Place;
+use super::ahead::Step;
+use super::script::Recorded;
 use super::timing::TIMED_AT_ONCE;
 use super::{Fetch, GpuEngine, IN_FLIGHT};
 use crate::error::Result;
@@ -35,42 +35,15 @@ pub(super) struct Line {
     submitted: VecDeque<wgpu::SubmissionIndex>,
 }
 
-/// The next step as far as it can be known.
-#[derive(Default)]
-pub(super) struct Ahead {
-    /// Whether a step of these sizes has run: others may never be asked for again.
-    is_steady: bool,
-    /// Its launches, none where they were not recorded.
-    parts: Vec<Recorded>,
-}
-
-impl Ahead {
-    /// Drops what is recorded.
-    pub(super) fn forget(&mut self) {
-        self.parts.clear();
-    }
-}
-
-/// Launches that are submitted together.
-struct Recorded {
-    commands: wgpu::CommandBuffer,
-    launches: usize,
-    /// Those that have something to do.
-    dispatched: u64,
-}
-
 impl GpuEngine {
-    /// Submits a step: what the host brings, its launches, and `last`, what is read of it. Then records the next one.
-    pub(super) fn submit_step(&mut self, last: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex> {
-        let mut waiting = vec![self.begin()?];
-        let mut count = 0;
-        let ahead = std::mem::take(&mut self.ahead.parts);
-        let parts = if ahead.is_empty() {
-            self.submit_parts(waiting.drain(..), 0)?;
-            vec![self.record_step()?]
-        } else {
-            ahead
+    /// Submits a step: what the host brings, its launches, and what is read of it. Then the next one is recorded. Gives where the loss arrives.
+    pub(super) fn submit_step(&mut self) -> Result<(wgpu::Buffer, wgpu::SubmissionIndex)> {
+        let inputs = self.begin()?;
+        let Step { parts, staging } = match self.ahead.take() {
+            Some(step) => step,
+            None => return self.submit_anew(inputs),
         };
+        let (mut waiting, mut count) = (vec![inputs], 0);
         for part in parts {
             if count > 0 {
                 self.submit_parts(waiting.drain(..), count)?;
@@ -79,16 +52,26 @@ impl GpuEngine {
             self.launches += part.dispatched;
             waiting.push(part.commands);
         }
-        waiting.push(last.finish());
         let submission = self.submit_parts(waiting, count)?;
+        self.record_ahead()?;
+        Ok((staging, submission))
+    }
+
+    /// Submits a step that nobody has recorded: while the device has the first launches, the others are recorded.
+    fn submit_anew(&mut self, inputs: wgpu::CommandBuffer) -> Result<(wgpu::Buffer, wgpu::SubmissionIndex)> {
+        self.submit_parts([inputs], 0)?;
+        let (staging, main) = (self.staging_buffer()?, self.plan.launches_of(&self.plan.program.main()));
+        let part = self.record_launches(main, Some(&staging))?;
+        self.launches += part.dispatched;
+        let submission = self.submit_parts([part.commands], part.launches)?;
         self.pace.settle();
-        self.record_ahead();
-        Ok(submission)
+        self.record_ahead()?;
+        Ok((staging, submission))
     }
 
     /// Submits some launches alone.
     pub(super) fn submit_launches(&mut self, launches: Range<usize>) -> Result<()> {
-        let part = self.record_launches(launches)?;
+        let part = self.record_launches(launches, None)?;
         self.launches += part.dispatched;
         self.device.submit_all([part.commands]);
         self.device.check()
@@ -120,51 +103,25 @@ impl GpuEngine {
         Ok(submission)
     }
 
-    /// Records launches into one pass; how many of them have something to do.
-    pub(super) fn record(
-        &self,
-        encoder: &mut wgpu::CommandEncoder,
-        launches: impl IntoIterator<Item = usize>,
-        timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
-    ) -> u64 {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: timestamps });
-        let (mut current, mut dispatched) = (usize::MAX, 0);
-        for command in launches.into_iter().map(|launch| &self.ready[launch]) {
-            if command.grid[0] == 0 {
-                continue;
-            }
-            if command.code != current {
-                pass.set_pipeline(&self.pipelines.current()[command.code].pipeline);
-                current = command.code;
-            }
-            pass.set_bind_group(0, command.group.as_ref(), &[]);
-            pass.dispatch_workgroups(command.grid[0], command.grid[1], command.grid[2]);
-            dispatched += 1;
-        }
-        dispatched
-    }
-
-    /// Records the next step, where it will be as the last one was and the host decides nothing in it.
-    fn record_ahead(&mut self) {
-        let main: Vec<usize> = self.plan.launches_of(&self.plan.program.main()).collect();
-        let is_plain = main.len() <= MOST_LAUNCHES && main.iter().all(|&launch| self.plan.launches[launch].code.is_some());
-        let Some(most) = self.pace.most().filter(|_| is_plain) else { return };
-        if std::mem::replace(&mut self.ahead.is_steady, true) {
-            self.ahead.parts = main.chunks(most).map(|part| self.recorded(part.to_vec())).collect();
-        }
-    }
-
-    /// Submits the launches of a step but for the last of them, which it gives.
-    fn record_step(&mut self) -> Result<Recorded> {
+    /// Has the next step recorded, where it will be as the last one was and the host decides nothing in it.
+    fn record_ahead(&mut self) -> Result<()> {
         let main = self.plan.launches_of(&self.plan.program.main());
-        self.record_launches(main)
+        let is_plain = (1..=MOST_LAUNCHES).contains(&main.len()) && main.clone().all(|launch| self.plan.launches[launch].code.is_some());
+        let Some(most) = self.pace.most().filter(|_| is_plain) else { return Ok(()) };
+        // Behind a submission nothing may fail that needs no device.
+        if self.ahead.has_run()
+            && let Some(staging) = lock(&self.staging).pop()
+        {
+            self.ahead.record(self.script()?, main, most, staging);
+        }
+        Ok(())
     }
 
-    /// The same for some launches.
-    fn record_launches(&mut self, launches: Range<usize>) -> Result<Recorded> {
+    /// Submits launches but for the last of them, which it gives.
+    fn record_launches(&mut self, launches: Range<usize>, staging: Option<&wgpu::Buffer>) -> Result<Recorded> {
         let mut line = Line::default();
         self.push_launches(&mut line, launches)?;
-        Ok(self.recorded(line.waiting))
+        Ok(self.script()?.record(line.waiting, staging))
     }
 
     pub(super) fn push_launches(&mut self, line: &mut Line, launches: Range<usize>) -> Result<()> {
@@ -228,14 +185,8 @@ impl GpuEngine {
         }
     }
 
-    fn recorded(&self, launches: Vec<usize>) -> Recorded {
-        let (mut encoder, count) = (self.encoder("step"), launches.len());
-        let dispatched = self.record(&mut encoder, launches, None);
-        Recorded { commands: encoder.finish(), launches: count, dispatched }
-    }
-
     fn submit_recorded(&mut self, launches: Vec<usize>) -> Result<wgpu::SubmissionIndex> {
-        let part = self.recorded(launches);
+        let part = self.script()?.record(launches, None);
         self.launches += part.dispatched;
         self.submit_parts([part.commands], part.launches)
     }

@@ -44,14 +44,14 @@ impl GpuEngine {
         let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count });
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
         let resolved = gpu.buffer("timestamps", 8 * count as u64, usage)?;
-        let mut encoder = self.encoder("timed step");
+        let (mut encoder, script) = (self.encoder("timed step"), self.script()?);
         for (k, &launch) in launches.iter().enumerate() {
             let writes = wgpu::ComputePassTimestampWrites {
                 query_set: &queries,
                 beginning_of_pass_write_index: Some(2 * k as u32),
                 end_of_pass_write_index: Some(2 * k as u32 + 1),
             };
-            self.launches += self.record(&mut encoder, launch..launch + 1, Some(writes));
+            self.launches += script.pass(&mut encoder, launch..launch + 1, Some(writes));
         }
         encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
         gpu.submit(encoder);
