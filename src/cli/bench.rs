@@ -12,7 +12,7 @@ mod memory;
 use super::{emit, models, write_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use inductor::config::{MemoryBudget, Mode, Precision};
+use inductor::config::{MemoryBudget, Mode, Precision, Saving};
 use inductor::graph::InputRole;
 use inductor::report::{Row, compile_text, memory_text, rows_text};
 use inductor::{Config, DType, Device, Dim, HostTensor, Initializer, State, Step, Traced, compile, compile_train, optim, trace_eval};
@@ -48,6 +48,9 @@ pub struct BenchOptions {
     /// Memory that a step of the train suite may take: a share of what it takes otherwise (`0.5`, `50%`), or bytes (`3000MiB`).
     #[arg(long)]
     memory_budget: Option<MemoryBudget>,
+    /// Save everything that the backward reads instead of computing some of it again, to see what that costs.
+    #[arg(long, conflicts_with = "memory_budget")]
+    save_everything: bool,
     /// Measure the forms of products first, and use the fastest.
     #[arg(long)]
     tune: bool,
@@ -92,7 +95,8 @@ fn check_sizes(options: &BenchOptions) -> Result<()> {
 
 impl BenchOptions {
     fn config(&self) -> Config {
-        self.precision.of(Config { memory_budget: self.memory_budget, ..Config::default() })
+        let saving = if self.save_everything { Saving::Everything } else { Saving::default() };
+        self.precision.of(Config { memory_budget: self.memory_budget, saving, ..Config::default() })
     }
 }
 

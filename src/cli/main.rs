@@ -1,5 +1,6 @@
 //! The command line program.
 
+mod allocator;
 mod bench;
 #[cfg(feature = "torch")]
 mod case;
@@ -143,10 +144,8 @@ struct RunOptions {
     seed: u64,
 }
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::keep_memory();
     inductor::config::leave_windows_alone();
     let options = Options::parse();
     match listen().and_then(|()| run(options.command)) {

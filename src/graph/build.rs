@@ -1,12 +1,13 @@
 //! The one door into a graph: checks types, shares equal nodes, records provenance.
 
 use super::assume::Unified;
-use super::{Graph, Input, InputRole, Node, NodeId, Output, OutputRole, Region, Value, ValueMap};
+use super::{Graph, Input, InputRole, Node, NodeId, Operands, Output, OutputRole, Region, Value, ValueMap};
 use crate::ops::{self, InputOp, Op, OpDef};
 use crate::scalar::{Expr, ScalarFn};
 use crate::types::{DType, Dim, IntoShape, Provenance, Shape, TensorType, broadcast_pairs, broadcast_shapes};
 use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 /// Builds a graph node by node. Every method infers types and returns an error message naming the op and the operands'
 /// types; equal nodes of one region are built once.
@@ -82,7 +83,7 @@ impl Builder {
         }
         let ty = TensorType { shape: ty.shape.map(&|d| self.resolve(d)), ..ty };
         let op = Op::from(InputOp { index: self.graph.inputs.len() as u32, ty: ty.clone() });
-        let node = self.push(op, vec![], vec![ty]);
+        let node = self.push(op, Operands::new(), [ty].into());
         let value = Value::first(node);
         self.graph.inputs.push(Input { name: name.into(), role, value });
         Ok(value)
@@ -91,7 +92,7 @@ impl Builder {
     /// Adds a value that stands for an input of a part of the graph until that part is taken out; see [`super::outline()`].
     pub fn placeholder(&mut self, ty: TensorType) -> Value {
         let op = Op::from(InputOp { index: u32::MAX - self.graph.nodes.len() as u32, ty: ty.clone() });
-        Value::first(self.push(op, vec![], vec![ty]))
+        Value::first(self.push(op, Operands::new(), [ty].into()))
     }
 
     /// Adds an output.
@@ -113,11 +114,11 @@ impl Builder {
             return Ok(self.results(node));
         }
         let inferred = self.infer(&op, operands)?;
-        Ok(self.insert(hash, op, operands.to_vec(), inferred))
+        Ok(self.insert(hash, op, operands.into(), inferred.into()))
     }
 
     /// As [`Builder::node`] for a node of `graph`, whose operands here have the types that they have there.
-    fn copy(&mut self, graph: &Graph, id: NodeId, operands: Vec<Value>) -> Vec<Value> {
+    fn copy(&mut self, graph: &Graph, id: NodeId, operands: Operands) -> Vec<Value> {
         let node = graph.node(id);
         let hash = hash(&node.op, &operands, self.region);
         if let Some(known) = self.find(hash, &node.op, &operands, self.region) {
@@ -132,7 +133,7 @@ impl Builder {
         let mut next = self.known.get(&hash).copied();
         while let Some(id) = next {
             let node = self.graph.node(id);
-            if node.region == region && node.operands == operands && node.op == *op {
+            if node.region == region && *node.operands == *operands && node.op == *op {
                 return Some(id);
             }
             next = self.older[id.0 as usize];
@@ -166,7 +167,7 @@ impl Builder {
         })
     }
 
-    fn insert(&mut self, hash: u32, op: Op, operands: Vec<Value>, types: Vec<TensorType>) -> Vec<Value> {
+    fn insert(&mut self, hash: u32, op: Op, operands: Operands, types: Arc<[TensorType]>) -> Vec<Value> {
         let node = self.push(op, operands, types);
         self.older[node.0 as usize] = self.known.insert(hash, node);
         self.results(node)
@@ -268,13 +269,13 @@ impl Builder {
         graph: &Graph,
         id: NodeId,
         map: &mut ValueMap,
-        build: impl FnOnce(&mut Builder, Vec<Value>) -> Built<Vec<Value>>,
+        build: impl FnOnce(&mut Builder, Operands) -> Built<Vec<Value>>,
     ) -> Built<()> {
         if map.contains_key(&Value::first(id)) {
             return Ok(());
         }
         let node = graph.node(id);
-        let operands: Vec<Value> = node.operands.iter().map(|v| map[v]).collect();
+        let operands: Operands = node.operands.iter().map(|v| map[v]).collect();
         let (provenance, region) = (self.provenance.clone(), self.region);
         self.provenance = graph.provenance(id).clone();
         self.provenance.merge(&provenance);
@@ -301,7 +302,7 @@ impl Builder {
         Ok(value)
     }
 
-    fn push(&mut self, op: Op, operands: Vec<Value>, types: Vec<TensorType>) -> NodeId {
+    fn push(&mut self, op: Op, operands: Operands, types: Arc<[TensorType]>) -> NodeId {
         let id = NodeId(self.graph.nodes.len() as u32);
         self.graph.nodes.push(Node { op, operands, types, region: self.region });
         self.graph.provenance.push(self.provenance.clone());

@@ -2,7 +2,7 @@
 
 use super::Graph;
 use crate::ops::OpDef;
-use crate::types::{Bindings, Dim};
+use crate::types::{Bindings, Dim, TensorType};
 use std::cell::RefCell;
 
 /// The graph with every symbol replaced by its value, subgraphs included; the error names a symbol without one. Node
@@ -27,9 +27,7 @@ pub fn map_dims(graph: &Graph, f: &dyn Fn(&Dim) -> Dim) -> Graph {
     let mut out = graph.clone();
     for node in &mut out.nodes {
         node.op.map_dims(f);
-        for ty in &mut node.types {
-            ty.shape = ty.shape.map(f);
-        }
+        node.types = node.types.iter().map(|ty| TensorType { dtype: ty.dtype, shape: ty.shape.map(f) }).collect();
     }
     out
 }

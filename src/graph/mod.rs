@@ -37,6 +37,8 @@ pub use verify::{size_conflicts, verify};
 use crate::ops::{Op, OpDef};
 use crate::types::{Guard, Provenance, TensorType};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+use std::sync::Arc;
 
 /// A node of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,15 +72,18 @@ pub struct Region {
     pub policy: Policy,
 }
 
+/// Operands of a node: nearly all have three or fewer.
+pub type Operands = SmallVec<[Value; 3]>;
+
 /// A node: an op applied to operands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
     /// The op with its attributes.
     pub op: Op,
     /// Operands, in the op's order.
-    pub operands: Vec<Value>,
-    /// Types of the results.
-    pub types: Vec<TensorType>,
+    pub operands: Operands,
+    /// Types of the results, which copies share.
+    pub types: Arc<[TensorType]>,
     /// The checkpoint region, if any.
     pub region: Option<Region>,
 }

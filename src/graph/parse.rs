@@ -1,7 +1,7 @@
 //! Parsing graph text; the format is described in `text.rs`. Bad text is an error with its line, never a panic.
 
 use super::verify::{fault_of, is_symbol_name};
-use super::{Graph, Input, InputRole, Node, NodeId, Output, OutputRole, Policy, Region, Value};
+use super::{Graph, Input, InputRole, Node, NodeId, Operands, Output, OutputRole, Policy, Region, Value};
 use crate::error::Error;
 use crate::ops::{InputOp, Op, OpDef, Pointwise};
 use crate::scalar::ScalarFn;
@@ -246,7 +246,7 @@ impl Block {
         }
         let value = Value::first(NodeId(self.graph.nodes.len() as u32));
         self.inputs.push((index, Input { name, role, value }));
-        Ok(Node { op: InputOp { index, ty: ty.clone() }.into(), operands: vec![], types: vec![ty], region })
+        Ok(Node { op: InputOp { index, ty: ty.clone() }.into(), operands: Operands::new(), types: [ty].into(), region })
     }
 
     /// `@0 (%0, %1.1) {k=2} : f32[b], i32[b] region 0 must_save`
@@ -280,7 +280,7 @@ impl Block {
                 return Err(format!("{name} gives {}, not {}", list(&inferred, ", "), list(&written, ", ")));
             }
         }
-        Ok(Node { op, operands, types: inferred, region: region(line)? })
+        Ok(Node { op, operands: operands.into(), types: inferred.into(), region: region(line)? })
     }
 
     fn operands(&self, line: &mut Cursor<'_>) -> Result<Vec<Value>, String> {

@@ -208,12 +208,12 @@ mod tests {
         g.nodes.push(again);
         g.nodes.push(Node {
             op: Pointwise { f: ScalarFn::Neg }.into(),
-            operands: vec![y],
-            types: vec![TensorType::new(DType::I32, (2,))],
+            operands: vec![y].into(),
+            types: vec![TensorType::new(DType::I32, (2,))].into(),
             region: None,
         });
         let late = Value::first(NodeId(9));
-        g.nodes.push(Node { op: Pointwise { f: ScalarFn::Neg }.into(), operands: vec![late], types: vec![], region: None });
+        g.nodes.push(Node { op: Pointwise { f: ScalarFn::Neg }.into(), operands: vec![late].into(), types: [].into(), region: None });
         g.outputs.push(super::super::Output { name: "y".into(), role: OutputRole::User, value: late });
         g.inputs.push(g.inputs[0].clone());
         assert_eq!(
