@@ -71,6 +71,14 @@ impl Staging {
         self.buffers.push_back(Staged { buffer, copied, mapping });
     }
 
+    /// The oldest buffer of that size, if there are as many as there are to be and nothing waits for it.
+    fn free(&mut self, gpu: &GpuDevice, size: u64, count: usize) -> Result<Option<wgpu::Buffer>> {
+        let of_size: Vec<usize> = (0..self.buffers.len()).filter(|&k| self.buffers[k].buffer.size() == size).collect();
+        let Some(&oldest) = of_size.first().filter(|_| of_size.len() >= count) else { return Ok(None) };
+        let is_free = self.buffers[oldest].mapping.is_done(gpu)?;
+        Ok(if is_free { self.buffers.remove(oldest).map(|staged| staged.buffer) } else { None })
+    }
+
     /// A mapped buffer of that size: a new one until there are as many as there are to be, then the oldest.
     fn mapped(&mut self, gpu: &GpuDevice, size: u64, count: usize) -> Result<wgpu::Buffer> {
         let mut of_size = (0..self.buffers.len()).filter(|&k| self.buffers[k].buffer.size() == size);
@@ -100,7 +108,7 @@ pub(super) struct Parcel {
 }
 
 /// Where an input lies in the parcel.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub buffer: BufferId,
     pub at: u64,
@@ -130,7 +138,8 @@ impl Parcel {
 
     /// Bytes of all buffers.
     pub fn bytes(&self) -> u64 {
-        self.staging.bytes()
+        let filled = [&self.open, &self.sealed].into_iter().flatten();
+        self.staging.bytes() + filled.map(|filled| filled.staging.size()).sum::<u64>()
     }
 
     /// Takes an input, if it is a small one.
@@ -147,11 +156,29 @@ impl Parcel {
         Ok(true)
     }
 
+    /// Takes the staging buffer of the next step, if one is free. Whether it is known from where its inputs will come.
+    pub fn foresee(&mut self, gpu: &GpuDevice) -> Result<bool> {
+        if self.open.is_none() && !self.places.is_empty() {
+            self.open = self.staging.free(gpu, self.size, SHARED_BUFFERS)?.map(|staging| Filled { staging, places: vec![] });
+        }
+        Ok(self.open.is_some() || self.places.is_empty())
+    }
+
+    /// Where the next step's inputs will lie, all of them; none where there are none, or nobody foresees it.
+    pub fn foreseen(&self) -> Option<(&wgpu::Buffer, &[Place])> {
+        self.open.as_ref().map(|open| (&open.staging, &*self.places))
+    }
+
+    /// Whether these are all inputs.
+    pub fn is_full(&self, places: &[Place]) -> bool {
+        places.len() == self.places.len() && self.places.iter().all(|place| places.contains(place))
+    }
+
     /// Nothing comes to it any more.
     pub fn seal(&mut self) {
-        self.sealed = self.open.take();
-        if let Some(sealed) = &self.sealed {
-            sealed.staging.unmap();
+        if let Some(open) = self.open.take() {
+            open.staging.unmap();
+            self.sealed = Some(open);
         }
     }
 

@@ -1,9 +1,10 @@
-//! The next step, recorded on a thread of its own while the device works on the last one.
+//! The next step, recorded while the device works on the last one.
 //!
-//! Steps of equal sizes run equal commands, and recording takes a host as long as a small step takes the device. So a thread records the next step
-//! as soon as the last one is submitted: who asks for it finds it ready, and has had his own thread for himself meanwhile.
+//! Steps of equal sizes run equal commands, and recording takes a host as long as a small step takes the device. So the next step is recorded
+//! as soon as the last one is submitted: who asks for it finds it ready. A thread of its own records, so that the caller's is free
+//! meanwhile; but for a step of few launches, which is recorded before a thread has woken up.
 
-use super::script::{Recorded, Script};
+use super::script::{Opening, Recorded, Script};
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
@@ -20,19 +21,31 @@ pub(super) struct Ahead {
 /// A recorded step.
 pub(super) struct Step {
     pub parts: Vec<Recorded>,
+    /// What the first part begins with; none where that comes apart.
+    pub opening: Option<Opening>,
     /// Where the last part copies status word and loss.
     pub staging: wgpu::Buffer,
 }
 
 /// A step to be recorded.
+pub(super) struct Order {
+    pub script: Script,
+    pub opening: Option<Opening>,
+    pub launches: Range<usize>,
+    /// Launches of a part at most.
+    pub most: usize,
+    /// Where status word and loss are copied.
+    pub staging: wgpu::Buffer,
+}
+
+/// An order, and who waits for it.
 struct Job {
-    script: Script,
-    launches: Range<usize>,
-    /// Launches of a part.
-    most: usize,
-    staging: wgpu::Buffer,
+    order: Order,
     done: SyncSender<Step>,
 }
+
+/// Launches from which on a thread records them.
+const MANY: usize = 48;
 
 /// A thread that records.
 struct Recorder {
@@ -65,25 +78,35 @@ impl Ahead {
         self.next.take().and_then(|next| next.recv().ok())
     }
 
-    /// Records launches in parts of so many at most, of which the last copies status word and loss to `staging`.
-    pub fn record(&mut self, script: Script, launches: Range<usize>, most: usize, staging: wgpu::Buffer) {
+    /// Has the next step recorded.
+    pub fn record(&mut self, order: Order) {
         let (done, next) = sync_channel(1);
-        self.recorder.get_or_insert_with(Recorder::new).take(Job { script, launches, most, staging, done });
+        let job = Job { order, done };
+        match job.order.launches.len() {
+            0..MANY => job.work(),
+            _ => self.recorder.get_or_insert_with(Recorder::new).take(job),
+        }
         self.next = Some(next);
     }
 }
 
 impl Job {
     fn work(self) {
+        // Nobody may want it any more.
+        drop(self.done.send(self.order.recorded()));
+    }
+}
+
+impl Order {
+    fn recorded(self) -> Step {
+        let Order { script, opening, launches: Range { mut start, end }, most, staging } = self;
         let mut parts = vec![];
-        let Range { mut start, end } = self.launches;
         while start < end {
-            let until = start.saturating_add(self.most).min(end);
-            parts.push(self.script.record(start..until, Some(&self.staging).filter(|_| until == end)));
+            let until = start.saturating_add(most).min(end);
+            parts.push(script.record(opening.as_ref().filter(|_| parts.is_empty()), start..until, Some(&staging).filter(|_| until == end)));
             start = until;
         }
-        // Nobody may want it any more.
-        drop(self.done.send(Step { parts, staging: self.staging }));
+        Step { parts, opening, staging }
     }
 }
 

@@ -7,8 +7,8 @@
 
 use super::super::device::lock;
 use super::super::staging::Place;
-use super::ahead::Step;
-use super::script::Recorded;
+use super::ahead::{Order, Step};
+use super::script::{Opening, Recorded};
 use super::timing::TIMED_AT_ONCE;
 use super::{Fetch, GpuEngine, IN_FLIGHT};
 use crate::error::Result;
@@ -38,13 +38,11 @@ pub(super) struct Line {
 impl GpuEngine {
     /// Submits a step: what the host brings, its launches, and what is read of it. Then the next one is recorded. Gives where the loss arrives.
     pub(super) fn submit_step(&mut self) -> Result<(wgpu::Buffer, wgpu::SubmissionIndex)> {
-        let inputs = self.begin()?;
-        let Step { parts, staging } = match self.ahead.take() {
-            Some(step) => step,
-            None => return self.submit_anew(inputs),
-        };
-        let (mut waiting, mut count) = (vec![inputs], 0);
-        for part in parts {
+        self.parcel.seal();
+        let Some(step) = self.ahead.take().filter(|step| self.is_as_foreseen(step)) else { return self.submit_anew() };
+        let mut waiting = if step.opening.is_none() { vec![self.begin()?] } else { vec![] };
+        let mut count = 0;
+        for part in step.parts {
             if count > 0 {
                 self.submit_parts(waiting.drain(..), count)?;
             }
@@ -54,11 +52,12 @@ impl GpuEngine {
         }
         let submission = self.submit_parts(waiting, count)?;
         self.record_ahead()?;
-        Ok((staging, submission))
+        Ok((step.staging, submission))
     }
 
     /// Submits a step that nobody has recorded: while the device has the first launches, the others are recorded.
-    fn submit_anew(&mut self, inputs: wgpu::CommandBuffer) -> Result<(wgpu::Buffer, wgpu::SubmissionIndex)> {
+    fn submit_anew(&mut self) -> Result<(wgpu::Buffer, wgpu::SubmissionIndex)> {
+        let inputs = self.begin()?;
         self.submit_parts([inputs], 0)?;
         let (staging, main) = (self.staging_buffer()?, self.plan.launches_of(&self.plan.program.main()));
         let part = self.record_launches(main, Some(&staging))?;
@@ -79,15 +78,26 @@ impl GpuEngine {
 
     /// What comes before the first launch of a step.
     pub(super) fn begin(&mut self) -> Result<wgpu::CommandBuffer> {
-        let mut encoder = self.encoder("inputs");
-        encoder.clear_buffer(&self.status, 0, None);
         self.parcel.seal();
-        if let Some((staging, places)) = self.parcel.sealed() {
-            for &Place { buffer, at, bytes } in places {
-                encoder.copy_buffer_to_buffer(staging, at, self.slot_of(buffer)?, 0, bytes);
-            }
+        let opening = self.opening(self.parcel.sealed())?;
+        Ok(self.script()?.record(Some(&opening), 0..0, None).commands)
+    }
+
+    /// The first commands of a step, where small inputs lie in those places of a staging buffer.
+    fn opening(&self, inputs: Option<(&wgpu::Buffer, &[Place])>) -> Result<Opening> {
+        let Some((staging, places)) = inputs else { return Ok(Opening::default()) };
+        let copy = |place: &Place| Ok((place.at, self.slot_of(place.buffer)?.clone(), place.bytes));
+        Ok(Opening { staging: Some(staging.clone()), copies: places.iter().map(copy).collect::<Result<_>>()? })
+    }
+
+    /// Whether the small inputs came as a recorded step copies them.
+    fn is_as_foreseen(&self, step: &Step) -> bool {
+        let Some(opening) = &step.opening else { return true };
+        match (self.parcel.sealed(), &opening.staging) {
+            (None, None) => true,
+            (Some((sealed, places)), Some(staging)) => sealed == staging && self.parcel.is_full(places),
+            _ => false,
         }
-        Ok(encoder.finish())
     }
 
     /// Submits a part of a step, and learns how long its launches take, where nobody knows.
@@ -112,7 +122,8 @@ impl GpuEngine {
         if self.ahead.has_run()
             && let Some(staging) = lock(&self.staging).pop()
         {
-            self.ahead.record(self.script()?, main, most, staging);
+            let opening = if self.parcel.foresee(&self.device)? { Some(self.opening(self.parcel.foreseen())?) } else { None };
+            self.ahead.record(Order { script: self.script()?, opening, launches: main, most, staging });
         }
         Ok(())
     }
@@ -121,7 +132,7 @@ impl GpuEngine {
     fn record_launches(&mut self, launches: Range<usize>, staging: Option<&wgpu::Buffer>) -> Result<Recorded> {
         let mut line = Line::default();
         self.push_launches(&mut line, launches)?;
-        Ok(self.script()?.record(line.waiting, staging))
+        Ok(self.script()?.record(None, line.waiting, staging))
     }
 
     pub(super) fn push_launches(&mut self, line: &mut Line, launches: Range<usize>) -> Result<()> {
@@ -186,7 +197,7 @@ impl GpuEngine {
     }
 
     fn submit_recorded(&mut self, launches: Vec<usize>) -> Result<wgpu::SubmissionIndex> {
-        let part = self.script()?.record(launches, None);
+        let part = self.script()?.record(None, launches, None);
         self.launches += part.dispatched;
         self.submit_parts([part.commands], part.launches)
     }

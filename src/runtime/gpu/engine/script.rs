@@ -27,6 +27,15 @@ pub(super) struct Script {
     loss: Option<wgpu::Buffer>,
 }
 
+/// What a step begins with: no fault so far, and its small inputs.
+#[derive(Default)]
+pub(super) struct Opening {
+    /// The staging buffer; none where there is nothing small.
+    pub staging: Option<wgpu::Buffer>,
+    /// From where in it, to which buffer, and how many bytes.
+    pub copies: Vec<(u64, wgpu::Buffer, u64)>,
+}
+
 /// Launches that are submitted together.
 pub(super) struct Recorded {
     pub commands: wgpu::CommandBuffer,
@@ -36,11 +45,18 @@ pub(super) struct Recorded {
 }
 
 impl Script {
-    /// Records launches, and where there is a `staging` buffer the copies of status word and loss into it.
-    pub fn record(&self, launches: impl IntoIterator<Item = usize, IntoIter: ExactSizeIterator>, staging: Option<&wgpu::Buffer>) -> Recorded {
+    /// Records launches, behind `opening` where that is given, and where there is a `staging` buffer the copies of status word and loss into it.
+    pub fn record(
+        &self,
+        opening: Option<&Opening>,
+        launches: impl IntoIterator<Item = usize, IntoIter: ExactSizeIterator>,
+        staging: Option<&wgpu::Buffer>,
+    ) -> Recorded {
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
+        opening.into_iter().for_each(|opening| self.open(&mut encoder, opening));
         let launches = launches.into_iter();
-        let (count, dispatched) = (launches.len(), self.pass(&mut encoder, launches, None));
+        let count = launches.len();
+        let dispatched = if count > 0 { self.pass(&mut encoder, launches, None) } else { 0 };
         if let Some(staging) = staging {
             encoder.copy_buffer_to_buffer(&self.status, 0, staging, 0, 4);
             if let Some(loss) = &self.loss {
@@ -48,6 +64,13 @@ impl Script {
             }
         }
         Recorded { commands: encoder.finish(), launches: count, dispatched }
+    }
+
+    fn open(&self, encoder: &mut wgpu::CommandEncoder, opening: &Opening) {
+        encoder.clear_buffer(&self.status, 0, None);
+        for (staging, (at, to, bytes)) in opening.staging.iter().flat_map(|staging| opening.copies.iter().map(move |copy| (staging, copy))) {
+            encoder.copy_buffer_to_buffer(staging, *at, to, 0, *bytes);
+        }
     }
 
     /// Records launches into one pass; how many of them have something to do.
