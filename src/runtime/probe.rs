@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What was found out.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Findings {
     /// Floats come out right with the driver's own compiler as it is.
     exact_floats: bool,
@@ -103,32 +103,39 @@ impl Probes {
         [&self.floats, &self.doubles, &self.halves, &self.arithmetic, &self.comparisons].into_iter().flatten()
     }
 
-    /// In two rounds, since compiling takes most of the time: what a driver may simplify changes floats only, and is known before the others.
     fn ask(&self, gpu: &Arc<GpuDevice>) -> Findings {
         let raw = gpu.caps().clone();
-        let passes =
-            |graphs: &[Graph], caps: DeviceCaps| judged(Question::all(gpu, graphs, &caps).and_then(|asked| answers(&asked, Question::is_right)));
-        let caps = |i64_comparisons: bool| DeviceCaps { i64_comparisons, ..raw.clone() };
-        let compares = || raw.i64 && passes(&self.comparisons, caps(true));
-        let (compares, floats) = beside(&compares, || Question::all(gpu, &self.floats, &raw));
-        let (exact_floats, questions) = match floats {
+        let passes = |graphs: &[Graph], i64_comparisons: bool| passes(gpu, graphs, &DeviceCaps { i64_comparisons, ..raw.clone() });
+        // Division and others compare, too.
+        let computes = || passes(&self.arithmetic, true);
+        let integers = || raw.i64 && beside(&computes, || passes(&self.comparisons, true)) == (true, true);
+        let (i64_comparisons, found) = beside(&integers, || self.ask_floats(gpu, &raw));
+        let i64 = i64_comparisons || raw.i64 && passes(&self.comparisons, false) && passes(&self.arithmetic, false);
+        Findings { i64, i64_comparisons, ..found }
+    }
+
+    /// In two rounds, since compiling takes most of the time: what a driver may simplify changes floats only, and is known before the others.
+    fn ask_floats(&self, gpu: &Arc<GpuDevice>, raw: &DeviceCaps) -> Findings {
+        let (exact_floats, questions) = match Question::all(gpu, &self.floats, raw) {
             Ok(questions) => (judged(answers(&questions, Question::is_right)), questions),
             Err(error) => (judged(Err(error)), vec![]),
         };
         let forbidden = !exact_floats && !questions.is_empty() && gpu.forbid_simplification(true);
         let asked = || forbidden && judged(answers(&questions, Question::again));
-        // Division and others compare, too.
-        let divides = || compares && passes(&self.arithmetic, caps(true));
-        let others = || beside(&divides, || (raw.f64 && passes(&self.doubles, raw.clone()), passes(&self.halves, raw.clone())));
+        let others = || (raw.f64 && passes(gpu, &self.doubles, raw), passes(gpu, &self.halves, raw));
         let (helps, mut found) = beside(&asked, others);
         if forbidden && !helps {
             gpu.forbid_simplification(false);
             found = others();
         }
-        let (exact_when_asked, (i64_comparisons, (f64, converts_halves))) = (exact_floats || helps, found);
-        let i64 = i64_comparisons || raw.i64 && passes(&self.comparisons, caps(false)) && passes(&self.arithmetic, caps(false));
-        Findings { exact_floats, exact_when_asked, converts_halves, i64, i64_comparisons, f64 }
+        let (f64, converts_halves) = found;
+        Findings { exact_floats, exact_when_asked: exact_floats || helps, converts_halves, f64, ..Findings::default() }
     }
+}
+
+/// Whether an adapter that is taken to have those capabilities answers all of these right.
+fn passes(gpu: &Arc<GpuDevice>, graphs: &[Graph], caps: &DeviceCaps) -> bool {
+    judged(Question::all(gpu, graphs, caps).and_then(|asked| answers(&asked, Question::is_right)))
 }
 
 /// The first on a thread of its own, where there is one.
