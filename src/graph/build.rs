@@ -18,6 +18,8 @@ pub struct Builder {
     known: FxHashMap<u32, NodeId>,
     /// For each node, the one before it with the same hash.
     older: Vec<Option<NodeId>>,
+    /// Types of results so far: there are few in a graph, so that all of them stay in caches.
+    types: FxHashSet<Arc<[TensorType]>>,
     /// Names of the inputs.
     names: FxHashSet<String>,
     /// Sizes that operators need equal may become so.
@@ -83,7 +85,8 @@ impl Builder {
         }
         let ty = TensorType { shape: ty.shape.map(&|d| self.resolve(d)), ..ty };
         let op = Op::from(InputOp { index: self.graph.inputs.len() as u32, ty: ty.clone() });
-        let node = self.push(op, Operands::new(), [ty].into());
+        let types = self.shared(vec![ty]);
+        let node = self.push(op, Operands::new(), types);
         let value = Value::first(node);
         self.graph.inputs.push(Input { name: name.into(), role, value });
         Ok(value)
@@ -114,7 +117,8 @@ impl Builder {
             return Ok(self.results(node));
         }
         let inferred = self.infer(&op, operands)?;
-        Ok(self.insert(hash, op, operands.into(), inferred.into()))
+        let types = self.shared(inferred);
+        Ok(self.insert(hash, op, operands.into(), types))
     }
 
     /// As [`Builder::node`] for a node of `graph`, whose operands here have the types that they have there.
@@ -141,8 +145,10 @@ impl Builder {
         None
     }
 
-    /// Finds nodes by what they are now. Of equal ones the first is found.
+    /// Finds nodes by what they are now, as symbols have become others or their ranges narrower. Of equal ones the first is found.
     pub(super) fn index_anew(&mut self) {
+        // Types are equal where their symbols have equal names.
+        self.types.clear();
         self.known.clear();
         self.older.fill(None);
         for i in 0..self.graph.nodes.len() {
@@ -165,6 +171,16 @@ impl Builder {
             let separator = if shown.is_empty() { "" } else { ": " };
             format!("{}: {message}{separator}{}", op.name(), shown.join(" x "))
         })
+    }
+
+    /// One copy of equal types.
+    fn shared(&mut self, types: Vec<TensorType>) -> Arc<[TensorType]> {
+        if let Some(known) = self.types.get(&types[..]) {
+            return known.clone();
+        }
+        let types: Arc<[TensorType]> = types.into();
+        self.types.insert(types.clone());
+        types
     }
 
     fn insert(&mut self, hash: u32, op: Op, operands: Operands, types: Arc<[TensorType]>) -> Vec<Value> {

@@ -52,7 +52,7 @@ fn check_node(graph: &Graph, id: NodeId, faults: &mut Vec<String>) {
     }
     match node.op.infer(&types) {
         Err(message) => faults.push(format!("{}: {message}: {}", describe(graph, id), list(&types))),
-        Ok(inferred) if inferred != node.types => {
+        Ok(inferred) if inferred[..] != node.types[..] => {
             faults.push(format!("{} infers {}, but is recorded as {}", describe(graph, id), list(&inferred), list(&node.types)));
         }
         Ok(_) => {}
@@ -171,7 +171,7 @@ pub(super) fn is_symbol_name(name: &str) -> bool {
 /// Symbols of the types of a graph (not of its attributes, which carry their ranges), sorted by name.
 pub(super) fn symbols(graph: &Graph) -> Vec<Symbol> {
     let mut out = vec![];
-    for ty in graph.nodes.iter().flat_map(|n| &n.types) {
+    for ty in graph.nodes.iter().flat_map(|n| &n.types[..]) {
         ty.shape.0.iter().for_each(|d| d.collect_symbols(&mut out));
     }
     out.sort();

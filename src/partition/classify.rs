@@ -30,7 +30,7 @@ pub(super) struct Classes {
 
 impl Classes {
     pub(super) fn of(joint: &Graph, fusible: Fusible<'_>, pressure: Pressure) -> Classes {
-        let users = users(joint);
+        let users = Users::of(joint);
         let required_forward = ancestors(joint, |role| !matches!(role, OutputRole::Gradient(_)));
         let tangent = tangent_closure(joint);
         let is_output = forward_outputs(joint);
@@ -63,18 +63,38 @@ fn must_recompute(node: &Node) -> bool {
     node.region.is_some_and(|r| r.policy == Policy::MustRecompute)
 }
 
-/// Users of each node among nodes, ascending, without repeats.
-fn users(joint: &Graph) -> Vec<Vec<NodeId>> {
-    let mut users: Vec<Vec<NodeId>> = vec![vec![]; joint.nodes.len()];
-    for id in joint.ids() {
-        for v in &joint.node(id).operands {
-            let users = &mut users[v.node.0 as usize];
-            if users.last() != Some(&id) {
-                users.push(id);
-            }
+/// Users of each node among nodes, ascending, without repeats: one list of all, by where each node's begin.
+struct Users {
+    begin: Vec<u32>,
+    all: Vec<NodeId>,
+}
+
+impl Users {
+    fn of(joint: &Graph) -> Users {
+        let uses = || joint.ids().flat_map(|id| sources(joint, id).map(move |source| (source, id)));
+        let mut begin = vec![0u32; joint.nodes.len() + 2];
+        uses().for_each(|(source, _)| begin[source.0 as usize + 2] += 1);
+        (2..begin.len()).for_each(|i| begin[i] += begin[i - 1]);
+        let mut all = vec![NodeId(0); begin[begin.len() - 1] as usize];
+        for (source, user) in uses() {
+            let next = &mut begin[source.0 as usize + 1];
+            all[*next as usize] = user;
+            *next += 1;
         }
+        Users { begin, all }
     }
-    users
+
+    fn get(&self, id: NodeId) -> &[NodeId] {
+        let i = id.0 as usize;
+        &self.all[self.begin[i] as usize..self.begin[i + 1] as usize]
+    }
+}
+
+/// The nodes that a node reads, each once.
+fn sources(joint: &Graph, id: NodeId) -> impl Iterator<Item = NodeId> {
+    let operands = &joint.node(id).operands;
+    let is_first = |(k, v): &(usize, &Value)| operands[..*k].iter().all(|earlier| earlier.node != v.node);
+    operands.iter().enumerate().filter(is_first).map(|(_, v)| v.node)
 }
 
 /// Nodes that outputs of those roles depend on.
@@ -119,7 +139,7 @@ const LONG_CHAIN: u32 = 100;
 
 struct Context<'a> {
     joint: &'a Graph,
-    users: &'a [Vec<NodeId>],
+    users: &'a Users,
     required_forward: &'a [bool],
     tangent: &'a [bool],
     /// The forward returns it.
@@ -135,7 +155,7 @@ impl Context<'_> {
 
     /// Calls `f` on users that read the value, seen through views; stops when it says so.
     fn any_reader(&self, id: NodeId, f: &dyn Fn(NodeId) -> bool) -> bool {
-        self.users[id.0 as usize].iter().any(|&u| if self.joint.node(u).op.is_view() { self.any_reader(u, f) } else { f(u) })
+        self.users.get(id).iter().any(|&u| if self.joint.node(u).op.is_view() { self.any_reader(u, f) } else { f(u) })
     }
 
     /// How many kernel boundaries lie before each node of the forward, at least.
@@ -164,7 +184,7 @@ impl Context<'_> {
         let i = id.0 as usize;
         let by_view = |u: &NodeId| self.joint.node(*u).op.is_view() && self.stored_in_forward(*u, wave);
         let later = |u: NodeId| self.required_forward[u.0 as usize] && wave[u.0 as usize] > wave[i];
-        self.required_forward[i] && (self.is_output[i] || self.users[i].iter().any(by_view) || self.any_reader(id, &later))
+        self.required_forward[i] && (self.is_output[i] || self.users.get(id).iter().any(by_view) || self.any_reader(id, &later))
     }
 
     fn stored_in_backward(&self, id: NodeId) -> bool {
@@ -176,7 +196,7 @@ impl Context<'_> {
         let region = self.joint.node(id).region;
         let by_view = |u: NodeId| self.joint.node(u).op.is_view() && self.leaves_region(u);
         let outside = |u: NodeId| self.required_forward[u.0 as usize] && self.joint.node(u).region != region;
-        self.is_output[id.0 as usize] || self.users[id.0 as usize].iter().any(|&u| outside(u) || by_view(u))
+        self.is_output[id.0 as usize] || self.users.get(id).iter().any(|&u| outside(u) || by_view(u))
     }
 
     fn ban(&self, id: NodeId) -> Option<Ban> {
@@ -225,7 +245,7 @@ impl Context<'_> {
                     break;
                 }
                 let joins = |u: &&NodeId| self.required_forward[u.0 as usize] && ban[u.0 as usize].is_none() && self.fusible(id, **u);
-                queue.extend(self.users[id.0 as usize].iter().filter(joins).map(|&u| Reverse(u)));
+                queue.extend(self.users.get(id).iter().filter(joins).map(|&u| Reverse(u)));
             }
         }
     }
@@ -233,7 +253,7 @@ impl Context<'_> {
 
 /// Bans what costs no more to save than an operand that only it reads and that must be saved otherwise: no cut is better for
 /// recomputing it. A residual connection is so saved at its end, not in its parts.
-fn ban_dominated(joint: &Graph, users: &[Vec<NodeId>], classes: &mut Classes) {
+fn ban_dominated(joint: &Graph, users: &Users, classes: &mut Classes) {
     for id in joint.ids() {
         let i = id.0 as usize;
         if classes.ban[i].is_some() || classes.tangent[i] || !may_ban(joint.node(id)) {
@@ -248,10 +268,10 @@ fn ban_dominated(joint: &Graph, users: &[Vec<NodeId>], classes: &mut Classes) {
 }
 
 /// The value behind views that nothing else reads, if it may not be recomputed.
-fn sole_source(joint: &Graph, users: &[Vec<NodeId>], classes: &Classes, mut v: Value) -> Option<Value> {
+fn sole_source(joint: &Graph, users: &Users, classes: &Classes, mut v: Value) -> Option<Value> {
     loop {
         let node = joint.node(v.node);
-        if users[v.node.0 as usize].len() != 1 || node.types.len() != 1 {
+        if users.get(v.node).len() != 1 || node.types.len() != 1 {
             return None;
         }
         if !node.op.is_view() {

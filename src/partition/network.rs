@@ -96,6 +96,7 @@ const SINK: u32 = 1;
 /// Vertices are numbered; source and sink come first.
 struct Network {
     vertices: u32,
+    /// Those into a vertex stand before those out of it.
     arcs: Vec<Arc>,
     saveable: Vec<Saveable>,
 }
@@ -117,7 +118,9 @@ struct Saveable {
 impl Network {
     fn of(joint: &Graph, classes: &Classes) -> Network {
         let mut network = Network { vertices: 2, arcs: vec![], saveable: vec![] };
-        let mut has: FxHashMap<Value, u32> = FxHashMap::default();
+        // The vertex of a node's first result; those of the others follow.
+        let mut has: Vec<Option<u32>> = vec![None; joint.nodes.len()];
+        let vertex_of = |has: &[Option<u32>], v: Value| has[v.node.0 as usize].map(|first| first + v.result);
         for id in joint.ids() {
             let computes = match in_network(joint, classes, id) {
                 false => SINK,
@@ -128,19 +131,19 @@ impl Network {
                 network.arc(SOURCE, computes, recomputing_cost(joint, classes, id));
             }
             for v in &joint.node(id).operands {
-                has.get(v).into_iter().for_each(|&from| network.arc(from, computes, INFINITE));
+                vertex_of(&has, *v).into_iter().for_each(|from| network.arc(from, computes, INFINITE));
             }
             if computes != SINK {
+                has[id.0 as usize] = Some(network.vertices);
                 for value in joint.results(id) {
                     let out = network.vertex();
                     network.arc(computes, out, saving_cost(joint, classes, value));
                     network.saveable.push(Saveable { value, computes, has: out });
-                    has.insert(value, out);
                 }
             }
         }
         for output in joint.outputs.iter().filter(|o| matches!(o.role, OutputRole::Gradient(_))) {
-            has.get(&output.value).into_iter().for_each(|&from| network.arc(from, SINK, INFINITE));
+            vertex_of(&has, output.value).into_iter().for_each(|from| network.arc(from, SINK, INFINITE));
         }
         network
     }
@@ -176,8 +179,7 @@ impl Network {
 
     /// Arcs between source and sink, one list for each part of the network that shares no other vertex with the rest.
     fn parts(&self) -> Vec<Vec<Arc>> {
-        let ahead = self.reached(SOURCE, |a| (a.from, a.to));
-        let behind = self.reached(SINK, |a| (a.to, a.from));
+        let (ahead, behind) = self.reached();
         let between = |v: u32| ahead[v as usize] && behind[v as usize];
         let arcs: Vec<&Arc> = self.arcs.iter().filter(|a| between(a.from) && between(a.to)).collect();
         let mut joined: UnionFind<u32> = UnionFind::new(self.vertices as usize);
@@ -185,10 +187,10 @@ impl Network {
             joined.union(arc.from, arc.to);
         }
         let mut parts: Vec<Vec<Arc>> = vec![];
-        let mut of: FxHashMap<u32, usize> = FxHashMap::default();
+        let mut of = vec![None; self.vertices as usize];
         for arc in arcs {
             let inner = if arc.from == SOURCE { arc.to } else { arc.from };
-            let part = *of.entry(joined.find(inner)).or_insert(parts.len());
+            let part = *of[joined.find_mut(inner) as usize].get_or_insert(parts.len());
             if part == parts.len() {
                 parts.push(vec![]);
             }
@@ -197,24 +199,14 @@ impl Network {
         parts
     }
 
-    /// Vertices reached from one along arcs, in the direction that `ends` gives.
-    fn reached(&self, from: u32, ends: impl Fn(&Arc) -> (u32, u32)) -> Vec<bool> {
-        let mut next: Vec<Vec<u32>> = vec![vec![]; self.vertices as usize];
-        for arc in self.arcs.iter().filter(|a| a.capacity > 0) {
-            let (from, to) = ends(arc);
-            next[from as usize].push(to);
-        }
-        let mut reached = vec![false; next.len()];
-        reached[from as usize] = true;
-        let mut stack = vec![from];
-        while let Some(at) = stack.pop() {
-            for &to in &next[at as usize] {
-                if !std::mem::replace(&mut reached[to as usize], true) {
-                    stack.push(to);
-                }
-            }
-        }
-        reached
+    /// Vertices that the source reaches, and those that reach the sink.
+    fn reached(&self) -> (Vec<bool>, Vec<bool>) {
+        let (mut ahead, mut behind) = (vec![false; self.vertices as usize], vec![false; self.vertices as usize]);
+        (ahead[SOURCE as usize], behind[SINK as usize]) = (true, true);
+        let open = || self.arcs.iter().filter(|a| a.capacity > 0);
+        open().for_each(|a| ahead[a.to as usize] |= ahead[a.from as usize]);
+        open().rev().for_each(|a| behind[a.from as usize] |= behind[a.to as usize]);
+        (ahead, behind)
     }
 }
 

@@ -143,7 +143,7 @@ impl Rewriter<'_> {
         let operands: Vec<Value> = node.operands.iter().map(|&v| self.resolve(v)).collect();
         let values = match self.visit(b, &node, &operands, depth)? {
             Some(values) => values,
-            None if operands != node.operands => b.node(node.op, &operands)?,
+            None if operands[..] != node.operands[..] => b.node(node.op, &operands)?,
             None => return Ok(()),
         };
         let results = (0..node.types.len() as u32).map(|result| Value { node: id, result });
@@ -164,7 +164,7 @@ fn first_match(b: &mut Builder, node: &Node, operands: &[Value], rules: &[&[Rule
         let mut site = Site { b: &mut *b, node, operands };
         if let Some(values) = (rule.apply)(&mut site).map_err(|m| format!("rule {}: {m}", rule.name))? {
             let found: Vec<&TensorType> = values.iter().map(|&v| b.ty(v)).collect();
-            if found.len() != node.types.len() || found.iter().zip(&node.types).any(|(a, b)| *a != b) {
+            if found.len() != node.types.len() || found.iter().zip(node.types.iter()).any(|(a, b)| *a != b) {
                 return Err(format!("rule {} changes the types of a node", rule.name));
             }
             return Ok(Some((rule.name, values)));
