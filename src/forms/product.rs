@@ -190,6 +190,11 @@ impl Tile {
         }
     }
 
+    /// Whether it is the draft of another.
+    pub fn is_draft(&self) -> bool {
+        matches!(self.math, Math::Fma { unroll: DRAFTED_TERMS, .. })
+    }
+
     /// Invocations of a workgroup.
     pub fn threads(&self) -> u32 {
         (self.bm / self.wm) * (self.bn / self.wn) * TEAM * self.slices()

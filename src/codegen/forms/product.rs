@@ -161,7 +161,7 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     };
     let context = minijinja::context! {
         tile => sizes, tiles_m, tiles_n, tiles, workers => tile.workers, first_part => SHARED_TILES, entry, before, terms, steps => has(false), last => has(true),
-        functions => functions.text, rounds, fetches => !kernel.fetched.is_empty(),
+        functions => functions.text, rounds, fetches => !kernel.fetched.is_empty(), draft => tile.is_draft(),
     };
     let body = template(name, context)?;
     let enable = if native { UNITS } else { "" };
