@@ -178,11 +178,11 @@ impl Program {
         };
         let r = if (z / 36).is_multiple_of(2) {
             let w = self.b.op(weight([groups * outer, channels / groups, kernel]), &[]).ok()?;
-            self.b.op(inductor::ops::Convolution { window, groups: groups as u32 }, &[v, w])
+            self.b.op(inductor::ops::Convolution { window: window.into(), groups: groups as u32 }, &[v, w])
         } else {
             let size = (n - 1) * window.stride[0] as i64 + window.dilation[0] as i64 * (kernel - 1) + 1 - 2 * window.padding[0] as i64;
             let w = self.b.op(weight([channels, outer, kernel]), &[]).ok()?;
-            self.b.op(inductor::ops::ConvolutionInput { window, groups: groups as u32, size: vec![size.into()] }, &[v, w])
+            self.b.op(inductor::ops::ConvolutionInput { window: window.into(), groups: groups as u32, size: vec![size.into()] }, &[v, w])
         };
         self.add(r)
     }

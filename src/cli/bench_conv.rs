@@ -134,15 +134,15 @@ impl Problem<'_> {
         let y = match self.pass {
             Pass::Forward => {
                 let operands = [input("x", x)?, input("w", w)?];
-                b.op(Convolution { window, groups: 1 }, &operands)?
+                b.op(Convolution { window: window.into(), groups: 1 }, &operands)?
             }
             Pass::Input => {
                 let operands = [input("y", y)?, input("w", w)?];
-                b.op(ConvolutionInput { window, groups: 1, size: side(x[2]) }, &operands)?
+                b.op(ConvolutionInput { window: window.into(), groups: 1, size: side(x[2]) }, &operands)?
             }
             Pass::Weight => {
                 let operands = [input("x", x)?, input("y", y)?];
-                b.op(ConvolutionWeight { window, groups: 1, size: side(w[2]) }, &operands)?
+                b.op(ConvolutionWeight { window: window.into(), groups: 1, size: side(w[2]) }, &operands)?
             }
         };
         b.output("y", OutputRole::User, y);

@@ -33,7 +33,7 @@ impl Builder {
         let is_crop = low.iter().chain(high).all(|d| d.known_le(&zero));
         if !is_crop || low.len() != self.shape(x).rank() || high.len() != low.len() {
             let interior = vec![0; low.len()];
-            return self.op(ops::Pad { low: low.to_vec(), high: high.to_vec(), interior, value: Real::new(value) }, &[x]);
+            return self.op(ops::Pad { low: low.into(), high: high.into(), interior: interior.into(), value: Real::new(value) }, &[x]);
         }
         let mut out = x;
         for (i, (lo, hi)) in low.iter().zip(high).enumerate() {

@@ -141,8 +141,8 @@ impl Problem {
         let mut total = None;
         for (number, position) in self.positions().into_iter().enumerate() {
             let part = b.select(patches, SPATIAL, number as i64)?;
-            let mut pad = Pad { low: vec![Dim::int(0); padding.len()], high: vec![Dim::int(0); padding.len()], ..Pad::default() };
-            pad.interior = vec![0; padding.len()];
+            let mut pad = Pad { low: vec![Dim::int(0); padding.len()].into(), high: vec![Dim::int(0); padding.len()].into(), ..Pad::default() };
+            pad.interior = vec![0; padding.len()].into();
             for (i, k) in position.into_iter().enumerate() {
                 let (begin, length, step) = self.reach(i, k);
                 let padded = self.input[i].clone() + &(padding[SPATIAL + i].clone() * &Dim::int(2));

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Convolution {
     /// Where the kernel lies.
-    pub window: Window,
+    pub window: Box<Window>,
     /// Channels fall into so many independent parts.
     pub groups: u32,
 }
@@ -38,7 +38,7 @@ pub struct Convolution {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConvolutionInput {
     /// Where the kernel lies.
-    pub window: Window,
+    pub window: Box<Window>,
     /// Channels fall into so many independent parts.
     pub groups: u32,
     /// Spatial sizes of the result.
@@ -53,7 +53,7 @@ pub struct ConvolutionInput {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConvolutionWeight {
     /// Where the kernel lies.
-    pub window: Window,
+    pub window: Box<Window>,
     /// Channels fall into so many independent parts.
     pub groups: u32,
     /// Sizes of the kernel.
@@ -347,7 +347,7 @@ impl OpDef for Convolution {
         })
     }
     fn samples(&self) -> Vec<Sample> {
-        cases().into_iter().map(|c| Sample::new(Convolution { window: c.window.clone(), groups: c.groups }, vec![c.x(), c.w()])).collect()
+        cases().into_iter().map(|c| Sample::new(Convolution { window: c.window.clone().into(), groups: c.groups }, vec![c.x(), c.w()])).collect()
     }
 }
 
@@ -424,7 +424,7 @@ impl OpDef for ConvolutionInput {
     fn samples(&self) -> Vec<Sample> {
         let of = |c: Case| {
             let size = c.x().shape.0[2..].to_vec();
-            Sample::new(ConvolutionInput { window: c.window.clone(), groups: c.groups, size }, vec![c.y(), c.w()])
+            Sample::new(ConvolutionInput { window: c.window.clone().into(), groups: c.groups, size }, vec![c.y(), c.w()])
         };
         cases().into_iter().map(of).collect()
     }
@@ -496,7 +496,7 @@ impl OpDef for ConvolutionWeight {
     fn samples(&self) -> Vec<Sample> {
         let of = |c: Case| {
             let size = c.w().shape.0[2..].to_vec();
-            Sample::new(ConvolutionWeight { window: c.window.clone(), groups: c.groups, size }, vec![c.x(), c.y()])
+            Sample::new(ConvolutionWeight { window: c.window.clone().into(), groups: c.groups, size }, vec![c.x(), c.y()])
         };
         cases().into_iter().map(of).collect()
     }
@@ -523,7 +523,7 @@ impl Case {
         TensorType::new(self.dtype, &self.w[..])
     }
     fn y(&self) -> TensorType {
-        let op = Convolution { window: self.window.clone(), groups: self.groups };
+        let op = Convolution { window: self.window.clone().into(), groups: self.groups };
         op.infer(&[self.x(), self.w()]).expect("cases are sound").remove(0)
     }
 }

@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pad {
     /// Elements added before each dimension.
-    pub low: Vec<Dim>,
+    pub low: Box<[Dim]>,
     /// Elements added after each dimension.
-    pub high: Vec<Dim>,
+    pub high: Box<[Dim]>,
     /// Elements added between neighbors of each dimension.
-    pub interior: Vec<u32>,
+    pub interior: Box<[u32]>,
     /// What is added.
     pub value: Real,
 }
@@ -120,8 +120,8 @@ impl OpDef for Pad {
     }
     fn batch(&self, cx: &mut BatchContext<'_>) -> Built<Vec<Value>> {
         let none = |amounts: &[Dim]| [&[Dim::int(0)], amounts].concat();
-        let interior = [&[0], &self.interior[..]].concat();
-        cx.apply(Pad { low: none(&self.low), high: none(&self.high), interior, value: self.value })
+        let interior = [&[0], &self.interior[..]].concat().into();
+        cx.apply(Pad { low: none(&self.low).into(), high: none(&self.high).into(), interior, value: self.value })
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let (x, ty) = (cx.operand(0), cx.result(0));
@@ -151,7 +151,7 @@ impl OpDef for Pad {
     fn samples(&self) -> Vec<Sample> {
         let of = |dtype: DType, shape: &[i64], low: &[i64], high: &[i64], interior: &[u32], value: f64| {
             let dims = |d: &[i64]| d.iter().map(|&n| n.into()).collect();
-            let op = Pad { low: dims(low), high: dims(high), interior: interior.to_vec(), value: Real::new(value) };
+            let op = Pad { low: dims(low), high: dims(high), interior: interior.into(), value: Real::new(value) };
             Sample::new(op, vec![TensorType::new(dtype, shape)])
         };
         vec![

@@ -29,7 +29,7 @@ pub struct Pool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MaxPool {
     /// The window.
-    pub pool: Pool,
+    pub pool: Box<Pool>,
 }
 
 /// `dx[s] = sum of dy[p] over the windows p that see s and whose index is s`: the cotangent of [`MaxPool`]'s input.
@@ -41,7 +41,7 @@ pub struct MaxPool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MaxPoolGrad {
     /// The window.
-    pub pool: Pool,
+    pub pool: Box<Pool>,
     /// Spatial sizes of the result.
     pub size: Vec<Dim>,
 }
@@ -53,14 +53,14 @@ pub struct MaxPoolGrad {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WindowSum {
     /// The window.
-    pub pool: Pool,
+    pub pool: Box<Pool>,
 }
 
 /// `dx[s] = sum of dy[p] over the windows p that see s`: the transpose of [`WindowSum`], which is its gradient.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WindowSpread {
     /// The window.
-    pub pool: Pool,
+    pub pool: Box<Pool>,
     /// Spatial sizes of the result.
     pub size: Vec<Dim>,
 }
@@ -250,9 +250,9 @@ impl OpDef for MaxPool {
         self.pool.map_dims(f);
     }
     fn samples(&self) -> Vec<Sample> {
-        let mut out: Vec<Sample> = cases().into_iter().map(|(pool, x)| Sample::new(MaxPool { pool }, vec![x])).collect();
+        let mut out: Vec<Sample> = cases().into_iter().map(|(pool, x)| Sample::new(MaxPool { pool: pool.into() }, vec![x])).collect();
         let (pool, x) = cases().swap_remove(1);
-        out.push(Sample::new(MaxPool { pool }, vec![TensorType { dtype: DType::I32, ..x }]));
+        out.push(Sample::new(MaxPool { pool: pool.into() }, vec![TensorType { dtype: DType::I32, ..x }]));
         out
     }
 }
@@ -326,7 +326,7 @@ impl OpDef for MaxPoolGrad {
         // Disjoint windows in one dimension of four elements: indices below four are seen by one of them.
         let pool = Pool { window: Window { stride: vec![2], padding: vec![0], dilation: vec![1] }, kernel: vec![Dim::int(4)], ceil: false };
         let operands = vec![TensorType::new(DType::F32, (3, 1)), TensorType::new(DType::I32, (3, 1))];
-        vec![Sample::new(MaxPoolGrad { pool, size: vec![Dim::int(4)] }, operands).index_below(4)]
+        vec![Sample::new(MaxPoolGrad { pool: pool.into(), size: vec![Dim::int(4)] }, operands).index_below(4)]
     }
 }
 
@@ -375,7 +375,7 @@ impl OpDef for WindowSum {
         self.pool.map_dims(f);
     }
     fn samples(&self) -> Vec<Sample> {
-        cases().into_iter().map(|(pool, x)| Sample::new(WindowSum { pool }, vec![x])).collect()
+        cases().into_iter().map(|(pool, x)| Sample::new(WindowSum { pool: pool.into() }, vec![x])).collect()
     }
 }
 
@@ -432,7 +432,7 @@ impl OpDef for WindowSpread {
         let of = |(pool, x): (Pool, TensorType)| {
             let shape = pool.output(&x.shape).expect("cases are sound");
             let size = x.shape.0[x.shape.rank() - pool.rank()..].to_vec();
-            Sample::new(WindowSpread { pool, size }, vec![TensorType { dtype: x.dtype, shape }])
+            Sample::new(WindowSpread { pool: pool.into(), size }, vec![TensorType { dtype: x.dtype, shape }])
         };
         cases().into_iter().map(of).collect()
     }

@@ -196,6 +196,12 @@ fn tolerance(sample: &Sample) -> f64 {
     if half { 2e-2 } else { 2e-5 }
 }
 
+/// Passes copy nodes many times over: what few operators have goes into a box.
+#[test]
+fn operators_are_small() {
+    assert!(size_of::<Op>() <= 64, "{} bytes", size_of::<Op>());
+}
+
 #[test]
 fn samples_agree_with_their_decomposition_and_their_nests() {
     let mut faults = vec![];

@@ -227,8 +227,12 @@ impl OpDef for Slice {
         }
         let (shape, dim) = (cx.b.shape(x).clone(), self.dim as usize);
         let taken = cx.b.shape(g)[dim].clone();
-        let mut pad =
-            Pad { low: vec![Dim::int(0); shape.rank()], high: vec![Dim::int(0); shape.rank()], interior: vec![0; shape.rank()], ..Pad::default() };
+        let mut pad = Pad {
+            low: vec![Dim::int(0); shape.rank()].into(),
+            high: vec![Dim::int(0); shape.rank()].into(),
+            interior: vec![0; shape.rank()].into(),
+            ..Pad::default()
+        };
         // Of one element, no step is taken.
         let between = if taken.is(1) { 0 } else { self.step - 1 };
         pad.interior[dim] = u32::try_from(between).map_err(|_| format!("a step of {} has no gradient", self.step))?;

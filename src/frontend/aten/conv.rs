@@ -19,7 +19,7 @@ pub const ROWS: &[Row] = &[
         [x, weight].into_iter().try_for_each(|v| cx.expect_rank(v, 3..=3))?;
         let (x, weight) = (cx.b.permute(x, &[1, 2, 0])?, cx.b.permute(weight, &[2, 1, 0])?);
         let window = Window { stride: vec![1], padding: each(vec![pad], 1, 0)?, dilation: vec![1] };
-        let y = cx.b.op(Convolution { window, groups: 1 }, &[x, weight])?;
+        let y = cx.b.op(Convolution { window: window.into(), groups: 1 }, &[x, weight])?;
         let y = cx.b.permute(y, &[2, 0, 1])?;
         Ok(vec![cx.b.add(y, bias)?])
     }),
@@ -66,7 +66,7 @@ fn build(cx: &mut Cx, a: &Args, weight: Value, transposed: bool, mode: Option<&s
         let extra = each(a.ints_or_empty("output_padding")?, rank, 0)?;
         transpose(cx, x, weight, window, groups, &extra)?
     } else {
-        cx.b.op(Convolution { window, groups }, &[x, weight])?
+        cx.b.op(Convolution { window: window.into(), groups }, &[x, weight])?
     };
     let y = match a.tensor_opt("bias")? {
         Some(bias) => {
@@ -117,5 +117,5 @@ fn transpose(cx: &mut Cx, x: Value, weight: Value, window: Window, groups: u32, 
         true => x,
         false => cx.b.pad(x, &vec![Dim::int(0); behind.len()], &behind, 0.0)?,
     };
-    cx.b.op(ConvolutionInput { window, groups, size }, &[x, weight])
+    cx.b.op(ConvolutionInput { window: window.into(), groups, size }, &[x, weight])
 }

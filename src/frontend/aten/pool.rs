@@ -44,7 +44,7 @@ fn pool(a: &Args, rank: usize) -> Result<Pool, String> {
 }
 
 fn max_pool(cx: &mut Cx, a: &Args, rank: usize) -> Built {
-    let results = cx.b.node(MaxPool { pool: pool(a, rank)? }, &[a.tensor("self")?])?;
+    let results = cx.b.node(MaxPool { pool: pool(a, rank)?.into() }, &[a.tensor("self")?])?;
     Ok(vec![results[0], cx.b.cast(results[1], DType::I64)?])
 }
 
@@ -77,7 +77,7 @@ fn avg_pool(cx: &mut Cx, a: &Args, rank: usize) -> Built {
     let x = cx.b.cast(x, wide)?;
     rank_of(cx, x, rank)?;
     let size = cx.shape(x).0[cx.b.shape(x).rank() - rank..].to_vec();
-    let sum = cx.b.op(WindowSum { pool: pool.clone() }, &[x])?;
+    let sum = cx.b.op(WindowSum { pool: pool.clone().into() }, &[x])?;
     let windows = cx.shape(sum).0[cx.b.shape(sum).rank() - rank..].to_vec();
     let include = a.bool_or("count_include_pad", true)?;
     let divide = if dtype.is_float() { float_quotient } else { integer_quotient };
