@@ -40,6 +40,7 @@ mod activations;
 pub mod args;
 mod batch_norm;
 mod bessel;
+mod bits;
 mod compose;
 mod conv;
 mod creation;
@@ -54,6 +55,7 @@ mod grouped;
 mod histogram;
 mod incomplete_gamma;
 mod index;
+mod log_sums;
 mod loss;
 mod matmul;
 mod norm;
@@ -133,6 +135,7 @@ const FAMILIES: &[&[Row]] = &[
     activations::ROWS,
     batch_norm::ROWS,
     bessel::ROWS,
+    bits::ROWS,
     compose::ROWS,
     stack::ROWS,
     einsum::ROWS,
@@ -151,6 +154,7 @@ const FAMILIES: &[&[Row]] = &[
     creation::ROWS,
     differences::ROWS,
     index::ROWS,
+    log_sums::ROWS,
     loss::ROWS,
     matmul::ROWS,
     norm::ROWS,

@@ -1,7 +1,6 @@
 //! Prefix products and extrema, order statistics, positions in sorted sequences.
 
 use super::args::{Args, Cx};
-use super::gradients::detached;
 use super::opmath::{flag, with_partials_over};
 use super::{Row, pure};
 use crate::graph::Value;
@@ -27,7 +26,6 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["cummax.default"], |cx, a| cumextremum(cx, a, false)),
     pure(&["cummin.default"], |cx, a| cumextremum(cx, a, true)),
-    pure(&["logcumsumexp.default"], logcumsumexp),
     pure(&["searchsorted.Tensor", "searchsorted.Scalar"], |cx, a| {
         let mut sequence = a.tensor("sorted_sequence")?;
         if let Some(sorter) = a.tensor_opt("sorter")? {
@@ -104,46 +102,6 @@ fn cumextremum(cx: &mut Cx, a: &Args, min: bool) -> Built {
     let numbers = if dtype == DType::Bool { cx.b.cast(x, DType::I32)? } else { x };
     let results = cx.b.node(Cumextremum { dim: dim as u32, min }, &[numbers])?;
     Ok(vec![cx.b.cast(results[0], dtype)?, cx.b.cast(results[1], DType::I64)?])
-}
-
-/// For each prefix the logarithm of the sum of exponentials, less the prefix's own maximum: exact, with a pass over the prefix
-/// for each element.
-fn logcumsumexp(cx: &mut Cx, a: &Args) -> Built {
-    let x = a.tensor("self")?;
-    let dim = cx.dim(x, a.int("dim")?)?;
-    let (shape, dtype) = (cx.shape(x), cx.b.dtype(x));
-    if shape.rank() == 0 || shape.numel().is(0) {
-        return Ok(vec![x]);
-    }
-    let rank = shape.rank();
-    let order: Vec<usize> = (0..rank).filter(|&d| d != dim).chain([dim]).collect();
-    let x = cx.b.permute(x, &order)?;
-    let x = cx.b.cast(x, dtype.accumulator())?;
-    let n = shape[dim].clone();
-    let mut square = cx.shape(x);
-    square.0.push(n.clone());
-    // [..., prefix, element], minus infinity behind the end of the prefix.
-    let elements = cx.b.unsqueeze(x, rank - 1)?;
-    let corner = Shape(vec![n.clone(), n]);
-    let (end, element) = (cx.b.iota(DType::I32, corner.clone(), 0)?, cx.b.iota(DType::I32, corner, 1)?);
-    let inside = cx.b.scalar(F::Le, &[element, end])?;
-    let nothing = cx.b.constant(dtype.accumulator(), f64::NEG_INFINITY)?;
-    let prefixes = cx.b.where_(inside, elements, nothing)?;
-    let prefixes = cx.b.broadcast_to(prefixes, &square)?;
-    let top = cx.b.reduce(ReduceKind::Max, prefixes, &[rank], true)?;
-    let top = detached(&mut cx.b, top)?;
-    let infinite = cx.b.scalar(F::IsInf, &[top])?;
-    let zero = cx.b.constant(dtype.accumulator(), 0.0)?;
-    let top = cx.b.where_(infinite, zero, top)?;
-    let shifted = cx.b.sub(prefixes, top)?;
-    let e = cx.b.scalar(F::Exp, &[shifted])?;
-    let sum = cx.b.reduce(ReduceKind::Sum, e, &[rank], false)?;
-    let log = cx.b.scalar(F::Log, &[sum])?;
-    let top = cx.b.squeeze(top, rank)?;
-    let y = cx.b.add(log, top)?;
-    let y = cx.b.cast(y, dtype)?;
-    let back: Vec<usize> = (0..dim).chain([rank - 1]).chain(dim..rank - 1).collect();
-    Ok(vec![cx.b.permute(y, &back)?])
 }
 
 /// How many elements of the sequence are below each value (or, from the right, not above): where it would be inserted.
