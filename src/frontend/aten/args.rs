@@ -138,6 +138,12 @@ impl Args {
         Args { list, read }
     }
 
+    /// One argument more.
+    pub fn push(&mut self, name: &str, arg: Arg) {
+        self.list.push((name.to_string(), arg));
+        self.read.borrow_mut().push(false);
+    }
+
     /// The argument of that name; absent when it is None.
     pub fn get(&self, name: &str) -> Option<&Arg> {
         let at = self.list.iter().position(|(n, _)| n == name)?;

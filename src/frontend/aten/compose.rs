@@ -193,6 +193,11 @@ pub const ROWS: &[Row] = &[
         let dims = cx.dims_or_all(x, &a.ints_or_empty("dim")?)?;
         Ok(vec![reduce::over(cx, ReduceKind::Sum, x, &dims, a.bool_or("keepdim", false)?)?])
     }),
+    // The elements that `nansum` and `nanmean` add, in programs where those are decomposed: `where(isnan(x), 0, x)` with their derivative.
+    pure(&["nansum.where"], |cx, a| {
+        a.disregard(&["condition", "self"]);
+        Ok(vec![without_nan(cx, a.tensor("other")?)?])
+    }),
     pure(&["nanmean.default"], |cx, a| {
         let x = a.tensor("self")?;
         let nan = cx.b.scalar(F::IsNan, &[x])?;

@@ -14,17 +14,17 @@ use crate::types::DType;
 pub const ROWS: &[Row] = &[pure(&["frexp.Tensor"], frexp), pure(&["nextafter.default"], nextafter)];
 
 /// `x` as `m * 2^exponent` with `1 <= |m| < 2`, of f32 or f64, finite and not zero.
-struct Parts {
+pub(super) struct Parts {
     /// Powers of two whose product with `x` is `m`; it alone might be none of the dtype.
-    scale: [Value; 2],
+    pub(super) scale: [Value; 2],
     /// `2^exponent`.
     power: Value,
     /// i32.
-    exponent: Value,
+    pub(super) exponent: Value,
 }
 
 impl Parts {
-    fn of(cx: &mut Cx, x: Value) -> Built<Parts> {
+    pub(super) fn of(cx: &mut Cx, x: Value) -> Built<Parts> {
         let dtype = cx.b.dtype(x);
         let first = if dtype == DType::F64 { 512 } else { 64 };
         let one = cx.b.constant(dtype, 1.0)?;
@@ -82,7 +82,7 @@ fn has_no_exponent(cx: &mut Cx, x: Value) -> Built {
 }
 
 /// Bits of a mantissa behind its first one, the exponent of the smallest positive number, and the largest number.
-fn format(dtype: DType) -> (i32, i32, f64) {
+pub(super) fn format(dtype: DType) -> (i32, i32, f64) {
     match dtype {
         DType::F64 => (52, -1074, f64::MAX),
         DType::F16 => (10, -24, 65_504.0),

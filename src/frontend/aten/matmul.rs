@@ -3,7 +3,7 @@
 use super::args::{Args, Cx, Scalar};
 use super::{Row, pure};
 use crate::graph::Value;
-use crate::ops::{Real, ScaledDotProductAttention};
+use crate::ops::{Real, ReduceKind, ScaledDotProductAttention};
 use crate::types::{DType, Dim, Shape, broadcast_shapes};
 
 type Built = Result<Vec<Value>, String>;
@@ -13,6 +13,12 @@ pub const ROWS: &[Row] = &[
     pure(&["mm.default"], |cx, a| plain(cx, a, "self", "mat2")),
     pure(&["bmm.default"], |cx, a| plain(cx, a, "self", "mat2")),
     pure(&["mv.default"], |cx, a| plain(cx, a, "self", "vec")),
+    pure(&["linalg_vecdot.default"], |cx, a| {
+        let product = cx.b.mul(a.tensor("x")?, a.tensor("y")?)?;
+        super::rank_of(cx, product, 1)?;
+        let dim = cx.dim(product, a.int_or("dim", -1)?)?;
+        Ok(vec![cx.b.reduce(ReduceKind::Sum, product, &[dim], false)?])
+    }),
     pure(&["dot.default", "vdot.default", "inner.default"], |cx, a| {
         let name = if a.has("tensor") { "tensor" } else { "other" };
         let (x, mut y) = (a.tensor("self")?, a.tensor(name)?);

@@ -7,6 +7,7 @@ use crate::ops::Constant;
 use crate::scalar::ScalarFn as F;
 use crate::types::{DType, Dim, HostTensor};
 
+mod antialias;
 mod symbolic;
 
 type Built = Result<Vec<Value>, String>;
@@ -23,6 +24,8 @@ pub const ROWS: &[Row] = &[
     pure(&["upsample_bilinear2d.default", "upsample_bilinear2d.vec"], |cx, a| upsample(cx, a, 2, Kernel::Linear)),
     pure(&["upsample_trilinear3d.default", "upsample_trilinear3d.vec"], |cx, a| upsample(cx, a, 3, Kernel::Linear)),
     pure(&["upsample_bicubic2d.default", "upsample_bicubic2d.vec"], |cx, a| upsample(cx, a, 2, Kernel::Cubic)),
+    pure(&["_upsample_bilinear2d_aa.default", "_upsample_bilinear2d_aa.vec"], |cx, a| antialias::upsample(cx, a, antialias::Filter::Linear)),
+    pure(&["_upsample_bicubic2d_aa.default", "_upsample_bicubic2d_aa.vec"], |cx, a| antialias::upsample(cx, a, antialias::Filter::Cubic)),
     pure(&["grid_sampler_2d.default", "grid_sampler_3d.default", "grid_sampler.default"], grid_sampler),
     pure(&["reflection_pad1d.default", "reflection_pad2d.default", "reflection_pad3d.default"], |cx, a| {
         let x = a.tensor("self")?;

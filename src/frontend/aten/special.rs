@@ -199,7 +199,7 @@ pub fn times_log(cx: &mut Cx, x: Value, y: Value, log: F) -> Result<Value, Strin
 }
 
 /// Whether the sign is minus; minus zero has one, which its reciprocal shows.
-fn sign_bit(cx: &mut Cx, x: Value) -> Result<Value, String> {
+pub(super) fn sign_bit(cx: &mut Cx, x: Value) -> Result<Value, String> {
     let dtype = cx.b.dtype(x);
     if dtype == DType::Bool {
         let shape = cx.shape(x);

@@ -6,12 +6,20 @@
 //! "Functionalization in PyTorch", 2022). Views are the nodes of class `View` between the value and its storage's value, so
 //! that no operator says anything about aliases but that it is a view.
 //!
+//! Windows and strided parts are views, too, which read elements at positions. A write through one goes to the positions that the whole
+//! view has in the storage, of which each must be another (`put_positions`).
+//!
 //! A detached tensor is a view that lets no gradient through. What is written through it, or where gradients are off, has the new
 //! value and the gradient of the old one, as autograd does not see such a write (`straight_through`).
 
 use crate::frontend::aten::gradients::{put_slice, straight_through};
 use crate::graph::{Builder, Value};
-use crate::ops::{Op, OpDef};
+use crate::ops::{Array, Data, Op, OpDef, Precision};
+use crate::scalar::ScalarFn;
+use crate::types::{DType, Dim};
+
+/// Positions beyond so many are not looked at.
+const MAX_POSITIONS: i64 = 1 << 20;
 
 /// A storage, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +65,12 @@ impl Storages {
         if chain(b, value, storage.value).is_some() { view } else { self.fresh(value) }
     }
 
-    /// A tensor that shares memory with `base` in a way that no view says. It may be read until one of them is written.
-    pub fn snapshot(&mut self, base: Tensor, value: Value) -> Tensor {
+    /// A tensor that shares memory with `base`: a view, or, in a way that no view says, one that may be read until one of them is
+    /// written.
+    pub fn view_or_snapshot(&mut self, b: &Builder, base: Tensor, value: Value) -> Tensor {
+        if chain(b, value, self.list[base.storage.0].value).is_some() {
+            return self.view(b, base, value);
+        }
         let tensor = self.fresh(value);
         self.list[tensor.storage.0].of = Some((base.storage, self.list[base.storage.0].version));
         tensor
@@ -68,7 +80,7 @@ impl Storages {
     pub fn read(&self, b: &mut Builder, tensor: &mut Tensor) -> Result<Value, String> {
         let storage = &self.list[tensor.storage.0];
         if storage.of.is_some_and(|(base, version)| self.list[base.0].version != version) {
-            return Err("a view by strides or windows is read after what it shows was written, which is not supported".into());
+            return Err("a view of another dtype is read after what it shows was written, which is not supported".into());
         }
         if storage.version != tensor.version {
             let steps = chain(b, tensor.value, tensor.from).ok_or("a view was lost")?;
@@ -81,14 +93,19 @@ impl Storages {
     /// Writes `value`, of the tensor's type, into a tensor and with it into everything that shares its storage.
     pub fn write(&mut self, b: &mut Builder, tensor: &mut Tensor, value: Value) -> Result<(), String> {
         if self.list[tensor.storage.0].of.is_some() {
-            return Err("a write through a view by strides or windows is not supported".into());
+            return Err("a write through a view of another dtype is not supported".into());
         }
         let now = self.read(b, tensor)?;
         let mut steps = chain(b, now, tensor.from).ok_or("a view was lost")?;
-        let mut new = value;
-        while let Some((op, source)) = steps.pop() {
-            new = put_back(b, &op, source, new)?;
-        }
+        let new = if steps.iter().any(Step::reads_positions) {
+            put_positions(b, &steps, tensor.from, value)?
+        } else {
+            let mut new = value;
+            while let Some(step) = steps.pop() {
+                new = put_back(b, &step.op, step.operands[0], new)?;
+            }
+            new
+        };
         let storage = &mut self.list[tensor.storage.0];
         storage.value = new;
         storage.version += 1;
@@ -109,16 +126,35 @@ impl Storages {
     }
 }
 
-/// Views from `from` to `to`, first one first, each with the value that it reads.
-fn chain(b: &Builder, to: Value, from: Value) -> Option<Vec<(Op, Value)>> {
+/// One view of a chain, as it was recorded: its first operand is what it shows.
+#[derive(Clone)]
+struct Step {
+    op: Op,
+    operands: Vec<Value>,
+}
+
+impl Step {
+    fn reads_positions(&self) -> bool {
+        matches!(self.op, Op::IndexSelect(_))
+    }
+
+    /// The same view of something else.
+    fn of(&self, b: &mut Builder, x: Value) -> Result<Value, String> {
+        b.op(self.op.clone(), &[&[x], &self.operands[1..]].concat())
+    }
+}
+
+/// Views from `from` to `to`, first one first.
+fn chain(b: &Builder, to: Value, from: Value) -> Option<Vec<Step>> {
     let (mut at, mut steps) = (to, vec![]);
     while at != from {
         let node = b.graph().def(at);
-        if !node.op.is_view() && !is_detach(&node.op) {
+        let step = Step { op: node.op.clone(), operands: node.operands.clone() };
+        if !step.op.is_view() && !is_detach(&step.op) && !step.reads_positions() {
             return None;
         }
-        steps.push((node.op.clone(), node.operands[0]));
         at = node.operands[0];
+        steps.push(step);
     }
     steps.reverse();
     Some(steps)
@@ -128,8 +164,62 @@ fn is_detach(op: &Op) -> bool {
     matches!(op, Op::Detach(_))
 }
 
-fn replay(b: &mut Builder, steps: &[(Op, Value)], from: Value) -> Result<Value, String> {
-    steps.iter().try_fold(from, |x, (op, _)| b.op(op.clone(), &[x]))
+fn replay(b: &mut Builder, steps: &[Step], from: Value) -> Result<Value, String> {
+    steps.iter().try_fold(from, |x, step| step.of(b, x))
+}
+
+/// `source`, which the views `steps` lead from, with what they show replaced by `new`.
+fn put_positions(b: &mut Builder, steps: &[Step], source: Value, new: Value) -> Result<Value, String> {
+    let shape = b.shape(source).clone();
+    let n = shape.numel();
+    let count = b.shape(new).numel();
+    if count.is(0) {
+        return Ok(source);
+    }
+    let all = b.iota(DType::I32, [n.clone()], 0)?;
+    let mut at = b.reshape(all, shape.clone())?;
+    for step in steps.iter().filter(|s| !is_detach(&s.op)) {
+        at = step.of(b, at)?;
+    }
+    if !differ(b, at, &n, &count) {
+        return Err("a write through windows or strides that overlap, or of a symbolic size, is not supported".into());
+    }
+    let at = b.reshape(at, [count.clone()])?;
+    let (values, old) = (b.reshape(new, [count.clone()])?, b.reshape(source, [n.clone()])?);
+    // Which of the new elements comes to each position, counted from one.
+    let (none, number, one) = (b.full(DType::I32, 0.0, [n])?, b.iota(DType::I32, [count], 0)?, b.constant(DType::I32, 1.0)?);
+    let number = b.add(number, one)?;
+    let number = b.index_add(none, 0, at, number)?;
+    let zero = b.constant(DType::I32, 0.0)?;
+    let is_written = b.scalar(ScalarFn::Gt, &[number, zero])?;
+    let number = b.sub(number, one)?;
+    let number = b.scalar(ScalarFn::Maximum, &[number, zero])?;
+    let written = b.index_select(values, 0, number)?;
+    let flat = b.where_(is_written, written, old)?;
+    let whole = b.reshape(flat, shape)?;
+    if steps.iter().any(|s| is_detach(&s.op)) { straight_through(b, source, whole) } else { Ok(whole) }
+}
+
+/// Whether positions in `n` elements, which depend on nothing but sizes, are known to be all different.
+fn differ(b: &Builder, at: Value, n: &Dim, count: &Dim) -> bool {
+    let (Some(n), Some(count)) = (n.as_int(), count.as_int()) else { return false };
+    if n.max(count) > MAX_POSITIONS {
+        return false;
+    }
+    let Some(Data::Int(mut at)) = known(b, at).map(|array| array.data) else { return false };
+    at.sort_unstable();
+    at.windows(2).all(|pair| pair[0] != pair[1])
+}
+
+/// The elements of what is computed from constants alone.
+fn known(b: &Builder, v: Value) -> Option<Array> {
+    let node = b.graph().def(v);
+    let operands = node.operands.iter().map(|&v| known(b, v)).collect::<Option<Vec<Array>>>()?;
+    let small = node.types.iter().all(|ty| ty.numel().as_int().is_some_and(|n| n <= MAX_POSITIONS));
+    if !small || matches!(node.op, Op::InputOp(_)) || node.types.len() != 1 {
+        return None;
+    }
+    node.op.eval(&operands, &node.types, Precision::Working).ok()?.pop()
 }
 
 /// `source` with the part that the view `op` shows replaced by `new`.
@@ -191,8 +281,7 @@ mod tests {
     use super::*;
     use crate::eval::evaluate;
     use crate::graph::{InputRole, OutputRole};
-    use crate::ops::Precision;
-    use crate::types::{DType, HostTensor, TensorType};
+    use crate::types::{HostTensor, TensorType};
 
     /// Writes `value` into `view(x)` for `x = 0..12` of shape 3 x 4, and gives the new `x`.
     fn check(value: f64, view: impl Fn(&mut Builder, Value) -> Result<Value, String>, expected: &[f32]) {

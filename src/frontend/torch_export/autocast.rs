@@ -92,15 +92,22 @@ const COMPOSED: &[&str] = &[
     "tensordot.default",
 ];
 
+/// Whether a call computes in the lower precision.
+pub fn lowers(target: &str) -> bool {
+    LOWER.contains(&target.strip_prefix("torch.ops.aten.").unwrap_or(target))
+}
+
 /// Operators that compute in the widest dtype of their tensors.
 const WIDEST: &[&str] = &["cat.default", "index_copy.default", "stack.default"];
 
-/// Casts the float tensors among the arguments of a call, but those of f64. Its result is declared to be of that dtype.
+/// Casts the float tensors among the arguments of a call, but those of f64. Its result is declared to be of that dtype, where
+/// the program is to be believed.
 pub fn cast_arguments(cx: &mut Cx, target: &str, args: &mut Args, lower: DType, declared: Option<DType>) -> Result<(), String> {
     let name = target.strip_prefix("torch.ops.aten.").unwrap_or(target);
     let dtype = match name {
         _ if LOWER.contains(&name) => lower,
         _ if COMPOSED.contains(&name) && declared == Some(lower) => lower,
+        _ if COMPOSED.contains(&name) && declared.is_none() => return Err("in which dtype it computes here is not said".into()),
         _ if COMPOSED.contains(&name) => return Ok(()),
         _ if WIDE.contains(&name) => DType::F32,
         _ if WIDEST.contains(&name) => widest(cx, args, lower),

@@ -43,6 +43,8 @@ pub struct Converter<'a> {
     /// Names that something in the graph at hand reads.
     read: HashSet<String>,
     misdeclared: Misdeclared,
+    /// Whether the program declares dtypes as they are without automatic casts, as PyTorch's strict mode does.
+    pub(super) cast_unseen: bool,
     /// What holds in the subgraph at hand.
     pub(super) region: Region,
     /// The graph may have so many nodes.
@@ -70,6 +72,7 @@ impl<'a> Converter<'a> {
             names: HashMap::new(),
             read: HashSet::new(),
             misdeclared: Misdeclared::default(),
+            cast_unseen: false,
             region: Region::default(),
             max_nodes,
             constants,
@@ -171,34 +174,47 @@ impl<'a> Converter<'a> {
             };
         }
         if node.target.starts_with("torch.ops.higher_order.") {
-            let results = match self.control_flow(node)? {
-                Some(values) => values.into_iter().map(|v| self.storages.fresh(v)).collect(),
-                None => return self.higher_order(node, graph),
-            };
+            let Some(values) = self.control_flow(node)? else { return self.higher_order(node, graph) };
+            let values = self.without_gradients(node, values)?;
+            let results = values.into_iter().map(|v| self.storages.fresh(v)).collect();
             return self.define_results(node, graph, results);
         }
-        let (row, target) = aten::find(&node.target).ok_or("it is not supported")?;
+        let (row, target) = aten::find(own_target(node)).ok_or("it is not supported")?;
         let mut args = self.args(node)?;
         let declared = declared_dtype(node, graph)?;
-        self.region.cast_arguments(&mut self.cx, &node.target, &mut args, declared)?;
+        let believed = declared.filter(|_| !self.cast_unseen);
+        self.region.cast_arguments(&mut self.cx, &node.target, &mut args, believed)?;
         self.misdeclared.follow(node, &mut args)?;
         if row.effect == Effect::Snapshot && node.target.contains("as_strided") && !fills_its_memory(node, graph) {
             return Err("strides of a tensor that is itself a view are not supported".into());
         }
         if target == Target::Out {
             args.disregard(&["out"]);
+            if computes_in_dtype_of_out(&node.target) && !args.has("dtype") {
+                let out = tensor_name(node, "out").ok_or("there is no argument out")?;
+                let out = self.tensor(out)?;
+                args.push("dtype", Arg::DType(self.cx.b.dtype(out)));
+            }
         }
         self.cx.writes.clear();
         let mut results = (row.build)(&mut self.cx, &args)?;
         // `to` gives a view where it changes nothing, unless it is asked for a copy.
         let copies = args.bool_or("copy", false)?;
         args.expect_all_read()?;
-        if !self.region.has_gradients() && target == Target::Fresh {
-            results = results.into_iter().map(|x| detached(&mut self.cx.b, x)).collect::<Result<_, _>>()?;
+        if target == Target::Fresh {
+            results = self.without_gradients(node, results)?;
         }
         let effect = if copies { Effect::Pure } else { row.effect };
         let results = self.apply_effects(node, graph, effect, target, results)?;
         self.define_results(node, graph, results)
+    }
+
+    /// New values of a call, detached where gradients are off.
+    fn without_gradients(&mut self, node: &ExportedNode, values: Vec<Value>) -> Result<Vec<Value>, String> {
+        if self.region.has_gradients() && !was_without_gradients(node) {
+            return Ok(values);
+        }
+        values.into_iter().map(|x| detached(&mut self.cx.b, x)).collect()
     }
 
     /// Writes what the call writes, and finds what its results share storage with.
@@ -244,7 +260,7 @@ impl<'a> Converter<'a> {
                 _ => false,
             };
             out.push(match base {
-                Some((_, base)) if effect == Effect::Snapshot => self.storages.snapshot(base, value),
+                Some((_, base)) if effect == Effect::Snapshot => self.storages.view_or_snapshot(&self.cx.b, base, value),
                 Some((_, base)) if aliases => self.storages.view(&self.cx.b, base, value),
                 _ => self.storages.fresh(value),
             });
@@ -252,10 +268,19 @@ impl<'a> Converter<'a> {
         Ok(out)
     }
 
-    /// Writes the only result of a call into its argument `out`, which is of the same shape.
+    /// Writes the only result of a call into its argument `out`, which is of the same shape, or without elements: then it has new memory.
     fn write_out(&mut self, node: &ExportedNode, results: &[Value]) -> Result<Tensor, String> {
         let (Some(name), [value]) = (tensor_name(node, "out"), results) else { return Err("it has several results".into()) };
         let old = self.tensor(name)?;
+        if self.cx.b.shape(old) != self.cx.b.shape(*value) && self.cx.b.shape(old).numel().is(0) {
+            let mut value = self.cx.convert(*value, self.cx.b.dtype(old))?;
+            if !self.region.has_gradients() {
+                value = detached(&mut self.cx.b, value)?;
+            }
+            let tensor = self.storages.fresh(value);
+            self.names.insert(name.to_string(), Item::Tensor(tensor));
+            return Ok(tensor);
+        }
         if self.cx.b.shape(old) != self.cx.b.shape(*value) {
             return Err(format!("out is {} and the result {}, which would change its size", self.cx.b.ty(old), self.cx.b.ty(*value)));
         }
@@ -315,6 +340,7 @@ impl<'a> Converter<'a> {
     /// A result has the declared type, or comes from the last states of an LSTM, which PyTorch declares wrongly.
     fn check_result(&mut self, node: &ExportedNode, name: &str, value: Value, meta: &TensorMeta) -> Result<(), String> {
         let (found, declared) = (self.cx.b.shape(value).clone(), self.shape(meta)?);
+        self.cast_unseen |= self.region.casts() && self.cx.b.dtype(value) != weights::dtype(meta.dtype)?;
         if found == declared || !self.misdeclared.may_differ(node) {
             return self.check_type(name, value, meta);
         }
@@ -327,7 +353,11 @@ impl<'a> Converter<'a> {
         let (found, dtype, shape) = (self.cx.b.ty(value), weights::dtype(meta.dtype)?, self.shape(meta)?);
         let same = found.shape.rank() == shape.rank()
             && found.shape.0.iter().zip(&shape.0).all(|(a, b)| a == b || a.as_int().is_none() || b.as_int().is_none());
-        if found.dtype == dtype && same { Ok(()) } else { Err(format!("{name} is {found} here, {dtype}{shape} in the program")) }
+        if (found.dtype == dtype || self.cast_unseen) && same {
+            Ok(())
+        } else {
+            Err(format!("{name} is {found} here, {dtype}{shape} in the program"))
+        }
     }
 
     /// A size as the program declares it, when it does: symbols that only data decides have no other value.
@@ -406,10 +436,32 @@ impl<'a> Converter<'a> {
     }
 }
 
+/// The target of a call; of a part of an operator that PyTorch decomposed, one that has the operator's derivative.
+fn own_target(node: &ExportedNode) -> &str {
+    match (&node.target[..], node.function()) {
+        ("torch.ops.aten.where.self", "nansum" | "nanmean") => "torch.ops.aten.nansum.where",
+        // Decompositions leave an alias in the place of a `detach`.
+        ("torch.ops.aten.alias.default", function) if node.metadata.from_detach || function == "detach" => "torch.ops.aten.detach.default",
+        (target, _) => target,
+    }
+}
+
 /// The dtype that the program declares for the first result of a call, where that is a tensor.
-fn declared_dtype(node: &ExportedNode, graph: &ExportedGraph) -> Result<Option<DType>, String> {
+pub(super) fn declared_dtype(node: &ExportedNode, graph: &ExportedGraph) -> Result<Option<DType>, String> {
     let Some(Argument::Tensor(name)) = node.outputs.first() else { return Ok(None) };
     graph.tensor_values.get(name).map(|meta| weights::dtype(meta.dtype)).transpose()
+}
+
+/// Whether a call stood where gradients are off, in a region that PyTorch decomposed with everything else. Regions where they are on
+/// again are never within one: what they hold lies between two.
+fn was_without_gradients(node: &ExportedNode) -> bool {
+    node.function() == "wrap_with_set_grad_enabled"
+}
+
+/// Whether a call with an argument `out` computes in its dtype, unless it is given another one.
+fn computes_in_dtype_of_out(target: &str) -> bool {
+    let name = target.strip_prefix("torch.ops.aten.").and_then(|t| t.split('.').next());
+    name.is_some_and(|name| ["sum", "nansum", "mean", "prod", "cumsum", "cumprod"].contains(&name))
 }
 
 /// Names of tensors that a call takes or that the graph gives back.

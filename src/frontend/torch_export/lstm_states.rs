@@ -46,7 +46,7 @@ impl Misdeclared {
         }
         let read = node.reads().into_iter().find_map(|n| self.tensors.get(n));
         if let Some((right, declared)) = read {
-            let flattens = FLATTENING.contains(&function(node)) && node.target == VIEW;
+            let flattens = FLATTENING.contains(&node.function()) && node.target == VIEW;
             match extra_dim(right, declared) {
                 Some(extra) if flattens => drop(self.products.insert(node.metadata.torch_fn.clone(), (extra, declared.rank()))),
                 Some(extra) if acts_before(args, extra) => {}
@@ -80,18 +80,13 @@ fn gives_states(node: &ExportedNode) -> bool {
 
 /// Whether a call is a part of what an LSTM was decomposed into.
 fn is_lstm(node: &ExportedNode) -> bool {
-    function(node) == "lstm"
-}
-
-/// The function of PyTorch that a call came from.
-fn function(node: &ExportedNode) -> &str {
-    node.metadata.torch_fn.rsplit('.').next().unwrap_or_default()
+    node.function() == "lstm"
 }
 
 /// Whether a call is what the author wrote: an operator under its function's name, or a part that subscripts take.
 fn is_the_authors(node: &ExportedNode) -> bool {
     let operator = node.target.strip_prefix("torch.ops.aten.").and_then(|t| t.split('.').next()).unwrap_or_default();
-    let function = function(node);
+    let function = node.function();
     match operator {
         "view" if function == "reshape" => true,
         "select" | "slice" | "unsqueeze" | "index" if function == "__getitem__" => true,
@@ -130,6 +125,6 @@ fn without(shape: &Shape, dim: usize) -> Shape {
 fn unclear(node: &ExportedNode, right: &Shape, declared: &Shape) -> String {
     format!(
         "PyTorch decomposed {} for {declared}, a shape that its decomposition of lstm gets wrong: it is {right}; export without run_decompositions",
-        function(node)
+        node.function()
     )
 }

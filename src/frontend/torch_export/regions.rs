@@ -7,7 +7,7 @@
 //!
 //! Operators that take functions (`cond`, `map`, `scan`, `while_loop`) are in `control.rs`.
 
-use super::convert::{Converter, Item};
+use super::convert::{Converter, Item, declared_dtype};
 use super::schema::{Argument, ExportedGraph, ExportedNode, GraphArgument};
 use super::weights;
 use super::{autocast, control};
@@ -46,6 +46,11 @@ impl Region {
         self.autocast.map_or(Ok(()), |dtype| autocast::cast_arguments(cx, target, args, dtype, declared))
     }
 
+    /// Whether operators cast their arguments by themselves.
+    pub(super) fn casts(&self) -> bool {
+        self.autocast.is_some()
+    }
+
     /// What holds in the subgraph of a call.
     pub(super) fn inner(&self, node: &ExportedNode) -> Result<Region, String> {
         let mut inner = Region { depth: self.depth + 1, ..*self };
@@ -81,6 +86,11 @@ impl Region {
     }
 }
 
+/// Whether the program declares f32 for what computes in the lower precision of automatic casts.
+fn declares_no_cast(node: &ExportedNode, graph: &ExportedGraph) -> bool {
+    autocast::lowers(&node.target) && matches!(declared_dtype(node, graph), Ok(Some(DType::F32)))
+}
+
 impl Converter<'_> {
     /// A call whose subgraph runs once.
     pub(super) fn higher_order(&mut self, node: &ExportedNode, graph: &ExportedGraph) -> Result<(), String> {
@@ -97,6 +107,7 @@ impl Converter<'_> {
     /// The results of the subgraph of a call.
     pub(super) fn inline(&mut self, node: &ExportedNode, body: &GraphArgument, operands: Vec<Item>) -> Result<Vec<Item>, String> {
         let inner = self.region.inner(node)?;
+        self.cast_unseen |= inner.casts() && body.graph.nodes.iter().any(|n| declares_no_cast(n, &body.graph));
         let outer = std::mem::replace(&mut self.region, inner);
         let results = self.inline_here(body, operands);
         self.region = outer;

@@ -3,6 +3,7 @@
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -82,6 +83,11 @@ impl ExportedNode {
     pub fn reads(&self) -> Vec<&str> {
         self.inputs.iter().flat_map(|i| i.arg.tensors()).collect()
     }
+
+    /// The function of PyTorch that the call came from, without its module.
+    pub fn function(&self) -> &str {
+        self.metadata.torch_fn.rsplit('.').next().unwrap_or_default()
+    }
 }
 
 /// What the importer reads of a node's metadata.
@@ -96,6 +102,14 @@ pub struct Metadata {
     /// The function of PyTorch that the call came from, such as `lstm_1;builtin_function_or_method.lstm`.
     #[serde(default)]
     pub torch_fn: String,
+    /// Whether the call takes the place of a `detach`.
+    #[serde(default, rename = "from_node", deserialize_with = "names_detach")]
+    pub from_detach: bool,
+}
+
+/// Whether the history of a node, as JSON in a text, names a `detach`.
+fn names_detach<'de, D: Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
+    Cow::<str>::deserialize(d).map(|history| history.contains("\"aten.detach.default\""))
 }
 
 /// An argument with its name in the operator's schema.

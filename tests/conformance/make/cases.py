@@ -97,7 +97,7 @@ def tensors_of(args, kwargs):
     return [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
 
 
-def write_case(folder, function, args, kwargs, facts, grad=True, decompose=True):
+def write_case(folder, function, args, kwargs, facts, grad=True, decompose=True, strict=False):
     """Writes one case; returns why not where PyTorch cannot run or export the call."""
     call = Call(function, args, kwargs)
     inputs = [plain(t) for t in tensors_of(args, kwargs)]
@@ -108,7 +108,7 @@ def write_case(folder, function, args, kwargs, facts, grad=True, decompose=True)
     except Exception as error:
         # Some operators have no derivative, or none with respect to all operands.
         if grad:
-            return write_case(folder, function, args, kwargs, facts, False, decompose)
+            return write_case(folder, function, args, kwargs, facts, False, decompose, strict)
         return f"eager: {first_line(error)}"
     if isinstance(expected, str):
         return expected
@@ -116,7 +116,7 @@ def write_case(folder, function, args, kwargs, facts, grad=True, decompose=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(call, tuple(inputs), strict=False)
+            program = torch.export.export(call, tuple(inputs), strict=strict)
             if decompose:
                 program = program.run_decompositions()
             archive = io.BytesIO()

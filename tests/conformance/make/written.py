@@ -1,8 +1,9 @@
 """Programs as people write them, of what operator samples leave out: `python written.py OUT [--filter cross]`.
 
 Defaults that differ between operators of one family, tensors of equal sizes along several dimensions, arguments `out`, masks and tables
-that the program holds, casts of floats to narrow integers. Expected are values and gradients of PyTorch's eager mode; programs are not
-decomposed. Writes `OUT/written/<name>/`. All of them are kept, in `written/`.
+that the program holds, casts of floats to narrow integers, writes through windows, bits as other dtypes. Expected are values and
+gradients of PyTorch's eager mode. Programs are not decomposed, but those of `DECOMPOSED`, in which what stops gradients is only seen in
+what PyTorch notes about nodes; those of `STRICT` are exported in strict mode. Writes `OUT/written/<name>/`. All of them are kept, in `written/`.
 """
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from cases import chosen, write_case
 
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
 
 
 def x(*shape):
@@ -27,6 +28,78 @@ def into_out(a, b):
     torch.add(a, b, alpha=2, out=sum)
     torch.linalg.vector_norm(sum, dim=1, out=norm)
     return torch.mul(sum, norm[:, None], out=torch.empty(3, 4, dtype=torch.float64)), sum
+
+
+def into_empty(a, b):
+    sum, columns = torch.empty(0), torch.empty(0, dtype=torch.float64)
+    torch.add(a, b, out=sum)
+    torch.sum(sum, 0, out=columns)
+    return sum * 2, columns
+
+
+def through_windows(a):
+    apart, first, read = a * 2, a.clone(), a.clone()
+    apart.unfold(0, 2, 2).mul_(3.0)
+    first.unfold(1, 3, 1)[:, 0].zero_()
+    windows = read.unfold(0, 2, 1)
+    read.add_(1)
+    return apart, first, windows * 2
+
+
+def through_strides(a, s):
+    part, last = a.clone(), a.clone()
+    part.as_strided((2, 3), (4, 1), 1).copy_(s)
+    view = last.as_strided((3,), (5,))
+    view.add_(1)
+    last.mul_(2)
+    return part * a, view, last
+
+
+def bits(a, half, double, narrow, bytes):
+    wide = narrow.view(torch.int64)
+    return (
+        a.view(torch.int32),
+        (a.view(torch.int32) ^ 1).view(torch.float32),
+        half.view(torch.int16).long(),
+        half.view(torch.bfloat16),
+        double.view(torch.int64),
+        (double.view(torch.int64) + 1).view(torch.float64),
+        wide,
+        narrow.view(torch.uint8),
+        a.view(torch.uint8),
+        bytes.view(torch.float32),
+        bytes.view(torch.int8),
+    )
+
+
+def smooth(a):
+    size = dict(size=(5, 4), antialias=True)
+    return (
+        F.interpolate(a, mode="bilinear", **size),
+        F.interpolate(a, mode="bicubic", **size),
+        F.interpolate(a, scale_factor=(0.4, 1.7), mode="bilinear", antialias=True),
+        F.interpolate(a, scale_factor=0.37, mode="bicubic", antialias=True, align_corners=True),
+        F.interpolate(a, size=(1, 20), mode="bilinear", antialias=True, align_corners=True),
+        F.interpolate(a.double(), size=(3, 6), mode="bicubic", antialias=True),
+    )
+
+
+def detached(a, b):
+    rounded = a + (a.round() - a).detach()
+    with torch.no_grad():
+        scale, top = b.norm(), a.max(1, keepdim=True)[0]
+    return rounded, F.l1_loss(a, b.detach(), reduction="sum"), (a - top).exp() * scale, a.detach() + 1
+
+
+def nested_autocast(a, b):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lower = a @ b
+        with torch.no_grad():
+            fixed = a @ b
+            with torch.autocast("cpu", dtype=torch.float16):
+                half = a @ b
+        again = lower @ b
+    return lower, fixed, half, again, a
 
 
 def composed_in_autocast(a):
@@ -62,6 +135,11 @@ PROGRAMS = {
         lambda: [x(4, 5)],
     ),
     "into_out": (into_out, lambda: [x(3, 4), x(3, 4)]),
+    "into_empty": (into_empty, lambda: [x(3, 4), x(4)]),
+    "log_sums_of_long_rows": (
+        lambda a: (a.logcumsumexp(1), (a * 20).logcumsumexp(1), (a[:, ::4] * 3).double().logcumsumexp(0)),
+        lambda: [torch.cat([torch.full((2, 40), -INF), x(2, 60).abs().cumsum(1), torch.full((2, 20), -INF), x(2, 31)], 1)],
+    ),
     "logspace": (
         lambda a: (a * torch.logspace(0, 2, 5), a * torch.logspace(-1, 1, 5, base=2, dtype=torch.float64), a + torch.logspace(0, 4, 5, dtype=torch.int64)),
         lambda: [x(5)],
@@ -79,6 +157,27 @@ PROGRAMS = {
         lambda a, b, c: [u * (k + 1) for k, u in enumerate(torch.meshgrid(a, b, indexing="xy") + torch.meshgrid(a, b, c, indexing="xy"))],
         lambda: [x(3), x(3), x(4)],
     ),
+    "bits": (
+        bits,
+        lambda: [
+            torch.tensor([[0.0, -0.0, 1.5, -3.25e-39], [INF, -INF, NAN, 1e38]]),
+            torch.tensor([0.0, -0.0, 1.5, 6e-8, 65504.0, -INF, -2.1e-5]).half(),
+            torch.tensor([0.0, -0.0, -1.5, 5e-324, 1.7e308, INF, -1e-310], dtype=torch.float64),
+            torch.tensor([[-3, 2, 1 << 30, -(1 << 31)], [0, -1, 7, 5]], dtype=torch.int32),
+            torch.randint(0, 255, (2, 8), dtype=torch.uint8),
+        ],
+    ),
+    "smooth": (smooth, lambda: [x(2, 2, 11, 9)]),
+    "smooth_bytes": (
+        lambda a: [F.interpolate(a, size=(3, 6), mode=m, antialias=True) for m in ("bilinear", "bicubic")],
+        lambda: [torch.randint(0, 256, (1, 2, 11, 13), dtype=torch.uint8)],
+    ),
+    "through_strides": (through_strides, lambda: [x(3, 4), x(2, 3)]),
+    "through_windows": (through_windows, lambda: [x(4, 6)]),
+    "vecdot": (
+        lambda a, b: (torch.linalg.vecdot(a, b), torch.linalg.vecdot(a, b[0], dim=1), torch.vdot(a[0, 0], b[0, 0])),
+        lambda: [x(2, 3, 4), x(2, 3, 4)],
+    ),
     "msort": (lambda a: torch.msort(a), lambda: [x(4, 5)]),
     "multilabel_margin": (
         lambda a, t: [F.multilabel_margin_loss(a, t, reduction=r) for r in ("none", "mean")] + [F.multilabel_margin_loss(a[0], t[0])],
@@ -90,13 +189,25 @@ PROGRAMS = {
     "vander": (lambda a: (torch.vander(a), torch.vander(a, 3, True), torch.linalg.vander(a, N=5)), lambda: [x(4)]),
 }
 
+DECOMPOSED = {
+    "decomposed_detach": (detached, lambda: [x(3, 4), x(3, 4)]),
+    "decomposed_nanmean": PROGRAMS["nanmean_of_nan"],
+    "decomposed_smooth": PROGRAMS["smooth"],
+}
+
+STRICT = {
+    "strict_autocast": (nested_autocast, lambda: [x(4, 4), x(4, 4)]),
+}
+
 
 def main():
-    out, names = chosen(__doc__, PROGRAMS)
+    all = PROGRAMS | DECOMPOSED | STRICT
+    out, names = chosen(__doc__, all)
     for name in names:
-        function, tensors = PROGRAMS[name]
+        function, tensors = all[name]
         torch.manual_seed(0)
-        what = write_case(out / "written" / name, function, tuple(tensors()), {}, {"op": name, "scope": "core"}, decompose=False)
+        how = dict(decompose=name in DECOMPOSED, strict=name in STRICT)
+        what = write_case(out / "written" / name, function, tuple(tensors()), {}, {"op": name, "scope": "core"}, **how)
         if what:
             print(f"{name}: {what}")
 
