@@ -162,6 +162,11 @@ impl Args {
         self.list.iter_mut().map(|(_, arg)| arg)
     }
 
+    /// All arguments with their names, to change them.
+    pub fn named_mut(&mut self) -> impl Iterator<Item = (&str, &mut Arg)> {
+        self.list.iter_mut().map(|(name, arg)| (name.as_str(), arg))
+    }
+
     /// These arguments have no influence here, whatever they are.
     pub fn disregard(&self, names: &[&str]) {
         for name in names {

@@ -1,6 +1,6 @@
 //! Losses.
 
-use super::args::{Args, Cx};
+use super::args::{Args, Cx, Operand};
 use super::gradients::{detached, gradient_only};
 use super::opmath::{self, with_partials};
 use super::reduce::norm;
@@ -71,7 +71,10 @@ pub const ROWS: &[Row] = &[
         reduced(cx, a, loss)
     }),
     pure(&["hinge_embedding_loss.default"], |cx, a| {
-        let (x, y) = (a.tensor("self")?, a.tensor("target")?);
+        let (x, mut y) = (a.tensor("self")?, a.tensor("target")?);
+        if cx.b.dtype(y) == DType::Bool {
+            y = cx.b.cast(y, DType::I32)?;
+        }
         let margin = cx.b.constant(cx.b.dtype(x), a.float_or("margin", 1.0)?)?;
         let below = cx.b.sub(margin, x)?;
         let below = at_least_zero(cx, below)?;
@@ -110,16 +113,22 @@ pub const ROWS: &[Row] = &[
     pure(&["cosine_similarity.default"], |cx, a| {
         let (x, y) = (a.tensor("x1")?, a.tensor("x2")?);
         let shape = crate::types::broadcast_shapes(cx.b.shape(x), cx.b.shape(y))?;
-        let (x, y) = (cx.b.broadcast_to(x, &shape)?, cx.b.broadcast_to(y, &shape)?);
+        let dtype = cx.result_type(&[&Operand::Tensor(x), &Operand::Tensor(y)]);
+        let dtype = if dtype.is_float() { dtype } else { DType::F32 };
         let dim = cx.dim(x, a.int_or("dim", 1)?)?;
-        let eps = cx.b.constant(cx.b.dtype(x), a.float_or("eps", 1e-8)?)?;
         let mut units = vec![];
         for x in [x, y] {
+            // Floats are divided by their length in their own dtype, before they are promoted.
+            let own = if cx.b.dtype(x).is_float() { cx.b.dtype(x) } else { dtype };
+            let x = cx.b.cast(x, own)?;
+            let x = cx.b.broadcast_to(x, &shape)?;
+            let eps = cx.b.constant(own, a.float_or("eps", 1e-8)?)?;
             let size = norm(cx, x, 2.0, &[dim], true)?;
             // As in PyTorch, the bound has no part in the derivative.
             let bounded = cx.b.scalar(F::Maximum, &[size, eps])?;
             let size = cx.b.scalar(F::StraightThrough, &[bounded, size])?;
-            units.push(cx.b.div(x, size)?);
+            let unit = cx.b.div(x, size)?;
+            units.push(cx.b.cast(unit, dtype)?);
         }
         let product = cx.b.mul(units[0], units[1])?;
         Ok(vec![cx.b.reduce(ReduceKind::Sum, product, &[dim], false)?])

@@ -64,6 +64,7 @@ mod patches;
 mod pointwise;
 mod polynomials;
 mod pool;
+pub mod promotion;
 mod quantize;
 mod random;
 mod recurrent;

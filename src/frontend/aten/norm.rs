@@ -1,6 +1,6 @@
 //! Normalizations and activations with their own derivative.
 
-use super::args::{Args, Cx};
+use super::args::{Args, Cx, promote};
 use super::opmath::{flag, with_partials};
 use super::pointwise::composed;
 use super::{Row, pure};
@@ -30,8 +30,9 @@ pub const ROWS: &[Row] = &[
             false if cx.b.dtype(x) == DType::F64 => f64::EPSILON,
             false => f32::EPSILON as f64,
         };
-        let weight = a.tensor_opt("weight")?;
-        let y = cx.b.rms_norm(x, dims, weight, eps)?;
+        let (of_scale, [weight]) = of_one_dtype(cx, x, [a.tensor_opt("weight")?])?;
+        let y = cx.b.rms_norm(of_scale, dims, weight, eps)?;
+        let y = cx.b.cast(y, cx.b.dtype(x))?;
         let wide = cx.b.cast(x, cx.b.dtype(x).accumulator())?;
         let square = cx.b.mul(wide, wide)?;
         let rank = cx.b.shape(x).rank();
@@ -166,14 +167,26 @@ fn layer_norm(cx: &mut Cx, a: &Args) -> Result<(Value, Value, Vec<usize>), Strin
     let eps = a.float_or("eps", 1e-5)?;
     let rank = cx.b.shape(x).rank();
     let first = rank.checked_sub(count).ok_or("it normalizes over more dimensions than there are")?;
+    let (wide, [weight, bias]) = of_one_dtype(cx, x, [weight, bias])?;
     let y = match (weight, bias) {
         (None, Some(bias)) => {
-            let y = cx.b.layer_norm(x, count, None, None, eps)?;
+            let y = cx.b.layer_norm(wide, count, None, None, eps)?;
             cx.b.add(y, bias)?
         }
-        _ => cx.b.layer_norm(x, count, weight, bias, eps)?,
+        _ => cx.b.layer_norm(wide, count, weight, bias, eps)?,
     };
+    let y = cx.b.cast(y, cx.b.dtype(x))?;
     Ok((y, x, (first..rank).collect()))
+}
+
+/// A tensor and its scales in one dtype: half floats may have scales of f32, by which they are computed before they are rounded.
+fn of_one_dtype<const N: usize>(cx: &mut Cx, x: Value, scales: [Option<Value>; N]) -> Result<(Value, [Option<Value>; N]), String> {
+    let dtype = scales.iter().flatten().fold(cx.b.dtype(x), |dtype, &v| promote(dtype, cx.b.dtype(v)));
+    let mut scales = scales;
+    for v in scales.iter_mut().flatten() {
+        *v = cx.b.cast(*v, dtype)?;
+    }
+    Ok((cx.b.cast(x, dtype)?, scales))
 }
 
 /// Mean and `1 / sqrt(var + eps)`, kept, in f32 for half floats.

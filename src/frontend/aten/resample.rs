@@ -114,6 +114,9 @@ fn upsample(cx: &mut Cx, a: &Args, rank: usize, kernel: Kernel) -> Built {
     let factors = scales(a, rank)?;
     let dtype = cx.b.dtype(x);
     let weighted = !matches!(kernel, Kernel::Nearest { .. });
+    if weighted && dtype == DType::U8 && rank == 2 {
+        return antialias::of_bytes(cx, a, |along, align| taps(kernel, along.n, along.out, along.scale, align, DType::F64));
+    }
     let wide = if dtype.is_float() { dtype.accumulator() } else { DType::F32 };
     let mut y = if weighted { cx.b.cast(x, wide)? } else { x };
     for i in 0..rank {

@@ -43,6 +43,7 @@ const WIDE: &[&str] = &[
     "cross_entropy_loss.default",
     "ctc_loss.IntList",
     "ctc_loss.Tensor",
+    "fake_quantize_per_tensor_affine.default",
     "fractional_max_pool2d.default",
     "fractional_max_pool3d.default",
     "grid_sampler.default",
@@ -63,6 +64,7 @@ const WIDE: &[&str] = &[
     "nanquantile.scalar",
     "nll_loss.default",
     "nll_loss2d.default",
+    "nll_loss_nd.default",
     "poisson_nll_loss.default",
     "prod.default",
     "prod.dim_int",
@@ -97,6 +99,20 @@ pub fn lowers(target: &str) -> bool {
     LOWER.contains(&target.strip_prefix("torch.ops.aten.").unwrap_or(target))
 }
 
+/// Operators within which products are cast. What PyTorch declares for them does not know that, and a library may compute them whole.
+const INSIDE: &[&str] = &[
+    "_trilinear.default",
+    "bilinear.default",
+    "gru.input",
+    "gru_cell.default",
+    "lstm.input",
+    "lstm_cell.default",
+    "rnn_relu.input",
+    "rnn_relu_cell.default",
+    "rnn_tanh.input",
+    "rnn_tanh_cell.default",
+];
+
 /// Operators that compute in the widest dtype of their tensors.
 const WIDEST: &[&str] = &["cat.default", "index_copy.default", "stack.default"];
 
@@ -110,9 +126,10 @@ pub fn cast_arguments(cx: &mut Cx, target: &str, args: &mut Args, lower: DType, 
         _ if COMPOSED.contains(&name) && declared.is_none() => return Err("in which dtype it computes here is not said".into()),
         _ if COMPOSED.contains(&name) => return Ok(()),
         _ if WIDE.contains(&name) => DType::F32,
+        // Padding by an image's own elements is wide, by a number it is not.
+        "pad.default" if declared == Some(DType::F32) => DType::F32,
         _ if WIDEST.contains(&name) => widest(cx, args, lower),
-        // Linear algebra and transforms compute in f32, too; none of them is decomposed into those above.
-        _ if name.starts_with("linalg_") || name.starts_with("fft_") => DType::F32,
+        _ if INSIDE.contains(&name) => return Err("in automatic casts it computes partly in another dtype than it is declared in".into()),
         _ => return Ok(()),
     };
     args.iter_mut().try_for_each(|arg| match arg {

@@ -7,6 +7,7 @@ use super::schema::{Argument, ExportedGraph, ExportedNode, OptionalTensor, Range
 use super::{expr, symbols, weights};
 use crate::frontend::aten::args::{Arg, Args, Cx, Scalar};
 use crate::frontend::aten::gradients::{detached, straight_through};
+use crate::frontend::aten::promotion::promote_arguments;
 use crate::frontend::aten::{self, Effect, Target};
 use crate::graph::Value;
 use crate::ops::Op;
@@ -184,6 +185,7 @@ impl<'a> Converter<'a> {
         let declared = declared_dtype(node, graph)?;
         let believed = declared.filter(|_| !self.cast_unseen);
         self.region.cast_arguments(&mut self.cx, &node.target, &mut args, believed)?;
+        promote_arguments(&mut self.cx, &node.target, &mut args)?;
         self.misdeclared.follow(node, &mut args)?;
         if row.effect == Effect::Snapshot && node.target.contains("as_strided") && !fills_its_memory(node, graph) {
             return Err("strides of a tensor that is itself a view are not supported".into());

@@ -91,6 +91,40 @@ def detached(a, b):
     return rounded, F.l1_loss(a, b.detach(), reduction="sum"), (a - top).exp() * scale, a.detach() + 1
 
 
+def losses_of_mixed_types(a, b, n, i):
+    return (
+        F.mse_loss(a, n),
+        F.l1_loss(a, b),
+        F.smooth_l1_loss(b, n.double()),
+        F.huber_loss(a, n),
+        F.kl_div(b, a.double().softmax(1)),
+        F.poisson_nll_loss(a, n),
+        F.margin_ranking_loss(a, b, n.sign()),
+        F.hinge_embedding_loss(a, n > 1),
+        F.soft_margin_loss(a, n.sign()),
+        F.cosine_similarity(a, b.float()),
+        F.pairwise_distance(a, n),
+        torch.dist(a, b),
+        torch.kron(a, b),
+        torch.outer(a[0], i),
+    )
+
+
+def norms_of_mixed_types(a, w, b):
+    half = a.bfloat16()
+    plain = F.layer_norm(half, (4,), w, b), F.layer_norm(half, (4,), None, b), F.rms_norm(half, (4,), w), F.layer_norm(a.half(), (4,), w)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        h = F.linear(a, a)
+        normal = F.layer_norm(h, (3,), w[:3], b[:3])
+        loss = F.nll_loss(F.log_softmax(normal, 1), torch.tensor([0, 2, 1]))
+        return *plain, normal, loss, F.pad(h, (1, 1), mode="reflect"), F.pad(h, (1, 1)), F.normalize(h), h.norm()
+
+
+def resized_bytes(a):
+    sizes = [dict(size=(5, 2)), dict(size=(3, 9)), dict(scale_factor=1.5)]
+    return [F.interpolate(a, mode=m, align_corners=c, **s) for s in sizes for m in ("bilinear", "bicubic") for c in (True, False)]
+
+
 def nested_autocast(a, b):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         lower = a @ b
@@ -140,6 +174,10 @@ PROGRAMS = {
         lambda a: (a.logcumsumexp(1), (a * 20).logcumsumexp(1), (a[:, ::4] * 3).double().logcumsumexp(0)),
         lambda: [torch.cat([torch.full((2, 40), -INF), x(2, 60).abs().cumsum(1), torch.full((2, 20), -INF), x(2, 31)], 1)],
     ),
+    "losses_of_mixed_types": (
+        losses_of_mixed_types,
+        lambda: [x(3, 4), x(3, 4).bfloat16(), torch.randint(1, 4, (3, 4)), torch.tensor([2, -1, 3], dtype=torch.int32)],
+    ),
     "logspace": (
         lambda a: (a * torch.logspace(0, 2, 5), a * torch.logspace(-1, 1, 5, base=2, dtype=torch.float64), a + torch.logspace(0, 4, 5, dtype=torch.int64)),
         lambda: [x(5)],
@@ -184,6 +222,8 @@ PROGRAMS = {
         lambda: [x(4, 5), torch.tensor([[0, 2, -1, 1, 1], [1, -1, 0, 0, 0], [4, 3, 2, 1, 0], [-1, 0, 0, 0, 0]])],
     ),
     "nanmean_of_nan": (lambda a: (a.nanmean(1), a.nansum(0)), lambda: [torch.tensor([[1.0, NAN, 2.0], [NAN] * 3, [1.0, 2.0, 3.0]])]),
+    "norms_of_mixed_types": (norms_of_mixed_types, lambda: [x(3, 4), x(4), x(4)]),
+    "resized_bytes": (resized_bytes, lambda: [torch.randint(0, 256, (1, 2, 6, 4), dtype=torch.uint8)]),
     "products_in_autocast": (composed_in_autocast, lambda: [x(3, 3)]),
     "triangle_indices": (lambda a: (a[tuple(torch.triu_indices(4, 5, 1))], a[tuple(torch.tril_indices(4, 5, -1))]), lambda: [x(4, 5)]),
     "vander": (lambda a: (torch.vander(a), torch.vander(a, 3, True), torch.linalg.vander(a, N=5)), lambda: [x(4)]),

@@ -40,47 +40,68 @@ impl Filter {
 }
 
 /// How one dimension is resampled.
-struct Along {
-    n: i64,
-    out: i64,
-    scale: Option<f64>,
-    align: bool,
+pub(super) struct Along {
+    pub(super) n: i64,
+    pub(super) out: i64,
+    pub(super) scale: Option<f64>,
 }
 
 /// The last two dimensions resampled, the last one first.
 pub(super) fn upsample(cx: &mut Cx, a: &Args, filter: Filter) -> Result<Vec<Value>, String> {
     let x = a.tensor(if a.has("input") { "input" } else { "self" })?;
-    let (shape, dtype) = (cx.shape(x), cx.b.dtype(x));
-    let first = shape.rank().checked_sub(2).ok_or("it has too few dimensions")?;
-    let (align, factors) = (a.bool_or("align_corners", false)?, scales(a, 2)?);
-    if !dtype.is_float() && dtype != DType::U8 {
-        return Err(format!("images of {dtype} are not supported"));
+    let dtype = cx.b.dtype(x);
+    match dtype {
+        DType::U8 => return of_bytes(cx, a, |along, align| taps(filter, along, align, dtype)),
+        _ if !dtype.is_float() => return Err(format!("images of {dtype} are not supported")),
+        _ => {}
     }
-    let mut y = cx.b.cast(x, if dtype.is_float() { dtype.accumulator() } else { DType::I32 })?;
-    for i in [1, 0] {
-        let size = &shape[first + i];
-        let out = match (a.has("output_size"), factors[i]) {
-            (true, _) => a.dims("output_size")?.get(i).cloned().ok_or("it has too few sizes")?,
-            (false, Some(s)) => scaled_size(size, s)?,
-            (false, None) => return Err("there is neither a size nor a scale".into()),
-        };
-        let (Some(n), Some(out)) = (size.as_int(), out.as_int()) else {
-            return Err("antialiased images of symbolic size are not supported".into());
-        };
-        let along = Along { n: table_length(n)?, out: table_length(out)?, scale: factors[i], align };
-        if n == out && dtype == DType::U8 {
-            continue;
-        }
-        let taps = taps(filter, &along, dtype)?;
-        y = if dtype.is_float() { resample(cx, y, first + i, taps, n, out)? } else { fixed(cx, y, first + i, &taps)? };
+    let (align, [rows, columns]) = dimensions(cx, a, x)?;
+    let (mut y, last) = (cx.b.cast(x, dtype.accumulator())?, cx.b.shape(x).rank() - 1);
+    for (dim, along) in [(last, columns), (last - 1, rows)] {
+        y = resample(cx, y, dim, taps(filter, &along, align, dtype), along.n, along.out)?;
     }
     Ok(vec![cx.b.cast(y, dtype)?])
 }
 
+/// The same of bytes, with the taps that `taps` gives for a dimension, in exact weights.
+pub(super) fn of_bytes(cx: &mut Cx, a: &Args, taps: impl Fn(&Along, bool) -> Taps) -> Result<Vec<Value>, String> {
+    let x = a.tensor(if a.has("input") { "input" } else { "self" })?;
+    let (align, [rows, columns]) = dimensions(cx, a, x)?;
+    let (mut y, last) = (cx.b.cast(x, DType::I32)?, cx.b.shape(x).rank() - 1);
+    for (dim, along) in [(last, columns), (last - 1, rows)] {
+        if along.n != along.out {
+            y = fixed(cx, y, dim, &taps(&along, align))?;
+        }
+    }
+    Ok(vec![cx.b.cast(y, DType::U8)?])
+}
+
+/// Whether corners are aligned, and what is known of the last two dimensions.
+fn dimensions(cx: &Cx, a: &Args, x: Value) -> Result<(bool, [Along; 2]), String> {
+    let shape = cx.shape(x);
+    let first = shape.rank().checked_sub(2).ok_or("it has too few dimensions")?;
+    let factors = scales(a, 2)?;
+    let along = |i: usize| {
+        let size = &shape[first + i];
+        let out = match (a.has("output_size"), factors[i]) {
+            (true, _) => a.dims("output_size")?.get(i).cloned().ok_or("it has too few sizes")?,
+            (false, Some(s)) => scaled_size(size, s)?,
+            (false, None) => return Err("there is neither a size nor a scale".to_string()),
+        };
+        let (Some(n), Some(out)) = (size.as_int(), out.as_int()) else {
+            return Err("images of bytes or with a wide filter are not supported with a symbolic size".into());
+        };
+        // A filter reaches over some elements for each of the result.
+        table_length(n.max(out).saturating_mul(8))?;
+        Ok(Along { n, out, scale: factors[i] })
+    };
+    Ok((a.bool_or("align_corners", false)?, [along(0)?, along(1)?]))
+}
+
 /// Elements that the filter reaches from each element of the result, and their weights, whose sum is one. All have as many taps:
 /// those beyond have no weight.
-fn taps(filter: Filter, along: &Along, dtype: DType) -> Result<Taps, String> {
-    let Along { n, out, align, .. } = *along;
+fn taps(filter: Filter, along: &Along, align: bool, dtype: DType) -> Taps {
+    let Along { n, out, .. } = *along;
     let is_single = dtype.is_float() && dtype != DType::F64;
     let r = move |x: f64| if is_single { x as f32 as f64 } else { x };
     let ratio = match along.scale {
@@ -96,7 +117,6 @@ fn taps(filter: Filter, along: &Along, dtype: DType) -> Result<Taps, String> {
     };
     let (support, inverse) = if ratio >= 1.0 { (r(filter.support() * ratio), r(1.0 / ratio)) } else { (filter.support(), 1.0) };
     let count = (support.ceil() as i64).saturating_mul(2).saturating_add(1);
-    table_length(count.saturating_mul(out.max(1)))?;
     let mut taps: Taps = vec![(vec![], vec![]); count.min(n) as usize];
     for i in 0..out {
         let center = r(ratio * (i as f64 + 0.5));
@@ -110,16 +130,32 @@ fn taps(filter: Filter, along: &Along, dtype: DType) -> Result<Taps, String> {
             weight.push(own.map_or(0.0, |w| if total == 0.0 { w } else { r(w / total) }));
         }
     }
-    Ok(taps)
+    taps
+}
+
+/// Taps of which those that meet at the border are one.
+fn merged(taps: &Taps) -> Taps {
+    let mut taps = taps.clone();
+    for k in 1..taps.len() {
+        let (before, from) = taps.split_at_mut(k);
+        let (at, weights) = &mut from[0];
+        for (i, weight) in weights.iter_mut().enumerate() {
+            if let Some((_, same)) = before.iter_mut().find(|(earlier, _)| earlier[i] == at[i]) {
+                same[i] += std::mem::take(weight);
+            }
+        }
+    }
+    taps
 }
 
 /// By weights of as many bits as fit 16 with their sign, and rounded to 8 bits.
 fn fixed(cx: &mut Cx, x: Value, dim: usize, taps: &Taps) -> Result<Value, String> {
+    let taps = merged(taps);
     let largest = taps.iter().flat_map(|(_, weights)| weights).fold(0.0, |a: f64, &b| a.max(b));
     let bits = (0..22).find(|p| (0.5 + largest * 2f64.powi(p + 1)) as i64 >= 1 << 15).unwrap_or(22);
     let half = cx.b.constant(DType::I32, 2f64.powi(bits - 1))?;
     let mut sum = half;
-    for (at, weights) in taps {
+    for (at, weights) in &taps {
         let weights: Vec<i64> = weights.iter().map(|w| (w * 2f64.powi(bits)).round() as i64).collect();
         let mut shape = vec![1; cx.b.shape(x).rank() - dim];
         shape[0] = weights.len();

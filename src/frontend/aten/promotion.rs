@@ -1,0 +1,62 @@
+//! Operators that PyTorch composes of ones which promote their operands: their tensors come to a common dtype first.
+
+use super::args::{Arg, Args, Cx, Operand};
+use crate::types::DType;
+
+/// Which arguments of which calls are promoted together.
+struct Promotion {
+    names: &'static [&'static str],
+    arguments: &'static [&'static str],
+    /// Integers become floats.
+    floats: bool,
+}
+
+const TABLE: &[Promotion] = &[
+    Promotion {
+        names: &["mse_loss.default", "l1_loss.default", "smooth_l1_loss.default", "huber_loss.default", "soft_margin_loss.default"],
+        arguments: &["self", "target"],
+        floats: false,
+    },
+    Promotion { names: &["kl_div.default"], arguments: &["self", "target"], floats: true },
+    // Of two widths of floats, its first is computed in its own; those are refused.
+    Promotion { names: &["poisson_nll_loss.default"], arguments: &["input", "target"], floats: true },
+    Promotion { names: &["margin_ranking_loss.default"], arguments: &["input1", "input2", "target"], floats: false },
+    Promotion { names: &["cosine_embedding_loss.default"], arguments: &["input1", "input2"], floats: true },
+    Promotion { names: &["pairwise_distance.default"], arguments: &["x1", "x2"], floats: true },
+    Promotion { names: &["triplet_margin_loss.default"], arguments: &["anchor", "positive", "negative"], floats: true },
+    Promotion { names: &["dist.default", "kron.default"], arguments: &["self", "other"], floats: false },
+    Promotion { names: &["outer.default", "ger.default"], arguments: &["self", "vec2"], floats: false },
+];
+
+/// Casts what a call promotes.
+pub fn promote_arguments(cx: &mut Cx, target: &str, args: &mut Args) -> Result<(), String> {
+    let name = target.strip_prefix("torch.ops.aten.").unwrap_or(target);
+    let Some(row) = TABLE.iter().find(|row| row.names.contains(&name)) else { return Ok(()) };
+    let mut tensors = vec![];
+    for (name, arg) in args.named_mut() {
+        match arg {
+            Arg::Tensor(v) if row.arguments.contains(&name) => tensors.push(v),
+            _ => {}
+        }
+    }
+    let operands: Vec<Operand> = tensors.iter().map(|v| Operand::Tensor(**v)).collect();
+    let dtype = cx.result_type(&operands.iter().collect::<Vec<_>>());
+    let dtype = if row.floats && !dtype.is_float() { DType::F32 } else { dtype };
+    let keeps_floats = name == "poisson_nll_loss.default";
+    for v in tensors {
+        if !(keeps_floats && cx.b.dtype(*v).is_float()) {
+            *v = cx.b.cast(*v, dtype)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn promoted_operators_exist() {
+        assert!(TABLE.iter().flat_map(|row| row.names).all(|name| super::super::row(name).is_some()));
+    }
+}
