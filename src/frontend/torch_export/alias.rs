@@ -149,7 +149,7 @@ fn chain(b: &Builder, to: Value, from: Value) -> Option<Vec<Step>> {
     let (mut at, mut steps) = (to, vec![]);
     while at != from {
         let node = b.graph().def(at);
-        let step = Step { op: node.op.clone(), operands: node.operands.clone() };
+        let step = Step { op: node.op.clone(), operands: node.operands.to_vec() };
         if !step.op.is_view() && !is_detach(&step.op) && !step.reads_positions() {
             return None;
         }
