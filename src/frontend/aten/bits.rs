@@ -1,7 +1,7 @@
 //! Bits of numbers as numbers of another dtype.
 //!
 //! Floats are taken apart and put together by exact arithmetic, as no device says what a conversion of bits does to subnormal numbers
-//! and NaN. All NaN have the bits of one.
+//! and NaN. All NaN have the bits of one; where a device takes subnormal numbers for zeros, as NVIDIA's do, they have the bits of zeros.
 
 use super::args::Cx;
 use super::floats::{Parts, format};
