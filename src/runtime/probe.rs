@@ -122,13 +122,14 @@ impl Probes {
         };
         let forbidden = !exact_floats && !questions.is_empty() && gpu.forbid_simplification(true);
         let asked = || forbidden && judged(answers(&questions, Question::again));
-        let others = || (raw.f64 && passes(gpu, &self.doubles, raw), passes(gpu, &self.halves, raw));
+        let halves = || passes(gpu, &self.halves, raw);
+        let others = || beside(&halves, || raw.f64 && passes(gpu, &self.doubles, raw));
         let (helps, mut found) = beside(&asked, others);
         if forbidden && !helps {
             gpu.forbid_simplification(false);
             found = others();
         }
-        let (f64, converts_halves) = found;
+        let (converts_halves, f64) = found;
         Findings { exact_floats, exact_when_asked: exact_floats || helps, converts_halves, f64, ..Findings::default() }
     }
 }
