@@ -18,7 +18,7 @@ pub struct Builder {
     known: FxHashMap<u32, NodeId>,
     /// For each node, the one before it with the same hash.
     older: Vec<Option<NodeId>>,
-    /// Types of results so far: there are few in a graph, so that all of them stay in caches.
+    /// Types of results of fixed sizes so far: there are few in a graph, so that all of them stay in caches.
     types: FxHashSet<Arc<[TensorType]>>,
     /// Names of the inputs.
     names: FxHashSet<String>,
@@ -145,10 +145,8 @@ impl Builder {
         None
     }
 
-    /// Finds nodes by what they are now, as symbols have become others or their ranges narrower. Of equal ones the first is found.
+    /// Finds nodes by what they are now. Of equal ones the first is found.
     pub(super) fn index_anew(&mut self) {
-        // Types are equal where their symbols have equal names.
-        self.types.clear();
         self.known.clear();
         self.older.fill(None);
         for i in 0..self.graph.nodes.len() {
@@ -173,8 +171,11 @@ impl Builder {
         })
     }
 
-    /// One copy of equal types.
+    /// One copy of equal types. Those with symbols, which are equal whatever their ranges, stay apart.
     fn shared(&mut self, types: Vec<TensorType>) -> Arc<[TensorType]> {
+        if types.iter().any(|ty| ty.shape.as_ints().is_none()) {
+            return types.into();
+        }
         if let Some(known) = self.types.get(&types[..]) {
             return known.clone();
         }
