@@ -173,7 +173,7 @@ impl Builder {
 
     /// One copy of equal types. Those with symbols, which are equal whatever their ranges, stay apart.
     fn shared(&mut self, types: Vec<TensorType>) -> Arc<[TensorType]> {
-        if types.iter().any(|ty| ty.shape.as_ints().is_none()) {
+        if types.iter().flat_map(|ty| &ty.shape.0).any(|d| d.as_int().is_none()) {
             return types.into();
         }
         if let Some(known) = self.types.get(&types[..]) {

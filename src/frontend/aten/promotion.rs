@@ -7,25 +7,35 @@ use crate::types::DType;
 struct Promotion {
     names: &'static [&'static str],
     arguments: &'static [&'static str],
-    /// Integers become floats.
-    floats: bool,
+    to: To,
+}
+
+/// What the promoted tensors become.
+#[derive(Clone, Copy, PartialEq)]
+enum To {
+    /// Of their common dtype.
+    Common,
+    /// The same, but floats where that is an integer.
+    Floats,
+    /// Floats of that dtype where they are integers; floats stay as they are.
+    FloatsOfIntegers,
 }
 
 const TABLE: &[Promotion] = &[
     Promotion {
         names: &["mse_loss.default", "l1_loss.default", "smooth_l1_loss.default", "huber_loss.default", "soft_margin_loss.default"],
         arguments: &["self", "target"],
-        floats: false,
+        to: To::Common,
     },
-    Promotion { names: &["kl_div.default"], arguments: &["self", "target"], floats: true },
+    Promotion { names: &["kl_div.default"], arguments: &["self", "target"], to: To::Floats },
     // Of two widths of floats, its first is computed in its own; those are refused.
-    Promotion { names: &["poisson_nll_loss.default"], arguments: &["input", "target"], floats: true },
-    Promotion { names: &["margin_ranking_loss.default"], arguments: &["input1", "input2", "target"], floats: false },
-    Promotion { names: &["cosine_embedding_loss.default"], arguments: &["input1", "input2"], floats: true },
-    Promotion { names: &["pairwise_distance.default"], arguments: &["x1", "x2"], floats: true },
-    Promotion { names: &["triplet_margin_loss.default"], arguments: &["anchor", "positive", "negative"], floats: true },
-    Promotion { names: &["dist.default", "kron.default"], arguments: &["self", "other"], floats: false },
-    Promotion { names: &["outer.default", "ger.default"], arguments: &["self", "vec2"], floats: false },
+    Promotion { names: &["poisson_nll_loss.default"], arguments: &["input", "target"], to: To::FloatsOfIntegers },
+    Promotion { names: &["margin_ranking_loss.default"], arguments: &["input1", "input2", "target"], to: To::Common },
+    Promotion { names: &["cosine_embedding_loss.default"], arguments: &["input1", "input2"], to: To::Floats },
+    Promotion { names: &["pairwise_distance.default"], arguments: &["x1", "x2"], to: To::Floats },
+    Promotion { names: &["triplet_margin_loss.default"], arguments: &["anchor", "positive", "negative"], to: To::Floats },
+    Promotion { names: &["dist.default", "kron.default"], arguments: &["self", "other"], to: To::Common },
+    Promotion { names: &["outer.default", "ger.default"], arguments: &["self", "vec2"], to: To::Common },
 ];
 
 /// Casts what a call promotes.
@@ -41,10 +51,9 @@ pub fn promote_arguments(cx: &mut Cx, target: &str, args: &mut Args) -> Result<(
     }
     let operands: Vec<Operand> = tensors.iter().map(|v| Operand::Tensor(**v)).collect();
     let dtype = cx.result_type(&operands.iter().collect::<Vec<_>>());
-    let dtype = if row.floats && !dtype.is_float() { DType::F32 } else { dtype };
-    let keeps_floats = name == "poisson_nll_loss.default";
+    let dtype = if row.to != To::Common && !dtype.is_float() { DType::F32 } else { dtype };
     for v in tensors {
-        if !(keeps_floats && cx.b.dtype(*v).is_float()) {
+        if !(row.to == To::FloatsOfIntegers && cx.b.dtype(*v).is_float()) {
             *v = cx.b.cast(*v, dtype)?;
         }
     }

@@ -68,8 +68,8 @@ impl Script {
 
     fn open(&self, encoder: &mut wgpu::CommandEncoder, opening: &Opening) {
         encoder.clear_buffer(&self.status, 0, None);
-        for (staging, (at, to, bytes)) in opening.staging.iter().flat_map(|staging| opening.copies.iter().map(move |copy| (staging, copy))) {
-            encoder.copy_buffer_to_buffer(staging, *at, to, 0, *bytes);
+        if let Some(staging) = &opening.staging {
+            opening.copies.iter().for_each(|(at, to, bytes)| encoder.copy_buffer_to_buffer(staging, *at, to, 0, *bytes));
         }
     }
 
