@@ -301,6 +301,28 @@ fn tiles_that_workgroups_share() {
     }
 }
 
+/// Blocks of 32 and of 64 rows, in every layout: terms of a step in a loop, and all spelled out where that is not too much for a processor's compiler.
+#[test]
+fn blocks_in_every_layout() {
+    let Some(gpu) = kernels::device::gpu() else { return };
+    for (rows, unroll, (m, n, k)) in [(32, 16, (65, 68, 50)), (64, 4, (130, 132, 36))] {
+        for swap in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut case = product(1, m, n, k, swap, true);
+            case.tolerance = 1e-5;
+            let block = |t: Tile| match t.math {
+                Math::Fma { halves, slices: 1, .. } if t.wm == rows && t.workers.is_none() => {
+                    Some(Tile { math: Math::Fma { halves, unroll, slices: 1 }, ..t })
+                }
+                _ => None,
+            };
+            let fits = |t: Tile| block(t).filter(|t| t.shared_bytes(4) <= gpu.target.caps.max_workgroup_bytes);
+            let plans = in_tiles(&case, &gpu.target, fits);
+            assert!(!plans.is_empty(), "{}", case.name);
+            case.compare_plan(gpu, &plans[0]);
+        }
+    }
+}
+
 /// Terms that slices of a workgroup share: fewer than a step of each, some slices without any, and sizes that divide by nothing.
 #[test]
 fn terms_that_slices_share() {

@@ -19,6 +19,8 @@ pub const N: u32 = 2;
 pub const K: u32 = 3;
 /// First of the clamped axes of lanes behind an end that does not divide by four.
 pub const CLAMPED: u32 = 4;
+/// Kernel axis of where a step begins along the terms, apart from [`K`]: what does not vary in a loop over steps is computed in front of it.
+pub const STEP: u32 = 8;
 
 /// The parts of a matmul nest.
 #[derive(Clone, Debug)]
@@ -163,7 +165,8 @@ impl Product<'_> {
 
     fn loads(&self) -> [f64; 2] {
         [(self.a, M), (self.b, N)].map(|(v, row)| {
-            let four = lanes(self, if prefers(self, v, row) { K } else { row }, false);
+            let axis = if prefers(self, v, row) { K } else { row };
+            let four = lanes(self, Along { axis, clamped: false, stepped: false });
             let four: Vec<&Lane> = four.iter().collect();
             let in_vectors = |v: &Val| match &self.nest.stmt(*v).instr {
                 Instr::Load { index, mask, .. } => mask.is_none() && owns_words(self.nest, &four, 1, index, 4),
@@ -182,7 +185,7 @@ impl Product<'_> {
     /// invocations share.
     fn fits(&self, operands: &[Operand], caps: &DeviceCaps) -> bool {
         let [a, b, dot] = [self.a, self.b, self.dot].map(|v| caps.computes_in(self.nest.dtype(v)));
-        let four = lanes(self, N, !divides(&self.n, 4));
+        let four = lanes(self, Along { axis: N, clamped: !divides(&self.n, 4), stepped: false });
         let four: Vec<&Lane> = four.iter().collect();
         let owned = |w: &Write| operands[w.buffer.0 as usize].per_word() == 1 || owns_words(self.nest, &four, 1, &w.index, 4);
         let numbers = a.is_some_and(|kind| kind != DType::Bool) && a == b && a == dot;
@@ -291,9 +294,19 @@ pub fn prefers(p: &Product, v: Val, row: u32) -> bool {
     runs(by_col) > runs(by_row)
 }
 
-/// The coordinates of the nest's axes for four lanes along kernel axis `along`, the other axes by themselves. `clamped` lanes have
-/// an axis each.
-pub fn lanes(p: &Product, along: u32, clamped: bool) -> Vec<Lane> {
+/// What four lanes are coordinates of.
+#[derive(Clone, Copy, Debug)]
+pub struct Along {
+    /// The kernel axis that they lie along.
+    pub axis: u32,
+    /// Whether lanes have a clamped axis each.
+    pub clamped: bool,
+    /// Whether terms are counted from [`STEP`].
+    pub stepped: bool,
+}
+
+/// The coordinates of the nest's axes for four lanes along kernel axis `axis`, the other axes by themselves.
+pub fn lanes(p: &Product, Along { axis, clamped, stepped }: Along) -> Vec<Lane> {
     let sizes = |id: u32| match id {
         M => p.m.clone(),
         N => p.n.clone(),
@@ -303,12 +316,17 @@ pub fn lanes(p: &Product, along: u32, clamped: bool) -> Vec<Lane> {
     let lane = |l: u32| {
         let at = |id: u32| -> IndexExpr {
             let size = sizes(id);
-            if id != along {
-                IndexExpr::axis(id, &size)
+            // Along the terms, quads or terms of a step and those in front of it.
+            let from = |size: &Dim| {
+                let own = IndexExpr::axis(id, size);
+                if id == K && stepped { own.add(&IndexExpr::axis(STEP, size)) } else { own }
+            };
+            if id != axis {
+                from(&size)
             } else if clamped {
                 IndexExpr::axis(CLAMPED + l, &size)
             } else {
-                IndexExpr::axis(id, &size.ceil_div(&four)).times(&four).plus(&Dim::int(l as i64))
+                from(&size.ceil_div(&four)).times(&four).plus(&Dim::int(l as i64))
             }
         };
         let rows = |id: u32| &p.nest.rows[p.axes[id as usize].clone()];

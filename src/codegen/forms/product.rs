@@ -12,7 +12,7 @@ use crate::codegen::text::module::{self, header};
 use crate::codegen::text::storage::Kind;
 use crate::codegen::text::unit::Unit;
 use crate::codegen::text::{helpers, spell, vector};
-use crate::forms::contraction::{BATCH, CLAMPED, K, Limit, M, N, Product, divides, in_range, lanes, prefers, product};
+use crate::forms::contraction::{Along, BATCH, CLAMPED, K, Limit, M, N, Product, STEP, divides, in_range, lanes, prefers, product};
 use crate::forms::product::{Math, SHARED_TILES, TEAM, Terms, Tile, stride};
 use crate::loop_ir::facts::{cone, needed, needed_before, stored};
 use crate::loop_ir::{Instr, Val, Write};
@@ -90,6 +90,8 @@ struct Kernel<'p> {
     tile: Tile,
     /// For each operand, whether it is read along k.
     along_k: [bool; 2],
+    /// For each operand, whether its loads are told apart from their place in a step where the step begins.
+    apart: [bool; 2],
     /// Whether four terms may go beyond the last.
     ragged: bool,
     kind: Kind,
@@ -113,6 +115,24 @@ enum Role {
 /// Steps of cooperative products that are summed before they are added to f32: 128 terms, whose error is half of what f32 has in 4,096.
 const SEGMENT: u32 = 4;
 
+/// Whether invocations of a block lie eight down and four across, rather than four and eight. In blocks of 64 rows each would hold two groups of
+/// four rows by four vectors, which an epilogue that is spelled once for a group has no registers for.
+fn is_wide(tile: &Tile) -> bool {
+    tile.wm == 32
+}
+
+/// For each operand, by which of them are read along k, whether its loads are told where a step begins, so that what does not change from step
+/// to step is computed once. How a driver then shares out registers is not foreseen: of all ways these were the fastest, by up to a tenth of
+/// the slowest (`benches/results.md`).
+fn apart(tile: &Tile, along_k: [bool; 2]) -> [bool; 2] {
+    let [a, b] = along_k;
+    match (tile.math, tile.wm) {
+        (Math::Fma { .. }, 64) => [a && !b, b],
+        (Math::Fma { .. }, 32) => [!a, !b],
+        _ => [false, false],
+    }
+}
+
 /// Statements of an epilogue that is spelled for each output of an invocation.
 const LONG: usize = 12;
 
@@ -122,7 +142,7 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let ragged = !divides(&p.k, 4) || limit.is_some_and(|l| !divides(&l.total, 4));
     let native = matches!(tile.math, Math::Cooperative(_)) && unit.target.caps.cooperative == Cooperative::Native;
     let fetched = if fetches_ahead(&tile) { loads_behind(p) } else { vec![] };
-    let kernel = Kernel { p, limit, tile, along_k, ragged, kind: unit.kind(p.nest.dtype(p.dot))?, native, fetched };
+    let kernel = Kernel { p, limit, tile, along_k, apart: apart(&tile, along_k), ragged, kind: unit.kind(p.nest.dtype(p.dot))?, native, fetched };
     let roles = kernel.roles();
     let mut hooks: Vec<Emitter> = roles.iter().map(|&role| kernel.hook(unit, role)).collect();
     let vector = vectors(unit, p, &roles, &hooks);
@@ -231,21 +251,26 @@ impl Kernel<'_> {
     /// Sizes that the template of multiply-adds spells.
     fn of_invocations(&self, halves: u32, unroll: u32, slices: u32) -> minijinja::Value {
         let Tile { bm, bn, bk, wm, wn, .. } = self.tile;
-        let (threads, mi, ni) = (self.tile.threads() / slices, wm / 16, wn / 32);
+        let threads = self.tile.threads() / slices;
+        let (down, across) = if is_wide(&self.tile) { (8, 4) } else { (4, 8) };
+        let (mi, ni) = (wm / (4 * down), wn / (4 * across));
         let items = |size: u32, along_k: bool| size / 4 * if along_k { bk / 4 } else { bk };
         let [a, b] = [items(bm, self.along_k[0]), items(bn, self.along_k[1])];
         // Where few invocations stage the first operand, others stage the second.
         let second = if a + b <= threads { a } else { 0 };
-        let stage = |op: &str, k: usize, size: u32, items: u32, first: u32| {
-            minijinja::context! { op, along_k => self.along_k[k], items, first, stride => size / 4, rounds => items.div_ceil(threads) }
+        let stage = |op: &str, k: usize, (size, items, first): (u32, u32, u32), (spacing, quads): (u32, u32)| {
+            // What bit two of the swizzle does to vectors that are four apart is known here, where there are several.
+            let folds = spacing == 4 && quads > 1;
+            let offsets: Vec<[u32; 4]> = (0..quads).map(|i| [0u32, 0, 4, 4].map(|c| (spacing * i) ^ if folds { c } else { 0 })).collect();
+            let rounds = items.div_ceil(threads);
+            let (along_k, apart, stride) = (self.along_k[k], self.apart[k], size / 4);
+            minijinja::context! { op, along_k, apart, items, first, stride, rounds, spacing, quads, folds, offsets }
         };
-        let stages = [stage("a", 0, bm, a, 0), stage("b", 1, bn, b, second)];
-        // Rows of a team are four apart in vectors: what bit two of the swizzle does to them is known here, where there are several.
-        let offsets_a: Vec<[u32; 4]> = (0..mi).map(|i| [0u32, 0, 4, 4].map(|c| if mi > 1 { (4 * i) ^ c } else { 4 * i })).collect();
+        let stages = [stage("a", 0, (bm, a, 0), (down, mi)), stage("b", 1, (bn, b, second), (across, ni))];
         let band = self.tile.band(&self.p.sizes());
         let (kind, fused) = (self.kind.wgsl(), self.kind == Kind::F32);
         let invocations = self.tile.threads();
-        minijinja::context! { bm, bn, bk, wm, wn, halves, unroll, slices, threads, invocations, mi, ni, stages, offsets_a, band, kind, fused }
+        minijinja::context! { bm, bn, bk, wm, wn, halves, unroll, slices, threads, invocations, mi, ni, stages, band, kind, fused }
     }
 
     /// The number of terms.
@@ -263,16 +288,19 @@ impl Kernel<'_> {
     fn hook<'a>(&self, unit: &'a Unit<'a>, role: Role) -> Emitter<'a> {
         let Role::Load { row, last } = role else { return output(unit, self.p) };
         let mut em = Emitter::new(unit);
-        em.lanes = match self.along_k[operand(row)] {
-            true => lanes(self.p, K, last && self.ragged),
-            false => lanes(self.p, row, !divides(self.p.size(row), 4)),
+        let operand = operand(row);
+        let (axis, clamped) = match self.along_k[operand] {
+            true => (K, last && self.ragged),
+            false => (row, !divides(self.p.size(row), 4)),
         };
+        em.lanes = lanes(self.p, Along { axis, clamped, stepped: self.apart[operand] && !last });
         em
     }
 
     /// Spells a function's statements; gives its head.
     fn spell(&self, em: &mut Emitter, role: Role) -> Result<String, String> {
         em.axes.insert(BATCH, Ex::global("z"));
+        em.axes.insert(STEP, Ex::global("k"));
         let (row, last) = match role {
             Role::Load { row, last } => (row, last),
             Role::Fetch => return self.spell_fetch(em),
@@ -297,7 +325,11 @@ impl Kernel<'_> {
             Math::Cooperative(Terms::Halves) => format!("return packed({four});"),
             _ => format!("return {four};"),
         });
-        let (name, extra) = if last { ("last", ", terms: u32") } else { ("load", "") };
+        let (name, extra) = match (last, self.apart[operand]) {
+            (true, _) => ("last", ", terms: u32"),
+            (false, true) => ("load", ", k: u32"),
+            (false, false) => ("load", ""),
+        };
         Ok(format!("fn {name}_{}(z: u32, x: u32, y: u32{extra}) -> {loaded}", ["a", "b"][operand]))
     }
 
@@ -435,7 +467,7 @@ fn name_lanes(em: &mut Emitter, quad: &str, count: &str) -> [Option<String>; 4] 
 
 fn output<'a>(unit: &'a Unit<'a>, p: &Product) -> Emitter<'a> {
     let mut em = Emitter::new(unit);
-    em.lanes = lanes(p, N, !divides(&p.n, 4));
+    em.lanes = lanes(p, Along { axis: N, clamped: !divides(&p.n, 4), stepped: false });
     em
 }
 
