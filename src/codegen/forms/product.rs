@@ -127,7 +127,8 @@ fn is_wide(tile: &Tile) -> bool {
 fn apart(tile: &Tile, along_k: [bool; 2]) -> [bool; 2] {
     let [a, b] = along_k;
     match (tile.math, tile.wm) {
-        (Math::Fma { .. }, 64) => [a && !b, b],
+        // Workgroups that share tiles have more to keep, and are slower so.
+        (Math::Fma { .. }, 64) if tile.workers.is_none() => [a && !b, b],
         (Math::Fma { .. }, 32) => [!a, !b],
         _ => [false, false],
     }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An open GPU device. Shared by every step that runs on it.
 pub struct GpuDevice {
@@ -230,6 +230,20 @@ impl GpuDevice {
         let looked = self.device.poll(wgpu::PollType::Poll);
         self.check()?;
         looked.map(|_| ()).map_err(|e| self.failed(format!("looking at {}: {e}", self.caps.name)))
+    }
+
+    /// Waits for a submission, but not beyond `end`.
+    pub(super) fn wait_until(&self, submission: wgpu::SubmissionIndex, end: Instant) -> Result<()> {
+        let timeout = end.saturating_duration_since(Instant::now());
+        if timeout.is_zero() {
+            return Ok(());
+        }
+        let waited = self.device.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) });
+        self.check()?;
+        match waited {
+            Ok(_) | Err(wgpu::PollError::Timeout) => Ok(()),
+            Err(e) => Err(self.failed(format!("waiting for {}: {e}", self.caps.name))),
+        }
     }
 
     pub(super) fn wait_for(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {

@@ -11,7 +11,7 @@ use super::device::{GpuDevice, lock};
 use super::drafts::Pipelines;
 use super::grid::negative;
 use super::pace::Pace;
-use super::pending::{Pending, STAGING_BYTES, StagingPool};
+use super::pending::{Pending, STAGING_BYTES, Shared};
 use super::pipelines::{Prepared, STACK};
 use super::readback::{Fetch, Piece, Readback};
 use super::staging::{Parcel, Staging};
@@ -46,7 +46,7 @@ pub struct GpuEngine {
     /// By launch.
     ready: Arc<Vec<Ready>>,
     loss: Option<BufferId>,
-    staging: StagingPool,
+    shared: Arc<Shared>,
     uploads: Staging,
     /// Small inputs of the next step.
     parcel: Parcel,
@@ -107,7 +107,7 @@ impl GpuEngine {
             pipelines: Pipelines::default(),
             ready: Arc::default(),
             loss: program.outputs.iter().find(|o| o.role == OutputRole::Loss).map(|o| o.buffer),
-            staging: StagingPool::default(),
+            shared: Arc::default(),
             uploads: Staging::default(),
             parcel: Parcel::default(),
             pieces: Staging::default(),
@@ -242,7 +242,7 @@ impl GpuEngine {
         }
         // One for this step, one for the next, which is recorded behind it.
         let losses = [self.staging_buffer()?, self.staging_buffer()?];
-        lock(&self.staging).extend(losses);
+        lock(&self.shared.staging).extend(losses);
         Ok(())
     }
 
@@ -258,7 +258,7 @@ impl GpuEngine {
     pub fn run(&mut self) -> Result<Pending> {
         let (staging, submission) = self.submit_step()?;
         self.queued.push_back(submission.clone());
-        Ok(Pending::new(self.device.clone(), self.staging.clone(), staging, submission))
+        Ok(Pending::new(self.device.clone(), self.shared.clone(), staging, submission))
     }
 
     /// Brings small inputs and clears the status word, as [`run`](GpuEngine::run) does first.
@@ -465,7 +465,7 @@ impl GpuEngine {
 
     /// A small buffer for status word and loss. Readers hand theirs back.
     fn staging_buffer(&self) -> Result<wgpu::Buffer> {
-        let free = lock(&self.staging).pop();
+        let free = lock(&self.shared.staging).pop();
         free.map_or_else(|| self.device.buffer("the loss", STAGING_BYTES, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST), Ok)
     }
 }

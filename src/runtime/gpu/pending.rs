@@ -1,5 +1,6 @@
 //! A submitted step: its loss and status word arrive when they arrive.
 
+use super::adapters::AdapterKind;
 use super::device::{GpuDevice, lock};
 use crate::error::{Error, Result};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -12,13 +13,23 @@ const NEWS: Duration = Duration::from_secs(10);
 /// How long a wait looks again and again before it sleeps: a thread takes a tenth of a millisecond to wake up, as long as a small step.
 const AWAKE: Duration = Duration::from_micros(500);
 
+/// How long before a step is expected to be done a wait that slept looks again: a processor that was asleep works several times slower at first, and
+/// what comes next is the submission of the next step.
+const EARLY: Duration = Duration::from_millis(1);
+
 /// Bytes of a staging buffer: the status word, then the loss at [`LOSS_AT`].
 pub(super) const STAGING_BYTES: u64 = 32;
 /// Where the loss lies in a staging buffer.
 pub(super) const LOSS_AT: u64 = 16;
 
-/// Small buffers for readback, used again and again.
-pub(super) type StagingPool = Arc<Mutex<Vec<wgpu::Buffer>>>;
+/// What the steps of an engine share.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// Small buffers for readback, used again and again.
+    pub staging: Mutex<Vec<wgpu::Buffer>>,
+    /// How long after its submission the last step that somebody waited for was done.
+    took: Mutex<Option<Duration>>,
+}
 
 /// What the device wrote: status word and the loss's stored bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,12 +54,14 @@ impl Mapping {
         Mapping { news: Mutex::new(news) }
     }
 
-    /// Waits for the submission that uses the buffer, and for the mapping.
-    pub fn wait(&self, device: &GpuDevice, submission: wgpu::SubmissionIndex) -> Result<()> {
-        let until = Instant::now() + AWAKE;
-        while Instant::now() < until {
-            device.look()?;
-            if self.is_done(device)? {
+    /// Waits for the submission that uses the buffer, and for the mapping. Where it is known when they are `expected`, the wait is awake around then.
+    pub fn wait(&self, device: &GpuDevice, submission: wgpu::SubmissionIndex, expected: Option<Instant>) -> Result<()> {
+        if self.looks_until(device, Instant::now() + AWAKE)? {
+            return Ok(());
+        }
+        if let Some(expected) = expected {
+            device.wait_until(submission.clone(), expected.checked_sub(EARLY).unwrap_or(expected))?;
+            if self.looks_until(device, expected + EARLY)? {
                 return Ok(());
             }
         }
@@ -58,6 +71,19 @@ impl Mapping {
         match news {
             Ok(result) => result.map_err(|e| device.failed(format!("mapping a staging buffer: {e}"))),
             Err(_) => Err(Error::Device(format!("a staging buffer was not mapped within {} s", NEWS.as_secs()))),
+        }
+    }
+
+    /// Looks again and again whether the buffer is mapped, once at least.
+    fn looks_until(&self, device: &GpuDevice, end: Instant) -> Result<bool> {
+        loop {
+            device.look()?;
+            if self.is_done(device)? {
+                return Ok(true);
+            }
+            if Instant::now() >= end {
+                return Ok(false);
+            }
         }
     }
 
@@ -81,21 +107,25 @@ enum Stage {
 /// A submitted step.
 pub struct Pending {
     device: Arc<GpuDevice>,
-    pool: StagingPool,
+    shared: Arc<Shared>,
+    submitted: Instant,
     stage: Stage,
 }
 
 impl Pending {
     /// Asks for `buffer` to be mapped once `submission` is done. Nothing waits here.
-    pub(super) fn new(device: Arc<GpuDevice>, pool: StagingPool, buffer: wgpu::Buffer, submission: wgpu::SubmissionIndex) -> Pending {
+    pub(super) fn new(device: Arc<GpuDevice>, shared: Arc<Shared>, buffer: wgpu::Buffer, submission: wgpu::SubmissionIndex) -> Pending {
         let mapping = Mapping::request(&buffer, wgpu::MapMode::Read);
-        Pending { device, pool, stage: Stage::Mapping { buffer, submission, mapping } }
+        Pending { device, shared, submitted: Instant::now(), stage: Stage::Mapping { buffer, submission, mapping } }
     }
 
     /// Waits for the step and gives status word and loss.
     pub fn wait(&mut self) -> Result<Arrived> {
         if let Stage::Mapping { buffer, submission, mapping } = &self.stage {
-            mapping.wait(&self.device, submission.clone())?;
+            // A software adapter's threads need the processor themselves.
+            let took = lock(&self.shared.took).filter(|_| self.device.kind() != AdapterKind::Software);
+            mapping.wait(&self.device, submission.clone(), took.map(|took| self.submitted + took))?;
+            *lock(&self.shared.took) = Some(self.submitted.elapsed());
             self.stage = self.read(buffer);
         }
         self.arrived()
@@ -116,7 +146,7 @@ impl Pending {
         match read(buffer) {
             Ok(arrived) => {
                 buffer.unmap();
-                lock(&self.pool).push(buffer.clone());
+                lock(&self.shared.staging).push(buffer.clone());
                 Stage::Done(arrived)
             }
             Err(message) => Stage::Failed(message),
@@ -137,7 +167,7 @@ impl Drop for Pending {
         // Unmapping cancels; the copy into the buffer is ordered before any later use of it by the queue.
         if let Stage::Mapping { buffer, .. } = &self.stage {
             buffer.unmap();
-            lock(&self.pool).push(buffer.clone());
+            lock(&self.shared.staging).push(buffer.clone());
         }
     }
 }

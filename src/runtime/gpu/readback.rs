@@ -30,7 +30,7 @@ impl Fetch {
 
     /// Waits for them.
     pub fn bytes(&self) -> Result<Vec<u8>> {
-        self.mapping.wait(&self.device, self.submission.clone())?;
+        self.mapping.wait(&self.device, self.submission.clone(), None)?;
         let view = self.staging.get_mapped_range(..).map_err(|e| Error::Device(format!("readback: {e}")))?;
         Ok(view.to_vec())
     }

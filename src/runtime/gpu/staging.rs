@@ -87,7 +87,7 @@ impl Staging {
             && let Some(oldest) = self.buffers.remove(oldest)
         {
             if !oldest.mapping.is_done(gpu)? {
-                oldest.mapping.wait(gpu, oldest.copied)?;
+                oldest.mapping.wait(gpu, oldest.copied, None)?;
             }
             return Ok(oldest.buffer);
         }

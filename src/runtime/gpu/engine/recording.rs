@@ -120,7 +120,7 @@ impl GpuEngine {
         let Some(most) = self.pace.most().filter(|_| is_plain) else { return Ok(()) };
         // Behind a submission nothing may fail that needs no device.
         if self.ahead.has_run()
-            && let Some(staging) = lock(&self.staging).pop()
+            && let Some(staging) = lock(&self.shared.staging).pop()
         {
             let opening = if self.parcel.foresee(&self.device)? { Some(self.opening(self.parcel.foreseen())?) } else { None };
             self.ahead.record(Order { script: self.script()?, opening, launches: main, most, staging });
