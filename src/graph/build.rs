@@ -421,6 +421,11 @@ impl Builder {
         self.op(ops::Iota { dtype, shape: shape.into_shape(), dim: dim as u32 }, &[])
     }
 
+    /// The bits as those of a dtype of the same size; nothing when it is that dtype already.
+    pub fn bitcast(&mut self, x: Value, dtype: DType) -> Built {
+        if self.dtype(x) == dtype { Ok(x) } else { self.op(ops::Bitcast { dtype }, &[x]) }
+    }
+
     /// Converts the dtype; nothing when it is that dtype already.
     pub fn cast(&mut self, x: Value, dtype: DType) -> Built {
         if self.dtype(x) == dtype { Ok(x) } else { self.op(ops::Cast { dtype }, &[x]) }

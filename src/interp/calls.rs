@@ -306,6 +306,19 @@ pub fn cast(dtype: DType, dst: &mut Reg, n: usize, a: Value<'_>) {
     }
 }
 
+/// The bits of numbers as those of another dtype of their size.
+pub fn bitcast(from: DType, to: DType, dst: &mut Reg, n: usize, a: Value<'_>) {
+    match (Lane::of(to), a) {
+        (Lane::I32, Value::F32(a)) => _ = map(dst, n, a, |x: f32| x.to_bits() as i32),
+        (Lane::F32, Value::I32(a)) => _ = map(dst, n, a, |x: i32| f32::from_bits(x as u32)),
+        (Lane::I64, Value::F64(a)) => _ = map(dst, n, a, |x: f64| x.to_bits() as i64),
+        (Lane::F64, Value::I64(a)) => _ = map(dst, n, a, |x: i64| f64::from_bits(x as u64)),
+        // Halves are lanes of f32, and their bits lanes of i64.
+        (Lane::I64, a) => fill(dst, n, |i| from.bits(a.float(i))),
+        (_, a) => fill(dst, n, |i| to.of_bits(a.int(i)) as f32),
+    }
+}
+
 /// Rounds lanes to a half type.
 pub fn round(dtype: DType, lanes: &mut [f32]) {
     match dtype {

@@ -148,6 +148,10 @@ fn naive(nest: &Nest, memory: &mut [Vec<Num>], bindings: &Bindings) -> u32 {
                                 (Fl(x), Some((lo, hi))) => I((x as i64).clamp(lo, hi)),
                                 (I(x), _) => I(stmt.dtype.wrap(x)),
                             },
+                            Instr::Bitcast(v) => match value(*v, c) {
+                                I(x) => Fl(stmt.dtype.of_bits(x)),
+                                x => I(nest.dtype(*v).bits(x.f())),
+                            },
                             Instr::Bound { index: v, size: n, mask, code } => {
                                 let x = value(*v, c).i();
                                 if (x < 0 || x >= size(n)) && mask.is_none_or(|m| value(m, c).i() != 0) {

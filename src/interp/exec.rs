@@ -281,6 +281,7 @@ fn run_step(step: &Step, cx: &Context<'_>, frame: &Frame<'_>, dst: &mut Reg) {
             calls::call(*f, dtype, dst, n, &values[..step.args.len()]);
         }
         Op::Cast => calls::cast(step.dtype, dst, n, frame.value(&step.args[0])),
+        Op::Bitcast => calls::bitcast(step.args[0].dtype, step.dtype, dst, n, frame.value(&step.args[0])),
         Op::Bound { size, code, masked } => {
             let mask = if *masked { frame.value(&step.args[1]) } else { Value::Bool(Src::One(1)) };
             if bound(frame.value(&step.args[0]), mask, *size, dst, n) {

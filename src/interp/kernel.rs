@@ -54,6 +54,7 @@ pub enum Op {
     },
     Call(ScalarFn),
     Cast,
+    Bitcast,
     /// The mask, when there is one, is the last operand.
     Bound {
         size: i64,
@@ -477,6 +478,7 @@ impl<'a> Builder<'a> {
             }
             Instr::Call(f, vals) => (Op::Call(*f), plain(self, vals, before)),
             Instr::Cast(v) => (Op::Cast, plain(self, &[*v], before)),
+            Instr::Bitcast(v) => (Op::Bitcast, plain(self, &[*v], before)),
             Instr::Bound { size, mask, code, .. } => {
                 let op = Op::Bound { size: size.as_int().expect("sizes are bound"), code: *code, masked: mask.is_some() };
                 (op, plain(self, &stmt.instr.operands(), before))

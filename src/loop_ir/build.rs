@@ -153,6 +153,11 @@ impl BodyBuilder {
         if self.dtype(v) == dtype { v } else { self.push(Instr::Cast(v), dtype) }
     }
 
+    /// The bits of a value as those of another dtype of its size.
+    pub fn bitcast(&mut self, v: Val, dtype: DType) -> Val {
+        if self.dtype(v) == dtype { v } else { self.push(Instr::Bitcast(v), dtype) }
+    }
+
     /// An integer clamped to `0..size` that sets the status word when it was outside where `mask` holds; as an index coordinate.
     pub fn bound(&mut self, index: Val, size: &Dim, mask: impl Into<Option<Val>>, code: u32) -> IndexExpr {
         let dtype = self.dtype(index);

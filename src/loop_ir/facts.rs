@@ -103,7 +103,8 @@ impl Nest {
     /// Copies or converts: at most one load and no arithmetic.
     pub fn is_trivial(&self) -> bool {
         let loads = self.body.iter().filter(|s| matches!(s.instr, Instr::Load { .. })).count();
-        loads <= 1 && self.body.iter().all(|s| matches!(s.instr, Instr::Load { mask: None, .. } | Instr::Cast(_) | Instr::Const(_)))
+        loads <= 1
+            && self.body.iter().all(|s| matches!(s.instr, Instr::Load { mask: None, .. } | Instr::Cast(_) | Instr::Bitcast(_) | Instr::Const(_)))
     }
 }
 

@@ -127,6 +127,8 @@ pub enum Instr {
     Call(ScalarFn, Vec<Val>),
     /// Conversion to the statement's dtype: floats to integers truncate and saturate, anything to bool is `!= 0`.
     Cast(Val),
+    /// The bits of a value as those of the statement's dtype, which is as wide: a float as a signed integer, or back.
+    Bitcast(Val),
     /// An integer clamped to `0..size`; when it was outside where `mask` holds, the status word is set to `code`. That is an effect:
     /// every executor checks every point of the domain, whether anything uses the result or not.
     Bound {
@@ -436,7 +438,7 @@ impl Instr {
             Instr::Load { index: e, mask, .. } => index(e).into_iter().chain(*mask).collect(),
             Instr::Call(_, args) => args.clone(),
             Instr::Bound { index: v, mask, .. } => std::iter::once(*v).chain(*mask).collect(),
-            Instr::Cast(v) | Instr::Reduce(_, v) | Instr::Scan(_, v) | Instr::Proj(v, _) => vec![*v],
+            Instr::Cast(v) | Instr::Bitcast(v) | Instr::Reduce(_, v) | Instr::Scan(_, v) | Instr::Proj(v, _) => vec![*v],
             Instr::Contract { a, b, .. } => vec![*a, *b],
             Instr::Sort { key, .. } => vec![*key],
         }
@@ -450,6 +452,7 @@ impl Instr {
             Instr::Load { buffer, index: e, mask } => Instr::Load { buffer: *buffer, index: index(e), mask: mask.map(value) },
             Instr::Call(f, args) => Instr::Call(*f, args.iter().map(|&v| value(v)).collect()),
             Instr::Cast(v) => Instr::Cast(value(*v)),
+            Instr::Bitcast(v) => Instr::Bitcast(value(*v)),
             Instr::Bound { index: v, size, mask, code } => Instr::Bound { index: value(*v), size: size.clone(), mask: mask.map(value), code: *code },
             Instr::Reduce(c, v) => Instr::Reduce(*c, value(*v)),
             Instr::Contract { a, b, over } => Instr::Contract { a: value(*a), b: value(*b), over: *over },

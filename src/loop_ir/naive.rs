@@ -169,6 +169,7 @@ impl Frame<'_> {
                 call(*f, dtype, stmt.dtype, &args)
             }
             Instr::Cast(x) => Ok(cast(self.at(*x, column), stmt.dtype)),
+            Instr::Bitcast(x) => Ok(bitcast(self.at(*x, column), self.nest.dtype(*x), stmt.dtype)),
             Instr::Contract { a, b, over } => self.contract(v, [*a, *b], *over, column.unwrap_or(0), buffers),
             Instr::Bound { index, size, mask, code } => {
                 let (i, n) = (self.at(*index, column).as_i64(), size.eval(self.bindings)?);
@@ -225,11 +226,12 @@ impl Frame<'_> {
     }
 }
 
-/// What a call or a cast gives for these operands; `None` for other instructions and for functions that do not take them.
+/// What a call or a conversion gives for these operands; `None` for other instructions and for functions that do not take them.
 pub fn fold(nest: &Nest, v: Val, args: &[Number]) -> Option<Number> {
     match &nest.stmt(v).instr {
         Instr::Call(f, operands) => call(*f, nest.dtype(*operands.last()?), nest.dtype(v), args).ok(),
         Instr::Cast(_) => Some(cast(args[0], nest.dtype(v))),
+        Instr::Bitcast(x) => Some(bitcast(args[0], nest.dtype(*x), nest.dtype(v))),
         _ => None,
     }
 }
@@ -263,6 +265,10 @@ fn cast(x: Number, dtype: DType) -> Number {
         }
         Number::Int(i) => Number::Int(dtype.wrap(i)),
     }
+}
+
+fn bitcast(x: Number, from: DType, to: DType) -> Number {
+    if to.is_float() { Number::Float(to.of_bits(x.as_i64()).to_bits()) } else { Number::Int(from.bits(x.as_f64())) }
 }
 
 /// NaN is larger than everything; zeros are equal.

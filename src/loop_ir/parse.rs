@@ -263,6 +263,7 @@ impl Open {
                 Instr::Load { buffer, index, mask: mask(line)? }
             }
             "cast" => Instr::Cast(value(line)?),
+            "bitcast" => Instr::Bitcast(value(line)?),
             "bound" => {
                 let index = value(line)?;
                 line.expect("<")?;

@@ -143,6 +143,7 @@ impl fmt::Display for Instr {
                 write!(f, "{} {}", g.name(), args.join(", "))
             }
             Instr::Cast(v) => write!(f, "cast %{}", v.0),
+            Instr::Bitcast(v) => write!(f, "bitcast %{}", v.0),
             Instr::Bound { index, size, mask, code } => {
                 write!(f, "bound %{} < {size} code {code}", index.0)?;
                 mask.map_or(Ok(()), |m| write!(f, " if %{}", m.0))

@@ -72,6 +72,9 @@ fn check_statement(nest: &Nest, stmt: &Stmt, result: DType, fault: &mut dyn FnMu
             check_mask(nest, *mask, fault);
         }
         Instr::Call(f, args) => check_call(nest, *f, args, stmt.dtype, fault),
+        Instr::Bitcast(x) if nest.dtype(*x).size() != stmt.dtype.size() || nest.dtype(*x).is_float() == stmt.dtype.is_float() => {
+            fault(format!("no bits of {} are those of {}", nest.dtype(*x), stmt.dtype));
+        }
         Instr::Contract { a, b, .. } if [*a, *b].iter().any(|v| nest.dtype(*v) != stmt.dtype) || stmt.dtype != DType::F32 => {
             fault("the factors are not f32".into());
         }

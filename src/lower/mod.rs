@@ -333,7 +333,7 @@ fn round_halves(nest: &mut Nest) {
     let mut b = BodyBuilder::of(nest);
     for (k, w) in nest.writes.iter().enumerate() {
         let (dtype, value) = (nest.dtype(w.value), &nest.stmt(w.value).instr);
-        let is_rounded = matches!(value, Instr::Load { .. } | Instr::Cast(_) | Instr::Const(_));
+        let is_rounded = matches!(value, Instr::Load { .. } | Instr::Cast(_) | Instr::Bitcast(_) | Instr::Const(_));
         if matches!(dtype, DType::F16 | DType::BF16) && !is_rounded {
             b.writes[k].value = b.push(Instr::Cast(w.value), dtype);
         }

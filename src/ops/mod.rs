@@ -20,6 +20,7 @@ mod table;
 // One line per file of operators.
 mod activation;
 mod attention;
+mod bitcast;
 mod border;
 mod cast;
 mod composite;
@@ -58,6 +59,7 @@ pub use activation::{Gelu, Silu};
 pub use array::{Array, Data, Precision};
 pub use attention::ScaledDotProductAttention;
 pub use batch::{BatchContext, Batched, batch};
+pub use bitcast::Bitcast;
 pub use border::{Constant, Empty, Full, InputOp, Iota, Real, SizeOf};
 pub use cast::Cast;
 pub use concat::Concat;

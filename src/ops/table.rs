@@ -62,6 +62,7 @@ operators! {
     Iota = "iota",
     Pointwise = "pointwise",
     Cast = "cast",
+    Bitcast = "bitcast",
     Reshape = "reshape",
     Permute = "permute",
     Expand = "expand",

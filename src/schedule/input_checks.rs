@@ -45,7 +45,7 @@ fn function_of_one_load(nest: &Nest, bound: Val) -> Option<(Val, Nest)> {
                 found = Some(v);
                 to.set(v, b.load(Element { buffer: BufferId(0), index: IndexExpr::zero(), dtype: stmt.dtype }));
             }
-            Instr::Const(_) | Instr::Call(..) | Instr::Cast(_) => drop(to.copy(&mut b, nest, v)),
+            Instr::Const(_) | Instr::Call(..) | Instr::Cast(_) | Instr::Bitcast(_) => drop(to.copy(&mut b, nest, v)),
             Instr::Bound { .. } if v == bound => drop(to.copy(&mut b, nest, v)),
             _ => return None,
         }

@@ -95,7 +95,7 @@ fn range(nest: &Nest, v: Val, ranges: &[Option<Range>], stored: &[Option<Range>]
         Instr::Call(f, args) => call_range(*f, &args.iter().map(|&a| known(a)).collect::<Option<Vec<_>>>()?),
         Instr::Reduce(c, x) | Instr::Scan(c, x) => combined_range(*c, known(*x)?, nest.col_count().range().1 as i128),
         Instr::Sort { key, .. } => known(*key),
-        Instr::Contract { .. } => None,
+        Instr::Contract { .. } | Instr::Bitcast(_) => None,
         Instr::Proj(..) => Some((0, nest.col_count().range().1 as i128)),
     }
 }

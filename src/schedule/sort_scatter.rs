@@ -52,7 +52,7 @@ struct Sorted {
 fn index_of_column(nest: &Nest, index: Val) -> bool {
     let column = nest.rows.len() as u32;
     cone(nest, index).into_iter().all(|v| match &nest.stmt(v).instr {
-        Instr::Const(_) | Instr::Call(..) | Instr::Cast(_) => true,
+        Instr::Const(_) | Instr::Call(..) | Instr::Cast(_) | Instr::Bitcast(_) => true,
         Instr::Index(e) | Instr::Load { index: e, mask: None, .. } => !e.uses_axis(|a| a != column),
         _ => false,
     })

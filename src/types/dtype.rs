@@ -116,6 +116,26 @@ impl DType {
         }
     }
 
+    /// The bits of a float of this dtype, as a signed integer of its size.
+    pub fn bits(self, x: f64) -> i64 {
+        match self {
+            DType::F16 => half::f16::from_f64(x).to_bits() as i16 as i64,
+            DType::BF16 => half::bf16::from_f32(x as f32).to_bits() as i16 as i64,
+            DType::F32 => (x as f32).to_bits() as i32 as i64,
+            _ => x.to_bits() as i64,
+        }
+    }
+
+    /// The float of this dtype that has these bits.
+    pub fn of_bits(self, bits: i64) -> f64 {
+        match self {
+            DType::F16 => half::f16::from_bits(bits as u16).to_f64(),
+            DType::BF16 => half::bf16::from_bits(bits as u16).to_f64(),
+            DType::F32 => f32::from_bits(bits as u32) as f64,
+            _ => f64::from_bits(bits as u64),
+        }
+    }
+
     /// Smallest and largest integer of an integer dtype (0 and 1 for bool); `None` for floats.
     pub fn int_range(self) -> Option<(i64, i64)> {
         match self {

@@ -23,7 +23,9 @@ impl Emitter<'_> {
                 let text = spell::constant(self, kind, *n)?;
                 self.bind(Ex::global(text), "k")
             }
-            Instr::Index(_) | Instr::Call(..) | Instr::Cast(_) | Instr::Load { mask: Some(_), .. } if self.number(v, lane).is_some() => {
+            Instr::Index(_) | Instr::Call(..) | Instr::Cast(_) | Instr::Bitcast(_) | Instr::Load { mask: Some(_), .. }
+                if self.number(v, lane).is_some() =>
+            {
                 let number = self.number(v, lane).expect("just seen");
                 let text = spell::constant(self, kind, number)?;
                 self.bind(Ex::global(text), "k")
@@ -40,6 +42,12 @@ impl Emitter<'_> {
                 let from = nest.dtype(*x);
                 let x = self.value(*x, lane)?;
                 let text = spell::cast(self, from, dtype, &x.text)?;
+                self.bind(Ex { text, depth: x.depth }, "v")
+            }
+            Instr::Bitcast(x) => {
+                let from = nest.dtype(*x);
+                let x = self.value(*x, lane)?;
+                let text = spell::bitcast(self, from, dtype, &x.text);
                 self.bind(Ex { text, depth: x.depth }, "v")
             }
             Instr::Bound { .. } => self.bound(v, kind, lane)?,
@@ -66,7 +74,7 @@ impl Emitter<'_> {
             Instr::Index(e) => constant(e).map(|n| Number::new(nest.dtype(v), n as f64)),
             // The mask cannot hold there, and the shader would not be valid.
             Instr::Load { index, mask: Some(_), .. } => constant(index).filter(|n| *n < 0).map(|_| Number::new(nest.dtype(v), 0.0)),
-            Instr::Call(..) | Instr::Cast(_) => {
+            Instr::Call(..) | Instr::Cast(_) | Instr::Bitcast(_) => {
                 let operands: Option<Vec<Number>> = nest.stmt(v).instr.operands().into_iter().map(|o| self.number(o, lane)).collect();
                 operands.and_then(|operands| naive::fold(nest, v, &operands))
             }

@@ -198,24 +198,16 @@ pub fn times_log(cx: &mut Cx, x: Value, y: Value, log: F) -> Result<Value, Strin
     })
 }
 
-/// Whether the sign is minus; minus zero has one, which its reciprocal shows.
+/// Whether the sign is minus, of zeros and NaN too; of floats by their bits.
 pub(super) fn sign_bit(cx: &mut Cx, x: Value) -> Result<Value, String> {
     let dtype = cx.b.dtype(x);
     if dtype == DType::Bool {
         let shape = cx.shape(x);
         return cx.b.full(DType::Bool, 0.0, shape);
     }
-    let zero = cx.b.constant(dtype, 0.0)?;
-    let below = cx.b.scalar(F::Lt, &[x, zero])?;
-    if !dtype.is_float() {
-        return Ok(below);
-    }
-    let inverse = cx.b.scalar(F::Reciprocal, &[x])?;
-    let low = cx.b.constant(dtype, f64::NEG_INFINITY)?;
-    let minus_zero = cx.b.scalar(F::Eq, &[inverse, low])?;
-    let is_zero = cx.b.scalar(F::Eq, &[x, zero])?;
-    let minus_zero = cx.b.scalar(F::LogicalAnd, &[minus_zero, is_zero])?;
-    cx.b.scalar(F::LogicalOr, &[below, minus_zero])
+    let bits = if dtype.is_float() { cx.b.bitcast(x, super::bits::integer(dtype.size()))? } else { x };
+    let zero = cx.b.constant(cx.b.dtype(bits), 0.0)?;
+    cx.b.scalar(F::Lt, &[bits, zero])
 }
 
 /// The magnitude of one with the sign of the other.

@@ -436,6 +436,13 @@ impl Tensor {
         self.unary("cast", |b, x| b.cast(x, dtype))
     }
 
+    /// The bits of a float as those of the signed integer of its size, or of such an integer as a float's; without arithmetic, so that
+    /// subnormal numbers and signs of zeros are exact on every device. No gradient passes.
+    #[track_caller]
+    pub fn bitcast(&self, dtype: DType) -> Tensor {
+        self.unary("bitcast", |b, x| b.bitcast(x, dtype))
+    }
+
     /// The same value as a constant to derivatives: no gradient passes. What reaches the loss only through detached values is
     /// not trained, so that parts of a model can be held still, or a target made of the model itself.
     ///
