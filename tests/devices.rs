@@ -258,27 +258,43 @@ fn one_plan_runs_every_batch_size() {
 
 /// Mesa's driver for the CPU ends loops behind 65,535 steps and says nothing.
 #[test]
-fn loops_that_a_driver_ends_take_another_form_or_are_refused() {
-    let n = 70_001;
-    let sums = trace("sums", |t| {
+fn loops_that_a_driver_ends_take_another_form() {
+    let n = 140_003;
+    let traced = trace("long", |t| {
         let x = t.input("x", DType::F32, (1, n));
-        Ok(x.sum([1]) + x.amax([1]))
+        let (row, index) = (x.reshape(n), t.input("index", DType::I32, n));
+        let scattered = t.zeros(DType::F32, 3).index_add(0, &index, &row);
+        let columns = x.transpose(0, 1).expand((n, 2)).cumsum(0);
+        let products = (1.0 + 1e-4 * (&row - 1.0)).cumprod(0);
+        Ok(vec![x.sum([1]) + x.amax([1]), scattered, columns.slice(0, n - 1, n), products.slice(0, n - 1, n), x.eq(2.0).cast(DType::F32).sum([1])])
     })
     .unwrap();
-    let scattered = trace("scattered", |t| {
-        let (x, index) = (t.input("x", DType::F32, n), t.input("index", DType::I32, n));
-        Ok(t.zeros(DType::F32, 3).index_add(0, &index, &x))
-    })
-    .unwrap();
+    let x: Vec<f32> = (0..n).map(|k| (k % 3) as f32).collect();
+    let index: Vec<i32> = (0..n).map(|k| (k % 3) as i32).collect();
+    let product = x.iter().fold(1f64, |p, x| p * (1.0 + 1e-4 * (*x as f64 - 1.0)));
+    let sum = x.iter().sum::<f32>() as f64;
+    let of = |k: f32| x.iter().filter(|x| **x == k).count() as f64;
     for device in devices() {
-        let step = compile(&sums, &device, &Config::default()).unwrap();
-        let x = HostTensor::f32(&[1, n], &vec![1.0; n]);
-        let found = step.run(&mut step.init(0).unwrap(), [&x]).unwrap().outputs().unwrap();
-        assert_eq!(found[0].1.to_f64(), [n as f64 + 1.0], "{device:?}");
-        if device.target().caps.max_steps.is_some() {
-            let error = compile(&scattered, &device, &Config::default()).err().expect("one invocation adds all of a row");
-            assert!(error.to_string().contains("loops take 70001 steps"), "{error}");
-        }
+        let step = compile(&traced, &device, &Config::default()).unwrap();
+        let tensors = [HostTensor::f32(&[1, n], &x), HostTensor::i32(&[n], &index)];
+        let found = step.run(&mut step.init(0).unwrap(), &tensors[..]).unwrap().outputs().unwrap();
+        let found: Vec<Vec<f64>> = found.iter().map(|(_, y)| y.to_f64()).collect();
+        assert_eq!(found[..3], [vec![sum + 2.0], vec![0.0, of(1.0), 2.0 * of(2.0)], vec![sum, sum]], "{device:?}");
+        assert!((found[3][0] / product - 1.0).abs() < 1e-3, "{device:?}: {} for {product}", found[3][0]);
+        assert_eq!(found[4], [of(2.0)]);
+    }
+}
+
+/// Parts of a scan in order need a known length.
+#[test]
+fn loops_that_a_driver_ends_are_refused_where_sizes_are_symbolic() {
+    let traced = trace("products", |t| Ok(t.input("x", DType::F32, Dim::symbol("n", 1, 1 << 20)).cumprod(0))).unwrap();
+    for device in devices().into_iter().filter(|d| d.target().caps.max_steps.is_some()) {
+        let step = compile(&traced, &device, &Config::default()).unwrap();
+        let run = |n: usize| step.run(&mut step.init(0).unwrap(), [&HostTensor::f32(&[n], &vec![1.0; n])]).map(drop);
+        assert!(run(1000).is_ok());
+        let error = run(70_001).expect_err("one invocation multiplies all of a row");
+        assert!(error.to_string().contains("loops take 70001 steps"), "{error}");
     }
 }
 

@@ -7,7 +7,7 @@ use super::cost::count;
 use super::lanes::{Lane, has_vectors};
 use super::{Cost, ExpSum, Form, Operand, Work};
 use crate::config::Target;
-use crate::loop_ir::facts::{depths, rows_are_contiguous, stepped, write_depth};
+use crate::loop_ir::facts::{depths, rows_are_contiguous, scans_in_order, stepped, write_depth};
 use crate::loop_ir::{Combiner, IndexExpr, Instr, Nest, Tag, Term, Val, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DeviceCaps, Dim};
@@ -91,6 +91,7 @@ pub fn candidates(nest: &Nest, operands: &[Operand], target: &Target) -> Vec<(Fo
     if nest.chunk_axes().is_none() && teams[0] != alone {
         teams.push(alone);
     }
+    teams.extend(asked.within_steps(&teams));
     let priced = |team: Team| {
         let cost = price(nest, operands, &team, target);
         let subgroup = subgroup(&target.caps, team.rows, team.threads).filter(|_| !team.rows_first);
@@ -198,6 +199,13 @@ impl<'a> Asked<'a> {
     fn alone(&self) -> Team {
         let rows = if self.rows < MANY_ROWS { ROWS_ALONE } else { WORKGROUP };
         Team { rows: self.limit.min(rows), rows_first: true, lanes: self.lanes, ..Team::default() }
+    }
+
+    /// A team along the row, where all of these teams take more steps than loops may have. It reads memory in an order that is slower.
+    fn within_steps(&self, teams: &[Team]) -> Option<Team> {
+        let most = self.target.caps.max_steps? as u64;
+        let serves = self.nest.chunk_axes().is_none() && !matches!(self.nest.tag, Tag::Segments { .. }) && !scans_in_order(self.nest);
+        (serves && teams.iter().all(|t| steps(self.nest, t, self.columns) > most)).then(|| self.unrolled(self.along_rows()))
     }
 
     /// A window for each invocation, its elements spelled out: neighbors find what they share in the cache.
@@ -391,12 +399,6 @@ fn held_values(nest: &Nest) -> u32 {
         }
     }
     held.iter().filter(|h| **h).count() as u32
-}
-
-/// Whether a product of floats is scanned: a part of it may leave the range of the type where the whole does not, and times a zero
-/// before it that is NaN instead of zero.
-fn scans_in_order(nest: &Nest) -> bool {
-    nest.body.iter().any(|s| matches!(s.instr, Instr::Scan(Combiner::Prod, _)) && s.dtype.is_float())
 }
 
 /// Whether there are prefixes to compute.

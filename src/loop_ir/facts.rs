@@ -8,7 +8,7 @@
 //! | [`is_column_reduction`] | schedule | all; one is enough | the last row against the last column |
 //! | [`rows_are_contiguous`] | layout of a kernel | of single elements; along columns only those that vary with the row | the last row and the last column that step |
 
-use super::{BufferId, IndexExpr, Instr, Nest, Seen, Tag, Term, Val, Write, factor_domain, flatten};
+use super::{BufferId, Combiner, IndexExpr, Instr, Nest, Seen, Tag, Term, Val, Write, factor_domain, flatten};
 use crate::types::{Bindings, Dim};
 use std::ops::Range;
 
@@ -106,6 +106,12 @@ impl Nest {
         loads <= 1
             && self.body.iter().all(|s| matches!(s.instr, Instr::Load { mask: None, .. } | Instr::Cast(_) | Instr::Bitcast(_) | Instr::Const(_)))
     }
+}
+
+/// Whether a product of floats is scanned: a part of it may leave the range of the type where the whole does not, and times a zero
+/// before it that is NaN instead of zero.
+pub fn scans_in_order(nest: &Nest) -> bool {
+    nest.body.iter().any(|s| matches!(s.instr, Instr::Scan(Combiner::Prod, _)) && s.dtype.is_float())
 }
 
 /// For each value, the number of reductions behind one another that it waits for: the pass in which it can be computed.

@@ -26,6 +26,7 @@ mod narrow;
 mod order;
 mod place;
 mod program;
+mod scan_in_turns;
 mod search;
 mod sequence;
 mod sort_rows;

@@ -3,6 +3,7 @@
 //! Before: `rows[P] cols[R]`, one sum. After: `rows[S, P] cols[R / S]` into a scratch buffer, then `rows[P] cols[S]`. The same
 //! transformation splits the k of a matrix product with few tiles. A chunk that does not divide R is guarded by a mask.
 
+use super::scan_in_turns::scan_in_turns;
 use super::sort_rows::sort_rows;
 use super::sort_scatter::sort_scatter;
 use super::split_scan::split_scan;
@@ -70,7 +71,9 @@ impl Fate {
 fn ordered(nest: &Nest, buffers: &mut Vec<Buffer>, target: &Target) -> Option<Vec<Nest>> {
     match sort_scatter(nest, buffers, &target.model) {
         Some(parts) => Some(parts.into_iter().flat_map(|n| sort_rows(&n, buffers, target).unwrap_or_else(|| vec![n])).collect()),
-        None => sort_rows(nest, buffers, target).or_else(|| split_scan(nest, buffers, &target.model)),
+        None => sort_rows(nest, buffers, target)
+            .or_else(|| split_scan(nest, buffers, &target.model))
+            .or_else(|| scan_in_turns(nest, buffers, &target.caps)),
     }
 }
 

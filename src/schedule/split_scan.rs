@@ -10,7 +10,7 @@
 //! Blelloch, "Prefix sums and their applications" (reduce, then scan).
 
 use crate::forms::parts::{self, Along};
-use crate::loop_ir::facts::is_column_reduction;
+use crate::loop_ir::facts::{is_column_reduction, scans_in_order};
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
@@ -24,20 +24,28 @@ pub fn split_scan(nest: &Nest, buffers: &mut Vec<Buffer>, model: &DeviceModel) -
     Some(split(nest, &scan, count, along.rows_first, buffers))
 }
 
-struct Scan {
-    at: usize,
-    combiner: Combiner,
-    function: ScalarFn,
-    argument: Val,
+/// The scan of a nest.
+pub(super) struct Scan {
+    /// Its number in the body.
+    pub(super) at: usize,
+    /// What combines.
+    pub(super) combiner: Combiner,
+    /// The combiner as a function of two values.
+    pub(super) function: ScalarFn,
+    /// What is scanned.
+    pub(super) argument: Val,
+}
+
+/// The scan that may be split: parts of a product of floats may leave the range of the type where the whole does not.
+fn scan(nest: &Nest) -> Option<Scan> {
+    only_scan(nest).filter(|_| !scans_in_order(nest))
 }
 
 /// The scan, when it is the only work along columns and there is nothing to check.
-fn scan(nest: &Nest) -> Option<Scan> {
+pub(super) fn only_scan(nest: &Nest) -> Option<Scan> {
     let mut found = None;
     for (at, stmt) in nest.body.iter().enumerate() {
         match stmt.instr {
-            // Parts of a product of floats may leave the range of the type where the whole does not.
-            Instr::Scan(Combiner::Prod, _) if stmt.dtype.is_float() => return None,
             Instr::Scan(combiner, argument) if found.is_none() => found = Some(Scan { at, combiner, function: combiner.function()?, argument }),
             Instr::Reduce(..) | Instr::Scan(..) | Instr::Sort { .. } | Instr::Bound { .. } => return None,
             _ => {}
