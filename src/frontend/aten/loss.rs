@@ -55,7 +55,8 @@ pub const ROWS: &[Row] = &[
     pure(&["smooth_l1_loss.default"], |cx, a| huber(cx, a, "beta", false)),
     pure(&["soft_margin_loss.default"], |cx, a| {
         let (x, y) = (a.tensor("self")?, a.tensor("target")?);
-        let product = cx.b.mul(x, y)?;
+        let product = in_common(cx, F::Mul, x, y)?;
+        let product = cx.b.cast(product, cx.b.dtype(x))?;
         let minus = cx.b.neg(product)?;
         let e = cx.b.scalar(F::Exp, &[minus])?;
         let loss = cx.b.scalar(F::Log1p, &[e])?;
@@ -213,16 +214,27 @@ fn weighted(cx: &mut Cx, a: &Args, loss: Value) -> Built {
     reduced(cx, a, loss)
 }
 
-/// Quadratic below the border, linear above: `x^2 / 2` (over the border for the smooth L1 loss).
+/// Quadratic below the border, linear above: `x^2 / 2` (over the border for the smooth L1 loss). The Huber loss of two dtypes has the
+/// first one, whatever it is computed in.
 fn huber(cx: &mut Cx, a: &Args, border: &str, scaled: bool) -> Built {
     let (x, y, border) = (a.tensor("self")?, a.tensor("target")?, a.float_or(border, 1.0)?);
-    let difference = cx.b.sub(x, y)?;
+    let difference = in_common(cx, F::Sub, x, y)?;
     let size = cx.b.scalar(F::Abs, &[difference])?;
     if border == 0.0 && !scaled {
         return reduced(cx, a, size);
     }
-    let loss = opmath::wide(cx, [difference], |cx, [x]| bent(cx, x, border, scaled))?;
+    let mut loss = opmath::wide(cx, [difference], |cx, [x]| bent(cx, x, border, scaled))?;
+    if scaled {
+        loss = cx.b.cast(loss, cx.b.dtype(x))?;
+    }
     reduced(cx, a, loss)
+}
+
+/// A function of two tensors in their common dtype.
+fn in_common(cx: &mut Cx, f: F, x: Value, y: Value) -> Result<Value, String> {
+    let dtype = cx.result_type(&[&Operand::Tensor(x), &Operand::Tensor(y)]);
+    let (x, y) = (cx.b.cast(x, dtype)?, cx.b.cast(y, dtype)?);
+    cx.b.scalar(f, &[x, y])
 }
 
 /// `x^2 / 2` below the border and linear above, or both over the border. At an infinite distance the slope is the line's.
@@ -259,20 +271,23 @@ fn triplet(cx: &mut Cx, a: &Args) -> Built {
     reduced(cx, a, loss)
 }
 
-/// `e^x - y x` or, of no logarithm, `x - y log(x + eps)`; with Stirling's term where the target is above one.
+/// `e^x - y x` or, of no logarithm, `x - y log(x + eps)`; with Stirling's term where the target is above one. Each part is computed in
+/// the dtype of what it is made of.
 fn poisson(cx: &mut Cx, a: &Args) -> Built {
     let (x, y) = (a.tensor("input")?, a.tensor("target")?);
-    let dtype = cx.b.dtype(x);
-    let eps = cx.b.constant(dtype, a.float_or("eps", 1e-8)?)?;
+    let x = cx.widen_to_float(x)?;
+    let eps = cx.b.constant(cx.b.dtype(x), a.float_or("eps", 1e-8)?)?;
     let (rate, log) = if a.bool_or("log_input", true)? {
         (cx.b.scalar(F::Exp, &[x])?, x)
     } else {
         let shifted = cx.b.add(x, eps)?;
         (x, cx.b.scalar(F::Log, &[shifted])?)
     };
-    let product = cx.b.mul(y, log)?;
-    let mut loss = cx.b.sub(rate, product)?;
+    let product = in_common(cx, F::Mul, y, log)?;
+    let mut loss = in_common(cx, F::Sub, rate, product)?;
     if a.bool_or("full", false)? {
+        let y = cx.widen_to_float(y)?;
+        let dtype = cx.b.dtype(y);
         let (one, zero) = (cx.b.constant(dtype, 1.0)?, cx.b.constant(dtype, 0.0)?);
         let (log, angle) = (cx.b.scalar(F::Log, &[y])?, cx.b.scale(y, 2.0 * std::f64::consts::PI)?);
         let power = cx.b.mul(y, log)?;
@@ -282,7 +297,8 @@ fn poisson(cx: &mut Cx, a: &Args) -> Built {
         let term = cx.b.add(term, spread)?;
         let large = cx.b.scalar(F::Gt, &[y, one])?;
         let term = cx.b.where_(large, term, zero)?;
-        loss = cx.b.add(loss, term)?;
+        let sum = in_common(cx, F::Add, loss, term)?;
+        loss = cx.b.cast(sum, cx.b.dtype(loss))?;
     }
     reduced(cx, a, loss)
 }
@@ -498,13 +514,18 @@ fn cross_entropy(cx: &mut Cx, a: &Args) -> Built {
     Ok(vec![cx.b.cross_entropy(x, target, Some(a.int_or("ignore_index", -100)?), reduction(a)?)?])
 }
 
-/// `(1 - y) x + l (log(1 + e^-|x|) + max(-x, 0))`, with `l = 1 + (pos_weight - 1) y`.
+/// `(1 - y) x + l (log(1 + e^-|x|) + max(-x, 0))`, with `l = 1 + (pos_weight - 1) y`. Of two dtypes, the loss has that of the target,
+/// and the logarithm its own: PyTorch computes both in place.
 fn with_logits(cx: &mut Cx, a: &Args) -> Built {
     let (x, y) = (a.tensor("self")?, a.tensor("target")?);
-    let dtype = cx.b.dtype(x);
-    let (zero, one) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, 1.0)?);
+    let (dtype, of_loss) = (cx.b.dtype(x), cx.b.dtype(y));
+    if !of_loss.is_float() {
+        return Err(format!("a target of {of_loss} is not supported"));
+    }
+    let (zero, one) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(of_loss, 1.0)?);
     let rest = cx.b.sub(one, y)?;
-    let linear = cx.b.mul(rest, x)?;
+    let linear = in_common(cx, F::Mul, rest, x)?;
+    let linear = cx.b.cast(linear, of_loss)?;
     let positive = cx.b.scalar(F::Ge, &[x, zero])?;
     let minus = cx.b.neg(x)?;
     let low = cx.b.where_(positive, minus, x)?;
@@ -513,14 +534,19 @@ fn with_logits(cx: &mut Cx, a: &Args) -> Built {
     let high = cx.b.where_(positive, zero, minus)?;
     let mut soft = cx.b.add(log, high)?;
     if let Some(weight) = a.tensor_opt("pos_weight")? {
+        let one = cx.b.constant(cx.b.dtype(weight), 1.0)?;
         let excess = cx.b.sub(weight, one)?;
-        let factor = cx.b.mul(excess, y)?;
+        let factor = in_common(cx, F::Mul, excess, y)?;
+        let one = cx.b.constant(cx.b.dtype(factor), 1.0)?;
         let factor = cx.b.add(factor, one)?;
-        soft = cx.b.mul(factor, soft)?;
+        let weighted = in_common(cx, F::Mul, factor, soft)?;
+        soft = cx.b.cast(weighted, dtype)?;
     }
-    let mut loss = cx.b.add(linear, soft)?;
+    let loss = in_common(cx, F::Add, linear, soft)?;
+    let mut loss = cx.b.cast(loss, of_loss)?;
     if let Some(weight) = a.tensor_opt("weight")? {
-        loss = cx.b.mul(loss, weight)?;
+        let weighted = in_common(cx, F::Mul, loss, weight)?;
+        loss = cx.b.cast(weighted, of_loss)?;
     }
     reduced(cx, a, loss)
 }

@@ -17,19 +17,11 @@ enum To {
     Common,
     /// The same, but floats where that is an integer.
     Floats,
-    /// Floats of that dtype where they are integers; floats stay as they are.
-    FloatsOfIntegers,
 }
 
 const TABLE: &[Promotion] = &[
-    Promotion {
-        names: &["mse_loss.default", "l1_loss.default", "smooth_l1_loss.default", "huber_loss.default", "soft_margin_loss.default"],
-        arguments: &["self", "target"],
-        to: To::Common,
-    },
+    Promotion { names: &["mse_loss.default", "l1_loss.default", "smooth_l1_loss.default"], arguments: &["self", "target"], to: To::Common },
     Promotion { names: &["kl_div.default"], arguments: &["self", "target"], to: To::Floats },
-    // Of two widths of floats, its first is computed in its own; those are refused.
-    Promotion { names: &["poisson_nll_loss.default"], arguments: &["input", "target"], to: To::FloatsOfIntegers },
     Promotion { names: &["margin_ranking_loss.default"], arguments: &["input1", "input2", "target"], to: To::Common },
     Promotion { names: &["cosine_embedding_loss.default"], arguments: &["input1", "input2"], to: To::Floats },
     Promotion { names: &["pairwise_distance.default"], arguments: &["x1", "x2"], to: To::Floats },
@@ -37,6 +29,14 @@ const TABLE: &[Promotion] = &[
     Promotion { names: &["dist.default", "kron.default"], arguments: &["self", "other"], to: To::Common },
     Promotion { names: &["outer.default", "ger.default"], arguments: &["self", "vec2"], to: To::Common },
 ];
+
+/// Losses whose results have another dtype than PyTorch declares where those of their operands differ: its kernels write in place.
+const OF_ONE_OPERAND: &[&str] = &["huber_loss.default", "soft_margin_loss.default", "binary_cross_entropy_with_logits.default"];
+
+/// Whether what the program declares for the dtype of such a call is to be believed.
+pub fn has_declared_dtype(target: &str) -> bool {
+    !target.strip_prefix("torch.ops.aten.").is_some_and(|name| OF_ONE_OPERAND.contains(&name))
+}
 
 /// Casts what a call promotes.
 pub fn promote_arguments(cx: &mut Cx, target: &str, args: &mut Args) -> Result<(), String> {
@@ -53,9 +53,7 @@ pub fn promote_arguments(cx: &mut Cx, target: &str, args: &mut Args) -> Result<(
     let dtype = cx.result_type(&operands.iter().collect::<Vec<_>>());
     let dtype = if row.to != To::Common && !dtype.is_float() { DType::F32 } else { dtype };
     for v in tensors {
-        if !(row.to == To::FloatsOfIntegers && cx.b.dtype(*v).is_float()) {
-            *v = cx.b.cast(*v, dtype)?;
-        }
+        *v = cx.b.cast(*v, dtype)?;
     }
     Ok(())
 }

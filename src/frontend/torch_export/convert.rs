@@ -7,7 +7,7 @@ use super::schema::{Argument, ExportedGraph, ExportedNode, OptionalTensor, Range
 use super::{expr, symbols, weights};
 use crate::frontend::aten::args::{Arg, Args, Cx, Scalar};
 use crate::frontend::aten::gradients::{detached, straight_through};
-use crate::frontend::aten::promotion::promote_arguments;
+use crate::frontend::aten::promotion::{has_declared_dtype, promote_arguments};
 use crate::frontend::aten::{self, Effect, Target};
 use crate::graph::Value;
 use crate::ops::Op;
@@ -44,7 +44,8 @@ pub struct Converter<'a> {
     /// Names that something in the graph at hand reads.
     read: HashSet<String>,
     misdeclared: Misdeclared,
-    /// Whether the program declares dtypes as they are without automatic casts, as PyTorch's strict mode does.
+    /// Whether the program declares other dtypes than PyTorch computes in: without automatic casts, as its strict mode does, or behind
+    /// losses that write in place.
     pub(super) cast_unseen: bool,
     /// What holds in the subgraph at hand.
     pub(super) region: Region,
@@ -342,7 +343,8 @@ impl<'a> Converter<'a> {
     /// A result has the declared type, or comes from the last states of an LSTM, which PyTorch declares wrongly.
     fn check_result(&mut self, node: &ExportedNode, name: &str, value: Value, meta: &TensorMeta) -> Result<(), String> {
         let (found, declared) = (self.cx.b.shape(value).clone(), self.shape(meta)?);
-        self.cast_unseen |= self.region.casts() && self.cx.b.dtype(value) != weights::dtype(meta.dtype)?;
+        let may_differ = self.region.casts() || !has_declared_dtype(&node.target);
+        self.cast_unseen |= may_differ && self.cx.b.dtype(value) != weights::dtype(meta.dtype)?;
         if found == declared || !self.misdeclared.may_differ(node) {
             return self.check_type(name, value, meta);
         }
