@@ -38,6 +38,7 @@ pub const ROWS: &[Row] = &[
     pure(&["bilinear.default"], |cx, a| {
         let (x, y, weight) = (a.tensor("input1")?, a.tensor("input2")?, a.tensor("weight")?);
         let out = einsum(cx, "...i,oij,...j->...o", &[x, weight, y])?;
+        let out = cx.b.cast(out, a.dtype_opt("dtype")?.unwrap_or(cx.b.dtype(x)))?;
         Ok(vec![match a.tensor_opt("bias")? {
             Some(bias) => cx.b.add(out, bias)?,
             None => out,
@@ -231,5 +232,6 @@ fn trilinear(cx: &mut Cx, a: &Args) -> Built {
     }
     let product = product.ok_or("there are three operands")?;
     let dims: Vec<usize> = a.ints_or_empty("sumdim")?.iter().map(|&d| cx.dim(product, d)).collect::<Result<_, _>>()?;
-    Ok(vec![reduce::over(cx, ReduceKind::Sum, product, &dims, false)?])
+    let sum = reduce::over(cx, ReduceKind::Sum, product, &dims, false)?;
+    Ok(vec![cx.b.cast(sum, a.dtype_opt("dtype")?.unwrap_or(cx.b.dtype(product)))?])
 }

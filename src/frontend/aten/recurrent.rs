@@ -1,6 +1,9 @@
 //! Recurrent nets: short sequences unrolled over time, as the decomposed programs have them, long ones as a loop in the program.
+//!
+//! Weights may be of a lower precision than inputs and states, as automatic casts make them: then products are of theirs, and what is
+//! made of a product and a state is of the state's.
 
-use super::args::{Args, Cx};
+use super::args::{Args, Cx, Operand};
 use super::{Row, pure};
 use crate::frontend::region::{self, Scanned};
 use crate::graph::Value;
@@ -105,8 +108,8 @@ fn once(cx: &mut Cx, a: &Args, cell: Cell) -> Built {
     let states = if cell == Cell::Lstm { a.tensors("hx")? } else { vec![a.tensor("hx")?] };
     let state = State { hidden: *states.first().ok_or("it has no state")?, cell: states.get(1).copied() };
     let (x, of_input, of_hidden) = (a.tensor("input")?, a.tensor_opt("b_ih")?, a.tensor_opt("b_hh")?);
-    let from_input = cx.b.linear(x, a.tensor("w_ih")?, of_input)?;
-    let from_hidden = cx.b.linear(state.hidden, a.tensor("w_hh")?, of_hidden)?;
+    let from_input = linear(cx, x, a.tensor("w_ih")?, of_input)?;
+    let from_hidden = linear(cx, state.hidden, a.tensor("w_hh")?, of_hidden)?;
     let next = step_of(cx, from_input, from_hidden, state, cell)?;
     Ok([next.hidden].into_iter().chain(next.cell).collect())
 }
@@ -125,7 +128,8 @@ fn group(params: &[Value], has_biases: bool, count: i64) -> Result<Vec<Weights>,
 /// One direction over the whole sequence `[time, batch, features]`: all outputs, and the last state.
 fn direction_of(cx: &mut Cx, x: Value, w: &Weights, start: State, cell: Cell, reverse: bool) -> Result<(Value, State), String> {
     // The inputs' part of all steps is one product.
-    let inputs = cx.b.linear(x, w.input, w.biases.map(|b| b.0))?;
+    let inputs = linear(cx, x, w.input, w.biases.map(|b| b.0))?;
+    let start = State { hidden: as_after_a_step(cx, w, start.hidden, cell)?, ..start };
     let steps = match cx.b.shape(x)[0].as_int() {
         Some(0) => return Err("a sequence of 0 steps is not supported".into()),
         Some(steps) if steps <= UNROLLED => steps,
@@ -162,12 +166,30 @@ fn looped(cx: &mut Cx, inputs: Value, w: &Weights, start: State, cell: Cell, rev
 
 /// The state after one step.
 fn next_state(cx: &mut Cx, from_input: Value, w: &Weights, state: State, cell: Cell) -> Result<State, String> {
-    let from_hidden = cx.b.linear(state.hidden, w.hidden, w.biases.map(|b| b.1))?;
+    let from_hidden = linear(cx, state.hidden, w.hidden, w.biases.map(|b| b.1))?;
     let mut next = step_of(cx, from_input, from_hidden, state, cell)?;
     if let Some(projection) = w.projection {
-        next.hidden = cx.b.linear(next.hidden, projection, None)?;
+        next.hidden = linear(cx, next.hidden, projection, None)?;
     }
     Ok(next)
+}
+
+/// The product in the dtype of the weights.
+fn linear(cx: &mut Cx, x: Value, weight: Value, bias: Option<Value>) -> Result<Value, String> {
+    let x = cx.b.cast(x, cx.b.dtype(weight))?;
+    cx.b.linear(x, weight, bias)
+}
+
+/// The hidden state in front of the first step, of the dtype that it has behind one: of the weights, where products alone make it.
+fn as_after_a_step(cx: &mut Cx, w: &Weights, hidden: Value, cell: Cell) -> Result<Value, String> {
+    if w.projection.is_some() || matches!(cell, Cell::Plain(_)) { cx.b.cast(hidden, cx.b.dtype(w.hidden)) } else { Ok(hidden) }
+}
+
+/// A function of two values in the wider of their dtypes.
+fn wider(cx: &mut Cx, f: F, x: Value, y: Value) -> Result<Value, String> {
+    let dtype = cx.result_type(&[&Operand::Tensor(x), &Operand::Tensor(y)]);
+    let (x, y) = (cx.b.cast(x, dtype)?, cx.b.cast(y, dtype)?);
+    cx.b.scalar(f, &[x, y])
 }
 
 fn step_of(cx: &mut Cx, from_input: Value, from_hidden: Value, state: State, cell: Cell) -> Result<State, String> {
@@ -181,11 +203,11 @@ fn step_of(cx: &mut Cx, from_input: Value, from_hidden: Value, state: State, cel
             let gates = parts(cx, sum, 4)?;
             let [input, forget, output] = [gates[0], gates[1], gates[3]].map(|g| cx.b.scalar(F::Sigmoid, &[g]));
             let candidate = cx.b.scalar(F::Tanh, &[gates[2]])?;
-            let kept = cx.b.mul(forget?, state.cell.ok_or("an LSTM has a cell state")?)?;
+            let kept = wider(cx, F::Mul, forget?, state.cell.ok_or("an LSTM has a cell state")?)?;
             let added = cx.b.mul(input?, candidate)?;
-            let cell = cx.b.add(kept, added)?;
+            let cell = wider(cx, F::Add, kept, added)?;
             let bounded = cx.b.scalar(F::Tanh, &[cell])?;
-            Ok(State { hidden: cx.b.mul(output?, bounded)?, cell: Some(cell) })
+            Ok(State { hidden: wider(cx, F::Mul, output?, bounded)?, cell: Some(cell) })
         }
         Cell::Gru => {
             let (i, h) = (parts(cx, from_input, 3)?, parts(cx, from_hidden, 3)?);
@@ -195,9 +217,9 @@ fn step_of(cx: &mut Cx, from_input: Value, from_hidden: Value, state: State, cel
             let new = cx.b.add(i[2], gated)?;
             let new = cx.b.scalar(F::Tanh, &[new])?;
             // (1 - update) new + update hidden
-            let difference = cx.b.sub(state.hidden, new)?;
-            let moved = cx.b.mul(update, difference)?;
-            Ok(State { hidden: cx.b.add(new, moved)?, cell: None })
+            let difference = wider(cx, F::Sub, state.hidden, new)?;
+            let moved = wider(cx, F::Mul, update, difference)?;
+            Ok(State { hidden: wider(cx, F::Add, new, moved)?, cell: None })
         }
     }
 }

@@ -99,10 +99,11 @@ pub fn lowers(target: &str) -> bool {
     LOWER.contains(&target.strip_prefix("torch.ops.aten.").unwrap_or(target))
 }
 
-/// Operators within which products are cast. What PyTorch declares for them does not know that, and a library may compute them whole.
-const INSIDE: &[&str] = &[
-    "_trilinear.default",
-    "bilinear.default",
+/// Products of three tensors, which are cast and come back in the dtype of the first one, and the names of the three.
+const OF_THREE: &[(&str, [&str; 3])] = &[("_trilinear.default", ["i1", "i2", "i3"]), ("bilinear.default", ["input1", "weight", "input2"])];
+
+/// Recurrent nets, whose products are cast. What PyTorch declares for them does not know that.
+const RECURRENT: &[&str] = &[
     "gru.input",
     "gru_cell.default",
     "lstm.input",
@@ -129,15 +130,47 @@ pub fn cast_arguments(cx: &mut Cx, target: &str, args: &mut Args, lower: DType, 
         // Padding by an image's own elements is wide, by a number it is not.
         "pad.default" if declared == Some(DType::F32) => DType::F32,
         _ if WIDEST.contains(&name) => widest(cx, args, lower),
-        _ if INSIDE.contains(&name) => return Err("in automatic casts it computes partly in another dtype than it is declared in".into()),
-        _ => return Ok(()),
+        _ if RECURRENT.contains(&name) => return cast_weights(cx, name, args, lower),
+        _ => match OF_THREE.iter().find(|(of, _)| *of == name) {
+            Some((_, names)) => return cast_three(cx, args, names, lower),
+            None => return Ok(()),
+        },
     };
-    args.iter_mut().try_for_each(|arg| match arg {
+    args.iter_mut().try_for_each(|arg| cast_argument(cx, arg, dtype))
+}
+
+fn cast_argument(cx: &mut Cx, arg: &mut Arg, dtype: DType) -> Result<(), String> {
+    match arg {
         Arg::Tensor(v) => cast(cx, v, dtype),
         Arg::Tensors(list) => list.iter_mut().try_for_each(|v| cast(cx, v, dtype)),
         Arg::OptionalTensors(list) => list.iter_mut().flatten().try_for_each(|v| cast(cx, v, dtype)),
         _ => Ok(()),
-    })
+    }
+}
+
+fn cast_three(cx: &mut Cx, args: &mut Args, names: &[&str], lower: DType) -> Result<(), String> {
+    let dtype = cx.b.dtype(args.tensor(names[0])?);
+    for (name, arg) in args.named_mut() {
+        if names.contains(&name) {
+            cast_argument(cx, arg, lower)?;
+        }
+    }
+    if is_cast(dtype) {
+        args.push("dtype", Arg::DType(dtype));
+    }
+    Ok(())
+}
+
+/// Casts weights and inputs, and the states of an LSTM without projections, which PyTorch has a library compute as a whole.
+fn cast_weights(cx: &mut Cx, name: &str, args: &mut Args, lower: DType) -> Result<(), String> {
+    let last = |v: &Value| cx.b.shape(*v).0.last().cloned();
+    let whole = name == "lstm.input" && args.tensors("hx")?.windows(2).all(|s| last(&s[0]) == last(&s[1]));
+    for (name, arg) in args.named_mut() {
+        if name != "hx" || whole {
+            cast_argument(cx, arg, lower)?;
+        }
+    }
+    Ok(())
 }
 
 fn is_cast(dtype: DType) -> bool {

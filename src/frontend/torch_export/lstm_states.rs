@@ -6,7 +6,7 @@
 //! dimensions of the wrong shape in it. A product flattens leading dimensions and restores them, so that the size too many is
 //! found there; any other such call is refused.
 
-use super::schema::ExportedNode;
+use super::schema::{Argument, ExportedNode};
 use crate::frontend::aten::args::{Arg, Args, Scalar};
 use crate::types::Shape;
 use std::collections::HashMap;
@@ -30,7 +30,12 @@ pub struct Misdeclared {
 impl Misdeclared {
     /// Whether a result may have another shape than the declared one.
     pub fn may_differ(&self, node: &ExportedNode) -> bool {
-        gives_states(node) || self.products.contains_key(&node.metadata.torch_fn) || node.reads().iter().any(|n| self.tensors.contains_key(*n))
+        let differs = |name: &&str| self.tensors.contains_key(*name);
+        let gives = |a: &Argument| matches!(a, Argument::Graph(body) if body.graph.outputs.iter().flat_map(Argument::tensors).any(|n| differs(&n)));
+        gives_states(node)
+            || self.products.contains_key(&node.metadata.torch_fn)
+            || node.reads().iter().any(differs)
+            || node.inputs.iter().any(|a| gives(&a.arg))
     }
 
     /// Notes a result that does.
