@@ -212,9 +212,14 @@ impl<'a> Converter<'a> {
         self.define_results(node, graph, results)
     }
 
+    /// Whether what a call computes has gradients: they are on here, and were where the call stood.
+    fn has_gradients(&self, node: &ExportedNode) -> bool {
+        self.region.has_gradients() && !was_without_gradients(node)
+    }
+
     /// New values of a call, detached where gradients are off.
     fn without_gradients(&mut self, node: &ExportedNode, values: Vec<Value>) -> Result<Vec<Value>, String> {
-        if self.region.has_gradients() && !was_without_gradients(node) {
+        if self.has_gradients(node) {
             return Ok(values);
         }
         values.into_iter().map(|x| detached(&mut self.cx.b, x)).collect()
@@ -231,7 +236,7 @@ impl<'a> Converter<'a> {
     ) -> Result<Vec<Tensor>, String> {
         for (argument, value) in std::mem::take(&mut self.cx.writes) {
             if let Some(name) = tensor_name(node, &argument) {
-                self.write(name, value)?;
+                self.write(node, name, value)?;
             }
         }
         let first = node.inputs.iter().find_map(|a| if let Argument::Tensor(name) = &a.arg { Some(name.as_str()) } else { None });
@@ -249,7 +254,7 @@ impl<'a> Converter<'a> {
                 self.names.insert(name.to_string(), Item::Tensor(view));
                 return Ok(vec![view]);
             }
-            self.write(name, *value)?;
+            self.write(node, name, *value)?;
             return match self.names.get(name) {
                 Some(Item::Tensor(t)) => Ok(vec![*t]),
                 _ => Err(format!("{name} is no tensor")),
@@ -276,10 +281,8 @@ impl<'a> Converter<'a> {
         let (Some(name), [value]) = (tensor_name(node, "out"), results) else { return Err("it has several results".into()) };
         let old = self.tensor(name)?;
         if self.cx.b.shape(old) != self.cx.b.shape(*value) && self.cx.b.shape(old).numel().is(0) {
-            let mut value = self.cx.convert(*value, self.cx.b.dtype(old))?;
-            if !self.region.has_gradients() {
-                value = detached(&mut self.cx.b, value)?;
-            }
+            let value = self.cx.convert(*value, self.cx.b.dtype(old))?;
+            let value = self.without_gradients(node, vec![value])?[0];
             let tensor = self.storages.fresh(value);
             self.names.insert(name.to_string(), Item::Tensor(tensor));
             return Ok(tensor);
@@ -287,7 +290,7 @@ impl<'a> Converter<'a> {
         if self.cx.b.shape(old) != self.cx.b.shape(*value) {
             return Err(format!("out is {} and the result {}, which would change its size", self.cx.b.ty(old), self.cx.b.ty(*value)));
         }
-        self.write(name, *value)?;
+        self.write(node, name, *value)?;
         match self.names.get(name) {
             Some(Item::Tensor(tensor)) => Ok(*tensor),
             _ => Err(format!("{name} is no tensor")),
@@ -295,12 +298,12 @@ impl<'a> Converter<'a> {
     }
 
     /// Writes into a tensor, which keeps its dtype and shape.
-    fn write(&mut self, name: &str, value: Value) -> Result<(), String> {
+    fn write(&mut self, node: &ExportedNode, name: &str, value: Value) -> Result<(), String> {
         let old = self.tensor(name)?;
         let ty = self.cx.b.ty(old).clone();
         let value = self.cx.convert(value, ty.dtype)?;
         let mut value = self.cx.b.broadcast_to(value, &ty.shape)?;
-        if !self.region.has_gradients() {
+        if !self.has_gradients(node) {
             value = straight_through(&mut self.cx.b, old, value)?;
         }
         match self.names.get_mut(name) {
