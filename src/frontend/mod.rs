@@ -8,6 +8,8 @@
 //! * Add here: an operator of PyTorch as a row in `aten/`; a method of `Tensor` in its family of `methods/`; a layer as one file of `nn/`; the
 //!   settings of an optimizer in `optim/`.
 
+// Methods of tensors call some of the rows, imported programs the others.
+#[cfg_attr(not(feature = "torch"), allow(dead_code))]
 mod aten;
 mod call;
 mod control;

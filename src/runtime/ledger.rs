@@ -40,6 +40,7 @@ impl Counts {
         }
     }
 
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     fn take_back(&mut self, shared: &Shared) {
         self.steps = self.steps.saturating_sub(shared.counts() as u64);
         for name in &shared.moments {

@@ -14,10 +14,14 @@ use crate::compile::Report;
 use crate::config::{Config, Mode, Verify};
 use crate::error::{Error, Result};
 use crate::frontend::{Initializer, Traced};
-use crate::graph::{InputRole, OutputRole};
+use crate::graph::InputRole;
+#[cfg(feature = "gpu")]
+use crate::graph::OutputRole;
 use crate::loop_ir::BufferId;
 use crate::schedule::Program;
-use crate::types::{Bindings, Cooperative, HostTensor, TensorType};
+#[cfg(feature = "gpu")]
+use crate::types::{Bindings, HostTensor};
+use crate::types::{Cooperative, TensorType};
 use crate::update::{counter, moments_of};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -370,6 +374,7 @@ fn writes_slot_of(program: &Program, state: BufferId) -> bool {
 mod tests {
     use super::super::fixtures;
     use super::*;
+    use crate::types::HostTensor;
 
     /// The devices tests run on; a missing software adapter is said, not passed over.
     fn devices() -> Vec<Device> {
