@@ -463,26 +463,31 @@ fn floor_div_u(x: u32, y: u32) -> u32 {
   return select(x / max(y, 1u), 0u, y == 0u);
 }
 
-// The exponent field of a positive number, continued below one for subnormal ones.
-fn exponent_(x: f32) -> i32 {
-  let u = bitcast<u32>(x);
-  return select(i32(u >> 23u), 9i - i32(countLeadingZeros(u)), u < 0x00800000u);
+// The mantissa of the positive number of these bits, as an integer.
+fn mantissa_(u: u32) -> u32 {
+  return (u & 0x007fffffu) | select(0x00800000u, 0u, u < 0x00800000u);
 }
 
-// Exact: subtracts y scaled by powers of two.
+// Exact, subnormal numbers included: the rest of a long division of integers, eight bits a step. (A loop of few operations: what
+// stands in a loop is spelled at every call, and drivers take long over many long ones.)
 fn fmod_(x: f32, y: f32) -> f32 {
-  let b = abs(y);
-  var a = abs(x);
-  if (is_nan_(x) || is_nan_(y) || is_inf_(x) || b == 0.0f) { return bits_(0x7fc00000u); }
-  if (is_inf_(y)) { return x; }
-  for (var step = 0; step < 300 && a >= b; step++) {
-    let shift = exponent_(a) - exponent_(b);
-    let third = power_of_two_(shift / 3i);
-    var t = b * third * third * power_of_two_(shift - 2i * (shift / 3i));
-    t = select(t, t * 0.5f, t > a);
-    a = a - t;
+  let a = bitcast<u32>(x) & 0x7fffffffu;
+  let b = bitcast<u32>(y) & 0x7fffffffu;
+  if (a >= 0x7f800000u || b > 0x7f800000u || b == 0u) { return bits_(0x7fc00000u); }
+  if (a < b) { return x; }
+  var e = max(b >> 23u, 1u);
+  var n = max(a >> 23u, 1u) - e;
+  let m = mantissa_(b);
+  var r = mantissa_(a) % m;
+  while (n > 0u) {
+    let k = min(n, 8u);
+    r = (r << k) % m;
+    n -= k;
   }
-  return signed_like_(a, x);
+  let up = min(countLeadingZeros(r) - 8u, e - 1u);
+  r = r << up;
+  e = select(e - up, 0u, r < 0x00800000u);
+  return bitcast<f32>((bitcast<u32>(x) & 0x80000000u) | (e << 23u) | (r & 0x007fffffu));
 }
 
 fn fmod_i(x: i32, y: i32) -> i32 {
@@ -571,7 +576,7 @@ fn shift_left_l(x: i64, y: i64) -> i64 {
 }
 
 fn shift_right_i(x: i32, y: i32) -> i32 {
-  return x >> u32(clamp(y, 0i, 31i));
+  return x >> min(u32(y), 31u);
 }
 
 fn shift_right_u(x: u32, y: u32) -> u32 {
@@ -579,7 +584,7 @@ fn shift_right_u(x: u32, y: u32) -> u32 {
 }
 
 fn shift_right_l(x: i64, y: i64) -> i64 {
-  return x >> u32(clamp(y, 0li, 63li));
+  return x >> u32(min(u64(y), 63lu));
 }
 
 // The block of Philox 4x32-10 (Salmon et al., 2011) at a counter.
@@ -882,19 +887,28 @@ fn scale_d(x: f64, n: i32) -> f64 {
   return x * p * p * power_of_two_d(n - 2i * h);
 }
 
-// Exact: subtracts y scaled by powers of two.
+// The mantissa of the positive number of these bits, as an integer.
+fn mantissa_d(u: u64) -> u64 {
+  return (u & 0xffffffffffffflu) | select(0x10000000000000lu, 0lu, u < 0x10000000000000lu);
+}
+
+// Exact: the rest of a long division of integers, eleven bits a step.
 fn fmod_d(x: f64, y: f64) -> f64 {
-  let b = abs(y);
-  var a = abs(x);
-  if (is_nan_d(x) || is_nan_d(y) || is_inf_d(x) || b == 0.0lf) { return bits_d(0x7ff80000u); }
-  if (is_inf_d(y)) { return x; }
-  let low = exponent_d(b);
-  for (var step = 0; step < 2200 && a >= b; step++) {
-    var t = scale_d(b, exponent_d(a) - low);
-    t = select(t, t * 0.5lf, t > a);
-    a = a - t;
+  let a = bitcast<u64>(x) & 0x7ffffffffffffffflu;
+  let b = bitcast<u64>(y) & 0x7ffffffffffffffflu;
+  if (a >= 0x7ff0000000000000lu || b > 0x7ff0000000000000lu || b == 0lu) { return bits_d(0x7ff80000u); }
+  if (a < b) { return x; }
+  let e = max(u32(b >> 52u), 1u);
+  var n = max(u32(a >> 52u), 1u) - e;
+  let m = mantissa_d(b);
+  var r = mantissa_d(a) % m;
+  while (n > 0u) {
+    let k = min(n, 11u);
+    r = (r << k) % m;
+    n -= k;
   }
-  return select(a, bitcast<f64>(bitcast<u64>(a) | 0x8000000000000000lu), is_negative_d(x));
+  let size = scale_d(f64(r), i32(e) - 1075i);
+  return select(size, bitcast<f64>(bitcast<u64>(size) | 0x8000000000000000lu), is_negative_d(x));
 }
 
 fn remainder_d(x: f64, y: f64) -> f64 {

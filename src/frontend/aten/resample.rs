@@ -485,9 +485,10 @@ fn reflect(cx: &mut Cx, x: Value, twice_low: i64, twice_high: i64) -> Result<Val
     let extra = cx.b.scalar(F::Fmod, &[from, span])?;
     let turns = cx.b.div(from, span)?;
     let turns = cx.b.scalar(F::Floor, &[turns])?;
-    let (two, zero) = (cx.b.constant(dtype, 2.0)?, cx.b.constant(dtype, 0.0)?);
-    let odd = cx.b.scalar(F::Remainder, &[turns, two])?;
-    let even = cx.b.scalar(F::Eq, &[odd, zero])?;
+    // Halves are exact, and cheaper than a remainder.
+    let half = cx.b.scale(turns, 0.5)?;
+    let whole = cx.b.scalar(F::Floor, &[half])?;
+    let even = cx.b.scalar(F::Eq, &[half, whole])?;
     let back = cx.b.sub(span, extra)?;
     let inside = cx.b.where_(even, extra, back)?;
     cx.b.add(inside, low)
