@@ -505,10 +505,17 @@ pub static TABLE: &[Row] = &[
         .of(Domain::Int, |x| if (0..64).contains(&x[1]) { x[0] << x[1] } else { 0 })
         .args(2)
         .cheap(),
-    float(F::ShiftRight, "shift_right", "x >> y, arithmetic for signed x", none, NotDifferentiable, Helper("shift_right_"))
-        .of(Domain::Int, |x| x[0] >> x[1].clamp(0, 63))
-        .args(2)
-        .cheap(),
+    float(
+        F::ShiftRight,
+        "shift_right",
+        "x >> y, arithmetic for signed x; what is left of it by many bits for y below 0 or beyond",
+        none,
+        NotDifferentiable,
+        Helper("shift_right_"),
+    )
+    .of(Domain::Int, |x| x[0] >> if (0..64).contains(&x[1]) { x[1] } else { 63 })
+    .args(2)
+    .cheap(),
     float(
         F::Where,
         "where",

@@ -63,6 +63,8 @@ fn integers_wrap_and_round_as_in_pytorch() {
         (F::ShiftLeft, DType::I8, &[1, 7], -128),
         (F::ShiftLeft, DType::I32, &[1, 40], 0),
         (F::ShiftRight, DType::I8, &[-128, 63], -1),
+        (F::ShiftRight, DType::I32, &[100, -1], 0),
+        (F::ShiftRight, DType::I64, &[-100, -1], -1),
     ];
     for (f, dtype, args, expected) in cases {
         assert_eq!(f.eval_int(*dtype, args), Some(*expected), "{} of {dtype} {args:?}", f.name());

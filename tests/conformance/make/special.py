@@ -111,8 +111,8 @@ def unary_cases():
     for to in INTEGER:
         yield f"to.{to}", lambda x, t=DTYPES[to]: x.to(t), INTEGER + ("bool",)
         yield f"to.{to}_finite", lambda x, t=DTYPES[to]: torch.where(torch.isfinite(x), x, 0).abs().to(t), FLOATING
-    yield "shift.left", lambda x: tuple(torch.bitwise_left_shift(x, n) for n in (0, 1, 7, 8, 31, 32, 63)), INTEGER
-    yield "shift.right", lambda x: tuple(torch.bitwise_right_shift(x, n) for n in (0, 1, 7, 8, 31, 32, 63, 100)), INTEGER
+    yield "shift.left", lambda x: tuple(torch.bitwise_left_shift(x, n) for n in (0, 1, 7, 8, 31, 32, 63, -1)), INTEGER
+    yield "shift.right", lambda x: tuple(torch.bitwise_right_shift(x, n) for n in (0, 1, 7, 8, 31, 32, 63, 100, -1)), INTEGER
     yield "bitwise_not", torch.bitwise_not, INTEGER + ("bool",)
     yield "logical_not", torch.logical_not, ALL
     yield "bucketize", lambda x: torch.bucketize(x, torch.tensor([-1, 0, 1, 2], dtype=x.dtype)), FLOATING + ("int64", "int32", "int8")
