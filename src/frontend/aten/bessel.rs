@@ -89,7 +89,7 @@ fn power_series(cx: &mut Cx, x: Value, order: u32) -> Result<Value, String> {
 }
 
 /// The modified function of the first kind, times `e^-|x|` where it is scaled.
-fn modified_first(cx: &mut Cx, x: Value, order: u32, scaled: bool) -> Result<Value, String> {
+pub(super) fn modified_first(cx: &mut Cx, x: Value, order: u32, scaled: bool) -> Result<Value, String> {
     let size = cx.b.scalar(F::Abs, &[x])?;
     let (small, near, far) = split(cx, size, BORDER)?;
     let mut series = power_series(cx, near, order)?;

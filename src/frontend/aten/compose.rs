@@ -162,12 +162,15 @@ pub const ROWS: &[Row] = &[
         }
         Ok(vec![cx.b.one_hot(x, classes, DType::I64)?])
     }),
-    pure(&["isin.Tensor_Tensor"], |cx, a| {
-        let (x, tests) = (a.tensor("elements")?, a.tensor("test_elements")?);
+    pure(&["isin.Tensor_Tensor", "isin.Tensor_Scalar", "isin.Scalar_Tensor"], |cx, a| {
+        let (x, tests) = (
+            a.operand(if a.has("element") { "element" } else { "elements" })?,
+            a.operand(if a.has("test_element") { "test_element" } else { "test_elements" })?,
+        );
         a.disregard(&["assume_unique"]);
+        let dtype = cx.result_type(&[&x, &tests]);
+        let (x, tests) = (cx.as_tensor(&x, dtype)?, cx.as_tensor(&tests, dtype)?);
         let (rank, n) = (cx.b.shape(x).rank(), cx.shape(tests).numel());
-        let dtype = promote(cx.b.dtype(x), cx.b.dtype(tests));
-        let (x, tests) = (cx.b.cast(x, dtype)?, cx.b.cast(tests, dtype)?);
         let (x, tests) = (cx.b.unsqueeze(x, rank)?, cx.b.reshape(tests, [n])?);
         let equal = cx.b.scalar(F::Eq, &[x, tests])?;
         let found = cx.b.reduce(ReduceKind::Any, equal, &[rank], false)?;

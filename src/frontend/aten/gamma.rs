@@ -25,7 +25,7 @@ pub const ROWS: &[Row] = &[
         }
         Ok(vec![sum])
     }),
-    pure(&["digamma.default", "special_digamma.default"], |cx, a| {
+    pure(&["digamma.default", "special_digamma.default", "special_psi.default"], |cx, a| {
         let x = float(cx, a)?;
         Ok(vec![digamma(cx, x)?])
     }),

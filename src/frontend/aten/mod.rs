@@ -78,6 +78,7 @@ mod special;
 mod stack;
 mod strided;
 mod views;
+mod windows;
 
 use crate::graph::Value;
 use args::{Args, Cx};
@@ -170,6 +171,7 @@ const FAMILIES: &[&[Row]] = &[
     special::ROWS,
     strided::ROWS,
     views::ROWS,
+    windows::ROWS,
 ];
 
 /// The row of that name and overload.

@@ -13,9 +13,9 @@ type Built = Result<Vec<Value>, String>;
 
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
-    pure(&["_softmax.default", "softmax.int", "special_softmax.int"], |cx, a| softmax(cx, a, false)),
+    pure(&["_softmax.default", "softmax.int", "special_softmax.default", "special_softmax.int"], |cx, a| softmax(cx, a, false)),
     pure(&["_safe_softmax.default"], safe_softmax),
-    pure(&["_log_softmax.default", "log_softmax.int", "special_log_softmax.int"], |cx, a| softmax(cx, a, true)),
+    pure(&["_log_softmax.default", "log_softmax.int", "special_log_softmax.default", "special_log_softmax.int"], |cx, a| softmax(cx, a, true)),
     pure(&["layer_norm.default"], |cx, a| Ok(vec![layer_norm(cx, a)?.0])),
     pure(&["native_layer_norm.default"], |cx, a| {
         let (y, x, dims) = layer_norm(cx, a)?;

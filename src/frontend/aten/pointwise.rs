@@ -44,7 +44,7 @@ pub const ROWS: &[Row] = &[
     pure(&["neg.default", "negative.default"], |cx, a| number(cx, a, F::Neg)),
     pure(&["relu.default"], |cx, a| number(cx, a, F::Relu)),
     pure(&["round.default"], |cx, a| number(cx, a, F::Round)),
-    pure(&["round.decimals"], round_decimals),
+    pure(&["round.decimals", "special_round.default"], round_decimals),
     pure(&["sign.default", "sgn.default"], |cx, a| number(cx, a, F::Sign)),
     pure(&["trunc.default", "fix.default"], |cx, a| number(cx, a, F::Trunc)),
     pure(&["positive.default"], |_, a| Ok(vec![a.tensor("self")?])),
@@ -314,7 +314,7 @@ fn simple_power(cx: &mut Cx, base: Value, exponent: f64) -> Result<Option<Value>
 }
 
 fn round_decimals(cx: &mut Cx, a: &Args) -> Built {
-    let (x, decimals) = (a.tensor("self")?, a.int("decimals")?);
+    let (x, decimals) = (a.tensor("self")?, a.int_or("decimals", 0)?);
     if !cx.b.dtype(x).is_float() || decimals == 0 {
         return number(cx, a, F::Round);
     }

@@ -42,7 +42,7 @@ pub const ROWS: &[Row] = &[
         let var = variance(cx, a)?.0;
         Ok(vec![deviation(cx, var)?])
     }),
-    pure(&["logsumexp.default"], logsumexp),
+    pure(&["logsumexp.default", "special_logsumexp.default"], logsumexp),
     pure(&["linalg_vector_norm.default"], |cx, a| Ok(vec![vector_norm(cx, a, "ord")?])),
     pure(&["linalg_norm.default"], |cx, a| {
         let x = a.tensor("self")?;

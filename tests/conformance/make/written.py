@@ -72,6 +72,63 @@ def bits(a, half, double, narrow, bytes):
     )
 
 
+def parts_of_floats(a, b, half):
+    narrow = half.bfloat16()
+    return (
+        *torch.frexp(a),
+        *torch.frexp(b.detach()),
+        *torch.frexp(half),
+        *[torch.nextafter(x.detach(), x.detach().flip(0)) for x in (a, b, narrow)],
+        *[torch.nextafter(x.detach(), torch.zeros_like(x)) for x in (a, b, narrow)],
+        *[torch.signbit(x) for x in (a, b, half, narrow)],
+        *[torch.copysign(torch.ones_like(x), x.detach()) for x in (a, b, half)],
+    )
+
+
+def recurrent_in_autocast(a, h, c, *w):
+    w, projected, gru, three = w[:4], w[4:9], w[9:13], w[13:]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        whole = torch.lstm(a, [h, c], w, True, 1, 0.0, False, False, False)
+        short = torch.lstm(a, [h[..., :2], c], projected, True, 1, 0.0, False, False, False)
+        gates = torch.gru(a, h, gru, True, 1, 0.0, False, False, False)
+        plain = torch.rnn_tanh(a, h, [t[:4] for t in gru], True, 1, 0.0, False, False, False)
+        cells = torch.lstm_cell(a[0], [h[0], c[0]], *w), torch.gru_cell(a[0], h[0], *gru), torch.rnn_relu_cell(a[0], h[0], *[t[:4] for t in gru])
+        product = F.bilinear(a, h.expand(5, -1, -1), three[0], three[1]), F.bilinear(a, h.expand(5, -1, -1), three[0])
+    return *whole, *short, *gates, *plain, *cells[0], *cells[1:], *product
+
+
+def windows(a):
+    lengths = [torch.hann_window(n) for n in (0, 1, 2)]
+    return (
+        *lengths,
+        torch.hann_window(5) * a,
+        torch.hann_window(5, periodic=False, dtype=torch.float64),
+        torch.hamming_window(6),
+        torch.hamming_window(5, False, 0.6, 0.3) * a,
+        torch.blackman_window(5) * a,
+        torch.blackman_window(6, False),
+        torch.bartlett_window(5) * a,
+        torch.bartlett_window(6, False),
+        torch.kaiser_window(5) * a,
+        torch.kaiser_window(6, False, 3.5),
+    )
+
+
+def other_names(a, i):
+    named = torch.special
+    return (
+        named.psi(a),
+        named.round(a, decimals=1),
+        named.round(a),
+        named.logsumexp(a, 1),
+        named.softmax(a, 0),
+        named.log_softmax(a, 1),
+        torch.isin(i, 2),
+        torch.isin(3, i),
+        torch.isin(i, 2.5, invert=True),
+    )
+
+
 def smooth(a):
     size = dict(size=(5, 4), antialias=True)
     return (
@@ -91,6 +148,18 @@ def detached(a, b):
     return rounded, F.l1_loss(a, b.detach(), reduction="sum"), (a - top).exp() * scale, a.detach() + 1
 
 
+def without_gradients(a, b):
+    sum, product = torch.empty(0), torch.zeros(3, 4)
+    with torch.no_grad():
+        torch.add(a, b, out=sum)
+        torch.mul(a, b, out=product)
+        twice = a * 2
+        with torch.enable_grad():
+            again = a * b
+        both = again * twice
+    return sum * a, product * b, twice + a, again, both * a
+
+
 def losses_of_mixed_types(a, b, n, i):
     return (
         F.mse_loss(a, n),
@@ -107,6 +176,25 @@ def losses_of_mixed_types(a, b, n, i):
         torch.dist(a, b),
         torch.kron(a, b),
         torch.outer(a[0], i),
+    )
+
+
+def losses_of_one_type(a, p, t, d):
+    half, wide = a.detach().half(), a.detach().double()
+    with_logits = F.binary_cross_entropy_with_logits
+    return (
+        F.huber_loss(a.detach(), d, reduction="none", delta=0.3),
+        F.huber_loss(half, a.detach()) * 2,
+        F.soft_margin_loss(a.detach(), d.sign()),
+        F.soft_margin_loss(half, a.detach().sign(), reduction="none") + 1,
+        F.poisson_nll_loss(a, d.abs(), full=True),
+        F.poisson_nll_loss(p, d.abs() * 3, log_input=False, full=True, reduction="none"),
+        F.poisson_nll_loss(wide, (3 * p).detach().round().long(), full=True).float(),
+        F.poisson_nll_loss(half, p.detach(), reduction="sum"),
+        with_logits(a, t.double()).float(),
+        with_logits(wide, t, reduction="none"),
+        with_logits(a, t.bfloat16(), weight=p.detach()) * 3,
+        with_logits(a, t.double(), pos_weight=p[0].detach(), reduction="sum").float(),
     )
 
 
@@ -178,6 +266,7 @@ PROGRAMS = {
         losses_of_mixed_types,
         lambda: [x(3, 4), x(3, 4).bfloat16(), torch.randint(1, 4, (3, 4)), torch.tensor([2, -1, 3], dtype=torch.int32)],
     ),
+    "losses_of_one_type": (losses_of_one_type, lambda: [x(3, 4), torch.rand(3, 4) + 0.1, torch.rand(3, 4).round(), x(3, 4).double()]),
     "logspace": (
         lambda a: (a * torch.logspace(0, 2, 5), a * torch.logspace(-1, 1, 5, base=2, dtype=torch.float64), a + torch.logspace(0, 4, 5, dtype=torch.int64)),
         lambda: [x(5)],
@@ -205,6 +294,22 @@ PROGRAMS = {
             torch.randint(0, 255, (2, 8), dtype=torch.uint8),
         ],
     ),
+    "parts_of_floats": (
+        parts_of_floats,
+        lambda: [
+            torch.tensor([0.0, -0.0, 1.5, -3.25e-39, 1e-45, -1e-45, INF, -INF, 1e38, 3.0, -1.1754944e-38, 1.0]),
+            torch.tensor([0.0, -0.0, -1.5, 5e-324, -5e-324, 1.7e308, INF, -1e-310, 2.2250738585072014e-308, 8.0], dtype=torch.float64),
+            torch.tensor([0.0, -0.0, 1.5, 6e-8, -6e-8, 65504.0, -INF, -2.1e-5, 3.0, 1.0]).half(),
+        ],
+    ),
+    "recurrent_in_autocast": (
+        recurrent_in_autocast,
+        lambda: [x(5, 2, 3), x(1, 2, 4), x(1, 2, 4)]
+        + [x(16, 3) / 2, x(16, 4) / 2, x(16), x(16)]
+        + [x(16, 3) / 2, x(16, 2) / 2, x(16), x(16), x(2, 4) / 2]
+        + [x(12, 3) / 2, x(12, 4) / 2, x(12), x(12)]
+        + [x(5, 3, 4) / 3, x(5)],
+    ),
     "smooth": (smooth, lambda: [x(2, 2, 11, 9)]),
     "smooth_bytes": (
         lambda a: [F.interpolate(a, size=(3, 6), mode=m, antialias=True) for m in ("bilinear", "bicubic")],
@@ -226,11 +331,15 @@ PROGRAMS = {
     "resized_bytes": (resized_bytes, lambda: [torch.randint(0, 256, (1, 2, 6, 4), dtype=torch.uint8)]),
     "products_in_autocast": (composed_in_autocast, lambda: [x(3, 3)]),
     "triangle_indices": (lambda a: (a[tuple(torch.triu_indices(4, 5, 1))], a[tuple(torch.tril_indices(4, 5, -1))]), lambda: [x(4, 5)]),
+    "other_names": (other_names, lambda: [torch.rand(3, 4) + 0.3, torch.tensor([0, 2, 3])]),
+    "windows": (windows, lambda: [x(5)]),
+    "no_grad_into_out": (without_gradients, lambda: [x(3, 4), x(3, 4)]),
     "vander": (lambda a: (torch.vander(a), torch.vander(a, 3, True), torch.linalg.vander(a, N=5)), lambda: [x(4)]),
 }
 
 DECOMPOSED = {
     "decomposed_detach": (detached, lambda: [x(3, 4), x(3, 4)]),
+    "decomposed_no_grad": (without_gradients, lambda: [x(3, 4), x(3, 4)]),
     "decomposed_nanmean": PROGRAMS["nanmean_of_nan"],
     "decomposed_smooth": PROGRAMS["smooth"],
 }
