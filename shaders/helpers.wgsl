@@ -765,15 +765,20 @@ fn round_f16_(x: f32) -> f32 {
   return unpack2x16float(f16_bits_(x)).x;
 }
 
-// The upper half of an f32, rounded to nearest even.
-fn bf16_bits_(x: f32) -> u32 {
+// An f32 whose upper half is rounded to nearest even; what is below is left of the rounding.
+fn bf16_word_(x: f32) -> u32 {
   let u = bitcast<u32>(x);
-  if ((u & 0x7fffffffu) > 0x7f800000u) { return (u >> 16u) | 0x40u; }
-  return (u + 0x7fffu + ((u >> 16u) & 1u)) >> 16u;
+  if ((u & 0x7fffffffu) > 0x7f800000u) { return u | 0x400000u; }
+  return u + 0x7fffu + ((u >> 16u) & 1u);
 }
 
+fn bf16_bits_(x: f32) -> u32 {
+  return bf16_word_(x) >> 16u;
+}
+
+// Masked, not shifted down and up: LLVM 15 (of Mesa 22.3) loses exponents of hyperbolic tangents by that.
 fn round_bf16_(x: f32) -> f32 {
-  return bitcast<f32>(bf16_bits_(x) << 16u);
+  return bitcast<f32>(bf16_word_(x) & 0xffff0000u);
 }
 
 fn to_i32_(x: f32) -> i32 {

@@ -160,6 +160,10 @@ def without_gradients(a, b):
     return sum * a, product * b, twice + a, again, both * a
 
 
+def lstm_of_halves(a, h, c, *w):
+    return torch.lstm(a, [h, c], w, True, 1, 0.0, False, False, False)
+
+
 def losses_of_mixed_types(a, b, n, i):
     return (
         F.mse_loss(a, n),
@@ -270,6 +274,10 @@ PROGRAMS = {
     "logspace": (
         lambda a: (a * torch.logspace(0, 2, 5), a * torch.logspace(-1, 1, 5, base=2, dtype=torch.float64), a + torch.logspace(0, 4, 5, dtype=torch.int64)),
         lambda: [x(5)],
+    ),
+    "lstm_of_halves": (
+        lstm_of_halves,
+        lambda: [t.bfloat16() for t in (x(5, 2, 3), x(1, 2, 4), x(1, 2, 4), x(16, 3) / 2, x(16, 4) / 2, x(16), x(16))],
     ),
     "matrix_norms": (
         lambda a: [torch.linalg.norm(a, p, dim=(0, 1)) for p in (1, -1, float("inf"), -float("inf"))] + [torch.linalg.matrix_norm(a, 1, keepdim=True)],
