@@ -201,6 +201,11 @@ pub const ROWS: &[Row] = &[
         a.disregard(&["condition", "self"]);
         Ok(vec![without_nan(cx, a.tensor("other")?)?])
     }),
+    // The root that `std` takes, in programs where it is decomposed: the derivative of a deviation of zero is zero.
+    pure(&["std.sqrt"], |cx, a| {
+        let variance = a.tensor("self")?;
+        Ok(vec![reduce::deviation(cx, variance)?])
+    }),
     pure(&["nanmean.default"], |cx, a| {
         let x = a.tensor("self")?;
         let nan = cx.b.scalar(F::IsNan, &[x])?;

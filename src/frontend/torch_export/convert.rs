@@ -447,6 +447,7 @@ impl<'a> Converter<'a> {
 fn own_target(node: &ExportedNode) -> &str {
     match (&node.target[..], node.function()) {
         ("torch.ops.aten.where.self", "nansum" | "nanmean") => "torch.ops.aten.nansum.where",
+        ("torch.ops.aten.sqrt.default", "std" | "std_mean") => "torch.ops.aten.std.sqrt",
         // Decompositions leave an alias in the place of a `detach`.
         ("torch.ops.aten.alias.default", function) if node.metadata.from_detach || function == "detach" => "torch.ops.aten.detach.default",
         (target, _) => target,

@@ -350,6 +350,10 @@ DECOMPOSED = {
     "decomposed_no_grad": (without_gradients, lambda: [x(3, 4), x(3, 4)]),
     "decomposed_nanmean": PROGRAMS["nanmean_of_nan"],
     "decomposed_smooth": PROGRAMS["smooth"],
+    "decomposed_std": (
+        lambda a: (a.std(1), a.std((0, 1), correction=0), torch.std_mean(a, 1, correction=0, keepdim=True)[0] * a),
+        lambda: [torch.tensor([[1.0, 1.0, 1.0], [2.0, -1.0, 3.0], [0.0, 0.0, 0.0]])],
+    ),
 }
 
 STRICT = {
