@@ -54,6 +54,12 @@ fn samples_of_all_ops() {
         });
         if lowered {
             case.tolerance = 2e-5;
+            if matches!(sample.op, inductor::ops::Op::Bitcast(_)) {
+                // Bits of f64 fill all of an i64.
+                for (storage, _) in case.storage.iter_mut().zip(&case.types).filter(|(_, ty)| ty.dtype == DType::I64) {
+                    *storage = Storage::Native;
+                }
+            }
             case.check();
         }
     }

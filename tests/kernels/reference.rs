@@ -130,6 +130,8 @@ impl Row<'_> {
                 })
             }
             Instr::Cast(v) => each(self, &|r, c| cast(r.at(*v, c), dtype)),
+            Instr::Bitcast(v) if dtype.is_float() => each(self, &|r, c| Scalar::F(dtype.of_bits(r.at(*v, c).i()))),
+            Instr::Bitcast(v) => each(self, &|r, c| Scalar::I(nest.dtype(*v).bits(r.at(*v, c).f()))),
             Instr::Contract { a, b, over } => each(self, &|r, c| r.contract(*a, *b, *over, c)),
             Instr::Bound { index, size, .. } => {
                 let size = size.eval(self.bindings).unwrap();

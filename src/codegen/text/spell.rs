@@ -170,8 +170,11 @@ fn special(f: ScalarFn, kind: Kind, args: &[&str]) -> Option<String> {
 }
 
 /// The bits of a number as those of another dtype of its size. Halves are f32 in shaders, and their bits i32.
-pub fn bitcast(em: &mut Emitter, from: DType, to: DType, x: &str) -> String {
-    match (from, to) {
+pub fn bitcast(em: &mut Emitter, from: DType, to: DType, x: &str) -> Result<String, String> {
+    if from.size() == 8 && em.unit.kind(DType::I64)? != Kind::I64 {
+        return Err("bits of f64 need the capability of 64-bit integers".into());
+    }
+    Ok(match (from, to) {
         (DType::F16, _) => format!("(bitcast<i32>({}({x}) << 16u) >> 16u)", em.helper("f16_bits_")),
         (DType::BF16, _) => format!("(bitcast<i32>({}({x}) << 16u) >> 16u)", em.helper("bf16_bits_")),
         (_, DType::F16) => format!("unpack2x16float(bitcast<u32>({x}) & 0xffffu).x"),
@@ -180,7 +183,7 @@ pub fn bitcast(em: &mut Emitter, from: DType, to: DType, x: &str) -> String {
         (_, DType::F32) => format!("bitcast<f32>({x})"),
         (DType::F64, _) => format!("bitcast<i64>({x})"),
         _ => format!("bitcast<f64>({x})"),
-    }
+    })
 }
 
 /// Conversion between dtypes: floats to integers truncate and saturate and NaN gives 0, anything to bool is `!= 0`.

@@ -47,7 +47,7 @@ impl Emitter<'_> {
             Instr::Bitcast(x) => {
                 let from = nest.dtype(*x);
                 let x = self.value(*x, lane)?;
-                let text = spell::bitcast(self, from, dtype, &x.text);
+                let text = spell::bitcast(self, from, dtype, &x.text)?;
                 self.bind(Ex { text, depth: x.depth }, "v")
             }
             Instr::Bound { .. } => self.bound(v, kind, lane)?,

@@ -22,11 +22,12 @@ fn every_method_records_its_op() {
             x.index_select(1, &i).flatten(0, -1) + i.embedding(&w).sum_all(),
             x.concat(&[&x], 0).pad([0, 0, 0, 0, -2, 0], 0.0).flip([1]).tril(0) + x.triu(1),
             Tensor::stack(&[&x, &x, &x], 0),
+            x.bitcast(DType::I32).bitcast(DType::F32),
         ])
     })
     .unwrap();
     assert_eq!(crate::graph::verify(&traced.graph), Vec::<String>::new());
-    assert_eq!(traced.graph.outputs.len(), 11);
+    assert_eq!(traced.graph.outputs.len(), 12);
 }
 
 #[test]
@@ -40,13 +41,20 @@ fn mistakes_are_named() {
             x.cross_entropy(&x.sum(1)),
             x.attention(&x, &x.transpose(0, 1), &AttentionOptions::default()),
             x.chunk(2, 5).remove(0),
+            x.bitcast(DType::I16),
         ])
     })
     .unwrap_err()
     .to_string();
-    for part in ["sort: dimension 2 is out of range", "softmax: dimension 5", "cross_entropy:", "scaled_dot_product_attention:", "chunk: dimension 5"]
-    {
+    for part in [
+        "sort: dimension 2 is out of range",
+        "softmax: dimension 5",
+        "cross_entropy:",
+        "scaled_dot_product_attention:",
+        "chunk: dimension 5",
+        "bitcast:",
+    ] {
         assert!(error.contains(part), "{part} is missing in {error}");
     }
-    assert!(error.contains("5 faults"), "{error}");
+    assert!(error.contains("6 faults"), "{error}");
 }
