@@ -160,7 +160,7 @@ fn with_wide(case: &Case, accuracy: f64) -> Vec<(Case, f64)> {
         && node.op.class() != Class::Input
     {
         let widen = |t: &HostTensor| if t.dtype().is_float() { HostTensor::from_f64(DType::F64, t.shape(), &t.to_f64()) } else { t.clone() };
-        let (op, inputs) = (node.op.clone(), case.inputs.iter().map(widen).collect());
+        let (op, inputs) = (Op::clone(&node.op), case.inputs.iter().map(widen).collect());
         cases.push((Case { op, graph, inputs }, accuracy));
     }
     cases

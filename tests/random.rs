@@ -361,7 +361,7 @@ fn strategy() -> impl Strategy<Value = Draw> {
 
 /// Whether every op on the way has a derivative.
 fn differentiable(graph: &Graph) -> bool {
-    graph.nodes.iter().all(|n| match &n.op {
+    graph.nodes.iter().all(|n| match &*n.op {
         Op::Pointwise(p) => !matches!(p.f.row().grad, Grad::NotDifferentiable) || !n.types[0].dtype.is_float(),
         _ => true,
     })

@@ -2,7 +2,7 @@
 
 use super::{Seed, Wrt, dependents, joint_graph};
 use crate::graph::{Builder, Graph, InputRole, OutputRole, ValueMap};
-use crate::ops::OpDef;
+use crate::ops::{Op, OpDef};
 use std::borrow::Cow;
 
 /// The gradient of a body, as `VjpContext::pull_back` has it: inputs of the body, then a cotangent for each float output; a gradient
@@ -39,7 +39,7 @@ pub(super) fn saving(graph: Cow<'_, Graph>, wrt: Wrt) -> Result<Cow<'_, Graph>, 
     for id in graph.ids() {
         let op = &graph.node(id).op;
         let passes = dependent[id.0 as usize].contains(&true);
-        let op = if passes { op.saving() } else { None }.unwrap_or_else(|| op.clone());
+        let op = if passes { op.saving() } else { None }.unwrap_or_else(|| Op::clone(op));
         b.copy_changed_node(&graph, id, op, &mut map)?;
     }
     for output in &graph.outputs {

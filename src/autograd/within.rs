@@ -90,7 +90,7 @@ impl Pullback<'_> {
     /// What the derivative is made of in an operand's place.
     fn seen(&mut self, operand: Value) -> Value {
         let node = self.b.graph().def(operand);
-        match &node.op {
+        match &*node.op {
             Op::Detach(Detach { constancy: Constancy::Partial }) => node.operands[0],
             Op::Detach(Detach { constancy: Constancy::Surrogate }) => {
                 self.is_first_order = true;

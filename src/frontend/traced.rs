@@ -3,7 +3,7 @@
 use super::Initializer;
 use crate::error::{Error, Result, TraceFault};
 use crate::graph::{Builder, Graph, Input, InputRole, Value, ValueMap};
-use crate::ops::OpDef;
+use crate::ops::{Op, OpDef};
 use std::sync::Arc;
 
 /// A traced program: the graph, and how its parameters and buffers start.
@@ -58,7 +58,7 @@ fn inference(graph: &Graph, idle: &[&str]) -> Result<Graph, String> {
         b.provenance = graph.provenance(id).clone();
         b.region = node.region;
         let bodies = node.op.subgraphs().iter().map(|body| inference(body, &[]).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
-        let mut op = node.op.clone();
+        let mut op = Op::clone(&node.op);
         op.set_subgraphs(bodies);
         let results = match op.in_inference(&mut b, &operands) {
             Some(results) => results?,

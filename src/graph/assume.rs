@@ -254,7 +254,7 @@ mod tests {
         let (i, k) = (b.iota(DType::F32, [n], 0).unwrap(), b.iota(DType::F32, [m], 0).unwrap());
         let (x, y) = (b.mul(x, i).unwrap(), b.mul(y, k).unwrap());
         let result = b.add(x, y).unwrap();
-        assert_eq!(finish(b, result).nodes.iter().filter(|node| matches!(node.op, ops::Op::Iota(_))).count(), 1);
+        assert_eq!(finish(b, result).nodes.iter().filter(|node| matches!(*node.op, ops::Op::Iota(_))).count(), 1);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::ops::{self, InputOp, Op, OpDef};
 use crate::scalar::{Expr, ScalarFn};
 use crate::types::{DType, Dim, IntoShape, Provenance, Shape, TensorType, broadcast_pairs, broadcast_shapes};
 use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
+use std::cell::Cell;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ pub struct Builder {
     older: Vec<Option<NodeId>>,
     /// Types of results of fixed sizes so far: there are few in a graph, so that all of them stay in caches.
     types: FxHashSet<Arc<[TensorType]>>,
+    /// Ops of fixed sizes so far, for the same reason.
+    ops: FxHashSet<Arc<Op>>,
     /// Names of the inputs.
     names: FxHashSet<String>,
     /// Sizes that operators need equal may become so.
@@ -86,7 +89,7 @@ impl Builder {
         let ty = TensorType { shape: ty.shape.map(&|d| self.resolve(d)), ..ty };
         let op = Op::from(InputOp { index: self.graph.inputs.len() as u32, ty: ty.clone() });
         let types = self.shared(vec![ty]);
-        let node = self.push(op, Operands::new(), types);
+        let node = self.push(op.into(), Operands::new(), types);
         let value = Value::first(node);
         self.graph.inputs.push(Input { name: name.into(), role, value });
         Ok(value)
@@ -95,7 +98,7 @@ impl Builder {
     /// Adds a value that stands for an input of a part of the graph until that part is taken out; see [`super::outline()`].
     pub fn placeholder(&mut self, ty: TensorType) -> Value {
         let op = Op::from(InputOp { index: u32::MAX - self.graph.nodes.len() as u32, ty: ty.clone() });
-        Value::first(self.push(op, Operands::new(), [ty].into()))
+        Value::first(self.push(op.into(), Operands::new(), [ty].into()))
     }
 
     /// Adds an output.
@@ -117,7 +120,7 @@ impl Builder {
             return Ok(self.results(node));
         }
         let inferred = self.infer(&op, operands)?;
-        let types = self.shared(inferred);
+        let (op, types) = (self.shared_op(op), self.shared(inferred));
         Ok(self.insert(hash, op, operands.into(), types))
     }
 
@@ -137,7 +140,7 @@ impl Builder {
         let mut next = self.known.get(&hash).copied();
         while let Some(id) = next {
             let node = self.graph.node(id);
-            if node.region == region && *node.operands == *operands && node.op == *op {
+            if node.region == region && *node.operands == *operands && *node.op == *op {
                 return Some(id);
             }
             next = self.older[id.0 as usize];
@@ -184,7 +187,20 @@ impl Builder {
         types
     }
 
-    fn insert(&mut self, hash: u32, op: Op, operands: Operands, types: Arc<[TensorType]>) -> Vec<Value> {
+    /// One copy of equal ops, as of equal types. Those that hold graphs have one already.
+    fn shared_op(&mut self, mut op: Op) -> Arc<Op> {
+        if let Some(known) = self.ops.get(&op) {
+            return known.clone();
+        }
+        let is_fixed = op.subgraphs().is_empty() && has_fixed_sizes(&mut op);
+        let op = Arc::new(op);
+        if is_fixed {
+            self.ops.insert(op.clone());
+        }
+        op
+    }
+
+    fn insert(&mut self, hash: u32, op: Arc<Op>, operands: Operands, types: Arc<[TensorType]>) -> Vec<Value> {
         let node = self.push(op, operands, types);
         self.older[node.0 as usize] = self.known.insert(hash, node);
         self.results(node)
@@ -271,7 +287,7 @@ impl Builder {
     pub fn copy_node(&mut self, graph: &Graph, id: NodeId, map: &mut ValueMap) -> Built<()> {
         self.rebuild_node(graph, id, map, |b, operands| {
             let same = graph.node(id).operands.iter().zip(&operands).all(|(&v, &w)| graph.ty(v) == b.ty(w));
-            if same && !b.assumes { Ok(b.copy(graph, id, operands)) } else { b.node(graph.node(id).op.clone(), &operands) }
+            if same && !b.assumes { Ok(b.copy(graph, id, operands)) } else { b.node(Op::clone(&graph.node(id).op), &operands) }
         })
     }
 
@@ -319,7 +335,7 @@ impl Builder {
         Ok(value)
     }
 
-    fn push(&mut self, op: Op, operands: Operands, types: Arc<[TensorType]>) -> NodeId {
+    fn push(&mut self, op: Arc<Op>, operands: Operands, types: Arc<[TensorType]>) -> NodeId {
         let id = NodeId(self.graph.nodes.len() as u32);
         self.graph.nodes.push(Node { op, operands, types, region: self.region });
         self.graph.provenance.push(self.provenance.clone());
@@ -330,6 +346,16 @@ impl Builder {
     fn results(&self, node: NodeId) -> Vec<Value> {
         self.graph.results(node).collect()
     }
+}
+
+/// Whether no size that an op holds has a symbol in it.
+fn has_fixed_sizes(op: &mut Op) -> bool {
+    let fixed = Cell::new(true);
+    op.map_dims(&|d| {
+        fixed.set(fixed.get() && d.as_int().is_some());
+        d.clone()
+    });
+    fixed.get()
 }
 
 /// Half of a hash, so that the map of large graphs stays in caches: nodes with the same are told apart by what they are.

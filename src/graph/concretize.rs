@@ -4,6 +4,7 @@ use super::Graph;
 use crate::ops::OpDef;
 use crate::types::{Bindings, Dim, TensorType};
 use std::cell::RefCell;
+use std::sync::Arc;
 
 /// The graph with every symbol replaced by its value, subgraphs included; the error names a symbol without one. Node
 /// numbering stays. For evaluation: nodes that differed in a symbol may have become equal, and stay apart.
@@ -26,7 +27,7 @@ pub fn concretize(graph: &Graph, bindings: &Bindings) -> Result<Graph, String> {
 pub fn map_dims(graph: &Graph, f: &dyn Fn(&Dim) -> Dim) -> Graph {
     let mut out = graph.clone();
     for node in &mut out.nodes {
-        node.op.map_dims(f);
+        Arc::make_mut(&mut node.op).map_dims(f);
         node.types = node.types.iter().map(|ty| TensorType { dtype: ty.dtype, shape: ty.shape.map(f) }).collect();
     }
     out

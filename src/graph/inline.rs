@@ -42,7 +42,7 @@ impl Inliner {
             if map.contains_key(&Value::first(id)) {
                 continue;
             }
-            let results = match &graph.node(id).op {
+            let results = match &*graph.node(id).op {
                 Op::Checkpoint(call) => Some(self.checkpoint(graph, id, call, map)?),
                 Op::InvokeSubgraph(call) => Some(self.under(graph, id, None, |s| s.call(&call.body, &operands(graph, id, map)))?),
                 op if !op.subgraphs().is_empty() => self.control_flow(graph, id, op, map)?,

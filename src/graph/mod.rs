@@ -78,8 +78,8 @@ pub type Operands = SmallVec<[Value; 3]>;
 /// A node: an op applied to operands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
-    /// The op with its attributes.
-    pub op: Op,
+    /// The op with its attributes, which copies share.
+    pub op: Arc<Op>,
     /// Operands, in the op's order.
     pub operands: Operands,
     /// Types of the results, which copies share.
@@ -245,7 +245,7 @@ impl Graph {
     /// Inputs of parts that were never taken out: [`Builder::placeholder`]s that are still read.
     pub fn placeholders(&self) -> impl Iterator<Item = NodeId> {
         let listed = |index: u32| self.inputs.get(index as usize).is_some();
-        self.ids().filter(move |&id| matches!(&self.node(id).op, Op::InputOp(op) if !listed(op.index)))
+        self.ids().filter(move |&id| matches!(&*self.node(id).op, Op::InputOp(op) if !listed(op.index)))
     }
 
     /// Whether an op holds a graph.
@@ -284,5 +284,16 @@ impl Value {
     /// The first result of a node.
     pub fn first(node: NodeId) -> Value {
         Value { node, result: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Node;
+
+    /// Every pass reads all nodes and writes them anew: what is not in one line of a cache is read twice.
+    #[test]
+    fn a_node_is_one_line_of_a_cache() {
+        assert_eq!(size_of::<Node>(), 64);
     }
 }

@@ -246,7 +246,7 @@ impl Block {
         }
         let value = Value::first(NodeId(self.graph.nodes.len() as u32));
         self.inputs.push((index, Input { name, role, value }));
-        Ok(Node { op: InputOp { index, ty: ty.clone() }.into(), operands: Operands::new(), types: [ty].into(), region })
+        Ok(Node { op: Op::from(InputOp { index, ty: ty.clone() }).into(), operands: Operands::new(), types: [ty].into(), region })
     }
 
     /// `@0 (%0, %1.1) {k=2} : f32[b], i32[b] region 0 must_save`
@@ -280,7 +280,7 @@ impl Block {
                 return Err(format!("{name} gives {}, not {}", list(&inferred, ", "), list(&written, ", ")));
             }
         }
-        Ok(Node { op, operands: operands.into(), types: inferred.into(), region: region(line)? })
+        Ok(Node { op: op.into(), operands: operands.into(), types: inferred.into(), region: region(line)? })
     }
 
     fn operands(&self, line: &mut Cursor<'_>) -> Result<Vec<Value>, String> {
@@ -502,7 +502,7 @@ mod tests {
         let mut graph = example();
         graph.inputs.swap(0, 1);
         for (k, i) in graph.inputs.iter().enumerate() {
-            let Op::InputOp(op) = &mut graph.nodes[i.value.node.0 as usize].op else { unreachable!() };
+            let Op::InputOp(op) = Arc::make_mut(&mut graph.nodes[i.value.node.0 as usize].op) else { unreachable!() };
             op.index = k as u32;
         }
         let twin = graph.nodes[4].clone();

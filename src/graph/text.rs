@@ -125,7 +125,7 @@ impl Printer {
 
     fn call_text(&self, graph: &Graph, id: NodeId) -> String {
         let node = graph.node(id);
-        let name = if matches!(node.op, Op::Pointwise(_)) { node.op.name() } else { node.op.text_name() };
+        let name = if matches!(*node.op, Op::Pointwise(_)) { node.op.name() } else { node.op.text_name() };
         let mut text = name.to_string();
         let labels: Vec<String> = node.op.subgraphs().iter().map(|g| format!("@{}", self.labels.get(g).copied().unwrap_or(usize::MAX))).collect();
         if !labels.is_empty() {
@@ -133,7 +133,7 @@ impl Printer {
         }
         let operands: Vec<String> = node.operands.iter().map(|&v| value_text(graph, v)).collect();
         text += &format!("({})", operands.join(", "));
-        if !matches!(node.op, Op::Pointwise(_))
+        if !matches!(*node.op, Op::Pointwise(_))
             && let serde_json::Value::Object(attributes) = node.op.attributes()
             && !attributes.is_empty()
         {
@@ -146,7 +146,7 @@ impl Printer {
 
 /// `input name role`, if the node is in the input list.
 fn input_text(graph: &Graph, id: NodeId, inputs: &mut u32) -> Option<String> {
-    let Op::InputOp(op) = &graph.node(id).op else { return None };
+    let Op::InputOp(op) = &*graph.node(id).op else { return None };
     let input = graph.inputs.get(op.index as usize).filter(|i| i.value == Value::first(id))?;
     let mut text = format!("input {}", quote(&input.name));
     if input.role != super::InputRole::Input {

@@ -75,7 +75,7 @@ fn check_inputs(graph: &Graph, faults: &mut Vec<String>) {
             faults.push(format!("input {} is not a node", input.name));
             continue;
         }
-        match &graph.def(input.value).op {
+        match &*graph.def(input.value).op {
             Op::InputOp(op) if op.index as usize == k => {}
             _ => faults.push(format!("input {} is not the input node of index {k}", input.name)),
         }
@@ -88,7 +88,7 @@ fn check_inputs(graph: &Graph, faults: &mut Vec<String>) {
     }
     for id in graph.ids() {
         let listed = |index: u32| graph.inputs.get(index as usize).is_some_and(|i| i.value == Value::first(id));
-        if matches!(&graph.node(id).op, Op::InputOp(op) if !listed(op.index)) {
+        if matches!(&*graph.node(id).op, Op::InputOp(op) if !listed(op.index)) {
             faults.push(format!("%{} is an input without a place in the input list", id.0));
         }
     }
@@ -207,13 +207,13 @@ mod tests {
         let again = g.nodes[1].clone();
         g.nodes.push(again);
         g.nodes.push(Node {
-            op: Pointwise { f: ScalarFn::Neg }.into(),
+            op: Op::from(Pointwise { f: ScalarFn::Neg }).into(),
             operands: vec![y].into(),
             types: vec![TensorType::new(DType::I32, (2,))].into(),
             region: None,
         });
         let late = Value::first(NodeId(9));
-        g.nodes.push(Node { op: Pointwise { f: ScalarFn::Neg }.into(), operands: vec![late].into(), types: [].into(), region: None });
+        g.nodes.push(Node { op: Op::from(Pointwise { f: ScalarFn::Neg }).into(), operands: vec![late].into(), types: [].into(), region: None });
         g.outputs.push(super::super::Output { name: "y".into(), role: OutputRole::User, value: late });
         g.inputs.push(g.inputs[0].clone());
         assert_eq!(

@@ -55,7 +55,7 @@ fn evaluate_nodes(
     let mut values: Vec<Vec<Array>> = Vec::with_capacity(graph.nodes.len());
     for id in graph.ids() {
         let node = graph.node(id);
-        let results = match &node.op {
+        let results = match &*node.op {
             Op::InputOp(input) => vec![inputs[input.index as usize].clone()],
             op => {
                 let operands: Vec<Array> = node.operands.iter().map(|v| values[v.node.0 as usize][v.result as usize].clone()).collect();

@@ -16,6 +16,10 @@ macro_rules! operators {
             fn from(op: super::$variant) -> Op { Op::$variant(op) }
         })+
 
+        impl From<Arc<Op>> for Op {
+            fn from(op: Arc<Op>) -> Op { Arc::unwrap_or_clone(op) }
+        }
+
         impl Op {
             /// Names of all operators in graph text.
             pub const NAMES: &'static [&'static str] = &[$($text),+];

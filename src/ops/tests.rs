@@ -196,7 +196,7 @@ fn tolerance(sample: &Sample) -> f64 {
     if half { 2e-2 } else { 2e-5 }
 }
 
-/// Passes copy nodes many times over: what few operators have goes into a box.
+/// Rules and derivatives make many: what few operators have goes into a box.
 #[test]
 fn operators_are_small() {
     assert!(size_of::<Op>() <= 64, "{} bytes", size_of::<Op>());
@@ -359,7 +359,7 @@ fn indices_outside_are_errors_in_every_layer() {
 fn derivatives_share_what_the_decomposition_computes() {
     let count = |op: Op, operands: Vec<TensorType>, f: ScalarFn| {
         let joint = decomposed(&graph_of(&Sample::new(op, operands), true).unwrap());
-        joint.nodes.iter().filter(|n| n.op == Op::from(Pointwise { f })).count()
+        joint.nodes.iter().filter(|n| *n.op == Op::from(Pointwise { f })).count()
     };
     let (x, w) = (TensorType::new(DType::F32, (4, 8)), TensorType::new(DType::F32, 8));
     assert_eq!(count(LayerNorm { dims: 1, eps: Real::new(1e-5) }.into(), vec![x.clone(), w.clone(), w], ScalarFn::Rsqrt), 1);

@@ -117,9 +117,9 @@ fn in_subgraphs<'a>(stage: &'static str, passes: &[Pass], graph: &'a Graph) -> R
     let mut map = ValueMap::default();
     b.copy_inputs(graph, &mut map).map_err(rebuild)?;
     for id in graph.ids() {
-        let mut node = graph.node(id).clone();
-        change_bodies(&mut node.op, |g| run_stage(stage, passes, g))?;
-        b.copy_changed_node(graph, id, node.op, &mut map).map_err(rebuild)?;
+        let mut op = Op::clone(&graph.node(id).op);
+        change_bodies(&mut op, |g| run_stage(stage, passes, g))?;
+        b.copy_changed_node(graph, id, op, &mut map).map_err(rebuild)?;
     }
     for output in &graph.outputs {
         b.output(&output.name, output.role.clone(), map[&output.value]);

@@ -9,7 +9,7 @@ use crate::types::{DType, Dim};
 /// Operands of the node that computes `v`, if it is a call of that scalar function with that many operands.
 pub fn scalar_call<const N: usize>(graph: &Graph, v: Value, f: ScalarFn) -> Option<[Value; N]> {
     let node = graph.def(v);
-    match &node.op {
+    match &*node.op {
         Op::Pointwise(op) if op.f == f => node.operands[..].try_into().ok(),
         _ => None,
     }
@@ -18,7 +18,7 @@ pub fn scalar_call<const N: usize>(graph: &Graph, v: Value, f: ScalarFn) -> Opti
 /// The number that every element of a value is, in the value's dtype: a `full`, a constant of equal elements, seen through views.
 pub fn uniform(graph: &Graph, v: Value) -> Option<f64> {
     let node = graph.def(v);
-    match &node.op {
+    match &*node.op {
         Op::Full(full) => Some(Number::new(graph.ty(v).dtype, full.value.get()).as_f64()),
         Op::Constant(c) => {
             let first = c.data.first()?;
@@ -33,7 +33,7 @@ pub fn uniform(graph: &Graph, v: Value) -> Option<f64> {
 /// adds or drops dimensions of size one.
 pub fn through_broadcast(graph: &Graph, v: Value) -> Value {
     let node = graph.def(v);
-    let is_broadcast = match &node.op {
+    let is_broadcast = match &*node.op {
         Op::Expand(_) => true,
         Op::Reshape(_) => {
             let without_ones = |v: Value| graph.ty(v).shape.0.iter().filter(|d| !d.is(1)).cloned().collect::<Vec<Dim>>();
@@ -58,7 +58,7 @@ pub struct SpreadReduction<'a> {
 /// dimensions, reshaped to size one where it reduced, expanded to the operand's shape.
 pub fn spread_reduction(graph: &Graph, v: Value) -> Option<SpreadReduction<'_>> {
     let at = spread_core(graph, v);
-    let Op::Reduce(op) = &graph.def(at).op else { return None };
+    let Op::Reduce(op) = &*graph.def(at).op else { return None };
     let operand = graph.def(at).operands[0];
     stands_beside(graph, v, operand, &op.dims).then_some(SpreadReduction { op, operand, value: at })
 }
@@ -66,7 +66,7 @@ pub fn spread_reduction(graph: &Graph, v: Value) -> Option<SpreadReduction<'_>> 
 /// What `v` repeats: the value below one `expand` and the reshapes under it.
 pub fn spread_core(graph: &Graph, v: Value) -> Value {
     let mut at = below_expand(graph, v);
-    while let Op::Reshape(_) = graph.def(at).op {
+    while let Op::Reshape(_) = *graph.def(at).op {
         at = graph.def(at).operands[0];
     }
     at
@@ -81,7 +81,7 @@ pub fn stands_beside(graph: &Graph, v: Value, operand: Value, dims: &[u32]) -> b
 }
 
 fn below_expand(graph: &Graph, v: Value) -> Value {
-    match &graph.def(v).op {
+    match &*graph.def(v).op {
         Op::Expand(_) => graph.def(v).operands[0],
         _ => v,
     }
@@ -94,7 +94,7 @@ pub fn has_no_negative_zero(graph: &Graph, v: Value) -> bool {
         return true;
     }
     let operands = || node.operands.iter().map(|&x| has_no_negative_zero(graph, x));
-    match &node.op {
+    match &*node.op {
         Op::Pointwise(op) => match op.f {
             ScalarFn::Add => operands().any(|positive| positive),
             ScalarFn::Maximum => operands().all(|positive| positive),
@@ -112,7 +112,7 @@ pub fn has_no_negative_zero(graph: &Graph, v: Value) -> bool {
 /// Whether no element of a float value but a NaN has its sign bit set: rounding keeps that.
 fn has_no_sign(graph: &Graph, v: Value) -> bool {
     let node = graph.def(v);
-    match &node.op {
+    match &*node.op {
         Op::Pointwise(op) => match op.f {
             ScalarFn::Exp | ScalarFn::Exp2 | ScalarFn::Sigmoid | ScalarFn::Abs => true,
             ScalarFn::Mul => node.operands[0] == node.operands[1],

@@ -47,7 +47,7 @@ impl Site<'_> {
 
     /// The operands, if the node is a call of that scalar function.
     pub fn call<const N: usize>(&self, f: ScalarFn) -> Option<[Value; N]> {
-        match &self.node.op {
+        match &*self.node.op {
             Op::Pointwise(op) if op.f == f => self.operands.try_into().ok(),
             _ => None,
         }

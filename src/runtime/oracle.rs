@@ -46,7 +46,7 @@ pub(super) fn compare_program(program: &Program, sources: &Sources, bindings: &B
             if let Err(fault) = check(got, &w, &e) {
                 let node = graph.def(value);
                 let line = graph.provenance(value.node).line().map(|l| format!(" at {l}")).unwrap_or_default();
-                let name = crate::ops::OpDef::name(&node.op);
+                let name = crate::ops::OpDef::name(&*node.op);
                 let message = format!("value %{} of the {phase:?} graph ({name}{line}): {fault}", value.node.0);
                 wrong.entry(*command).or_insert(message);
             }

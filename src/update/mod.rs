@@ -329,7 +329,7 @@ mod tests {
         }
         for id in graph.ids() {
             let node = graph.node(id);
-            if matches!(node.op, Op::InputOp(_)) {
+            if matches!(*node.op, Op::InputOp(_)) {
                 continue;
             }
             let operands: Vec<Array> = node.operands.iter().map(|v| values[v].clone()).collect();

@@ -31,7 +31,7 @@ pub fn survive(traced: &Traced, room: u64, trial: &Trial<'_>) {
 }
 
 fn is_tiny(graph: &Graph) -> bool {
-    let held = graph.nodes.iter().any(|n| !inductor::ops::OpDef::subgraphs(&n.op).is_empty());
+    let held = graph.nodes.iter().any(|n| !inductor::ops::OpDef::subgraphs(&*n.op).is_empty());
     let numel =
         |t: &inductor::types::TensorType| t.shape.as_ints().and_then(|s| s.iter().try_fold(1i64, |n, &d| n.checked_mul(i64::try_from(d).ok()?)));
     let total = graph.nodes.iter().flat_map(|n| &n.types[..]).try_fold(0i64, |sum, t| sum.checked_add(numel(t)?));

@@ -395,7 +395,7 @@ fn diagonal_scatter(cx: &mut Cx, a: &Args) -> Built {
 fn repeated(cx: &mut Cx, a: &Args, repeats: Value) -> Result<Value, String> {
     let count = match a.dim_opt("output_size")? {
         Some(count) => count,
-        None => match &cx.b.graph().def(repeats).op {
+        None => match &*cx.b.graph().def(repeats).op {
             Op::Constant(c) => Dim::int(c.to_host().to_i64().iter().sum()),
             _ => return Err("a number of repetitions that depends on the data is not supported, unless output_size is given".into()),
         },

@@ -425,18 +425,18 @@ fn where_(cx: &mut Cx, a: &Args) -> Built {
 /// but minus infinity would have a gradient of NaN; the operator's own is zero.
 fn safe_softmax(cx: &Cx, condition: Value, zero: Value, softmax: Value) -> Option<(Value, usize)> {
     let g = cx.b.graph();
-    let Op::Softmax(s) = &g.def(softmax).op else { return None };
+    let Op::Softmax(s) = &*g.def(softmax).op else { return None };
     let x = *g.def(softmax).operands.first()?;
-    let operand = |v: Value, f: F| match &g.def(v).op {
+    let operand = |v: Value, f: F| match &*g.def(v).op {
         Op::Pointwise(p) if p.f == f => Some(g.def(v).operands.clone()),
         _ => None,
     };
     let any = *operand(condition, F::LogicalNot)?.first()?;
-    let reduces = matches!(&g.def(any).op, Op::Reduce(r) if r.kind == ReduceKind::Any && r.dims == [s.dim] && r.keepdim);
+    let reduces = matches!(&*g.def(any).op, Op::Reduce(r) if r.kind == ReduceKind::Any && r.dims == [s.dim] && r.keepdim);
     let differs = *g.def(any).operands.first().filter(|_| reduces)?;
     let [of, low] = operand(*operand(differs, F::LogicalNot)?.first()?, F::Eq)?[..] else { return None };
     // A dtype that was asked for is cast to between.
-    let uncast = if let Op::Cast(_) = &g.def(x).op { *g.def(x).operands.first()? } else { x };
+    let uncast = if let Op::Cast(_) = &*g.def(x).op { *g.def(x).operands.first()? } else { x };
     let matches = [x, uncast].contains(&of) && number_everywhere(cx, low) == Some(f64::NEG_INFINITY) && number_everywhere(cx, zero) == Some(0.0);
     matches.then_some((x, s.dim as usize))
 }
@@ -445,7 +445,7 @@ fn safe_softmax(cx: &Cx, condition: Value, zero: Value, softmax: Value) -> Optio
 /// zero; the operator's own is the logarithm.
 fn xlogy(cx: &Cx, condition: Value, zero: Value, product: Value) -> Option<(Value, Value, F)> {
     let g = cx.b.graph();
-    let operands = |v: Value, f: F| match &g.def(v).op {
+    let operands = |v: Value, f: F| match &*g.def(v).op {
         Op::Pointwise(p) if p.f == f => Some(&g.def(v).operands[..]),
         _ => None,
     };
@@ -461,7 +461,7 @@ fn xlogy(cx: &Cx, condition: Value, zero: Value, product: Value) -> Option<(Valu
 /// operator's own is finite.
 fn log_ndtr(cx: &Cx, condition: Value, far: Value, near: Value) -> Option<Value> {
     let g = cx.b.graph();
-    let call = |v: Value, f: F| match &g.def(v).op {
+    let call = |v: Value, f: F| match &*g.def(v).op {
         Op::Pointwise(p) if p.f == f => Some(&g.def(v).operands[..]),
         _ => None,
     };
@@ -476,7 +476,7 @@ fn log_ndtr(cx: &Cx, condition: Value, far: Value, near: Value) -> Option<Value>
 /// The number that all elements are, where the graph says so.
 fn number_everywhere(cx: &Cx, v: Value) -> Option<f64> {
     let node = cx.b.graph().def(v);
-    match &node.op {
+    match &*node.op {
         Op::Full(f) => Some(f.value.get()),
         Op::Expand(_) | Op::Reshape(_) => number_everywhere(cx, *node.operands.first()?),
         _ => None,

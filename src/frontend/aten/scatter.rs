@@ -166,7 +166,7 @@ fn index(cx: &mut Cx, a: &Args) -> Built {
 fn without_fixed_masks(cx: &mut Cx, indices: Vec<Option<Value>>) -> Result<Vec<Option<Value>>, String> {
     let mut out = vec![];
     for index in indices {
-        let fixed = index.and_then(|v| match &cx.b.graph().def(v).op {
+        let fixed = index.and_then(|v| match &*cx.b.graph().def(v).op {
             Op::Constant(c) if matches!(c.dtype, DType::Bool | DType::U8) => Some(c.to_host()),
             _ => None,
         });

@@ -135,7 +135,7 @@ struct Step {
 
 impl Step {
     fn reads_positions(&self) -> bool {
-        matches!(self.op, Op::IndexSelect(_))
+        matches!(&self.op, Op::IndexSelect(_))
     }
 
     /// The same view of something else.
@@ -149,7 +149,7 @@ fn chain(b: &Builder, to: Value, from: Value) -> Option<Vec<Step>> {
     let (mut at, mut steps) = (to, vec![]);
     while at != from {
         let node = b.graph().def(at);
-        let step = Step { op: node.op.clone(), operands: node.operands.to_vec() };
+        let step = Step { op: Op::clone(&node.op), operands: node.operands.to_vec() };
         if !step.op.is_view() && !is_detach(&step.op) && !step.reads_positions() {
             return None;
         }
@@ -216,7 +216,7 @@ fn known(b: &Builder, v: Value) -> Option<Array> {
     let node = b.graph().def(v);
     let operands = node.operands.iter().map(|&v| known(b, v)).collect::<Option<Vec<Array>>>()?;
     let small = node.types.iter().all(|ty| ty.numel().as_int().is_some_and(|n| n <= MAX_POSITIONS));
-    if !small || matches!(node.op, Op::InputOp(_)) || node.types.len() != 1 {
+    if !small || matches!(*node.op, Op::InputOp(_)) || node.types.len() != 1 {
         return None;
     }
     node.op.eval(&operands, &node.types, Precision::Working).ok()?.pop()

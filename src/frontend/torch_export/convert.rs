@@ -152,7 +152,7 @@ impl<'a> Converter<'a> {
     /// The nodes since `before`, and their constants, are within what the archive warrants.
     fn account(&mut self, before: usize) -> Result<(), String> {
         let nodes = &self.cx.b.graph().nodes;
-        let constants = nodes[before.min(nodes.len())..].iter().map(|n| if let Op::Constant(c) = &n.op { c.data.len() } else { 0 });
+        let constants = nodes[before.min(nodes.len())..].iter().map(|n| if let Op::Constant(c) = &*n.op { c.data.len() } else { 0 });
         let (count, size) = (nodes.len(), constants.sum::<usize>());
         self.constants = self.constants.saturating_sub(size);
         match (count > self.max_nodes, self.constants == 0) {

@@ -18,7 +18,7 @@ pub(in crate::passes) const RULES: &[Rule] = &[Rule { name: "cast(widening cast(
 fn join(site: &mut Site<'_>) -> Rewritten {
     let Op::Cast(outer) = site.op() else { return Ok(None) };
     let (to, inner) = (outer.dtype, site.def(site.operands[0]));
-    if !matches!(inner.op, Op::Cast(_)) {
+    if !matches!(*inner.op, Op::Cast(_)) {
         return Ok(None);
     }
     let base = inner.operands[0];

@@ -22,17 +22,17 @@ fn reshapes(site: &mut Site<'_>) -> Rewritten {
     let Op::Reshape(outer) = site.op() else { return Ok(None) };
     let shape = outer.shape.clone();
     let inner = site.def(site.operands[0]);
-    if !matches!(inner.op, Op::Reshape(_)) && site.b.shape(site.operands[0]) != &shape {
+    if !matches!(*inner.op, Op::Reshape(_)) && site.b.shape(site.operands[0]) != &shape {
         return Ok(None);
     }
-    let base = if matches!(inner.op, Op::Reshape(_)) { inner.operands[0] } else { site.operands[0] };
+    let base = if matches!(*inner.op, Op::Reshape(_)) { inner.operands[0] } else { site.operands[0] };
     Ok(Some(vec![site.b.reshape(base, shape)?]))
 }
 
 fn permutes(site: &mut Site<'_>) -> Rewritten {
     let Op::Permute(outer) = site.op() else { return Ok(None) };
     let inner = site.def(site.operands[0]);
-    let Op::Permute(first) = &inner.op else { return Ok(None) };
+    let Op::Permute(first) = &*inner.op else { return Ok(None) };
     let order: Vec<usize> = outer.order.iter().map(|&o| first.order[o as usize] as usize).collect();
     let base = inner.operands[0];
     Ok(Some(vec![site.b.permute(base, &order)?]))
@@ -42,7 +42,7 @@ fn expands(site: &mut Site<'_>) -> Rewritten {
     let Op::Expand(outer) = site.op() else { return Ok(None) };
     let shape = outer.shape.clone();
     let inner = site.def(site.operands[0]);
-    if !matches!(inner.op, Op::Expand(_)) {
+    if !matches!(*inner.op, Op::Expand(_)) {
         return Ok(None);
     }
     let base = inner.operands[0];

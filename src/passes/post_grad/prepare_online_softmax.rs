@@ -51,7 +51,7 @@ pub(super) fn prepare_online_softmax(graph: &Graph) -> Result<Option<Graph>, Str
 /// The maximum, the row and the dimension, if a node is `sum(exp(x - amax(x)))` over a long row.
 fn softmax_sum(graph: &Graph, id: NodeId) -> Option<(NodeId, Value, u32)> {
     let single = |op: &Reduce, kind| if op.kind == kind && op.dims.len() == 1 { Some(op.dims[0]) } else { None };
-    let Op::Reduce(sum) = &graph.node(id).op else { return None };
+    let Op::Reduce(sum) = &*graph.node(id).op else { return None };
     let dim = single(sum, ReduceKind::Sum)?;
     let [shifted] = scalar_call(graph, graph.node(id).operands[0], ScalarFn::Exp)?;
     let [x, spread] = scalar_call(graph, shifted, ScalarFn::Sub)?;

@@ -42,7 +42,7 @@ pub(super) fn prepare_variance(graph: &Graph) -> Result<Option<Graph>, String> {
 
 /// What a node sums the squared deviations of, and over which dimensions, if it does and one pass pays.
 fn deviations(graph: &Graph, id: NodeId) -> Option<(Value, Vec<u32>)> {
-    let Op::Reduce(Reduce { kind: ReduceKind::Sum, dims, .. }) = &graph.node(id).op else { return None };
+    let Op::Reduce(Reduce { kind: ReduceKind::Sum, dims, .. }) = &*graph.node(id).op else { return None };
     let [a, b] = scalar_call(graph, graph.node(id).operands[0], ScalarFn::Mul)?;
     let [x, spread] = scalar_call(graph, a, ScalarFn::Sub)?;
     let ty = graph.ty(x);
@@ -59,7 +59,7 @@ fn is_mean_of(graph: &Graph, spread: Value, x: Value, dims: &[u32], count: &Dim)
     let mean = spread_core(graph, spread);
     let Some([sum, divisor]) = scalar_call(graph, mean, ScalarFn::Div) else { return false };
     let sum = spread_core(graph, sum);
-    let Op::Reduce(Reduce { kind: ReduceKind::Sum, dims: of, .. }) = &graph.def(sum).op else { return false };
+    let Op::Reduce(Reduce { kind: ReduceKind::Sum, dims: of, .. }) = &*graph.def(sum).op else { return false };
     let counts = uniform(graph, divisor).is_some_and(|n| count.as_int().is_some_and(|c| n == c as f64));
     of == dims && graph.def(sum).operands[0] == x && counts && stands_beside(graph, spread, x, dims)
 }

@@ -76,7 +76,7 @@ fn small_constants(site: &mut Site<'_>) -> Rewritten {
 fn constant(site: &Site<'_>, v: crate::graph::Value) -> Option<Array> {
     let ty = site.b.ty(v);
     let node = site.def(v);
-    match &node.op {
+    match &*node.op {
         Op::Full(_) | Op::Constant(_) if elements(ty)? <= 16 * MAX_ELEMENTS => node.op.eval(&[], &node.types, Precision::Working).ok()?.pop(),
         _ => None,
     }

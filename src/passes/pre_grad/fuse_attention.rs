@@ -1,8 +1,8 @@
 //! Replaces attention by one kernel.
 
 use crate::forms::attention::Problem;
-use crate::graph::{Builder, Graph, ValueMap};
-use crate::ops::{FusedAttention, Op, ScaledDotProductAttention};
+use crate::graph::{Builder, Graph, NodeId, ValueMap};
+use crate::ops::{FusedAttention, Op, OpDef, ScaledDotProductAttention};
 use crate::passes::change_bodies;
 use crate::types::{DType, TensorType};
 
@@ -17,20 +17,31 @@ pub(in crate::passes) fn fuse_attention(graph: &Graph, pays: &dyn Fn(&Problem) -
     let (mut b, mut map) = (Builder::like(&graph.name, graph), ValueMap::default());
     b.copy_inputs(graph, &mut map)?;
     for id in graph.ids() {
-        let node = graph.node(id);
-        let mut op = node.op.clone();
-        change_bodies(&mut op, |g| fuse_attention(g, pays))?;
-        if let Op::ScaledDotProductAttention(attention) = &node.op {
-            let types: Vec<TensorType> = node.operands.iter().map(|v| graph.ty(*v).clone()).collect();
-            let fused = FusedAttention::of(attention, &types).filter(|_| pays(&problem(attention, &types)));
-            op = fused.map_or(op, Op::from);
+        match fused(graph, id, pays)? {
+            Some(op) => b.copy_changed_node(graph, id, op, &mut map)?,
+            None => b.copy_node(graph, id, &mut map)?,
         }
-        b.copy_changed_node(graph, id, op, &mut map)?;
     }
     for output in &graph.outputs {
         b.output(&output.name, output.role.clone(), map[&output.value]);
     }
     Ok(b.finish())
+}
+
+/// What a node becomes, if that is something else.
+fn fused(graph: &Graph, id: NodeId, pays: &dyn Fn(&Problem) -> bool) -> Result<Option<Op>, String> {
+    let node = graph.node(id);
+    if let Op::ScaledDotProductAttention(attention) = &*node.op {
+        let types: Vec<TensorType> = node.operands.iter().map(|v| graph.ty(*v).clone()).collect();
+        let fused = FusedAttention::of(attention, &types).filter(|_| pays(&problem(attention, &types)));
+        return Ok(fused.map(Op::from));
+    }
+    if node.op.subgraphs().is_empty() {
+        return Ok(None);
+    }
+    let mut op = Op::clone(&node.op);
+    change_bodies(&mut op, |g| fuse_attention(g, pays))?;
+    Ok(Some(op))
 }
 
 fn problem(attention: &ScaledDotProductAttention, types: &[TensorType]) -> Problem {

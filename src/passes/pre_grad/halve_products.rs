@@ -1,7 +1,7 @@
 //! Computes products in a half type.
 
 use crate::graph::{Builder, Graph, Value, ValueMap};
-use crate::ops::OpDef;
+use crate::ops::{Op, OpDef};
 use crate::passes::change_bodies;
 use crate::types::DType;
 
@@ -19,7 +19,7 @@ pub(in crate::passes) fn halve_products(graph: &Graph, half: DType) -> Result<Gr
     b.copy_inputs(graph, &mut map)?;
     for id in graph.ids() {
         let node = graph.node(id);
-        let mut op = node.op.clone();
+        let mut op = Op::clone(&node.op);
         change_bodies(&mut op, |g| halve_products(g, half))?;
         let results: Vec<Value> = (0..node.types.len() as u32).map(|result| Value { node: id, result }).collect();
         if !op.is_product() || results.iter().any(|v| graph.ty(*v).dtype != DType::F32) {

@@ -27,13 +27,13 @@ pub(in crate::passes) const RULES: &[Rule] = &[
 
 fn unflatten(site: &mut Site<'_>) -> Rewritten {
     let Op::Reshape(_) = site.op() else { return Ok(None) };
-    let Op::Matmul(op) = &site.def(site.operands[0]).op else { return Ok(None) };
+    let Op::Matmul(op) = &*site.def(site.operands[0]).op else { return Ok(None) };
     let (op, flat) = (op.clone(), site.def(site.operands[0]).operands.clone());
     let lead = |v: Value| site.b.shape(v).0.split_last_chunk::<2>();
     let (Some((leading, matrix)), Some((_, product))) = (site.ty().shape.0.split_last_chunk::<2>(), lead(site.operands[0])) else { return Ok(None) };
     let mut whole = vec![];
     for &v in &flat {
-        let Op::Reshape(_) = site.def(v).op else { return Ok(None) };
+        let Op::Reshape(_) = *site.def(v).op else { return Ok(None) };
         let below = site.def(v).operands[0];
         let (Some((outer, inner)), Some((_, of_flat))) = (lead(below), lead(v)) else { return Ok(None) };
         if outer != leading || inner != of_flat {
@@ -61,11 +61,11 @@ struct Scores {
 fn attention(site: &mut Site<'_>) -> Rewritten {
     let Op::Matmul(Matmul { transpose_a: false, transpose_b: false }) = site.op() else { return Ok(None) };
     let (weights, v) = (site.operands[0], site.operands[1]);
-    let (p, dropout, key) = match &site.def(weights).op {
+    let (p, dropout, key) = match &*site.def(weights).op {
         Op::Dropout(op) => (site.def(weights).operands[0], op.p, site.def(weights).operands.get(1).copied()),
         _ => (weights, Real::new(0.0), None),
     };
-    let Op::Softmax(Softmax { dim }) = site.def(p).op else { return Ok(None) };
+    let Op::Softmax(Softmax { dim }) = *site.def(p).op else { return Ok(None) };
     if dim as usize + 1 != site.b.shape(p).rank() {
         return Ok(None);
     }
@@ -84,7 +84,7 @@ fn attention(site: &mut Site<'_>) -> Rewritten {
 
 /// The transpose of a transposed key: what was transposed, where that is at hand.
 fn in_rows(site: &mut Site<'_>, k: Value) -> Result<Value, String> {
-    if let Op::Permute(Permute { order }) = &site.def(k).op {
+    if let Op::Permute(Permute { order }) = &*site.def(k).op {
         let last = order.len() as u32 - 1;
         let swaps_last = order[..order.len() - 2].iter().enumerate().all(|(i, &o)| i as u32 == o) && order[order.len() - 2..] == [last, last - 1];
         if swaps_last {
@@ -108,7 +108,7 @@ fn scores(graph: &Graph, v: Value) -> Option<Scores> {
     }
     let (scale, product) = scaled(graph, inner);
     let node = graph.def(product);
-    let Op::Matmul(op) = &node.op else { return None };
+    let Op::Matmul(op) = &*node.op else { return None };
     if op.transpose_a {
         return None;
     }
@@ -162,7 +162,7 @@ fn causal_mask(graph: &Graph, v: Value) -> Option<Value> {
 fn below_broadcast(graph: &Graph, v: Value) -> (Value, usize) {
     let node = graph.def(v);
     let shape = &graph.ty(v).shape.0;
-    let below = match &node.op {
+    let below = match &*node.op {
         Op::Expand(_) => true,
         Op::Reshape(_) => {
             let from = &graph.ty(node.operands[0]).shape.0;
@@ -176,7 +176,7 @@ fn below_broadcast(graph: &Graph, v: Value) -> (Value, usize) {
 /// The dimension of `v` along which it counts from zero, if it does nothing else.
 fn counted_axis(graph: &Graph, v: Value) -> Option<usize> {
     let node = graph.def(v);
-    match &node.op {
+    match &*node.op {
         Op::Iota(op) => Some(op.dim as usize),
         Op::Expand(_) => counted_axis(graph, node.operands[0]),
         Op::Reshape(_) => {
@@ -193,7 +193,7 @@ fn counted_axis(graph: &Graph, v: Value) -> Option<usize> {
 
 /// The scores below a mask, and the mask before it was expanded: a bool that selects minus infinity, or a float added.
 fn explicit_mask(graph: &Graph, v: Value) -> Option<(Value, Value)> {
-    let small = |v: Value| match graph.def(v).op {
+    let small = |v: Value| match *graph.def(v).op {
         Op::Expand(_) => graph.def(v).operands[0],
         _ => v,
     };
@@ -203,7 +203,7 @@ fn explicit_mask(graph: &Graph, v: Value) -> Option<(Value, Value)> {
     let [x, y] = scalar_call(graph, v, ScalarFn::Add)?;
     let leads_to_product = |v: Value| {
         let below = causal_mask(graph, v).unwrap_or(v);
-        matches!(graph.def(scaled(graph, below).1).op, Op::Matmul(_))
+        matches!(*graph.def(scaled(graph, below).1).op, Op::Matmul(_))
     };
     match (leads_to_product(x), leads_to_product(y)) {
         (true, _) => Some((x, small(y))),

@@ -36,10 +36,10 @@ struct Statistic {
 fn mean(graph: &Graph, v: Value) -> Option<Statistic> {
     let v = spread_core(graph, v);
     let node = graph.def(v);
-    if let Op::Mean(op) = &node.op {
+    if let Op::Mean(op) = &*node.op {
         return Some(Statistic { dims: op.dims.clone(), of: node.operands[0] });
     }
-    let sum = |v: Value| match &graph.def(spread_core(graph, v)).op {
+    let sum = |v: Value| match &*graph.def(spread_core(graph, v)).op {
         Op::Reduce(op) if op.kind == ReduceKind::Sum => Some(Statistic { dims: op.dims.clone(), of: graph.def(spread_core(graph, v)).operands[0] }),
         _ => None,
     };
@@ -114,7 +114,7 @@ fn layer_norm(site: &mut Site<'_>) -> Rewritten {
     let Some((d, variance, eps, spread)) = over_root(site) else { return Ok(None) };
     let Some(Statistic { dims, of: x }) = centered(graph, d) else { return Ok(None) };
     let variance = spread_core(graph, variance);
-    let of_rows = match &graph.def(variance).op {
+    let of_rows = match &*graph.def(variance).op {
         Op::Var(op) => op.correction == 0 && op.dims == dims && graph.def(variance).operands[0] == x,
         _ => mean_square(graph, variance).is_some_and(|s| s.of == d && s.dims == dims),
     };
@@ -133,7 +133,7 @@ fn rms_norm(site: &mut Site<'_>) -> Rewritten {
 /// The parameter before it was broadcast, if `v` repeats a value of the last `dims` dimensions' shape.
 fn parameter(graph: &Graph, v: Value, dims: u32) -> Option<Value> {
     let core = spread_core(graph, v);
-    let small = match graph.def(v).op {
+    let small = match *graph.def(v).op {
         Op::Expand(_) => graph.def(v).operands[0],
         _ => v,
     };
@@ -148,7 +148,7 @@ fn weight(site: &mut Site<'_>) -> Rewritten {
     let Some([a, b]) = site.call(ScalarFn::Mul) else { return Ok(None) };
     for (norm, spread) in [(a, b), (b, a)] {
         let node = graph.def(norm);
-        let dims = match &node.op {
+        let dims = match &*node.op {
             Op::LayerNorm(op) => op.dims,
             Op::RmsNorm(op) => op.dims,
             _ => continue,
@@ -166,7 +166,7 @@ fn bias(site: &mut Site<'_>) -> Rewritten {
     let Some([a, b]) = site.call(ScalarFn::Add) else { return Ok(None) };
     for (norm, spread) in [(a, b), (b, a)] {
         let node = graph.def(norm);
-        let Op::LayerNorm(op) = &node.op else { continue };
+        let Op::LayerNorm(op) = &*node.op else { continue };
         if let ([x, w], Some(bias)) = (&node.operands[..], parameter(graph, spread, op.dims)) {
             let (op, x, w) = (op.clone(), *x, *w);
             return Ok(Some(vec![site.b.op(op, &[x, w, bias])?]));

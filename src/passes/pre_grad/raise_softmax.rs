@@ -52,7 +52,7 @@ fn log_softmax(site: &mut Site<'_>) -> Rewritten {
     let Some([s, log]) = site.call(ScalarFn::Sub) else { return Ok(None) };
     let Some((x, dim)) = shifted(graph, s) else { return Ok(None) };
     let Some([sum]) = scalar_call::<1>(graph, spread_core(graph, log), ScalarFn::Log) else { return Ok(None) };
-    let Op::Reduce(row) = &graph.def(spread_core(graph, sum)).op else { return Ok(None) };
+    let Op::Reduce(row) = &*graph.def(spread_core(graph, sum)).op else { return Ok(None) };
     let reduced = graph.def(spread_core(graph, sum)).operands[0];
     let is_row = row.kind == ReduceKind::Sum && row.dims[..] == [dim] && stands_beside(graph, log, reduced, &[dim]);
     if !is_row || scalar_call::<1>(graph, reduced, ScalarFn::Exp) != Some([s]) {
@@ -63,7 +63,7 @@ fn log_softmax(site: &mut Site<'_>) -> Rewritten {
 
 fn log_of_softmax(site: &mut Site<'_>) -> Rewritten {
     let Some([p]) = site.call(ScalarFn::Log) else { return Ok(None) };
-    let Op::Softmax(Softmax { dim }) = site.def(p).op else { return Ok(None) };
+    let Op::Softmax(Softmax { dim }) = *site.def(p).op else { return Ok(None) };
     let x = site.def(p).operands[0];
     Ok(Some(vec![site.b.op(LogSoftmax { dim }, &[x])?]))
 }
@@ -72,7 +72,7 @@ fn cross_entropy(site: &mut Site<'_>) -> Rewritten {
     let Op::Gather(Gather { dim }) = *site.op() else { return Ok(None) };
     let (p, index) = (site.operands[0], site.operands[1]);
     let (shape, rank) = (site.b.shape(p).clone(), site.b.shape(p).rank());
-    let is_last = dim as usize + 1 == rank && site.def(p).op == Op::from(LogSoftmax { dim });
+    let is_last = dim as usize + 1 == rank && *site.def(p).op == Op::from(LogSoftmax { dim });
     let mut one_a_row = shape.clone();
     one_a_row.0[dim as usize] = 1.into();
     if !is_last || *site.b.shape(index) != one_a_row {

@@ -22,7 +22,7 @@ pub(super) fn share_loops(graph: &Graph) -> Result<Option<Graph>, String> {
         let node = graph.node(id);
         let others = of_operands.get(&node.operands[..]).filter(|others| others.len() > 1)?;
         let saving = node.op.saving()?;
-        others.iter().any(|&other| graph.node(other).op == saving && graph.node(other).region == node.region).then_some(saving)
+        others.iter().any(|&other| *graph.node(other).op == saving && graph.node(other).region == node.region).then_some(saving)
     };
     let shared: HashMap<NodeId, Op> = graph.ids().filter_map(|id| Some((id, larger(id)?))).collect();
     if shared.is_empty() {
