@@ -1,4 +1,4 @@
-//! Values of a graph that is rebuilt, by what they were.
+//! What stands for the values of a graph: when it is rebuilt, other values.
 
 use super::Value;
 use rustc_hash::FxHashMap;
@@ -7,17 +7,23 @@ use std::ops::Index;
 /// Nodes of a page.
 const PAGE: usize = 128;
 
-/// What stands for each value of another graph. Passes ask for every operand of every node, so that first results, which most values
+/// What stands for each value of a graph: by default a value of another graph. Passes ask for every operand of every node, so that first results, which most values
 /// are, lie in the order of their nodes; pages without any take no memory.
-#[derive(Clone, Debug, Default)]
-pub struct ValueMap {
-    pages: Vec<Option<Box<[Option<Value>; PAGE]>>>,
-    others: FxHashMap<Value, Value>,
+#[derive(Clone, Debug)]
+pub struct ValueMap<T = Value> {
+    pages: Vec<Option<Box<[Option<T>; PAGE]>>>,
+    others: FxHashMap<Value, T>,
 }
 
-impl ValueMap {
+impl<T> Default for ValueMap<T> {
+    fn default() -> ValueMap<T> {
+        ValueMap { pages: vec![], others: FxHashMap::default() }
+    }
+}
+
+impl<T> ValueMap<T> {
     /// What stands for a value.
-    pub fn get(&self, v: &Value) -> Option<&Value> {
+    pub fn get(&self, v: &Value) -> Option<&T> {
         if v.result > 0 {
             return self.others.get(v);
         }
@@ -31,19 +37,19 @@ impl ValueMap {
     }
 
     /// `to` stands for `v` from now on; gives what stood for it.
-    pub fn insert(&mut self, v: Value, to: Value) -> Option<Value> {
+    pub fn insert(&mut self, v: Value, to: T) -> Option<T> {
         if v.result > 0 {
             return self.others.insert(v, to);
         }
         let at = v.node.0 as usize;
         if self.pages.len() <= at / PAGE {
-            self.pages.resize(at / PAGE + 1, None);
+            self.pages.resize_with(at / PAGE + 1, || None);
         }
-        self.pages[at / PAGE].get_or_insert_with(|| Box::new([None; PAGE]))[at % PAGE].replace(to)
+        self.pages[at / PAGE].get_or_insert_with(|| Box::new([const { None }; PAGE]))[at % PAGE].replace(to)
     }
 
     /// Forgets what stands for a value, and gives it.
-    pub fn remove(&mut self, v: &Value) -> Option<Value> {
+    pub fn remove(&mut self, v: &Value) -> Option<T> {
         if v.result > 0 {
             return self.others.remove(v);
         }
@@ -52,24 +58,24 @@ impl ValueMap {
     }
 }
 
-impl Index<&Value> for ValueMap {
-    type Output = Value;
+impl<T> Index<&Value> for ValueMap<T> {
+    type Output = T;
 
-    fn index(&self, v: &Value) -> &Value {
+    fn index(&self, v: &Value) -> &T {
         self.get(v).expect("the value is mapped")
     }
 }
 
-impl Extend<(Value, Value)> for ValueMap {
-    fn extend<I: IntoIterator<Item = (Value, Value)>>(&mut self, pairs: I) {
+impl<T> Extend<(Value, T)> for ValueMap<T> {
+    fn extend<I: IntoIterator<Item = (Value, T)>>(&mut self, pairs: I) {
         for (v, to) in pairs {
             self.insert(v, to);
         }
     }
 }
 
-impl FromIterator<(Value, Value)> for ValueMap {
-    fn from_iter<I: IntoIterator<Item = (Value, Value)>>(pairs: I) -> ValueMap {
+impl<T> FromIterator<(Value, T)> for ValueMap<T> {
+    fn from_iter<I: IntoIterator<Item = (Value, T)>>(pairs: I) -> ValueMap<T> {
         let mut map = ValueMap::default();
         map.extend(pairs);
         map

@@ -16,12 +16,11 @@
 
 use super::{Border, Lowered, Lowering};
 use crate::error::Error;
-use crate::graph::{Graph, InputRole, OutputRole, Value};
+use crate::graph::{Graph, InputRole, OutputRole, ValueMap};
 use crate::loop_ir::{BodyBuilder, BufferId, IndexExpr, Phase, Tag, Val, flatten};
 use crate::ops::{Cond, Flow, FoldIn, NestBuilder, OpDef, OperandView, Scan, WhileLoop};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Provenance, TensorType};
-use rustc_hash::FxHashMap;
 
 /// Blocks of commands, of which the first runs once and the others as often as `repeat` says.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,7 +83,7 @@ impl Lowering {
 
     /// A buffer that holds exactly the view's elements.
     fn whole(&mut self, phase: Phase, view: &OperandView, provenance: &Provenance) -> Result<Outer, Error> {
-        if view.steps.is_empty() {
+        if view.is_whole() {
             return Ok((view.buffer, view.ty.clone()));
         }
         let copy = self.buffer("operand", &view.ty);
@@ -94,7 +93,7 @@ impl Lowering {
 
     /// The values of a body's outputs.
     fn body(&mut self, phase: Phase, body: &Graph, operands: Vec<OperandView>) -> Result<Vec<OperandView>, Error> {
-        let mut views: FxHashMap<Value, OperandView> = body.inputs.iter().map(|i| i.value).zip(operands).collect();
+        let mut views: ValueMap<OperandView> = body.inputs.iter().map(|i| i.value).zip(operands).collect();
         for id in body.ids() {
             self.node(phase, body, id, &mut views)?;
         }

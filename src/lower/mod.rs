@@ -16,7 +16,7 @@ pub use control::{Block, Control, Repeat};
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::graph::{Graph, InputRole, NodeId, OutputRole, Value};
+use crate::graph::{Graph, InputRole, NodeId, OutputRole, Value, ValueMap};
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Instr, Nest, Phase, Tag, Val, flatten};
 use crate::ops::{NestBuilder, OpDef, OperandView};
 use crate::scalar::ScalarFn;
@@ -142,7 +142,7 @@ impl Lowering {
     }
 
     fn graph(&mut self, phase: Phase, graph: &Graph, consumed: &dyn Fn(&str) -> bool, config: &Config) -> Result<(), Error> {
-        let mut views: FxHashMap<Value, OperandView> = FxHashMap::with_capacity_and_hasher(graph.nodes.len(), Default::default());
+        let mut views: ValueMap<OperandView> = ValueMap::default();
         for input in &graph.inputs {
             let view = self.input(graph, &input.name, &input.role, graph.ty(input.value))?;
             views.insert(input.value, view);
@@ -194,7 +194,7 @@ impl Lowering {
         OperandView::of(id, ty.clone())
     }
 
-    fn node(&mut self, phase: Phase, graph: &Graph, id: NodeId, views: &mut FxHashMap<Value, OperandView>) -> Result<(), Error> {
+    fn node(&mut self, phase: Phase, graph: &Graph, id: NodeId, views: &mut ValueMap<OperandView>) -> Result<(), Error> {
         let node = graph.node(id);
         if views.contains_key(&Value::first(id)) {
             return Ok(());
@@ -261,7 +261,7 @@ impl Lowering {
 
     /// A buffer that holds exactly the view's elements and is nobody else's.
     fn owned(&mut self, phase: Phase, name: &str, view: &OperandView, provenance: &Provenance) -> Result<BufferId, Error> {
-        if view.steps.is_empty() && self.taken.insert(view.buffer) {
+        if view.is_whole() && self.taken.insert(view.buffer) {
             return Ok(view.buffer);
         }
         let target = self.buffer(name, &view.ty);
@@ -309,7 +309,7 @@ impl Lowering {
         let mut ready = vec![];
         for (target, view, provenance) in states {
             let aliases_state = targets.contains(&view.buffer) && view.buffer != target;
-            let permutes_itself = view.buffer == target && !view.steps.is_empty();
+            let permutes_itself = view.buffer == target && !view.is_whole();
             let view = if aliases_state || permutes_itself {
                 let scratch = self.buffer("old_state", &view.ty);
                 self.copy(Phase::Update, false, &view, scratch.buffer, &provenance)?;

@@ -2,11 +2,13 @@
 
 use super::{Op, OpDef};
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Element, IndexExpr, Nest, Val, axes, flatten};
-use crate::types::{Dim, Provenance, Shape, TensorType};
+use crate::types::{Dim, Provenance, TensorType};
+use std::borrow::Cow;
 use std::ops::Deref;
 use std::rc::Rc;
+use std::sync::Arc;
 
-/// An operand: a buffer seen through a chain of views. Views never copy, and copies share it.
+/// An operand: a buffer, or a view of another operand. Views never copy, and copies share it.
 #[derive(Clone, Debug)]
 pub struct OperandView(Rc<View>);
 
@@ -15,12 +17,10 @@ pub struct OperandView(Rc<View>);
 pub struct View {
     /// The buffer read.
     pub buffer: BufferId,
-    /// Shape of the buffer.
-    pub base: Shape,
     /// Type of the operand as the op sees it.
     pub ty: TensorType,
-    /// Views from the buffer outwards: op, operand shape, result shape.
-    pub steps: Vec<(Op, Shape, Shape)>,
+    /// The view and what it is of; nothing for a whole buffer.
+    of: Option<(Arc<Op>, OperandView)>,
 }
 
 impl Deref for OperandView {
@@ -34,14 +34,17 @@ impl Deref for OperandView {
 impl OperandView {
     /// A whole buffer.
     pub fn of(buffer: BufferId, ty: TensorType) -> OperandView {
-        OperandView(Rc::new(View { buffer, base: ty.shape.clone(), ty, steps: vec![] }))
+        OperandView(Rc::new(View { buffer, ty, of: None }))
     }
 
     /// This operand seen through one more view.
-    pub fn through(&self, op: &Op, result: &TensorType) -> OperandView {
-        let step = (op.clone(), self.ty.shape.clone(), result.shape.clone());
-        let steps = self.steps.iter().cloned().chain([step]).collect();
-        OperandView(Rc::new(View { buffer: self.buffer, base: self.base.clone(), ty: result.clone(), steps }))
+    pub fn through(&self, op: &Arc<Op>, result: &TensorType) -> OperandView {
+        OperandView(Rc::new(View { buffer: self.buffer, ty: result.clone(), of: Some((op.clone(), self.clone())) }))
+    }
+
+    /// Whether it is the buffer as it stands.
+    pub fn is_whole(&self) -> bool {
+        self.of.is_none()
     }
 
     /// The element at `coords`.
@@ -51,11 +54,12 @@ impl OperandView {
 
     /// Flat index into the buffer of the element at `coords`.
     fn index(&self, coords: &[IndexExpr]) -> IndexExpr {
-        let mut at = coords.to_vec();
-        for (op, operand, result) in self.steps.iter().rev() {
-            at = op.view(operand, result, &at).expect("steps are views");
+        let (mut view, mut at) = (self, Cow::Borrowed(coords));
+        while let Some((op, operand)) = &view.of {
+            at = op.view(&operand.ty.shape, &view.ty.shape, &at).expect("views are of views").into();
+            view = operand;
         }
-        flatten(&at, &self.base.0)
+        flatten(&at, &view.ty.shape.0)
     }
 }
 
