@@ -147,10 +147,10 @@ struct Stages<'a> {
 impl Stages<'_> {
     fn inference(&self, clock: &mut Clock<'_>) -> Result<Program> {
         let inlined = inline_subgraphs(self.graph, Inline::Calls).map_err(Error::compile)?;
-        let joint = recursive_joint_graph_passes(&inlined)?;
+        let joint = recursive_joint_graph_passes(inlined.into_owned())?;
         clock.report.joint_nodes = joint.nodes.len();
         clock.stage("joint");
-        let forward = fw_compiler_base(&joint)?;
+        let forward = fw_compiler_base(joint)?;
         clock.stage("post_grad");
         let program = self.program(vec![(Phase::Forward, forward)], vec![], clock)?;
         self.excess(&program).map_or(Ok(program), |why| Err(Error::Platform(why)))
@@ -222,7 +222,7 @@ impl Stages<'_> {
             None => joint,
         };
         clock.stage("autograd");
-        let joint = recursive_joint_graph_passes(&joint)?;
+        let joint = recursive_joint_graph_passes(joint)?;
         clock.report.joint_nodes = joint.nodes.len();
         clock.stage("joint");
         Ok(joint)
@@ -235,8 +235,8 @@ impl Stages<'_> {
         clock.report.saved = partition.saved.iter().map(|s| (format!("{} ({})", s.name, s.label), s.bytes.clone(), s.reason.clone())).collect();
         clock.report.recomputed = partition.recomputed.iter().map(|s| (s.label.clone(), s.bytes.clone(), s.reason.clone())).collect();
         clock.report.recomputing = partition.recomputing;
-        let forward = fw_compiler_base(&partition.forward)?;
-        let backward = bw_compiler(&partition.backward)?;
+        let forward = fw_compiler_base(partition.forward)?;
+        let backward = bw_compiler(partition.backward)?;
         clock.stage("post_grad");
         let mut graphs = vec![(Phase::Forward, forward), (Phase::Backward, backward)];
         if let Mode::Train(optimizer) = &self.config.mode {
@@ -270,12 +270,12 @@ fn hint(bytes: &Dim) -> u64 {
 }
 
 /// Makes a forward ready for lowering; inference and training share it.
-pub fn fw_compiler_base(forward: &Graph) -> Result<Graph> {
+pub fn fw_compiler_base(forward: Graph) -> Result<Graph> {
     post_grad_passes(forward)
 }
 
 /// Makes a backward ready for lowering.
-pub fn bw_compiler(backward: &Graph) -> Result<Graph> {
+pub fn bw_compiler(backward: Graph) -> Result<Graph> {
     post_grad_passes(backward)
 }
 
@@ -338,7 +338,7 @@ fn untrained_parameters(graph: &Graph, trained: &[(String, TensorType)]) -> Vec<
 /// stage run. Other parameters stay as they are, without decay, as in PyTorch.
 fn compile_update(parameters: &[(String, TensorType)], optimizer: &Optimizer, gradients: Gradients, loss_scale: Option<&LossScale>) -> Result<Graph> {
     let update = crate::update::update_graph(optimizer, parameters, gradients, loss_scale)?;
-    post_grad_passes(&update)
+    post_grad_passes(update)
 }
 
 fn generate(program: Program, target: &Target) -> Result<Plan> {

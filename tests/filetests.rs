@@ -200,7 +200,7 @@ fn differentiated(graph: &Graph, wrt: Wrt, seed: Seed) -> Result<String, String>
 
 /// The joint graph of training, after its passes.
 fn training(graph: &Graph) -> Result<Graph, String> {
-    joint_graph(graph, Wrt::Parameters, Seed::Loss).and_then(|g| passes::recursive_joint_graph_passes(&g)).map_err(|e| e.to_string())
+    joint_graph(graph, Wrt::Parameters, Seed::Loss).and_then(passes::recursive_joint_graph_passes).map_err(|e| e.to_string())
 }
 
 /// The text of the graph that `f` makes, which must be sound and parse back.

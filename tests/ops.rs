@@ -45,10 +45,7 @@ const EXECUTORS: &[(&str, Executor)] = &[
         evaluate(&graph, inputs, Precision::Working).map_err(|e| e.to_string())
     }),
     ("passes", |graph, inputs| {
-        let graph = recursive_pre_grad_passes(graph)
-            .and_then(|g| recursive_joint_graph_passes(&g))
-            .and_then(|g| post_grad_passes(&g))
-            .map_err(|e| e.to_string())?;
+        let graph = recursive_pre_grad_passes(graph).and_then(recursive_joint_graph_passes).and_then(post_grad_passes).map_err(|e| e.to_string())?;
         evaluate(&graph, inputs, Precision::Working).map_err(|e| e.to_string())
     }),
     ("nests", |graph, inputs| interpret(graph, inputs, &Config { fuse: false, reuse: false, ..Config::default() })),
@@ -207,7 +204,7 @@ fn check_text(case: &Case) -> Result<(), String> {
 /// The nests that a graph is lowered to, and the kernels that they become on each target.
 fn nests_parse_back(graph: &Graph) -> Result<(), String> {
     let graph = inline_subgraphs(graph, Inline::Calls)?;
-    let graph = recursive_joint_graph_passes(&graph).and_then(|g| post_grad_passes(&g)).map_err(|e| e.to_string())?;
+    let graph = recursive_joint_graph_passes(graph.into_owned()).and_then(post_grad_passes).map_err(|e| e.to_string())?;
     // What cannot be lowered is refused by name, which `layers` looks at.
     let Ok(lowered) = lower(&[(Phase::Forward, &graph)], &Config::default()) else { return Ok(()) };
     parse_back(&lowered.buffers, &lowered.nests)?;

@@ -5,9 +5,10 @@ use super::{Graph, Input, InputRole, Node, NodeId, Operands, Output, OutputRole,
 use crate::ops::{self, InputOp, Op, OpDef};
 use crate::scalar::{Expr, ScalarFn};
 use crate::types::{DType, Dim, IntoShape, Provenance, Shape, TensorType, broadcast_pairs, broadcast_shapes};
-use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
+use rustc_hash::{FxHashSet, FxHasher};
 use std::cell::Cell;
-use std::hash::{Hash, Hasher};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 
 /// Builds a graph node by node. Every method infers types and returns an error message naming the op and the operands'
@@ -15,9 +16,9 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     pub(super) graph: Graph,
-    /// The newest node of each hash of op, operands and region; `older` has the one before it.
-    known: FxHashMap<u32, NodeId>,
-    /// For each node, the one before it with the same hash.
+    /// The newest node of each [`key`]; `older` has the one before it.
+    known: HashMap<u32, NodeId, BuildHasherDefault<InOrder>>,
+    /// For each node, the one before it with the same key.
     older: Vec<Option<NodeId>>,
     /// Types of results of fixed sizes so far: there are few in a graph, so that all of them stay in caches.
     types: FxHashSet<Arc<[TensorType]>>,
@@ -45,7 +46,11 @@ impl Builder {
 
     /// An empty graph of that name, with room for as many nodes as `graph` has.
     pub fn like(name: &str, graph: &Graph) -> Builder {
-        Builder::with_room(name, graph.nodes.len())
+        let mut b = Builder::with_room(name, graph.nodes.len());
+        b.graph.inputs.reserve(graph.inputs.len());
+        b.graph.outputs.reserve(graph.outputs.len());
+        b.names.reserve(graph.inputs.len());
+        b
     }
 
     /// An empty graph of that name, with room for so many nodes: large lists that grow are copied into memory that nobody has touched.
@@ -53,6 +58,8 @@ impl Builder {
         let mut b = Builder::new(name);
         b.graph.nodes.reserve(nodes);
         b.graph.provenance.reserve(nodes);
+        b.older.reserve(nodes);
+        b.known.reserve(PLACES as usize * nodes);
         b.older.reserve(nodes);
         b.known.reserve(nodes);
         b
@@ -89,7 +96,8 @@ impl Builder {
         let ty = TensorType { shape: ty.shape.map(&|d| self.resolve(d)), ..ty };
         let op = Op::from(InputOp { index: self.graph.inputs.len() as u32, ty: ty.clone() });
         let types = self.shared(vec![ty]);
-        let node = self.push(op.into(), Operands::new(), types);
+        let node = Node { op: op.into(), operands: Operands::new(), types, region: self.region };
+        let node = self.push(node, self.provenance.clone());
         let value = Value::first(node);
         self.graph.inputs.push(Input { name: name.into(), role, value });
         Ok(value)
@@ -98,7 +106,8 @@ impl Builder {
     /// Adds a value that stands for an input of a part of the graph until that part is taken out; see [`super::outline()`].
     pub fn placeholder(&mut self, ty: TensorType) -> Value {
         let op = Op::from(InputOp { index: u32::MAX - self.graph.nodes.len() as u32, ty: ty.clone() });
-        Value::first(self.push(op.into(), Operands::new(), [ty].into()))
+        let node = Node { op: op.into(), operands: Operands::new(), types: [ty].into(), region: self.region };
+        Value::first(self.push(node, self.provenance.clone()))
     }
 
     /// Adds an output.
@@ -114,30 +123,38 @@ impl Builder {
     /// Adds `op` applied to `operands`, or finds it; all results.
     pub fn node(&mut self, op: impl Into<Op>, operands: &[Value]) -> Built<Vec<Value>> {
         let op = self.with_needed_sizes(op.into(), operands);
-        let hash = hash(&op, operands, self.region);
-        if let Some(node) = self.find(hash, &op, operands, self.region) {
+        let key = key(&op, operands, self.region);
+        if let Some(node) = self.find(key, &op, operands, self.region) {
             self.graph.provenance[node.0 as usize].merge(&self.provenance);
             return Ok(self.results(node));
         }
         let inferred = self.infer(&op, operands)?;
         let (op, types) = (self.shared_op(op), self.shared(inferred));
-        Ok(self.insert(hash, op, operands.into(), types))
+        Ok(self.insert(key, Node { op, operands: operands.into(), types, region: self.region }, self.provenance.clone()))
     }
 
     /// As [`Builder::node`] for a node of `graph`, whose operands here have the types that they have there.
     fn copy(&mut self, graph: &Graph, id: NodeId, operands: Operands) -> Vec<Value> {
         let node = graph.node(id);
-        let hash = hash(&node.op, &operands, self.region);
-        if let Some(known) = self.find(hash, &node.op, &operands, self.region) {
-            self.graph.provenance[known.0 as usize].merge(&self.provenance);
-            return self.results(known);
+        let (op, types) = (node.op.clone(), node.types.clone());
+        self.adopt(Node { op, operands, types, region: self.region }, self.provenance.clone())
+    }
+
+    /// Adds a node that came from there, or finds it. The types of its results are those that its op infers from its operands.
+    pub(crate) fn adopt(&mut self, node: Node, provenance: Provenance) -> Vec<Value> {
+        let key = key(&node.op, &node.operands, node.region);
+        match self.find(key, &node.op, &node.operands, node.region) {
+            Some(known) => {
+                self.graph.provenance[known.0 as usize].merge(&provenance);
+                self.results(known)
+            }
+            None => self.insert(key, node, provenance),
         }
-        self.insert(hash, node.op.clone(), operands, node.types.clone())
     }
 
     /// The node of that op, those operands and that region.
-    fn find(&self, hash: u32, op: &Op, operands: &[Value], region: Option<Region>) -> Option<NodeId> {
-        let mut next = self.known.get(&hash).copied();
+    fn find(&self, key: u32, op: &Op, operands: &[Value], region: Option<Region>) -> Option<NodeId> {
+        let mut next = self.known.get(&key).copied();
         while let Some(id) = next {
             let node = self.graph.node(id);
             if node.region == region && *node.operands == *operands && *node.op == *op {
@@ -154,9 +171,9 @@ impl Builder {
         self.older.fill(None);
         for i in 0..self.graph.nodes.len() {
             let (id, node) = (NodeId(i as u32), &self.graph.nodes[i]);
-            let hash = hash(&node.op, &node.operands, node.region);
-            if self.find(hash, &node.op, &node.operands, node.region).is_none() {
-                self.older[i] = self.known.insert(hash, id);
+            let key = key(&node.op, &node.operands, node.region);
+            if self.find(key, &node.op, &node.operands, node.region).is_none() {
+                self.older[i] = self.known.insert(key, id);
             }
         }
     }
@@ -200,10 +217,10 @@ impl Builder {
         op
     }
 
-    fn insert(&mut self, hash: u32, op: Arc<Op>, operands: Operands, types: Arc<[TensorType]>) -> Vec<Value> {
-        let node = self.push(op, operands, types);
-        self.older[node.0 as usize] = self.known.insert(hash, node);
-        self.results(node)
+    fn insert(&mut self, key: u32, node: Node, provenance: Provenance) -> Vec<Value> {
+        let id = self.push(node, provenance);
+        self.older[id.0 as usize] = self.known.insert(key, id);
+        self.results(id)
     }
 
     /// The op in the symbols that the graph has now, after its sizes have become what it needs.
@@ -309,7 +326,7 @@ impl Builder {
         }
         let node = graph.node(id);
         let operands: Operands = node.operands.iter().map(|v| map[v]).collect();
-        let (provenance, region) = (self.provenance.clone(), self.region);
+        let (provenance, region) = (std::mem::take(&mut self.provenance), self.region);
         self.provenance = graph.provenance(id).clone();
         self.provenance.merge(&provenance);
         self.region = node.region.or(region);
@@ -328,6 +345,18 @@ impl Builder {
         Ok(())
     }
 
+    /// Declares the inputs of `graph`, in its order, as the first of this one, and maps them; they came from there.
+    pub(crate) fn adopt_inputs(&mut self, graph: &Graph, provenance: &mut [Provenance], map: &mut ValueMap) {
+        for input in &graph.inputs {
+            let id = self.push(graph.def(input.value).clone(), std::mem::take(&mut provenance[input.value.node.0 as usize]));
+            let value = Value::first(id);
+            self.names.insert(input.name.clone());
+            self.graph.inputs.push(Input { value, ..input.clone() });
+            map.insert(input.value, value);
+        }
+        self.assume_guards(&graph.guards);
+    }
+
     /// Declares one input as in `graph`, where it came from included.
     pub fn copy_input(&mut self, graph: &Graph, input: &Input) -> Built {
         let value = self.input(&input.name, input.role.clone(), graph.ty(input.value).clone())?;
@@ -335,10 +364,10 @@ impl Builder {
         Ok(value)
     }
 
-    fn push(&mut self, op: Arc<Op>, operands: Operands, types: Arc<[TensorType]>) -> NodeId {
+    fn push(&mut self, node: Node, provenance: Provenance) -> NodeId {
         let id = NodeId(self.graph.nodes.len() as u32);
-        self.graph.nodes.push(Node { op, operands, types, region: self.region });
-        self.graph.provenance.push(self.provenance.clone());
+        self.graph.nodes.push(node);
+        self.graph.provenance.push(provenance);
         self.older.push(None);
         id
     }
@@ -358,11 +387,38 @@ fn has_fixed_sizes(op: &mut Op) -> bool {
     fixed.get()
 }
 
-/// Half of a hash, so that the map of large graphs stays in caches: nodes with the same are told apart by what they are.
-fn hash(op: &Op, operands: &[Value], region: Option<Region>) -> u32 {
+/// Places in the table of known nodes for each node.
+const PLACES: u32 = 2;
+
+/// How much of a key is a place.
+const PLACE: u32 = (1 << 21) - 1;
+
+/// Where a node stands in the table of known nodes: near the place of the newest value that it reads, which is young itself as a rule, so
+/// that building a large graph goes through the table in order. Nodes with the same key are told apart by what they are.
+fn key(op: &Op, operands: &[Value], region: Option<Region>) -> u32 {
     let mut hasher = FxHasher::default();
     (op, operands, region).hash(&mut hasher);
-    (hasher.finish() >> 32) as u32
+    let hash = (hasher.finish() >> 32) as u32;
+    let newest = operands.iter().map(|v| v.node.0).max();
+    newest.map_or(hash, |newest| (newest.wrapping_mul(PLACES).wrapping_add(hash % 16) & PLACE) | (hash & !PLACE))
+}
+
+/// Leaves keys where they stand: the table takes the place from the low end, and tells keys of one place apart by the high end.
+#[derive(Clone, Default)]
+struct InOrder(u64);
+
+impl Hasher for InOrder {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.0 = self.0 << 8 | b as u64);
+    }
+
+    fn write_u32(&mut self, key: u32) {
+        self.0 = (key as u64) << 32 | key as u64;
+    }
 }
 
 /// Shorthands that keep VJPs and decompositions readable. Binary functions broadcast.

@@ -4,7 +4,7 @@ use super::classify::Classes;
 use super::network::{MOVED, recomputing_cost};
 use super::{Choice, Partition, RecomputedValue, SavedValue, expected_bytes};
 use crate::autograd::copy_input_or_unit;
-use crate::graph::{Builder, Graph, InputRole, NodeId, OutputRole, Value, ValueMap};
+use crate::graph::{Builder, Graph, InputRole, Node, NodeId, Operands, OutputRole, Value, ValueMap};
 use crate::ops::{Class, OpDef, RecomputeCost};
 use crate::types::{Decision, Dim, TensorType};
 use rustc_hash::FxHashMap;
@@ -159,8 +159,8 @@ fn forward_graph(joint: &Graph, choice: &Choice, names: &Names) -> Result<Graph,
     for input in joint.inputs.iter().filter(|i| i.role != InputRole::Cotangent) {
         map.insert(input.value, b.copy_input(joint, input)?);
     }
-    for id in joint.ids().filter(|id| needed[id.0 as usize]) {
-        b.copy_node(joint, id, &mut map)?;
+    for id in joint.ids().filter(|id| needed[id.0 as usize] && joint.node(*id).op.class() != Class::Input) {
+        copy(&mut b, joint, id, &mut map);
     }
     for (name, role, v) in outputs {
         b.output(name, role.clone(), map[&v]);
@@ -184,7 +184,7 @@ fn backward_graph(joint: &Graph, choice: &Choice, names: &Names, demand: &Demand
         map.insert(input.value, copy_input_or_unit(&mut b, joint, input)?);
     }
     for &id in &demand.order {
-        copy_recomputed(&mut b, joint, id, &mut map)?;
+        copy(&mut b, joint, id, &mut map);
     }
     for output in joint.outputs.iter().filter(|o| matches!(o.role, OutputRole::Gradient(_))) {
         b.output(&output.name, output.role.clone(), map[&output.value]);
@@ -192,11 +192,14 @@ fn backward_graph(joint: &Graph, choice: &Choice, names: &Names, demand: &Demand
     Ok(b.finish())
 }
 
-/// Copies a node whose results may partly be saved already: those keep the saved value.
-fn copy_recomputed(b: &mut Builder, joint: &Graph, id: NodeId, map: &mut ValueMap) -> Result<(), String> {
-    let results = (0..joint.node(id).types.len() as u32).map(|result| Value { node: id, result });
-    let kept: Vec<(Value, Value)> = results.filter_map(|v| map.remove(&v).map(|k| (v, k))).collect();
-    b.copy_node(joint, id, map)?;
-    map.extend(kept);
-    Ok(())
+/// Copies a node. Results that are saved already keep the saved value.
+fn copy(b: &mut Builder, joint: &Graph, id: NodeId, map: &mut ValueMap) {
+    let node = joint.node(id);
+    let operands: Operands = node.operands.iter().map(|v| map[v]).collect();
+    let copied = Node { op: node.op.clone(), operands, types: node.types.clone(), region: node.region };
+    for (result, value) in joint.results(id).zip(b.adopt(copied, joint.provenance(id).clone())) {
+        if !map.contains_key(&result) {
+            map.insert(result, value);
+        }
+    }
 }

@@ -266,7 +266,7 @@ fn every_op_survives_the_cut() {
             b.output(&format!("y{k}"), OutputRole::User, v);
         }
         let Ok(joint) = joint_graph(&b.finish(), Wrt::Inputs, Seed::Cotangents) else { continue };
-        let joint = crate::passes::recursive_joint_graph_passes(&joint).unwrap();
+        let joint = crate::passes::recursive_joint_graph_passes(joint).unwrap();
         for (saving, pressure) in [(Saving::MinCut, 0), (Saving::MinCut, 1), (Saving::MinCut, 12), (Saving::Everything, 0)] {
             let partition = partition_under(&joint, &fusible_by_traits, saving, Pressure(pressure)).unwrap();
             check_values_at(&joint, &partition, sample.positive, sample.index_below);
@@ -356,7 +356,7 @@ fn masks_are_the_same_at_every_pressure() {
     let loss = b.reduce(ReduceKind::Sum, y, &[0, 1], false).unwrap();
     b.output("loss", OutputRole::Loss, loss);
     let joint = joint_graph(&b.finish(), Wrt::Parameters, Seed::Loss).unwrap();
-    let joint = crate::passes::recursive_joint_graph_passes(&joint).unwrap();
+    let joint = crate::passes::recursive_joint_graph_passes(joint).unwrap();
     for pressure in Pressure::all() {
         let partition = partition_under(&joint, &fusible_by_traits, Saving::MinCut, pressure).unwrap();
         assert!(partition.saved.iter().all(|s| s.ty.dtype == DType::F32), "{:?}", partition.decisions);

@@ -42,7 +42,7 @@ impl Pass {
 /// Passes on the forward graph, before it is differentiated: cleans up, and raises patterns written out by hand to ops that
 /// have their own derivative.
 pub fn recursive_pre_grad_passes(graph: &Graph) -> Result<Graph> {
-    run_stage("pre_grad", pre_grad::PASSES, graph)
+    run_stage("pre_grad", pre_grad::PASSES, Cow::Borrowed(graph))
 }
 
 /// Attention becomes one kernel where that pays on a device of these speeds, with its gradients or without; behind the passes before
@@ -58,13 +58,13 @@ pub fn halve_products(graph: &Graph, half: DType) -> Result<Graph> {
 }
 
 /// Passes on the joint graph, or on the forward graph for inference: simplifies, and decomposes every composite.
-pub fn recursive_joint_graph_passes(graph: &Graph) -> Result<Graph> {
-    run_stage("joint_graph", joint_graph::PASSES, graph)
+pub fn recursive_joint_graph_passes(graph: Graph) -> Result<Graph> {
+    run_stage("joint_graph", joint_graph::PASSES, Cow::Owned(graph))
 }
 
 /// Passes on each graph that is lowered: forward, backward, update.
-pub fn post_grad_passes(graph: &Graph) -> Result<Graph> {
-    run_stage("post_grad", post_grad::PASSES, graph)
+pub fn post_grad_passes(graph: Graph) -> Result<Graph> {
+    run_stage("post_grad", post_grad::PASSES, Cow::Owned(graph))
 }
 
 /// One pass by name, subgraphs included; for filetests.
@@ -72,7 +72,7 @@ pub fn run_pass(name: &str, graph: &Graph) -> Result<Graph> {
     let all = [("pre_grad", pre_grad::PASSES), ("joint_graph", joint_graph::PASSES), ("post_grad", post_grad::PASSES)];
     let found = all.into_iter().find_map(|(stage, passes)| passes.iter().find(|p| p.name() == name).map(|p| (stage, *p)));
     let (stage, pass) = found.ok_or_else(|| Error::compile(format!("there is no pass named {name}")))?;
-    run_stage(stage, &[pass], graph)
+    run_stage(stage, &[pass], Cow::Borrowed(graph))
 }
 
 /// Names of all passes, in order.
@@ -80,46 +80,46 @@ pub fn pass_names() -> Vec<&'static str> {
     pre_grad::PASSES.iter().chain(joint_graph::PASSES).chain(post_grad::PASSES).map(Pass::name).collect()
 }
 
-fn run_stage(stage: &'static str, passes: &[Pass], graph: &Graph) -> Result<Graph> {
+fn run_stage(stage: &'static str, passes: &[Pass], graph: Cow<'_, Graph>) -> Result<Graph> {
     let mut current = in_subgraphs(stage, passes, graph)?;
     for run in passes.chunk_by(|a, b| matches!((a, b), (Pass::Rules(..), Pass::Rules(..)))) {
         let names = run.iter().map(Pass::name).collect::<Vec<_>>().join(", ");
         let span = tracing::debug_span!("pass", stage, names, before = current.nodes.len(), after = tracing::field::Empty).entered();
-        let Some(next) = apply(run, &current).map_err(|m| Error::compile(format!("pass {names}: {m}")))? else { continue };
-        span.record("after", next.nodes.len());
-        if cfg!(debug_assertions) {
-            check(&names, &current, &next);
+        let before = cfg!(debug_assertions).then(|| current.clone());
+        current = apply(run, current).map_err(|m| Error::compile(format!("pass {names}: {m}")))?;
+        span.record("after", current.nodes.len());
+        if let Some(before) = before {
+            check(&names, &before, &current);
         }
-        current = Cow::Owned(next);
     }
     Ok(current.into_owned())
 }
 
 /// One pass that rebuilds, or neighbors that are rules.
-fn apply(run: &[Pass], graph: &Graph) -> std::result::Result<Option<Graph>, String> {
+fn apply<'a>(run: &[Pass], graph: Cow<'a, Graph>) -> std::result::Result<Cow<'a, Graph>, String> {
     let mut families: Vec<&[Rule]> = vec![];
     for pass in run {
         match pass {
             Pass::Rules(_, rules) => families.extend_from_slice(rules),
-            Pass::Rebuild(_, rebuild) => return rebuild(graph),
+            Pass::Rebuild(_, rebuild) => return Ok(rebuild(&graph)?.map_or(graph, Cow::Owned)),
         }
     }
-    rewrite(graph, &families).map(Some)
+    rewrite(graph, &families).map(Cow::Owned)
 }
 
 /// The graph with the stage run in every subgraph that its ops hold.
-fn in_subgraphs<'a>(stage: &'static str, passes: &[Pass], graph: &'a Graph) -> Result<Cow<'a, Graph>> {
+fn in_subgraphs<'a>(stage: &'static str, passes: &[Pass], graph: Cow<'a, Graph>) -> Result<Cow<'a, Graph>> {
     if !graph.has_subgraphs() {
-        return Ok(Cow::Borrowed(graph));
+        return Ok(graph);
     }
     let rebuild = |m: String| Error::compile(format!("{stage}: {m}"));
     let mut b = Builder::new(&graph.name);
     let mut map = ValueMap::default();
-    b.copy_inputs(graph, &mut map).map_err(rebuild)?;
+    b.copy_inputs(&graph, &mut map).map_err(rebuild)?;
     for id in graph.ids() {
         let mut op = Op::clone(&graph.node(id).op);
-        change_bodies(&mut op, |g| run_stage(stage, passes, g))?;
-        b.copy_changed_node(graph, id, op, &mut map).map_err(rebuild)?;
+        change_bodies(&mut op, |g| run_stage(stage, passes, Cow::Borrowed(g)))?;
+        b.copy_changed_node(&graph, id, op, &mut map).map_err(rebuild)?;
     }
     for output in &graph.outputs {
         b.output(&output.name, output.role.clone(), map[&output.value]);

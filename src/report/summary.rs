@@ -147,7 +147,7 @@ impl Rows<'_> {
     }
 
     fn arithmetic(&mut self, graph: &Graph) -> Result<()> {
-        let ready = fw_compiler_base(&recursive_joint_graph_passes(graph)?)?;
+        let ready = fw_compiler_base(recursive_joint_graph_passes(graph.clone())?)?;
         let lowered = lower(&[(Phase::Forward, &ready)], &Config::default())?;
         self.arithmetic_of(&lowered, 1.0);
         Ok(())

@@ -14,10 +14,11 @@ mod look;
 
 pub use look::{SpreadReduction, has_no_negative_zero, scalar_call, spread_core, spread_reduction, stands_beside, through_broadcast, uniform};
 
-use crate::graph::{Builder, Graph, Node, NodeId, Value, ValueMap};
+use crate::graph::{Builder, Graph, Node, NodeId, Operands, Value, ValueMap};
 use crate::ops::Op;
 use crate::scalar::ScalarFn;
-use crate::types::TensorType;
+use crate::types::{Provenance, TensorType};
+use std::borrow::Cow;
 
 /// A node that a rule may replace, with its operands in the graph under construction.
 pub struct Site<'a> {
@@ -102,9 +103,13 @@ const MAX_DEPTH: usize = 64;
 ///
 /// One visit of each node is enough: nodes come after their operands, and rules look at operands only, so that what stands is
 /// final when its users are visited. What a rule builds is visited before its value is used. Near-linear.
-pub fn rewrite(graph: &Graph, rules: &[&[Rule]]) -> Result<Graph, String> {
-    let mut rewriter = Rewriter { rules, fuel: fuel_of(graph), replaced: ValueMap::default(), is_exhausted: false };
-    let next = rebuild(graph, |b, id, operands| rewriter.visit(b, graph.node(id), operands, 0))?;
+pub fn rewrite(mut graph: Cow<'_, Graph>, rules: &[&[Rule]]) -> Result<Graph, String> {
+    let provenance = match &mut graph {
+        Cow::Owned(graph) => std::mem::take(&mut graph.provenance),
+        Cow::Borrowed(graph) => graph.provenance.clone(),
+    };
+    let mut rewriter = Rewriter { rules, fuel: fuel_of(&graph), replaced: ValueMap::default(), is_exhausted: false };
+    let next = rebuild_from(&graph, provenance, |b, id, operands| rewriter.visit(b, graph.node(id), operands, 0))?;
     if rewriter.is_exhausted {
         let names: Vec<&str> = rules.iter().flat_map(|family| family.iter()).map(|r| r.name).collect();
         tracing::warn!(graph = graph.name, rules = names.join(", "), "rewriting ran out of fuel");
@@ -173,28 +178,36 @@ fn first_match(b: &mut Builder, node: &Node, operands: &[Value], rules: &[&[Rule
     Ok(None)
 }
 
-/// Rebuilds a graph node by node. `replace` gives values for a node's results, or nothing to have it copied; what it
+/// Rebuilds a graph node by node. `replace` gives values of the same types for a node's results, or nothing to have it copied; what it
 /// builds carries the node's region and provenance. Nodes that nothing needs any more are dropped.
-pub fn rebuild(
+pub fn rebuild(graph: &Graph, replace: impl FnMut(&mut Builder, NodeId, &[Value]) -> Result<Option<Vec<Value>>, String>) -> Result<Graph, String> {
+    rebuild_from(graph, graph.provenance.clone(), replace)
+}
+
+/// As [`rebuild`], where the provenance of nodes is given away: sharing it would look at each.
+fn rebuild_from(
     graph: &Graph,
+    mut provenance: Vec<Provenance>,
     mut replace: impl FnMut(&mut Builder, NodeId, &[Value]) -> Result<Option<Vec<Value>>, String>,
 ) -> Result<Graph, String> {
     let mut b = Builder::like(&graph.name, graph);
     let mut map = ValueMap::default();
-    b.copy_inputs(graph, &mut map)?;
-    for id in graph.ids() {
+    b.adopt_inputs(graph, &mut provenance, &mut map);
+    for (id, provenance) in graph.ids().zip(provenance) {
         if map.contains_key(&Value::first(id)) {
             continue;
         }
-        let operands: Vec<Value> = graph.node(id).operands.iter().map(|v| map[v]).collect();
-        b.provenance = graph.provenance(id).clone();
-        b.region = graph.node(id).region;
-        let replaced = replace(&mut b, id, &operands)?;
-        (b.provenance, b.region) = (Default::default(), None);
-        match replaced {
-            Some(values) => map.extend(graph.results(id).zip(values)),
-            None => b.copy_node(graph, id, &mut map)?,
-        }
+        let node = graph.node(id);
+        let operands: Operands = node.operands.iter().map(|v| map[v]).collect();
+        (b.provenance, b.region) = (provenance, node.region);
+        let values = match replace(&mut b, id, &operands)? {
+            Some(values) => values,
+            None => {
+                let provenance = std::mem::take(&mut b.provenance);
+                b.adopt(Node { op: node.op.clone(), operands, types: node.types.clone(), region: node.region }, provenance)
+            }
+        };
+        map.extend(graph.results(id).zip(values));
     }
     for output in &graph.outputs {
         b.output(&output.name, output.role.clone(), map[&output.value]);
@@ -227,7 +240,7 @@ mod tests {
     #[test]
     fn rules_fire_to_a_fixpoint() {
         let g = graph(|b, x| (0..4).fold(x, |y, _| b.neg(y).unwrap()));
-        assert_eq!(rewrite(&g, &[&[DOUBLE_NEGATION]]).unwrap().nodes.len(), 1);
+        assert_eq!(rewrite(Cow::Borrowed(&g), &[&[DOUBLE_NEGATION]]).unwrap().nodes.len(), 1);
     }
 
     #[test]
@@ -239,7 +252,7 @@ mod tests {
             Ok(Some(vec![site.b.scalar(to, &[x])?]))
         }
         let g = graph(|b, x| b.scalar(ScalarFn::Sin, &[x]).unwrap());
-        assert_eq!(rewrite(&g, &[&[THERE, BACK]]).unwrap().nodes.len(), 2);
+        assert_eq!(rewrite(Cow::Borrowed(&g), &[&[THERE, BACK]]).unwrap().nodes.len(), 2);
     }
 
     #[test]
@@ -247,6 +260,6 @@ mod tests {
         const BAD: Rule =
             Rule { name: "bad", apply: |site| if site.operands.is_empty() { Ok(None) } else { Ok(Some(vec![site.b.constant(DType::I32, 1.0)?])) } };
         let g = graph(|b, x| b.neg(x).unwrap());
-        assert!(rewrite(&g, &[&[BAD]]).unwrap_err().contains("changes the types"));
+        assert!(rewrite(Cow::Borrowed(&g), &[&[BAD]]).unwrap_err().contains("changes the types"));
     }
 }

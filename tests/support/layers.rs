@@ -162,7 +162,7 @@ fn nests(graph: &Graph, what: What, inputs: &Named) -> Result<Named, String> {
             set_unit_cotangents(&joint)?
         }
     };
-    let graph = recursive_joint_graph_passes(&graph).and_then(|g| post_grad_passes(&g)).map_err(|e| e.to_string())?;
+    let graph = recursive_joint_graph_passes(graph).and_then(post_grad_passes).map_err(|e| e.to_string())?;
     let lowered = lower(&[(Phase::Forward, &graph)], &Config::default()).map_err(|e| e.to_string())?;
     let mut memory = empty_memory(&lowered);
     for input in &lowered.inputs {
