@@ -34,7 +34,17 @@ impl Classes {
         let required_forward = ancestors(joint, |role| !matches!(role, OutputRole::Gradient(_)));
         let tangent = tangent_closure(joint);
         let is_output = forward_outputs(joint);
-        let cx = Context { joint, users: &users, required_forward: &required_forward, tangent: &tangent, is_output: &is_output, fusible, pressure };
+        let is_view: Vec<bool> = joint.nodes.iter().map(|n| n.op.is_view()).collect();
+        let cx = Context {
+            joint,
+            users: &users,
+            required_forward: &required_forward,
+            tangent: &tangent,
+            is_output: &is_output,
+            is_view: &is_view,
+            fusible,
+            pressure,
+        };
         let wave = cx.waves();
         let stored_in_forward = joint.ids().map(|id| cx.stored_in_forward(id, &wave)).collect();
         let stored_in_backward = joint.ids().map(|id| cx.stored_in_backward(id)).collect();
@@ -42,7 +52,7 @@ impl Classes {
         if pressure == Pressure::NONE {
             cx.ban_long_chains(&mut ban);
         }
-        let never_saved = joint.ids().map(|id| joint.node(id).op.is_view() || (must_recompute(joint.node(id)) && !cx.leaves_region(id))).collect();
+        let never_saved = joint.ids().map(|id| is_view[id.0 as usize] || (must_recompute(joint.node(id)) && !cx.leaves_region(id))).collect();
         let forward: Vec<usize> = (0..required_forward.len()).filter(|&i| required_forward[i]).collect();
         let end = forward.get(forward.len() - forward.len() / LATE).copied().unwrap_or(usize::MAX);
         let late = (0..required_forward.len()).map(|i| i >= end).collect();
@@ -144,6 +154,8 @@ struct Context<'a> {
     tangent: &'a [bool],
     /// The forward returns it.
     is_output: &'a [bool],
+    /// It is a view. Readers are anywhere in the graph, and this is asked of all of them.
+    is_view: &'a [bool],
     fusible: Fusible<'a>,
     pressure: Pressure,
 }
@@ -155,7 +167,7 @@ impl Context<'_> {
 
     /// Calls `f` on users that read the value, seen through views; stops when it says so.
     fn any_reader(&self, id: NodeId, f: &dyn Fn(NodeId) -> bool) -> bool {
-        self.users.get(id).iter().any(|&u| if self.joint.node(u).op.is_view() { self.any_reader(u, f) } else { f(u) })
+        self.users.get(id).iter().any(|&u| if self.is_view[u.0 as usize] { self.any_reader(u, f) } else { f(u) })
     }
 
     /// How many kernel boundaries lie before each node of the forward, at least.
@@ -182,7 +194,7 @@ impl Context<'_> {
 
     fn stored_in_forward(&self, id: NodeId, wave: &[u32]) -> bool {
         let i = id.0 as usize;
-        let by_view = |u: &NodeId| self.joint.node(*u).op.is_view() && self.stored_in_forward(*u, wave);
+        let by_view = |u: &NodeId| self.is_view[u.0 as usize] && self.stored_in_forward(*u, wave);
         let later = |u: NodeId| self.required_forward[u.0 as usize] && wave[u.0 as usize] > wave[i];
         self.required_forward[i] && (self.is_output[i] || self.users.get(id).iter().any(by_view) || self.any_reader(id, &later))
     }
@@ -194,7 +206,7 @@ impl Context<'_> {
     /// Whether a node outside its region reads it, or the forward returns it.
     fn leaves_region(&self, id: NodeId) -> bool {
         let region = self.joint.node(id).region;
-        let by_view = |u: NodeId| self.joint.node(u).op.is_view() && self.leaves_region(u);
+        let by_view = |u: NodeId| self.is_view[u.0 as usize] && self.leaves_region(u);
         let outside = |u: NodeId| self.required_forward[u.0 as usize] && self.joint.node(u).region != region;
         self.is_output[id.0 as usize] || self.users.get(id).iter().any(|&u| outside(u) || by_view(u))
     }
