@@ -212,7 +212,7 @@ mod tests {
         let new = b.matmul(state, z).unwrap();
         b.output("y", OutputRole::User, z);
         b.output("new", OutputRole::NewValue("state".into()), new);
-        let graph = crate::passes::recursive_joint_graph_passes(&b.finish()).unwrap();
+        let graph = crate::passes::recursive_joint_graph_passes(b.finish()).unwrap();
         let config = Config::default();
         let lowered = lower(&[(Phase::Forward, &graph)], &config).unwrap();
         schedule("memory", lowered, &Target::webgpu_default(), &config).unwrap()

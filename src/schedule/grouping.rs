@@ -344,17 +344,23 @@ impl Grouping<'_> {
     }
 
     /// In the order in which they run.
-    fn finish(mut self) -> (Vec<Group>, Vec<Decision>) {
+    fn finish(self) -> (Vec<Group>, Vec<Decision>) {
         let alive = self.alive();
-        let mut successors: Vec<Vec<usize>> = vec![vec![]; self.groups.len()];
-        for &id in &alive {
-            successors[id] = self.order.successors(id).collect();
-            successors[id].sort_unstable();
-            successors[id].dedup();
-        }
-        let order = Sequence { groups: &self.groups, successors, bytes: &self.bytes }.order();
-        assert_eq!(order.len(), alive.len(), "fusion made a cycle");
-        let groups = order.into_iter().map(|id| self.groups[id].take().expect("ordered once")).collect();
+        // Those that are left, numbered anew.
+        let mut number = vec![0; self.groups.len()];
+        alive.iter().enumerate().for_each(|(new, &id)| number[id] = new);
+        let numbered = |id: usize| {
+            let mut successors: Vec<usize> = self.order.successors(id).map(|s| number[s]).collect();
+            successors.sort_unstable();
+            successors.dedup();
+            successors
+        };
+        let successors = alive.iter().map(|&id| numbered(id)).collect();
+        let groups: Vec<Group> = self.groups.into_iter().flatten().collect();
+        let order = Sequence { groups: &groups, successors, bytes: &self.bytes }.order();
+        assert_eq!(order.len(), groups.len(), "fusion made a cycle");
+        let mut groups: Vec<Option<Group>> = groups.into_iter().map(Some).collect();
+        let groups = order.into_iter().map(|id| groups[id].take().expect("ordered once")).collect();
         (groups, self.decisions)
     }
 }

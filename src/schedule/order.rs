@@ -9,6 +9,7 @@
 use super::group::Group;
 use crate::fusion::WhyNot;
 use crate::loop_ir::BufferId;
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Distance of neighboring keys when they are new.
@@ -33,8 +34,8 @@ pub struct Order {
 /// What a kernel touches.
 #[derive(Clone, Debug, Default)]
 struct Kernel {
-    reads: Vec<BufferId>,
-    writes: Vec<BufferId>,
+    reads: SmallVec<[BufferId; 4]>,
+    writes: SmallVec<[BufferId; 2]>,
     key: u64,
 }
 
@@ -73,10 +74,10 @@ impl Order {
 
     /// Records what kernel `id` reads and writes.
     pub fn attach(&mut self, id: usize, group: &Group) {
-        let mut writes: Vec<BufferId> = group.kernel.writes().collect();
+        let mut writes: SmallVec<[BufferId; 2]> = group.kernel.writes().collect();
         writes.sort();
         writes.dedup();
-        let reads = group.kernel.reads().to_vec();
+        let reads: SmallVec<[BufferId; 4]> = SmallVec::from_slice(group.kernel.reads());
         reads.iter().for_each(|b| self.readers[b.0 as usize].insert(id));
         writes.iter().for_each(|b| self.writers[b.0 as usize].insert(id));
         if group.kernel.structure.checks {
@@ -278,36 +279,47 @@ impl Front {
     }
 }
 
-/// Kernels that use a buffer. Most buffers have few; a host scalar has one for each parameter.
-#[derive(Clone, Debug, Default)]
-pub struct Users {
-    few: Vec<u32>,
-    many: Option<BTreeSet<u32>>,
+/// Kernels that use a buffer, ascending. Most buffers have few, in place; a host scalar has one for each parameter.
+#[derive(Clone, Debug)]
+pub enum Users {
+    /// At most [`FEW`].
+    Few(SmallVec<[u32; 4]>),
+    /// Any number.
+    Many(BTreeSet<u32>),
 }
 
 /// Users that a list holds before it becomes a tree.
 const FEW: usize = 32;
 
+impl Default for Users {
+    fn default() -> Users {
+        Users::Few(SmallVec::new())
+    }
+}
+
 impl Users {
     fn insert(&mut self, id: usize) {
         let id = id as u32;
-        if self.many.is_none() && self.few.len() < FEW {
-            if let Err(at) = self.few.binary_search(&id) {
-                self.few.insert(at, id);
+        match self {
+            Users::Few(few) if few.len() < FEW => {
+                if let Err(at) = few.binary_search(&id) {
+                    few.insert(at, id);
+                }
             }
-            return;
+            Users::Few(few) => *self = Users::Many(few.iter().copied().chain([id]).collect()),
+            Users::Many(many) => {
+                many.insert(id);
+            }
         }
-        let many = self.many.get_or_insert_default();
-        many.extend(self.few.drain(..));
-        many.insert(id);
     }
 
     fn remove(&mut self, id: usize) {
         let id = id as u32;
-        if let Some(many) = &mut self.many {
-            many.remove(&id);
-        } else if let Ok(at) = self.few.binary_search(&id) {
-            self.few.remove(at);
+        match self {
+            Users::Few(few) => few.retain(|user| *user != id),
+            Users::Many(many) => {
+                many.remove(&id);
+            }
         }
     }
 
@@ -318,14 +330,22 @@ impl Users {
 
     /// Ascending.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        let many = self.many.iter().flat_map(|many| many.iter());
-        self.few.iter().chain(many).map(|&r| r as usize)
+        let (few, many) = self.parts();
+        few.iter().chain(many.into_iter().flatten()).map(|&user| user as usize)
     }
 
     /// Those with higher numbers, ascending.
     pub fn behind(&self, id: usize) -> impl Iterator<Item = usize> + '_ {
         let first = id as u32 + 1;
-        let many = self.many.iter().flat_map(move |many| many.range(first..));
-        self.few[self.few.partition_point(|r| *r < first)..].iter().chain(many).map(|&r| r as usize)
+        let (few, many) = self.parts();
+        let many = many.into_iter().flat_map(move |many| many.range(first..));
+        few[few.partition_point(|user| *user < first)..].iter().chain(many).map(|&user| user as usize)
+    }
+
+    fn parts(&self) -> (&[u32], Option<&BTreeSet<u32>>) {
+        match self {
+            Users::Few(few) => (few, None),
+            Users::Many(many) => (&[], Some(many)),
+        }
     }
 }

@@ -18,8 +18,8 @@ const SMALL: i64 = 64 << 10;
 const MUCH: i64 = 64 << 20;
 /// What kernels hold and whom they wait for, by number.
 pub struct Sequence<'a> {
-    /// Kernels that are no more are absent.
-    pub groups: &'a [Option<Group>],
+    /// The kernels.
+    pub groups: &'a [Group],
     /// Kernels that must run after each.
     pub successors: Vec<Vec<usize>>,
     /// Bytes of each buffer; none where it lives longer than the step.
@@ -38,16 +38,8 @@ impl Sequence<'_> {
         order
     }
 
-    fn group(&self, id: usize) -> &Group {
-        self.groups[id].as_ref().expect("the kernel is alive")
-    }
-
-    fn alive(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.groups.len()).filter(|&id| self.groups[id].is_some())
-    }
-
     fn written(&self, id: usize) -> Vec<BufferId> {
-        let mut written: Vec<BufferId> = self.group(id).kernel.writes().collect();
+        let mut written: Vec<BufferId> = self.groups[id].kernel.writes().collect();
         written.sort_unstable();
         written.dedup();
         written
@@ -55,10 +47,10 @@ impl Sequence<'_> {
 
     /// Where kernels stand in the program; small ones where the first stands that waits for them.
     fn places(&self) -> Vec<usize> {
-        let mut place: Vec<usize> = self.groups.iter().map(|g| g.as_ref().map_or(0, |g| g.position)).collect();
+        let mut place: Vec<usize> = self.groups.iter().map(|g| g.position).collect();
         let mut waiting = vec![0; self.groups.len()];
         self.successors.iter().flatten().for_each(|s| waiting[*s] += 1);
-        let mut topological: Vec<usize> = self.alive().filter(|&id| waiting[id] == 0).collect();
+        let mut topological: Vec<usize> = (0..self.groups.len()).filter(|&id| waiting[id] == 0).collect();
         let mut at = 0;
         while let Some(&id) = topological.get(at) {
             at += 1;
@@ -101,24 +93,24 @@ impl<'a> Walk<'a> {
     fn new(of: &'a Sequence<'a>) -> Walk<'a> {
         let (mut waiting, mut readers) = (vec![0; of.groups.len()], vec![(0, 0); of.bytes.len()]);
         of.successors.iter().flatten().for_each(|s| waiting[*s] += 1);
-        for id in of.alive() {
-            for b in of.group(id).kernel.reads() {
+        for (id, group) in of.groups.iter().enumerate() {
+            for b in group.kernel.reads() {
                 let (count, sum) = &mut readers[b.0 as usize];
                 (*count, *sum) = (*count + 1, *sum + id);
             }
         }
         let (ready, frees) = (BTreeSet::new(), BTreeSet::new());
         let mut walk = Walk { of, place: of.places(), waiting, readers, held: vec![false; of.bytes.len()], live: 0, peak: 0, ready, frees };
-        of.alive().filter(|&id| walk.waiting[id] == 0).collect::<Vec<_>>().into_iter().for_each(|id| walk.becomes_ready(id));
+        (0..of.groups.len()).filter(|&id| walk.waiting[id] == 0).collect::<Vec<_>>().into_iter().for_each(|id| walk.becomes_ready(id));
         walk
     }
 
     fn next(&self) -> Option<usize> {
         let Some(&(_, id)) = self.frees.first() else { return self.ready.first().map(|&(_, id)| id) };
-        if matches!(self.of.group(id).turn, Turn::Chunk(_)) {
+        if matches!(self.of.groups[id].turn, Turn::Chunk(_)) {
             return Some(id);
         }
-        let phase = |id: usize| self.of.group(id).phase;
+        let phase = |id: usize| self.of.groups[id].phase;
         let mut others = self.ready.iter().map(|&(_, other)| other).filter(|&other| other != id && phase(other) == phase(id));
         let raise = self.raise(id);
         others.next().filter(|&other| raise > MUCH && self.raise(other) <= raise / 2).or(Some(id))
@@ -141,7 +133,7 @@ impl<'a> Walk<'a> {
     /// Buffers that nobody reads behind a kernel.
     fn dying<'b>(&'b self, id: usize, written: &'b [BufferId]) -> impl Iterator<Item = BufferId> + 'b {
         let last = move |b: &BufferId| self.readers[b.0 as usize].0 == 1 && !written.contains(b);
-        self.of.group(id).kernel.reads().iter().copied().filter(last)
+        self.of.groups[id].kernel.reads().iter().copied().filter(last)
     }
 
     fn freed(&self, id: usize) -> i64 {
@@ -168,7 +160,7 @@ impl<'a> Walk<'a> {
         self.peak = self.peak.max(self.live + self.takes(id));
         self.live += taken - self.freed(id);
         self.of.written(id).iter().for_each(|b| self.held[b.0 as usize] = true);
-        for b in self.of.group(id).kernel.reads() {
+        for b in self.of.groups[id].kernel.reads() {
             let (count, last) = &mut self.readers[b.0 as usize];
             (*count, *last) = (*count - 1, *last - id);
             let (count, last) = (*count, *last);

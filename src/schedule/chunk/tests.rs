@@ -30,7 +30,7 @@ fn lowered(loss: impl FnOnce(&Trace, &Tensor, &Tensor) -> Tensor, half: bool) ->
     .unwrap();
     let forward = recursive_pre_grad_passes(&traced.graph).unwrap();
     let joint = set_unit_cotangents(&joint_graph(&forward, Wrt::Parameters, Seed::Cotangents).unwrap()).unwrap();
-    let graph = post_grad_passes(&recursive_joint_graph_passes(&joint).unwrap()).unwrap();
+    let graph = post_grad_passes(recursive_joint_graph_passes(joint).unwrap()).unwrap();
     lower(&[(Phase::Forward, &graph)], &Config::default()).unwrap()
 }
 
