@@ -13,6 +13,7 @@ use crate::loop_ir::{Buffer, BufferId, Instr, Phase, Tag};
 use crate::lower::Lowered;
 use crate::types::Decision;
 use rustc_hash::{FxHashSet, FxHasher};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
@@ -25,8 +26,12 @@ const NEIGHBORS: usize = 8;
 /// Groups on their way to kernels.
 pub struct Grouping<'a> {
     groups: Vec<Option<Group>>,
-    /// Counts the changes of each group.
-    versions: Vec<u32>,
+    /// Positions of the groups, which are asked for from afar: they are small together.
+    positions: Vec<u32>,
+    /// A number of its own for each group as it is now.
+    stamps: Vec<u32>,
+    /// How many of them were given out.
+    given: u32,
     order: Order,
     memo: &'a mut Memo,
     outputs: Vec<bool>,
@@ -35,8 +40,8 @@ pub struct Grouping<'a> {
     sizes: Vec<i64>,
     /// Bytes of each buffer that lives within the step; none of others.
     bytes: Vec<i64>,
-    /// Pairs that were refused, with their versions: nothing new comes of asking again.
-    refused: FxHashSet<(usize, u32, usize, u32)>,
+    /// For each group as it is now, the stamps of those that were refused as its producers: nothing new comes of asking again.
+    refused: Vec<SmallVec<[u32; 4]>>,
     /// Refusals and merges with their reasons.
     decisions: Vec<Decision>,
     /// Hashes of the decisions noted.
@@ -55,14 +60,16 @@ pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: 
     let bytes = lowered.buffers.iter().zip(outputs.iter().zip(&sizes)).map(bytes_of).collect();
     let mut grouping = Grouping {
         bytes,
-        versions: vec![0; groups.len()],
+        stamps: (0..groups.len() as u32).collect(),
+        given: groups.len() as u32,
+        positions: groups.iter().map(|g| g.position as u32).collect(),
         groups: Vec::with_capacity(groups.len()),
         order: Order::new(state),
         memo,
         outputs,
         limits,
         sizes,
-        refused: FxHashSet::default(),
+        refused: vec![SmallVec::new(); groups.len()],
         decisions: vec![],
         noted: FxHashSet::default(),
     };
@@ -88,7 +95,9 @@ impl Grouping<'_> {
         let group = self.groups[id].as_mut().expect("the group is alive");
         group.kernel = kernel;
         self.order.attach(id, group);
-        self.versions[id] += 1;
+        self.stamps[id] = self.given;
+        self.given += 1;
+        self.refused[id].clear();
     }
 
     fn remove(&mut self, id: usize) -> Group {
@@ -98,6 +107,10 @@ impl Grouping<'_> {
 
     fn get(&self, id: usize) -> &Group {
         self.groups[id].as_ref().expect("the group is alive")
+    }
+
+    fn position(&self, id: usize) -> usize {
+        self.positions[id] as usize
     }
 
     fn size(&self, buffer: BufferId) -> i64 {
@@ -138,7 +151,7 @@ impl Grouping<'_> {
         }
         if self.waits_long(a, b) {
             // What is read elsewhere by then, too, is held longer for this alone.
-            let soon = |r: usize| self.get(r).position <= x.position + FAR;
+            let soon = |r: usize| self.position(r) <= self.position(a) + FAR;
             let own = |b: &&BufferId| !order.is_state(**b) && order.readers(**b).iter().all(soon);
             let held: i64 = order.reads(a).iter().filter(own).map(|b| self.size(*b)).sum();
             let more = held - elements(a, &|b| !keep(*b));
@@ -152,9 +165,9 @@ impl Grouping<'_> {
 
     /// Whether a consumer needs something else that is computed long after its producer.
     fn waits_long(&self, producer: usize, consumer: usize) -> bool {
-        let writers = |b: &BufferId| self.order.writers(*b).iter().filter(|w| *w != producer).map(|w| self.get(w).position).max();
+        let writers = |b: &BufferId| self.order.writers(*b).iter().filter(|w| *w != producer).map(|w| self.position(w)).max();
         let others = self.order.reads(consumer).iter().filter(|b| !self.order.is_state(**b) && self.size(**b) > 1);
-        others.filter_map(writers).max().is_some_and(|last| last > self.get(producer).position + FAR)
+        others.filter_map(writers).max().is_some_and(|last| last > self.position(producer) + FAR)
     }
 
     /// `b` becomes the two of them.
@@ -164,6 +177,7 @@ impl Grouping<'_> {
         self.order.merged(a, b, merge);
         let y = self.groups[b].as_mut().expect("the group is alive");
         (y.phase, y.commit, y.position) = (x.phase.max(y.phase), x.commit || y.commit, x.position.min(y.position));
+        self.positions[b] = y.position as u32;
         y.turn = x.turn.with(y.turn).expect("try_fuse looked");
         self.change(b, fused);
         b
@@ -269,7 +283,7 @@ impl Grouping<'_> {
     fn fuse_producers(&mut self) -> bool {
         let mut changed = false;
         let mut order = self.alive();
-        order.sort_by_key(|&id| self.get(id).position);
+        order.sort_by_key(|&id| self.position(id));
         for start in order {
             if self.groups[start].is_none() {
                 continue;
@@ -284,15 +298,15 @@ impl Grouping<'_> {
     }
 
     fn attempt(&mut self, a: usize, b: usize) -> Option<usize> {
-        let pair = (a, self.versions[a], b, self.versions[b]);
-        if self.refused.contains(&pair) {
+        let stamp = self.stamps[a];
+        if self.refused[b].contains(&stamp) {
             return None;
         }
         match self.try_fuse(a, b) {
             Ok((fused, merge)) => Some(self.replace(a, b, fused, merge)),
             Err(why) => {
                 self.note(a, b, Some(&why));
-                self.refused.insert(pair);
+                self.refused[b].push(stamp);
                 None
             }
         }
