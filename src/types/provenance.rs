@@ -1,14 +1,15 @@
 //! Where a value came from: the user's source lines and module paths.
 
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 /// A line of the user's program.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Location {
-    /// Source file, as the compiler that recorded it names it.
-    pub file: String,
+    /// Source file, as the compiler that recorded it names it. Lines that Rust recorded share its name, which is compared for every merge.
+    pub file: Cow<'static, str>,
     /// Line, counted from 1.
     pub line: u32,
 }
@@ -18,7 +19,7 @@ impl Location {
     #[track_caller]
     pub fn caller() -> Location {
         let at = std::panic::Location::caller();
-        Location { file: at.file().to_string(), line: at.line() }
+        Location { file: at.file().into(), line: at.line() }
     }
 }
 
