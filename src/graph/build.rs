@@ -47,10 +47,15 @@ impl Builder {
     /// An empty graph of that name, with room for as many nodes as `graph` has.
     pub fn like(name: &str, graph: &Graph) -> Builder {
         let mut b = Builder::with_room(name, graph.nodes.len());
-        b.graph.inputs.reserve(graph.inputs.len());
-        b.graph.outputs.reserve(graph.outputs.len());
-        b.names.reserve(graph.inputs.len());
+        b.reserve_border(graph.inputs.len(), graph.outputs.len());
         b
+    }
+
+    /// Room for so many inputs and outputs.
+    pub fn reserve_border(&mut self, inputs: usize, outputs: usize) {
+        self.graph.inputs.reserve(inputs);
+        self.names.reserve(inputs);
+        self.graph.outputs.reserve(outputs);
     }
 
     /// An empty graph of that name, with room for so many nodes: large lists that grow are copied into memory that nobody has touched.

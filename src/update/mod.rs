@@ -41,6 +41,8 @@ pub fn update_graph(
 ) -> Result<Graph, Error> {
     // What AdamW has for a parameter.
     let mut b = Builder::with_room("update", 24 * parameters.len());
+    // A parameter, its gradient and its moments; what is new of them.
+    b.reserve_border(4 * parameters.len(), 4 * parameters.len());
     let built = ranges::check(optimizer).and_then(|()| update(&mut b, optimizer, parameters, gradients, loss_scale));
     built.map_err(|message| Error::compile(format!("optimizer: {message}")))?;
     Ok(b.finish())
