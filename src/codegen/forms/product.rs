@@ -115,10 +115,10 @@ enum Role {
 /// Steps of cooperative products that are summed before they are added to f32: 128 terms, whose error is half of what f32 has in 4,096.
 const SEGMENT: u32 = 4;
 
-/// Whether invocations of a block lie eight down and four across, rather than four and eight. In blocks of 64 rows each would hold two groups of
-/// four rows by four vectors, which an epilogue that is spelled once for a group has no registers for.
+/// Whether invocations of a block lie eight down and four across, rather than four and eight. In larger blocks each would hold rows of four vectors,
+/// and an epilogue that is spelled once for four rows would have no registers for them.
 fn is_wide(tile: &Tile) -> bool {
-    tile.wm == 32
+    (tile.wm, tile.wn) == (32, 32)
 }
 
 /// For each operand, by which of them are read along k, whether its loads are told where a step begins, so that what does not change from step
@@ -129,7 +129,7 @@ fn apart(tile: &Tile, along_k: [bool; 2]) -> [bool; 2] {
     match (tile.math, tile.wm) {
         // Workgroups that share tiles have more to keep, and are slower so.
         (Math::Fma { .. }, 64) if tile.workers.is_none() => [a && !b, b],
-        (Math::Fma { .. }, 32) => [!a, !b],
+        (Math::Fma { .. }, _) if is_wide(tile) => [!a, !b],
         _ => [false, false],
     }
 }
