@@ -305,12 +305,12 @@ fn tiles_that_workgroups_share() {
 #[test]
 fn blocks_in_every_layout() {
     let Some(gpu) = kernels::device::gpu() else { return };
-    for (rows, unroll, (m, n, k)) in [(32, 16, (65, 68, 50)), (64, 4, (130, 132, 36))] {
+    for (rows, unroll, (m, n, k)) in [(32, 16, (128, 64, 48)), (32, 16, (65, 68, 50)), (64, 4, (130, 132, 36))] {
         for swap in [(false, false), (true, false), (false, true), (true, true)] {
             let mut case = product(1, m, n, k, swap, true);
             case.tolerance = 1e-5;
             let block = |t: Tile| match t.math {
-                Math::Fma { halves, slices: 1, .. } if t.wm == rows && t.workers.is_none() => {
+                Math::Fma { halves, slices: 1, .. } if (t.wm, t.wn) == (rows, rows) && t.workers.is_none() => {
                     Some(Tile { math: Math::Fma { halves, unroll, slices: 1 }, ..t })
                 }
                 _ => None,

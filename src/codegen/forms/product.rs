@@ -90,8 +90,7 @@ struct Kernel<'p> {
     tile: Tile,
     /// For each operand, whether it is read along k.
     along_k: [bool; 2],
-    /// For each operand, whether its loads are told apart from their place in a step where the step begins.
-    apart: [bool; 2],
+    arrangement: Arrangement,
     /// Whether four terms may go beyond the last.
     ragged: bool,
     kind: Kind,
@@ -115,22 +114,28 @@ enum Role {
 /// Steps of cooperative products that are summed before they are added to f32: 128 terms, whose error is half of what f32 has in 4,096.
 const SEGMENT: u32 = 4;
 
-/// Whether invocations of a block lie eight down and four across, rather than four and eight. In larger blocks each would hold rows of four vectors,
-/// and an epilogue that is spelled once for four rows would have no registers for them.
-fn is_wide(tile: &Tile) -> bool {
-    (tile.wm, tile.wn) == (32, 32)
+/// How invocations of a block go about a tile. What a driver makes of it, which has registers to share out, is not foreseen: of all ways these were
+/// the fastest, by up to a tenth of the slowest (`benches/results.md`).
+#[derive(Clone, Copy)]
+struct Arrangement {
+    /// Whether they lie eight down and four across, rather than four and eight.
+    wide: bool,
+    /// For each operand, whether its loads are told where a step begins, so that what does not change from step to step is computed once.
+    apart: [bool; 2],
 }
 
-/// For each operand, by which of them are read along k, whether its loads are told where a step begins, so that what does not change from step
-/// to step is computed once. How a driver then shares out registers is not foreseen: of all ways these were the fastest, by up to a tenth of
-/// the slowest (`benches/results.md`).
-fn apart(tile: &Tile, along_k: [bool; 2]) -> [bool; 2] {
-    let [a, b] = along_k;
-    match (tile.math, tile.wm) {
-        // Workgroups that share tiles have more to keep, and are slower so.
-        (Math::Fma { .. }, 64) if tile.workers.is_none() => [a && !b, b],
-        (Math::Fma { .. }, _) if is_wide(tile) => [!a, !b],
-        _ => [false, false],
+impl Arrangement {
+    fn of(p: &Product, limit: Option<&Limit>, tile: &Tile, along_k: [bool; 2]) -> Arrangement {
+        let even = divides(&p.m, tile.bm) && divides(&p.n, tile.bn) && divides(&p.k, tile.bk) && limit.is_none();
+        let [a, b] = along_k;
+        match (tile.math, tile.wm, tile.wn) {
+            // In larger blocks each would hold rows of four vectors, and an epilogue that is spelled once for four rows would have no
+            // registers for them.
+            (Math::Fma { .. }, 32, 32) if even => Arrangement { wide: true, apart: [!a, !b] },
+            // Workgroups that share tiles have more to keep, and are slower so.
+            (Math::Fma { .. }, 64, _) if tile.workers.is_none() => Arrangement { wide: false, apart: [a && !b, b] },
+            _ => Arrangement { wide: false, apart: [false, false] },
+        }
     }
 }
 
@@ -143,7 +148,17 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
     let ragged = !divides(&p.k, 4) || limit.is_some_and(|l| !divides(&l.total, 4));
     let native = matches!(tile.math, Math::Cooperative(_)) && unit.target.caps.cooperative == Cooperative::Native;
     let fetched = if fetches_ahead(&tile) { loads_behind(p) } else { vec![] };
-    let kernel = Kernel { p, limit, tile, along_k, apart: apart(&tile, along_k), ragged, kind: unit.kind(p.nest.dtype(p.dot))?, native, fetched };
+    let kernel = Kernel {
+        p,
+        limit,
+        tile,
+        along_k,
+        arrangement: Arrangement::of(p, limit, &tile, along_k),
+        ragged,
+        kind: unit.kind(p.nest.dtype(p.dot))?,
+        native,
+        fetched,
+    };
     let roles = kernel.roles();
     let mut hooks: Vec<Emitter> = roles.iter().map(|&role| kernel.hook(unit, role)).collect();
     let vector = vectors(unit, p, &roles, &hooks);
@@ -253,7 +268,7 @@ impl Kernel<'_> {
     fn of_invocations(&self, halves: u32, unroll: u32, slices: u32) -> minijinja::Value {
         let Tile { bm, bn, bk, wm, wn, .. } = self.tile;
         let threads = self.tile.threads() / slices;
-        let (down, across) = if is_wide(&self.tile) { (8, 4) } else { (4, 8) };
+        let (down, across) = if self.arrangement.wide { (8, 4) } else { (4, 8) };
         let (mi, ni) = (wm / (4 * down), wn / (4 * across));
         let items = |size: u32, along_k: bool| size / 4 * if along_k { bk / 4 } else { bk };
         let [a, b] = [items(bm, self.along_k[0]), items(bn, self.along_k[1])];
@@ -264,7 +279,7 @@ impl Kernel<'_> {
             let folds = spacing == 4 && quads > 1;
             let offsets: Vec<[u32; 4]> = (0..quads).map(|i| [0u32, 0, 4, 4].map(|c| (spacing * i) ^ if folds { c } else { 0 })).collect();
             let rounds = items.div_ceil(threads);
-            let (along_k, apart, stride) = (self.along_k[k], self.apart[k], size / 4);
+            let (along_k, apart, stride) = (self.along_k[k], self.arrangement.apart[k], size / 4);
             minijinja::context! { op, along_k, apart, items, first, stride, rounds, spacing, quads, folds, offsets }
         };
         let stages = [stage("a", 0, (bm, a, 0), (down, mi)), stage("b", 1, (bn, b, second), (across, ni))];
@@ -294,7 +309,7 @@ impl Kernel<'_> {
             true => (K, last && self.ragged),
             false => (row, !divides(self.p.size(row), 4)),
         };
-        em.lanes = lanes(self.p, Along { axis, clamped, stepped: self.apart[operand] && !last });
+        em.lanes = lanes(self.p, Along { axis, clamped, stepped: self.arrangement.apart[operand] && !last });
         em
     }
 
@@ -326,7 +341,7 @@ impl Kernel<'_> {
             Math::Cooperative(Terms::Halves) => format!("return packed({four});"),
             _ => format!("return {four};"),
         });
-        let (name, extra) = match (last, self.apart[operand]) {
+        let (name, extra) = match (last, self.arrangement.apart[operand]) {
             (true, _) => ("last", ", terms: u32"),
             (false, true) => ("load", ", k: u32"),
             (false, false) => ("load", ""),
