@@ -65,8 +65,6 @@ impl Builder {
         b.graph.provenance.reserve(nodes);
         b.older.reserve(nodes);
         b.known.reserve(PLACES as usize * nodes);
-        b.older.reserve(nodes);
-        b.known.reserve(nodes);
         b
     }
 
