@@ -17,6 +17,8 @@ mod choose;
 mod chunk;
 mod chunk_nest;
 mod embed;
+#[cfg(test)]
+mod fixtures;
 mod group;
 mod grouping;
 mod in_place;

@@ -101,11 +101,10 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::graph::{Builder, InputRole, OutputRole};
-    use crate::loop_ir::naive::{self, Memory};
-    use crate::loop_ir::{Phase, verify};
+    use crate::loop_ir::Phase;
     use crate::lower::lower;
     use crate::ops::Cumprod;
-    use crate::types::Bindings;
+    use crate::schedule::fixtures::run_from;
 
     /// Rows along either dimension, with products that a part by itself could not hold.
     #[test]
@@ -121,12 +120,7 @@ mod tests {
             let parts = scan_in_turns(&nest, &mut lowered.buffers, &caps).unwrap();
             let result = |nests: &[Nest]| {
                 let start = |k: i64| if k % 23 < 7 { 1e-6 } else { 1e7 };
-                let fill = |b: &Buffer| Memory::from_f64(b.ty.dtype, &(0..b.ty.numel().as_int().unwrap()).map(start).collect::<Vec<_>>());
-                let mut memory: Vec<Memory> = lowered.buffers.iter().map(fill).collect();
-                for nest in nests {
-                    assert_eq!(verify(nest), Vec::<String>::new(), "{nest}");
-                    naive::run(nest, &mut memory, &Bindings::new()).unwrap();
-                }
+                let memory = run_from(nests, &lowered.buffers, start);
                 memory[nest.writes[0].buffer.0 as usize].to_f64()
             };
             assert_eq!(result(std::slice::from_ref(&nest)), result(&parts), "{shape:?} {dim}");

@@ -298,11 +298,10 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::graph::{Builder, InputRole, OutputRole, Value};
-    use crate::loop_ir::naive::{self, Memory};
-    use crate::loop_ir::{Phase, verify};
+    use crate::loop_ir::Phase;
     use crate::lower::lower;
     use crate::ops::Built;
-    use crate::types::Bindings;
+    use crate::schedule::fixtures::run_from;
 
     /// A device whose workgroups sort `most` elements.
     fn tiny(most: u32) -> Target {
@@ -329,12 +328,7 @@ mod tests {
         let special = [1.0, f64::NAN, -0.0, 0.0, f64::INFINITY, f64::NEG_INFINITY, 1.0];
         let result = |nests: &[Nest]| {
             let number = |k: i64| if k % 3 == 0 { special[(k / 3 % 7) as usize] } else { (k * 7 % 11) as f64 - 4.0 };
-            let fill = |b: &Buffer| Memory::from_f64(b.ty.dtype, &(0..b.ty.numel().as_int().unwrap()).map(number).collect::<Vec<_>>());
-            let mut memory: Vec<Memory> = lowered.buffers.iter().map(fill).collect();
-            for nest in nests {
-                assert_eq!(verify(nest), Vec::<String>::new(), "{nest}");
-                naive::run(nest, &mut memory, &Bindings::new()).unwrap();
-            }
+            let memory = run_from(nests, &lowered.buffers, number);
             // Bits, since NaN is among them.
             nest.writes.iter().map(|w| format!("{:?}", memory[w.buffer.0 as usize].elements)).collect::<Vec<_>>()
         };

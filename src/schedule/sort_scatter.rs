@@ -127,11 +127,11 @@ mod tests {
     use super::*;
     use crate::config::{Config, Target};
     use crate::graph::{Builder, InputRole, OutputRole};
-    use crate::loop_ir::naive::{self, Memory};
-    use crate::loop_ir::{Phase, verify};
+    use crate::loop_ir::Phase;
+    use crate::loop_ir::naive::Memory;
     use crate::lower::lower;
     use crate::ops::IndexAdd;
-    use crate::types::Bindings;
+    use crate::schedule::fixtures::run;
 
     /// Rows by index sorted, against the sum as it was: repeated indices, one outside, rows nobody writes.
     #[test]
@@ -165,10 +165,7 @@ mod tests {
             .collect();
         let after = |nests: &[Nest]| {
             let mut memory = start.clone();
-            for nest in nests {
-                assert_eq!(verify(nest), Vec::<String>::new(), "{nest}");
-                naive::run(nest, &mut memory, &Bindings::new()).unwrap();
-            }
+            run(nests, &mut memory);
             memory[scatter.writes[0].buffer.0 as usize].clone()
         };
         assert_ne!(after(&[]), after(std::slice::from_ref(scatter)));

@@ -282,11 +282,11 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::graph::{Builder, InputRole, OutputRole};
-    use crate::loop_ir::naive::{self, Memory};
-    use crate::loop_ir::{Phase, verify};
+    use crate::loop_ir::Phase;
     use crate::lower::lower;
     use crate::ops::SquaredDeviations;
-    use crate::types::{Bindings, DeviceModel};
+    use crate::schedule::fixtures::run_from;
+    use crate::types::DeviceModel;
 
     /// Parts of columns and of rows, far from zero, against the sum as it was.
     #[test]
@@ -300,17 +300,7 @@ mod tests {
             let nest = lowered.nests[0].clone();
             let parts = split(&nest, &Chunks::even(stages, &nest.col_count()), is_column_reduction(&nest), &mut lowered.buffers);
             let result = |nests: &[Nest]| {
-                let mut memory: Vec<Memory> = lowered
-                    .buffers
-                    .iter()
-                    .map(|b| {
-                        Memory::from_f64(DType::F32, &(0..b.ty.numel().as_int().unwrap()).map(|k| 1000.0 + (k * 7 % 11) as f64).collect::<Vec<_>>())
-                    })
-                    .collect();
-                for nest in nests {
-                    assert_eq!(verify(nest), Vec::<String>::new(), "{nest}");
-                    naive::run(nest, &mut memory, &Bindings::new()).unwrap();
-                }
+                let memory = run_from(nests, &lowered.buffers, |k| 1000.0 + (k * 7 % 11) as f64);
                 memory[nest.writes[0].buffer.0 as usize].to_f64()
             };
             let (whole, parts) = (result(std::slice::from_ref(&nest)), result(&parts));

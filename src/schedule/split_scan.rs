@@ -153,11 +153,10 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::graph::{Builder, InputRole, OutputRole};
-    use crate::loop_ir::naive::{self, Memory};
-    use crate::loop_ir::{Phase, verify};
+    use crate::loop_ir::Phase;
     use crate::lower::lower;
     use crate::ops::{Cumextremum, Cumprod, Cumsum};
-    use crate::types::Bindings;
+    use crate::schedule::fixtures::run_from;
 
     /// Chunks of rows and of columns, with and without a rest, against the scan as it was.
     #[test]
@@ -179,12 +178,7 @@ mod tests {
                 let result = |nests: &[Nest]| {
                     // Multiples of an eighth, whose sums and products are exact.
                     let start = |k: i64| if combiner == Combiner::Prod { 1.0 + ((k % 50) / 49) as f64 } else { (k * 7 % 11) as f64 / 8.0 };
-                    let fill = |b: &Buffer| Memory::from_f64(b.ty.dtype, &(0..b.ty.numel().as_int().unwrap()).map(start).collect::<Vec<_>>());
-                    let mut memory: Vec<Memory> = lowered.buffers.iter().map(fill).collect();
-                    for nest in nests {
-                        assert_eq!(verify(nest), Vec::<String>::new(), "{nest}");
-                        naive::run(nest, &mut memory, &Bindings::new()).unwrap();
-                    }
+                    let memory = run_from(nests, &lowered.buffers, start);
                     memory[nest.writes[0].buffer.0 as usize].to_f64()
                 };
                 assert_eq!(result(std::slice::from_ref(&nest)), result(&parts), "{combiner:?} {dtype} {shape:?} {dim}");

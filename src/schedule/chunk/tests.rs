@@ -4,12 +4,12 @@ use super::*;
 use crate::autograd::{Seed, Wrt, joint_graph, set_unit_cotangents};
 use crate::config::Config;
 use crate::frontend::{CrossEntropy, Initializer, Tensor, Trace, trace};
-use crate::loop_ir::naive::{self, Memory};
-use crate::loop_ir::{Phase, verify};
+use crate::loop_ir::Phase;
+use crate::loop_ir::naive::Memory;
 use crate::lower::lower;
 use crate::ops::Reduction;
 use crate::passes::{post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
-use crate::types::Bindings;
+use crate::schedule::fixtures;
 
 /// A sequence is enough for a chunk.
 const TINY: Bounds = Bounds { bytes: 1, rows: 6, most: i64::MAX, count: 16 };
@@ -45,10 +45,7 @@ fn run(lowered: &Lowered) -> Vec<Vec<f64>> {
     for (buffer, tensor) in &lowered.constants {
         memory[buffer.0 as usize] = Memory::from_f64(tensor.dtype(), &tensor.to_f64());
     }
-    for nest in &lowered.nests {
-        assert_eq!(verify(nest), Vec::<String>::new(), "{nest}");
-        assert_eq!(naive::run(nest, &mut memory, &Bindings::new()).unwrap(), None);
-    }
+    fixtures::run(&lowered.nests, &mut memory);
     lowered.outputs.iter().map(|o| memory[o.buffer.0 as usize].to_f64()).collect()
 }
 
