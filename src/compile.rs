@@ -10,6 +10,7 @@ use crate::autograd::{self, Seed, Wrt};
 use crate::codegen::{self, Plan};
 use crate::config::{Config, Gradients, LossScale, MixedPrecision, Mode, Optimizer, Target};
 use crate::error::{Error, Result};
+use crate::forms::attention::Scores;
 use crate::graph::{Graph, Inline, Input, InputRole, OutputRole, Value, freeze, inline_subgraphs, is_frozen};
 use crate::loop_ir::Phase;
 use crate::lower::lower;
@@ -103,7 +104,10 @@ fn before_autograd(graph: &Graph, target: &Target, config: &Config) -> Result<Gr
         check_mixed(mixed, config)?;
         graph = halve_products(&graph, mixed.dtype)?;
     }
-    let graph = fuse_attention(&graph, target, config.matmul_precision, config.mode != Mode::Inference)?;
+    // Whoever bounds memory wants no scores in it.
+    let scores = if config.memory_budget.is_some() { Scores::Recomputed } else { Scores::Stored };
+    let gradients = (config.mode != Mode::Inference).then_some(scores);
+    let graph = fuse_attention(&graph, target, config.matmul_precision, gradients)?;
     let Mode::Train(optimizer) = &config.mode else { return Ok(graph) };
     check_trainable(&graph)?;
     freeze_groups(graph, optimizer)

@@ -35,7 +35,7 @@ fn attention_of(dtype: DType, of: Option<AttentionOperand>, attention: &ScaledDo
     }
     let types: Vec<TensorType> = inputs.iter().map(|x| ty(x.dtype(), x.shape())).collect();
     let op: Op = match of {
-        None => FusedAttention { attention: attention.clone() }.into(),
+        None => FusedAttention { attention: attention.clone(), stores_weights: false }.into(),
         Some(of) => FusedAttentionGrad { of, attention: attention.clone() }.into(),
     };
     let results = op.infer(&types).unwrap();
@@ -64,7 +64,7 @@ fn attention_of_symbolic_lengths() {
         let of = |n: &Dim, features: i64| TensorType::new(DType::F32, vec![Dim::int(2), n.clone(), Dim::int(features)]);
         let types = vec![of(&t, 8), of(&s, 8), of(&s, 4)];
         let inputs = [(rows, 8), (columns, 8), (columns, 4)].map(|(n, features)| random(DType::F32, &[2, n as usize, features], n as u64)).to_vec();
-        let op = FusedAttention { attention: ScaledDotProductAttention { causal: true, ..Default::default() } };
+        let op = FusedAttention { attention: ScaledDotProductAttention { causal: true, ..Default::default() }, stores_weights: false };
         let results = op.infer(&types).unwrap();
         let mut case = Case::symbolic("attention t x s", inputs, types, results, &[(&t, rows), (&s, columns)], |cx| op.lower(cx));
         case.tolerance = 2e-5;

@@ -16,6 +16,7 @@ use inductor::autograd::{Seed, Wrt, joint_graph};
 use inductor::codegen::Plan;
 use inductor::compile::inductor;
 use inductor::config::{Config, Saving, Target};
+use inductor::forms::attention::Scores;
 use inductor::graph::{Graph, Inline, inline_subgraphs, parse, print, verify};
 use inductor::loop_ir::naive::{self, Memory};
 use inductor::loop_ir::{self, Buffer, Nest};
@@ -190,6 +191,7 @@ fn executed(buffers: &[Buffer], nests: &[Nest], text: &str) -> Result<String, St
 }
 
 fn fused_attention(graph: &Graph, gradients: bool) -> Result<String, String> {
+    let gradients = gradients.then_some(Scores::Stored);
     let fused = |g: &Graph| passes::fuse_attention(g, &Target::h100(), MatmulPrecision::Highest, gradients).map_err(|e| e.to_string());
     transformed(graph, fused)
 }

@@ -98,7 +98,7 @@ impl Problem {
                 b.output(name, OutputRole::User, grad);
             }
         } else {
-            let y = b.node(FusedAttention { attention }, &operands)?[0];
+            let y = b.node(FusedAttention { attention, stores_weights: false }, &operands)?[0];
             b.output("y", OutputRole::User, y);
         }
         let uniform = Initializer::Uniform { low: -1.0, high: 1.0 };

@@ -160,16 +160,39 @@ pub struct Problem {
     pub halves: bool,
 }
 
-/// Scores of 128 MiB: from there on memory decides. GPT-2 over 4 x 1024 tokens is 2% slower so, in a third less memory.
+/// What gradients of fused attention make of the scores, of which the forward keeps none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scores {
+    /// Three kernels compute them again.
+    Recomputed,
+    /// Two products compute them and their gradient again, and three more read them from memory.
+    Stored,
+}
+
+/// Scores of 128 MiB: from there on the forward stores none, whatever that costs.
 const MANY: f64 = (1 << 25) as f64;
 
+/// Scores of 256 MiB: from there on the backward stores none either.
+const MOST_STORED: f64 = (1 << 26) as f64;
+
 impl Problem {
-    /// Whether the kernels take less time on a device, or the scores are too many to be stored.
-    pub fn pays(&self, gradients: bool, precision: MatmulPrecision, target: &Target) -> bool {
+    /// How the kernels are used where they take less time on a device, or the scores are too many to be stored; nothing where products and a
+    /// softmax are faster. `gradients` are computed, too, with scores of at most that kind.
+    pub fn fastest(&self, gradients: Option<Scores>, precision: MatmulPrecision, target: &Target) -> Option<Scores> {
         // Kernels in a step were a tenth slower than alone.
         const MARGIN: f64 = 1.1;
-        let [fused, decomposed] = self.times(gradients, precision, target);
-        self.rows * self.columns >= MANY || MARGIN * fused < decomposed
+        let [mut fused, mut decomposed] = self.forward(precision, target);
+        let mut scores = Scores::Recomputed;
+        if let Some(most) = gradients {
+            let [recomputed, stored, saved] = self.backward(precision, target);
+            // Of f16, kernels by matrix units are twice as fast as what passes through memory.
+            let in_halves = self.units(precision, target) == Some(Terms::Halves);
+            let stores = most == Scores::Stored && !in_halves && stored < recomputed && self.rows * self.columns <= MOST_STORED;
+            scores = if stores { Scores::Stored } else { Scores::Recomputed };
+            fused += if stores { stored } else { recomputed };
+            decomposed += saved;
+        }
+        (self.rows * self.columns >= MANY || MARGIN * fused < decomposed).then_some(scores)
     }
 
     /// What matrix units multiply, where there are any.
@@ -178,31 +201,56 @@ impl Problem {
         terms.filter(|_| target.caps.cooperative != Cooperative::Absent)
     }
 
-    /// Nanoseconds of a score, by the kernels and decomposed. Measured on the reference H100, as shares of its arithmetic: 28.7 TFLOPS forward,
-    /// 17.5 for the five products of a backward of which the kernels compute three more, and 41 for products. A product takes as long as its arithmetic,
-    /// while a score is stored; the softmax reads and writes it.
-    fn times(&self, gradients: bool, precision: MatmulPrecision, target: &Target) -> [f64; 2] {
-        const PRODUCTS: f64 = 0.69;
-        let model = &target.model;
-        let [forward, backward, share] = match self.units(precision, target) {
+    /// The part of scores that causal attention computes in blocks of so many: those of the diagonal are computed whole.
+    fn seen(&self, block: f64) -> f64 {
+        if self.causal { ((self.columns + block) / (2.0 * self.columns)).min(1.0) } else { 1.0 }
+    }
+
+    /// Nanoseconds of so many products along features of queries and of values for each score, at a device's whole arithmetic.
+    fn products(&self, scored: f64, summed: f64, target: &Target) -> f64 {
+        2.0 * (scored * self.scored + summed * self.summed) / target.model.gflops.max(1) as f64
+    }
+
+    /// Shares of the arithmetic that are reached, measured on the reference H100: by the kernel, by the five products of gradients of which three
+    /// kernels compute eight, and by products of stored scores.
+    fn shares(&self, precision: MatmulPrecision, target: &Target) -> [f64; 3] {
+        match self.units(precision, target) {
             None => [0.48, 0.29, PRODUCTS],
             // Decomposed, weights are of f32.
             Some(Terms::Halves) => [1.3, 0.55, PRODUCTS],
             Some(Terms::Split) => [0.95, 0.5, 1.4],
             Some(Terms::Rounded) => [1.2, 0.5, 2.0],
-        };
-        let (gflops, bandwidth) = (model.gflops.max(1) as f64, model.bandwidth_gbps.max(1) as f64);
-        // Blocks of the diagonal are computed whole.
-        let seen = |block: f64| if self.causal { ((self.columns + block) / (2.0 * self.columns)).min(1.0) } else { 1.0 };
-        let products = |scored: f64, summed: f64| 2.0 * (scored * self.scored + summed * self.summed) / gflops;
-        let mut fused = seen(128.0) * products(1.0, 1.0) / forward;
-        let mut decomposed = products(1.0, 1.0) / share + 8.0 / bandwidth;
-        if gradients {
-            fused += seen(64.0) * products(3.0, 2.0) / backward;
-            decomposed += products(2.0, 2.0) / share + 12.0 / bandwidth;
         }
-        [fused, decomposed]
     }
+
+    /// Nanoseconds of a score, by the kernel and decomposed. A product takes as long as its arithmetic, while a score is stored; the softmax reads
+    /// and writes it.
+    fn forward(&self, precision: MatmulPrecision, target: &Target) -> [f64; 2] {
+        let [kernel, _, share] = self.shares(precision, target);
+        let both = self.products(1.0, 1.0, target);
+        [self.seen(128.0) * both / kernel, both / share + 8.0 / bandwidth(target)]
+    }
+
+    /// The same of the gradients: by kernels, by products of scores that are computed again and stored, and of those that the forward saves.
+    fn backward(&self, precision: MatmulPrecision, target: &Target) -> [f64; 3] {
+        let [_, kernels, share] = self.shares(precision, target);
+        let recomputed = self.seen(64.0) * self.products(3.0, 2.0, target) / kernels;
+        // Products of few terms, whose sums are many.
+        let short = self.seen(64.0) * self.products(1.0, 1.0, target) / (SHORT * share) + 12.0 / bandwidth(target);
+        let stored = short + self.seen(64.0) * self.products(2.0, 1.0, target) / share;
+        [recomputed, stored, self.products(2.0, 2.0, target) / share + 12.0 / bandwidth(target)]
+    }
+}
+
+/// The share of a device's arithmetic that products of f32 reach.
+const PRODUCTS: f64 = 0.69;
+
+/// What products of as few terms as there are features reach of that.
+const SHORT: f64 = 0.68;
+
+/// Gigabytes a second.
+fn bandwidth(target: &Target) -> f64 {
+    target.model.bandwidth_gbps.max(1) as f64
 }
 
 /// Blocks that can run attention, those first that promise the shortest time.

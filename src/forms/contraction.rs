@@ -4,7 +4,7 @@ use super::product::{Machine, Sizes};
 use super::{Cost, Form, Lane, Operand, owns_words};
 use crate::config::Target;
 use crate::loop_ir::facts::{cone, is_constant_along, needed, product_axes, stepped};
-use crate::loop_ir::{BodyBuilder, Element, IndexExpr, Instr, Nest, Rebase, Tag, Term, Val, Write, unflatten};
+use crate::loop_ir::{BodyBuilder, Element, IndexExpr, Instr, Nest, Rebase, Tag, Term, Triangle, Val, Write, unflatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, DeviceCaps, Dim, MatmulPrecision};
 use std::ops::Range;
@@ -33,6 +33,8 @@ pub struct Product<'a> {
     pub b: Val,
     /// The reduction.
     pub dot: Val,
+    /// What need not be computed.
+    pub triangle: Triangle,
     /// Row axes of matrices, of their rows and of their columns.
     axes: [Range<usize>; 3],
     /// Rows.
@@ -61,7 +63,7 @@ pub fn machine<'a>(nest: &Nest, target: &'a Target) -> Machine<'a> {
         return Machine { caps, model, bytes: 4, loads: [0.0; 2], precision: MatmulPrecision::Highest, halves: false, shares: false };
     };
     let bytes = caps.computes_in(nest.dtype(dot)).map_or(4, |kind| kind.size().max(4) as u32);
-    let shares = caps.shares_storage && product(nest).is_some_and(|p| p.has_known_sizes() && p.limit().is_none());
+    let shares = caps.shares_storage && product(nest).is_some_and(|p| p.has_known_sizes() && p.limit().is_none() && p.triangle == Triangle::Whole);
     let halves = product(nest).is_some_and(|p| p.multiplies_halves());
     Machine { caps, model, bytes, loads: loads(nest), precision, halves, shares: shares && caps.computes_in(nest.dtype(dot)) == Some(DType::F32) }
 }
@@ -89,7 +91,7 @@ fn loads(nest: &Nest) -> [f64; 2] {
 
 /// The parts of a nest that is a product in shape: no other reduction, and operands that do not vary along each other's axis.
 pub fn product(nest: &Nest) -> Option<Product<'_>> {
-    let Tag::Matmul { a, b, dot, .. } = nest.tag else { return None };
+    let Tag::Matmul { a, b, dot, triangle, .. } = nest.tag else { return None };
     let axes = product_axes(nest)?;
     let only = nest.body.iter().enumerate().all(|(i, s)| !matches!(s.instr, Instr::Reduce(..)) || i == dot.0 as usize);
     let Instr::Reduce(_, arg) = nest.stmt(dot).instr else { return None };
@@ -105,7 +107,7 @@ pub fn product(nest: &Nest) -> Option<Product<'_>> {
     }
     let checks = checks(nest, &level, a, b)?;
     let [m, n] = [1, 2].map(|k| Dim::product(&nest.rows[axes[k].clone()]));
-    Some(Product { nest, a, b, dot, axes, m, n, k: nest.col_count(), checks })
+    Some(Product { nest, a, b, dot, triangle, axes, m, n, k: nest.col_count(), checks })
 }
 
 /// Whether a nest is a product of more than a few outputs and terms: smaller ones, and those of one row or column, are as fast in loops.
@@ -151,7 +153,19 @@ impl Product<'_> {
     /// Numbers to reckon with.
     pub fn sizes(&self) -> Sizes {
         let size = |d: &Dim| d.hint().max(1) as f64;
-        Sizes { batch: size(&self.batch_count()), m: size(&self.m), n: size(&self.n), k: size(&self.k) }
+        let (batch, m, n, k) = (size(&self.batch_count()), size(&self.m), size(&self.n), size(&self.k));
+        Sizes { batch, m, n, k, triangle: self.triangle, beside: self.beside() as f64 }
+    }
+
+    /// Numbers of each result that are read and written behind the product, but for one.
+    fn beside(&self) -> usize {
+        if self.triangle == Triangle::Whole {
+            return 0;
+        }
+        let operands = needed(self.nest, [self.a, self.b]);
+        let of_columns = |e: &IndexExpr| e.uses_axis(|a| self.axes[2].contains(&(a as usize)));
+        let is_read = |v: &Val| matches!(&self.nest.stmt(*v).instr, Instr::Load { index, .. } if of_columns(index)) && !operands[v.0 as usize];
+        (self.nest.values().filter(is_read).count() + self.nest.writes.len()).saturating_sub(1)
     }
 
     /// Whether both operands are of f16, and sums of f32.
@@ -259,7 +273,7 @@ fn run(index: &IndexExpr, axis: u32, size: &Dim) -> i64 {
 /// The transposed product, where that is what runs along memory: whatever is stored, and read beside it, lies along its rows, as the
 /// gradient of a transposed weight does.
 pub fn transposed(nest: &Nest) -> Option<Nest> {
-    let Tag::Matmul { a, b, dot, batch, precision, .. } = nest.tag else { return None };
+    let Tag::Matmul { a, b, dot, batch, triangle: Triangle::Whole, precision, .. } = nest.tag else { return None };
     let [_, m, n] = product_axes(nest)?;
     let along = |axes: &Range<usize>, w: &Write| {
         let axis = stepped(&nest.rows[axes.clone()], axes.start);
@@ -274,7 +288,7 @@ pub fn transposed(nest: &Nest) -> Option<Nest> {
     for (to, &from) in order.iter().enumerate() {
         axes[from] = IndexExpr::axis(to as u32, &rows[to]);
     }
-    let tag = Tag::Matmul { a: b, b: a, dot, batch, m: n.len() as u32, precision };
+    let tag = Tag::Matmul { a: b, b: a, dot, batch, m: n.len() as u32, triangle: Triangle::Whole, precision };
     Some(Rebase::new(axes).nest(&Nest { tag, ..nest.clone() }, &rows, &nest.cols))
 }
 

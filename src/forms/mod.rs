@@ -21,6 +21,7 @@ pub mod product;
 mod rows;
 mod sort;
 mod transpose;
+mod triangle;
 
 pub use attention::Blocks;
 pub use cost::{Cost, Work};

@@ -397,7 +397,7 @@ fn product_nest(p: &ProductCase) -> (Nest, Vec<TensorType>) {
     }
     let product = b.call(F::Mul, &[x, y]);
     let dot = b.reduce(Combiner::Sum, product);
-    b.nest.tag = Tag::Matmul { a: x, b: y, dot, batch: 1, m: 1, precision: Default::default() };
+    b.nest.tag = Tag::Matmul { a: x, b: y, dot, batch: 1, m: 1, triangle: Default::default(), precision: Default::default() };
     let out = flatten(&r, &dims(&[p.batch, p.m, p.n]));
     let mut z = dot;
     if p.epilogue {

@@ -222,6 +222,8 @@ pub enum Tag {
         batch: u32,
         /// Number of axes of m.
         m: u32,
+        /// What need not be computed.
+        triangle: Triangle,
         /// How exactly it is to be computed at least.
         precision: MatmulPrecision,
     },
@@ -286,6 +288,33 @@ impl Seen {
             Seen::UpToRow => 0..end.min(columns),
             Seen::FromRow => first.min(columns)..columns,
         }
+    }
+}
+
+/// What of a product need not be computed: by the numbers of a row `m`, a column `n` and a term `k` in their matrices. Executors may leave it out or
+/// not, which differs for numbers that are not finite only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Triangle {
+    /// Everything is needed.
+    #[default]
+    Whole,
+    /// Sums with `n > m`: a zero is selected for them.
+    Results,
+    /// Terms with `k > m`: the left operand is zero there.
+    TermsAfter,
+    /// Terms with `k < m`, likewise.
+    TermsBefore,
+}
+
+impl Triangle {
+    /// Every kind with its name in text.
+    pub const NAMES: [(Triangle, &'static str); 4] =
+        [(Triangle::Whole, "whole"), (Triangle::Results, "results"), (Triangle::TermsAfter, "terms_after"), (Triangle::TermsBefore, "terms_before")];
+
+    /// Its name in text.
+    pub fn name(self) -> &'static str {
+        Triangle::NAMES.iter().find(|(t, _)| *t == self).expect("every kind has a name").1
     }
 }
 
@@ -413,7 +442,9 @@ impl Tag {
     pub fn map(self, at: impl Fn(Val) -> Val) -> Tag {
         match self {
             Tag::Loop | Tag::Attention { .. } | Tag::Control { .. } => self,
-            Tag::Matmul { a, b, dot, batch, m, precision } => Tag::Matmul { a: at(a), b: at(b), dot: at(dot), batch, m, precision },
+            Tag::Matmul { a, b, dot, batch, m, triangle, precision } => {
+                Tag::Matmul { a: at(a), b: at(b), dot: at(dot), batch, m, triangle, precision }
+            }
             Tag::ScatterSum { index, axis, source, sum } => Tag::ScatterSum { index: at(index), axis, source: at(source), sum: at(sum) },
             Tag::Segments { start, end } => Tag::Segments { start: at(start), end: at(end) },
         }

@@ -2,7 +2,7 @@
 //!
 //! Indices are simplified as they are read, so that text written by hand is as canonical as any.
 
-use super::{Axis, Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Seen, Stmt, Tag, Val, Write};
+use super::{Axis, Buffer, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Seen, Stmt, Tag, Triangle, Val, Write};
 use crate::scalar::ScalarFn;
 use crate::types::{Cursor, DType, Dim, MatmulPrecision, Provenance, Shape, Symbol, TensorType};
 use std::fmt;
@@ -169,7 +169,7 @@ fn tag(line: &mut Cursor<'_>) -> Result<Tag, String> {
         line.expect("batch=")?;
         let batch = number(line)?;
         let m = if line.eat("m=") { number(line)? } else { 1 };
-        Tag::Matmul { a, b, dot, batch, m, precision: admitted(line)? }
+        Tag::Matmul { a, b, dot, batch, m, triangle: triangle(line)?, precision: admitted(line)? }
     } else if line.eat("scatter_sum(") {
         let index = named(line, "index")?;
         line.expect("axis=i")?;
@@ -180,6 +180,16 @@ fn tag(line: &mut Cursor<'_>) -> Result<Tag, String> {
     };
     line.expect(")")?;
     Ok(tag)
+}
+
+/// `triangle=results`, or nothing where everything is needed.
+fn triangle(line: &mut Cursor<'_>) -> Result<Triangle, String> {
+    if !line.eat("triangle=") {
+        return Ok(Triangle::Whole);
+    }
+    let word = line.word();
+    let found = Triangle::NAMES.into_iter().find(|(_, name)| *name == word);
+    found.map(|(triangle, _)| triangle).ok_or_else(|| format!("no part of a product is called `{word}`"))
 }
 
 /// `precision=high`, or nothing for the highest.

@@ -17,7 +17,7 @@
 //!   `(i0 + i1*4)/3` and remainders `(i0)%3`. Sizes of several words stand in parentheses.
 //! * Buffers are listed where the text is of a program: with their types, and their names to the end of the line.
 
-use super::{Buffer, Instr, Nest, Number, Seen, Tag, Term, Write};
+use super::{Buffer, Instr, Nest, Number, Seen, Tag, Term, Triangle, Write};
 use crate::types::{Dim, MatmulPrecision, Symbol};
 use std::fmt;
 
@@ -98,10 +98,13 @@ impl fmt::Display for Tag {
                 write!(f, " attention(batch={batch} seen={name}{})", Admitted(*precision))
             }
             Tag::Segments { start, end } => write!(f, " segments(start=%{} end=%{})", start.0, end.0),
-            Tag::Matmul { a, b, dot, batch, m, precision } => {
+            Tag::Matmul { a, b, dot, batch, m, triangle, precision } => {
                 write!(f, " matmul(a=%{} b=%{} dot=%{} batch={batch}", a.0, b.0, dot.0)?;
                 if *m != 1 {
                     write!(f, " m={m}")?;
+                }
+                if *triangle != Triangle::Whole {
+                    write!(f, " triangle={}", triangle.name())?;
                 }
                 write!(f, "{})", Admitted(*precision))
             }

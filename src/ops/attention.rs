@@ -78,6 +78,11 @@ impl ScaledDotProductAttention {
     /// What it is a softmax of.
     pub(super) fn scores(&self, b: &mut Builder, q: Value, k: Value, mask: Option<Value>) -> Built {
         let products = b.op(Matmul { transpose_a: false, transpose_b: true }, &[q, k])?;
+        self.masked(b, products, q, mask)
+    }
+
+    /// The scores of products of queries and keys.
+    pub(super) fn masked(&self, b: &mut Builder, products: Value, q: Value, mask: Option<Value>) -> Built {
         let factor = self.factor(b, q)?;
         let mut scores = b.mul(products, factor)?;
         let minus_infinity = b.constant(b.dtype(scores), f64::NEG_INFINITY)?;

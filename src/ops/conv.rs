@@ -6,7 +6,7 @@ use super::batch_conv::{Part, batched};
 use super::window::{Phases, Window, all_of, constants};
 use super::{Array, BatchContext, Built, Class, Grads, NestBuilder, OpDef, OperandView, Precision, Sample, VjpContext};
 use crate::graph::Value;
-use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Tag, Val, flatten};
+use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Tag, Triangle, Val, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, MatmulPrecision, Shape, TensorType};
 use serde::{Deserialize, Serialize};
@@ -210,7 +210,7 @@ impl Dot {
         let product = body.call(ScalarFn::Mul, &[x, y]);
         let dot = body.reduce(Combiner::Sum, product);
         if let Some(m) = self.axes {
-            body.tag = Tag::Matmul { a: x, b: y, dot, batch: 1, m, precision: MatmulPrecision::default() };
+            body.tag = Tag::Matmul { a: x, b: y, dot, batch: 1, m, triangle: Triangle::Whole, precision: MatmulPrecision::default() };
         }
         body.cast(dot, dtype)
     }

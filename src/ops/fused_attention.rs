@@ -3,7 +3,9 @@
 use super::attention::{AttentionParts, ScaledDotProductAttention};
 use super::composite::{eval_built, largest_kept, sum_kept, unsqueeze_last, widen};
 use super::dropout::{drop, drop_threshold};
-use super::{Array, BatchContext, Built, Class, Grads, Matmul, NestBuilder, OpDef, OperandView, Precision, Real, Sample, VjpContext};
+use super::{
+    Array, BatchContext, Built, Class, Grads, Matmul, NestBuilder, OpDef, OperandView, Precision, Real, Sample, TriangularMatmul, VjpContext,
+};
 use crate::graph::{Builder, Value};
 use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Seen, Tag, Val, flatten};
 use crate::scalar::ScalarFn;
@@ -15,12 +17,18 @@ use serde::{Deserialize, Serialize};
 ///
 /// * Operands and attributes as there, of f32, f16 or bf16, with feature sizes of 1 to 256 that are known and a dropout below one. Results:
 ///   `y`, and `logsumexp` of f32, one for each row of q: infinity where a row under a mask attends to nothing.
-/// * Gradient: [`FusedAttentionGrad`] of q, k and v. That of a mask that is added computes the scores once more and stores them.
+/// * Gradient: [`FusedAttentionGrad`] of q, k and v. That of a mask that is added computes the scores once more and stores them. With
+///   `stores_weights`, products of the weights `exp(score - logsumexp)` and of the gradient of the scores, which are stored in f16 where the
+///   operands are of it; the upper triangle of causal ones is left out.
 /// * Numerics: all in f32; exponentials below the running maximum, the quotient by their sum at the end. A row under a mask that attends to
 ///   nothing gives zeros, whatever values hold. Where values at columns that no row of a block sees are not finite, `causal` attention may
 ///   leave them out, which otherwise make NaN of zero times infinity; so do PyTorch's kernels.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FusedAttention {
+    /// Whether its derivative stores the weights and the gradient of the scores, and is five products, instead of three kernels that compute
+    /// the scores again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stores_weights: bool,
     /// What is computed.
     #[serde(flatten)]
     pub attention: ScaledDotProductAttention,
@@ -86,7 +94,7 @@ impl FusedAttention {
         check(attention, operands).ok()?;
         let rows = |t: &TensorType| t.shape[t.shape.rank() - 2].hint();
         let fills = rows(&operands[0]) >= FEWEST && rows(&operands[1]) >= FEWEST;
-        fills.then(|| FusedAttention { attention: attention.clone() })
+        fills.then(|| FusedAttention { stores_weights: false, attention: attention.clone() })
     }
 
     fn define(&self, b: &mut Builder, operands: &[Value]) -> Built<Vec<Value>> {
@@ -127,16 +135,16 @@ impl FusedAttentionGrad {
         let (own, &[g, logsumexp, delta]) = self.split(operands)?;
         let AttentionParts { q, k, v, mask, key } = self.attention.parts(own)?;
         let dtype = b.dtype(q);
-        let scores = Scores { op: &self.attention, q, k, v, mask, key, g, logsumexp, delta };
+        let scores = Scores { op: &self.attention, q, k, v, mask, key, g, logsumexp, delta, stored: false };
+        let p = scores.weights(b)?;
         let grad = match self.of {
             AttentionOperand::Value => {
-                let p = scores.weights(b)?;
                 let p = self.attention.drop(b, p, key)?;
                 let g = widen(b, g)?;
                 b.op(Matmul { transpose_a: true, transpose_b: false }, &[p, g])?
             }
             of => {
-                let ds = scores.gradient(b)?;
+                let ds = scores.gradient(b, p)?;
                 let q = widen(b, q)?;
                 let factor = self.attention.factor(b, q)?;
                 let scaled = b.mul(ds, factor)?;
@@ -159,6 +167,12 @@ fn in_one(b: &mut Builder, [x, y]: [Value; 2]) -> Built<[Value; 2]> {
     Ok([part(0)?, part(1)?])
 }
 
+/// The gradient of a mask that is added to scores.
+fn of_mask(b: &mut Builder, ds: Value, mask: Value) -> Built {
+    let sum = b.sum_to(ds, &b.shape(mask).clone())?;
+    b.cast(sum, b.dtype(mask))
+}
+
 /// What the scores' gradient is computed from.
 struct Scores<'a> {
     op: &'a ScaledDotProductAttention,
@@ -170,23 +184,66 @@ struct Scores<'a> {
     g: Value,
     logsumexp: Value,
     delta: Value,
+    /// Whether they are stored, by products that leave out what a causal mask hides.
+    stored: bool,
 }
 
 impl Scores<'_> {
     /// The softmax, from the scores and the rows' logarithms.
     fn weights(&self, b: &mut Builder) -> Built {
         let (q, k) = (widen(b, self.q)?, widen(b, self.k)?);
-        let scores = self.op.scores(b, q, k, self.mask)?;
+        let products = self.products(b, q, k)?;
+        let scores = self.op.masked(b, products, q, self.mask)?;
         let row = unsqueeze_last(b, self.logsumexp)?;
         let below = b.sub(scores, row)?;
         b.scalar(ScalarFn::Exp, &[below])
     }
 
-    /// The gradient of the scores.
-    fn gradient(&self, b: &mut Builder) -> Built {
+    /// Products of rows with rows, where scores are.
+    fn products(&self, b: &mut Builder, x: Value, y: Value) -> Built {
+        let product = Matmul { transpose_a: false, transpose_b: true };
+        if self.stored && self.op.causal { b.op(TriangularMatmul { of_result: true, product }, &[x, y]) } else { b.op(product, &[x, y]) }
+    }
+
+    /// The product of weights, or of columns of them, with rows.
+    fn weighted(&self, b: &mut Builder, weights: Value, by_column: bool, x: Value) -> Built {
+        let product = Matmul { transpose_a: by_column, transpose_b: false };
+        let x = widen(b, x)?;
+        if self.op.causal { b.op(TriangularMatmul { of_result: false, product }, &[weights, x]) } else { b.op(product, &[weights, x]) }
+    }
+
+    /// What is stored: rounded to f16 where operands are of it.
+    fn rounded(&self, b: &mut Builder, x: Value) -> Built {
+        if b.dtype(self.q) != DType::F16 {
+            return Ok(x);
+        }
+        let half = b.cast(x, DType::F16)?;
+        widen(b, half)
+    }
+
+    /// The gradients of q, k and v by products of what is stored, and that of the scores.
+    fn by_products(&self, b: &mut Builder) -> Built<([Option<Value>; 3], Value)> {
+        let dtype = b.dtype(self.q);
         let p = self.weights(b)?;
+        let p = self.rounded(b, p)?;
+        let kept = self.op.drop(b, p, self.key)?;
+        let kept = if self.key.is_some() { self.rounded(b, kept)? } else { kept };
+        let dv = self.weighted(b, kept, true, self.g)?;
+        let ds = self.gradient(b, p)?;
+        let wide = widen(b, self.q)?;
+        let factor = self.op.factor(b, wide)?;
+        let scaled = b.mul(ds, factor)?;
+        let scaled = self.rounded(b, scaled)?;
+        let dq = self.weighted(b, scaled, false, self.k)?;
+        let dk = self.weighted(b, scaled, true, self.q)?;
+        let mut narrow = |x| b.cast(x, dtype).map(Some);
+        Ok(([narrow(dq)?, narrow(dk)?, narrow(dv)?], ds))
+    }
+
+    /// The gradient of the scores, by the weights.
+    fn gradient(&self, b: &mut Builder, p: Value) -> Built {
         let (g, v) = (widen(b, self.g)?, widen(b, self.v)?);
-        let dp = b.op(Matmul { transpose_a: false, transpose_b: true }, &[g, v])?;
+        let dp = self.products(b, g, v)?;
         let dp = match self.key {
             Some(key) => drop(b, dp, key, self.op.dropout.get())?,
             None => dp,
@@ -236,6 +293,16 @@ impl OpDef for FusedAttention {
         if let Some(of_row) = cx.cotangents[1] {
             delta = b.sub(delta, of_row)?;
         }
+        let AttentionParts { q, k, v, mask, key } = op.parts(cx.operands)?;
+        let scores = Scores { op, q, k, v, mask, key, g, logsumexp, delta, stored: self.stores_weights };
+        if self.stores_weights {
+            let ds;
+            ([grads[0], grads[1], grads[2]], ds) = scores.by_products(b)?;
+            if let Some(mask) = mask.filter(|m| b.dtype(*m).is_float()) {
+                grads[3] = Some(of_mask(b, ds, mask)?);
+            }
+            return Ok(grads);
+        }
         let [own, own_delta] = match op.parts(cx.operands)? {
             AttentionParts { mask: Some(_), key: Some(_), .. } => in_one(b, [logsumexp, delta])?,
             _ => [logsumexp, delta],
@@ -244,11 +311,10 @@ impl OpDef for FusedAttention {
         for (grad, of) in grads.iter_mut().zip([AttentionOperand::Query, AttentionOperand::Key, AttentionOperand::Value]) {
             *grad = Some(b.op(FusedAttentionGrad { of, attention: op.clone() }, &operands)?);
         }
-        let AttentionParts { q, k, v, mask, key } = op.parts(cx.operands)?;
         if let Some(mask) = mask.filter(|m| b.dtype(*m).is_float()) {
-            let ds = Scores { op, q, k, v, mask: Some(mask), key, g, logsumexp, delta }.gradient(b)?;
-            let sum = b.sum_to(ds, &b.shape(mask).clone())?;
-            grads[3] = Some(b.cast(sum, b.dtype(mask))?);
+            let p = scores.weights(b)?;
+            let ds = scores.gradient(b, p)?;
+            grads[3] = Some(of_mask(b, ds, mask)?);
         }
         Ok(grads)
     }
@@ -258,7 +324,7 @@ impl OpDef for FusedAttention {
     fn in_inference(&self, b: &mut Builder, operands: &[Value]) -> Option<Built<Vec<Value>>> {
         let (_key, rest) = operands.split_last().filter(|_| self.attention.dropout.get() != 0.0)?;
         let attention = ScaledDotProductAttention { dropout: Real::new(0.0), ..self.attention.clone() };
-        Some(b.node(FusedAttention { attention }, rest))
+        Some(b.node(FusedAttention { attention, ..self.clone() }, rest))
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
         let lowering = Lowering::new(&self.attention, &cx.operands)?;
@@ -298,7 +364,7 @@ impl OpDef for FusedAttention {
     }
     fn samples(&self) -> Vec<Sample> {
         let of = |s: Sample| match s.op {
-            super::Op::ScaledDotProductAttention(attention) => Sample { op: FusedAttention { attention }.into(), ..s },
+            super::Op::ScaledDotProductAttention(attention) => Sample { op: FusedAttention { attention, stores_weights: false }.into(), ..s },
             _ => unreachable!("samples are of their op"),
         };
         let has_keys = |s: &Sample| s.operands.last().is_some_and(|key| key.dtype == DType::U32 && key.shape.rank() > 1);
@@ -306,7 +372,12 @@ impl OpDef for FusedAttention {
         // Rows and columns of several blocks, in sizes that divide by nothing.
         let ty = |rows: i64, cols: i64| TensorType::new(DType::F32, (rows, cols));
         let attention = ScaledDotProductAttention { causal: true, ..Default::default() };
-        out.push(Sample::new(FusedAttention { attention }, vec![ty(33, 3), ty(35, 3), ty(35, 2)]));
+        out.push(Sample::new(FusedAttention { attention, stores_weights: false }, vec![ty(33, 3), ty(35, 3), ty(35, 2)]));
+        let storing = |s: &Sample| match &s.op {
+            super::Op::FusedAttention(op) => Sample { op: FusedAttention { stores_weights: true, ..op.clone() }.into(), ..s.clone() },
+            _ => unreachable!("samples are of their op"),
+        };
+        out.extend(out.iter().map(storing).collect::<Vec<_>>());
         out
     }
 }
@@ -385,7 +456,7 @@ impl OpDef for FusedAttentionGrad {
         let mut out = vec![];
         for of in [AttentionOperand::Query, AttentionOperand::Key, AttentionOperand::Value] {
             for s in FusedAttention::default().samples() {
-                let super::Op::FusedAttention(FusedAttention { attention }) = &s.op else { unreachable!("samples are of their op") };
+                let super::Op::FusedAttention(FusedAttention { attention, stores_weights: false }) = &s.op else { continue };
                 // A mask, a key and all else are one buffer more than WebGPU promises; there logsumexp and delta are of one buffer.
                 if attention.parts(&s.operands).is_ok_and(|p| p.mask.is_some() && p.key.is_some()) {
                     continue;

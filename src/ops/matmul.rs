@@ -3,7 +3,7 @@
 use super::array::sizes;
 use super::{Array, BatchContext, Built, Class, Grads, NestBuilder, OpDef, Precision, Sample, VjpContext};
 use crate::graph::Value;
-use crate::loop_ir::{Combiner, IndexExpr, Tag, flatten};
+use crate::loop_ir::{BodyBuilder, Combiner, IndexExpr, Tag, Triangle, Val, flatten};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, MatmulPrecision, Shape, TensorType, paired};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,47 @@ pub struct Matmul {
     pub transpose_a: bool,
     /// `b` holds n x k.
     pub transpose_b: bool,
+}
+
+impl Matmul {
+    /// Lowers a product with zeros in place of a triangle of its result or of its left operand.
+    pub(super) fn lower_part(&self, cx: &mut NestBuilder<'_>, triangle: Triangle) -> Result<(), String> {
+        let (a, b) = (cx.operand(0), cx.operand(1));
+        let (buffer, ty) = cx.results[0].clone();
+        let rank = ty.shape.rank();
+        let k = a.ty.shape[if self.transpose_a { rank - 2 } else { rank - 1 }].clone();
+        let accumulator = if ty.dtype.is_float() { ty.dtype.accumulator() } else { ty.dtype };
+        cx.nest(&ty.shape.0, &[k], |body, row, col| {
+            let (batch, m, n, p) = (&row[..rank - 2], &row[rank - 2], &row[rank - 1], &col[0]);
+            let at = |x: &IndexExpr, y: &IndexExpr, swap: bool| {
+                let mut at = batch.to_vec();
+                at.extend(if swap { [y.clone(), x.clone()] } else { [x.clone(), y.clone()] });
+                at
+            };
+            let (x, y) = (body.load(a.at(&at(m, p, self.transpose_a))), body.load(b.at(&at(p, n, self.transpose_b))));
+            let (x, y) = (body.cast(x, accumulator), body.cast(y, accumulator));
+            let x = match triangle {
+                Triangle::TermsAfter => unless_after(body, x, p, m),
+                Triangle::TermsBefore => unless_after(body, x, m, p),
+                _ => x,
+            };
+            let product = body.call(ScalarFn::Mul, &[x, y]);
+            let dot = body.reduce(Combiner::Sum, product);
+            body.tag = Tag::Matmul { a: x, b: y, dot, batch: rank as u32 - 2, m: 1, triangle, precision: MatmulPrecision::default() };
+            let kept = if triangle == Triangle::Results { unless_after(body, dot, n, m) } else { dot };
+            let out = body.cast(kept, ty.dtype);
+            body.write(buffer, flatten(row, &ty.shape.0), out);
+            Ok(())
+        })
+    }
+}
+
+/// `x`, or zero at a column that comes after the row.
+fn unless_after(b: &mut BodyBuilder, x: Val, column: &IndexExpr, row: &IndexExpr) -> Val {
+    let [column, row] = [column, row].map(|at| b.index(at, DType::I32));
+    let is_below = b.call(ScalarFn::Ge, &[row, column]);
+    let zero = b.constant(b.dtype(x), 0.0);
+    b.call(ScalarFn::Where, &[is_below, x, zero])
 }
 
 impl OpDef for Matmul {
@@ -112,27 +153,7 @@ impl OpDef for Matmul {
         Ok(vec![cx.unfold(product, 0, 1)?])
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {
-        let (a, b) = (cx.operand(0), cx.operand(1));
-        let (buffer, ty) = cx.results[0].clone();
-        let rank = ty.shape.rank();
-        let k = a.ty.shape[if self.transpose_a { rank - 2 } else { rank - 1 }].clone();
-        let accumulator = if ty.dtype.is_float() { ty.dtype.accumulator() } else { ty.dtype };
-        cx.nest(&ty.shape.0, &[k], |body, row, col| {
-            let (batch, m, n, p) = (&row[..rank - 2], &row[rank - 2], &row[rank - 1], &col[0]);
-            let at = |x: &IndexExpr, y: &IndexExpr, swap: bool| {
-                let mut at = batch.to_vec();
-                at.extend(if swap { [y.clone(), x.clone()] } else { [x.clone(), y.clone()] });
-                at
-            };
-            let (x, y) = (body.load(a.at(&at(m, p, self.transpose_a))), body.load(b.at(&at(p, n, self.transpose_b))));
-            let (x, y) = (body.cast(x, accumulator), body.cast(y, accumulator));
-            let product = body.call(ScalarFn::Mul, &[x, y]);
-            let dot = body.reduce(Combiner::Sum, product);
-            body.tag = Tag::Matmul { a: x, b: y, dot, batch: rank as u32 - 2, m: 1, precision: MatmulPrecision::default() };
-            let out = body.cast(dot, ty.dtype);
-            body.write(buffer, flatten(row, &ty.shape.0), out);
-            Ok(())
-        })
+        self.lower_part(cx, Triangle::Whole)
     }
     fn samples(&self) -> Vec<Sample> {
         let mut out = vec![];

@@ -120,6 +120,7 @@ operators! {
     ScaledDotProductAttention = "scaled_dot_product_attention",
     FusedAttention = "fused_attention",
     FusedAttentionGrad = "fused_attention_grad",
+    TriangularMatmul = "triangular_matmul",
 }
 
 impl OpDef for Op {

@@ -224,7 +224,8 @@ impl Context<'_> {
             None => {}
         }
         let product = node.op.class() == Class::Template && self.pressure > Pressure::NONE;
-        if cost == RecomputeCost::Heavy && !product {
+        // What only gradients read is computed once in either half.
+        if cost == RecomputeCost::Heavy && !product && self.required_forward[id.0 as usize] {
             return Some(Ban::Heavy);
         }
         if node.op.checks_indices() {

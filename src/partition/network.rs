@@ -69,6 +69,7 @@ pub(super) fn recomputing_cost(joint: &Graph, classes: &Classes, id: NodeId) -> 
         RecomputeCost::Free => 0,
         RecomputeCost::Cheap => written * COMPUTED + stored,
         RecomputeCost::Pass => read * MOVED + stored,
+        RecomputeCost::Heavy if !classes.required_forward[id.0 as usize] => stored,
         RecomputeCost::Heavy => {
             let types: Vec<TensorType> = node.operands.iter().map(|v| joint.ty(*v).clone()).collect();
             let arithmetic = node.op.multiply_adds(&types, &node.types) / MULTIPLY_ADDS;

@@ -14,6 +14,7 @@ mod pre_grad;
 
 use crate::config::Target;
 use crate::error::{Error, Result};
+use crate::forms::attention::Scores;
 use crate::graph::{Builder, Graph, ValueMap, verify};
 use crate::ops::{Op, OpDef};
 use crate::rewrite::{Rule, rewrite};
@@ -47,9 +48,9 @@ pub fn recursive_pre_grad_passes(graph: &Graph) -> Result<Graph> {
 
 /// Attention becomes one kernel where that pays on a device of these speeds, with its gradients or without; behind the passes before
 /// autograd, which raise it.
-pub fn fuse_attention(graph: &Graph, target: &Target, precision: MatmulPrecision, gradients: bool) -> Result<Graph> {
+pub fn fuse_attention(graph: &Graph, target: &Target, precision: MatmulPrecision, gradients: Option<Scores>) -> Result<Graph> {
     let rebuild = |m: String| Error::compile(format!("fuse_attention: {m}"));
-    pre_grad::fuse_attention::fuse_attention(graph, &|problem| problem.pays(gradients, precision, target)).map_err(rebuild)
+    pre_grad::fuse_attention::fuse_attention(graph, &|problem| problem.fastest(gradients, precision, target)).map_err(rebuild)
 }
 
 /// Products of f32 are computed in a half type; behind the passes before autograd, which raise some of them.

@@ -10,8 +10,10 @@
 //! Nodes are visited in topological order, so a rule sees operands that are rewritten already; what a rule builds is visited in
 //! its turn. Replacements carry the region and the provenance of the node they replace.
 
+mod integers;
 mod look;
 
+pub use integers::integer_at;
 pub use look::{SpreadReduction, has_no_negative_zero, scalar_call, spread_core, spread_reduction, stands_beside, through_broadcast, uniform};
 
 use crate::graph::{Builder, Graph, Node, NodeId, Operands, Value, ValueMap};

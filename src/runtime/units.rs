@@ -189,7 +189,7 @@ fn attention(dtype: DType) -> Built<Graph> {
     let mut input = |name: &str, rows: i64| b.input(name, InputRole::Input, TensorType::new(dtype, (2, rows, 40)));
     let (q, k, v, g) = (input("q", 200)?, input("k", 264)?, input("v", 264)?, input("g", 200)?);
     let attention = ScaledDotProductAttention { causal: true, ..ScaledDotProductAttention::default() };
-    let results = b.node(FusedAttention { attention: attention.clone() }, &[q, k, v])?;
+    let results = b.node(FusedAttention { attention: attention.clone(), stores_weights: false }, &[q, k, v])?;
     let (y, logsumexp) = (results[0], results[1]);
     let (y32, g32) = (b.cast(y, DType::F32)?, b.cast(g, DType::F32)?);
     let product = b.mul(y32, g32)?;

@@ -13,7 +13,9 @@ use crate::forms::parts::{self, Along};
 use crate::forms::product::Sizes;
 use crate::fusion::{Kernel, Memo, Structure};
 use crate::loop_ir::facts::{is_column_reduction, product_axes};
-use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, axes, flatten, unflatten};
+use crate::loop_ir::{
+    BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Triangle, Val, axes, flatten, unflatten,
+};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim, Shape, TensorType};
 use std::collections::HashSet;
@@ -102,8 +104,8 @@ fn stages(nest: &Nest, mixed: bool, target: &Target) -> Option<(Chunks, bool)> {
     let (rows, cols) = (nest.row_count().hint(), nest.col_count().hint());
     let rows_first = is_column_reduction(nest);
     match nest.tag {
-        Tag::Matmul { .. } => Some((product_chunks(nest, target)?, false)),
-        Tag::ScatterSum { .. } | Tag::Segments { .. } | Tag::Attention { .. } | Tag::Control { .. } => None,
+        Tag::Matmul { triangle: Triangle::Whole, .. } => Some((product_chunks(nest, target)?, false)),
+        Tag::Matmul { .. } | Tag::ScatterSum { .. } | Tag::Segments { .. } | Tag::Attention { .. } | Tag::Control { .. } => None,
         Tag::Loop => {
             let along = Along { rows, cols, bytes: nest.body[at].dtype.size() as i64, rows_first };
             let is_fixed = nest.col_count().as_int().is_some();
@@ -133,7 +135,7 @@ impl Chunks {
 fn product_chunks(nest: &Nest, target: &Target) -> Option<Chunks> {
     let size = |dims: &[Dim]| dims.iter().map(|d| d.hint() as f64).product();
     let [batch, m, n] = product_axes(nest)?.map(|axes| size(&nest.rows[axes]));
-    let sizes = Sizes { batch, m, n, k: size(&nest.cols) };
+    let sizes = Sizes { batch, m, n, k: size(&nest.cols), ..Sizes::default() };
     let machine = machine(nest, target);
     let count = machine.parts(&sizes)?;
     if let Some(even) = even_chunks(nest, count, machine.step()) {
@@ -201,8 +203,8 @@ fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffe
         buffers.push(Buffer { name: format!("{}.partial", nest.label), ty: TensorType { dtype, shape: Shape(rows.clone()) } });
         BufferId(buffers.len() as u32 - 1)
     };
-    if let (Tag::Matmul { batch, m, precision, .. }, Some([a, b])) = (nest.tag, factors) {
-        body.tag = Tag::Matmul { a, b, dot: partial, batch: batch + 1, m, precision };
+    if let (Tag::Matmul { batch, m, triangle, precision, .. }, Some([a, b])) = (nest.tag, factors) {
+        body.tag = Tag::Matmul { a, b, dot: partial, batch: batch + 1, m, triangle, precision };
     }
     let place = flatten(&axes(&rows, 0), &rows);
     let sums = scratch();

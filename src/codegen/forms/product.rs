@@ -196,7 +196,7 @@ fn build(unit: &Unit, p: &Product, limit: Option<&Limit>, tile: Tile) -> Result<
         Math::Cooperative(terms) => ("cooperative", kernel.of_subgroups(terms, !long && terms == Terms::Halves && kernel.fetched.is_empty())),
     };
     let context = minijinja::context! {
-        tile => sizes, tiles_m, tiles_n, tiles, workers => tile.workers, first_part => SHARED_TILES, entry, before, terms, steps => has(false), last => has(true),
+        triangle => p.triangle.name(), tile => sizes, tiles_m, tiles_n, tiles, workers => tile.workers, first_part => SHARED_TILES, entry, before, terms, steps => has(false), last => has(true),
         functions => functions.text, rounds, fetches => !kernel.fetched.is_empty(), draft => tile.is_draft(),
     };
     let body = template(name, context)?;

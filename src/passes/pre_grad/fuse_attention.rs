@@ -1,23 +1,26 @@
 //! Replaces attention by one kernel.
 
-use crate::forms::attention::Problem;
+use crate::forms::attention::{Problem, Scores};
 use crate::graph::{Builder, Graph, NodeId, ValueMap};
 use crate::ops::{FusedAttention, Op, OpDef, ScaledDotProductAttention};
 use crate::passes::change_bodies;
 use crate::types::{DType, TensorType};
 
-/// Fuses attention that `pays` says is faster so, in subgraphs too; the rest is decomposed behind autograd.
+/// How attention is computed by one kernel where that is faster than by products and a softmax.
+type Fastest<'a> = &'a dyn Fn(&Problem) -> Option<Scores>;
+
+/// Fuses attention that is `fastest` so, in subgraphs too, with scores as it says; the rest is decomposed behind autograd.
 ///
 /// ```text
 /// %3 = scaled_dot_product_attention(%0, %1, %2)   ->   %3, %4 = fused_attention(%0, %1, %2)
 /// ```
 ///
 /// Before autograd, since the kernel's derivative reads the logarithms beside its result. Linear.
-pub(in crate::passes) fn fuse_attention(graph: &Graph, pays: &dyn Fn(&Problem) -> bool) -> Result<Graph, String> {
+pub(in crate::passes) fn fuse_attention(graph: &Graph, fastest: Fastest<'_>) -> Result<Graph, String> {
     let (mut b, mut map) = (Builder::like(&graph.name, graph), ValueMap::default());
     b.copy_inputs(graph, &mut map)?;
     for id in graph.ids() {
-        match fused(graph, id, pays)? {
+        match fused(graph, id, fastest)? {
             Some(op) => b.copy_changed_node(graph, id, op, &mut map)?,
             None => b.copy_node(graph, id, &mut map)?,
         }
@@ -29,18 +32,19 @@ pub(in crate::passes) fn fuse_attention(graph: &Graph, pays: &dyn Fn(&Problem) -
 }
 
 /// What a node becomes, if that is something else.
-fn fused(graph: &Graph, id: NodeId, pays: &dyn Fn(&Problem) -> bool) -> Result<Option<Op>, String> {
+fn fused(graph: &Graph, id: NodeId, fastest: Fastest<'_>) -> Result<Option<Op>, String> {
     let node = graph.node(id);
     if let Op::ScaledDotProductAttention(attention) = &*node.op {
         let types: Vec<TensorType> = node.operands.iter().map(|v| graph.ty(*v).clone()).collect();
-        let fused = FusedAttention::of(attention, &types).filter(|_| pays(&problem(attention, &types)));
-        return Ok(fused.map(Op::from));
+        let Some(fused) = FusedAttention::of(attention, &types) else { return Ok(None) };
+        let of_scores = |scores| FusedAttention { stores_weights: scores == Scores::Stored, ..fused };
+        return Ok(fastest(&problem(attention, &types)).map(of_scores).map(Op::from));
     }
     if node.op.subgraphs().is_empty() {
         return Ok(None);
     }
     let mut op = Op::clone(&node.op);
-    change_bodies(&mut op, |g| fuse_attention(g, pays))?;
+    change_bodies(&mut op, |g| fuse_attention(g, fastest))?;
     Ok(Some(op))
 }
 

@@ -4,6 +4,7 @@ pub(super) mod fold_constants;
 pub(super) mod fuse_attention;
 pub(super) mod halve_products;
 mod raise_attention;
+mod raise_causal;
 mod raise_norms;
 mod raise_softmax;
 pub(super) mod remove_identities;
@@ -19,6 +20,7 @@ pub(super) const PASSES: &[Pass] = &[
     // Before attention and cross entropy, which contain it.
     Pass::Rules("raise_softmax", &[raise_softmax::RULES]),
     Pass::Rules("raise_attention", &[raise_attention::RULES]),
+    Pass::Rules("raise_causal", &[raise_causal::RULES]),
     Pass::Rules("raise_norms", &[raise_norms::RULES]),
     // Before the program is differentiated, which finds what its gradient reads.
     Pass::Rebuild("share_loops", share_loops::share_loops),
