@@ -15,7 +15,7 @@ use crate::graph::{Graph, Inline, Input, InputRole, OutputRole, Value, freeze, i
 use crate::loop_ir::Phase;
 use crate::lower::lower;
 use crate::partition::{Pressure, fusible_by_traits, partition_under};
-use crate::passes::{fuse_attention, halve_products, post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
+use crate::passes::{fuse_attention, halve_products, merge_linears, post_grad_passes, recursive_joint_graph_passes, recursive_pre_grad_passes};
 use crate::schedule::{Program, schedule};
 use crate::types::{Bindings, DType, Decision, Dim, TensorType};
 use serde::Serialize;
@@ -97,9 +97,11 @@ fn check_mixed(mixed: &MixedPrecision, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Pre-grad passes, attention in one kernel where that pays, and frozen parameters detached.
+/// Pre-grad passes, linear layers of one input merged and attention in one kernel where that pays, and frozen parameters detached.
 fn before_autograd(graph: &Graph, target: &Target, config: &Config) -> Result<Graph> {
-    let mut graph = recursive_pre_grad_passes(graph)?;
+    let graph = recursive_pre_grad_passes(graph)?;
+    // Before products are halved, so that weights are copied as they are converted.
+    let mut graph = merge_linears(graph, target, config)?;
     if let Some(mixed) = &config.mixed_precision {
         check_mixed(mixed, config)?;
         graph = halve_products(&graph, mixed.dtype)?;

@@ -15,6 +15,7 @@ pub mod contraction;
 mod cost;
 mod lanes;
 mod map;
+pub mod merged;
 mod online;
 pub mod parts;
 pub mod product;

@@ -448,21 +448,30 @@ impl Machine<'_> {
         if model.parallel_lanes < FEW_LANES {
             return None;
         }
-        let outputs = sizes.batch * sizes.m * sizes.n;
-        let price = |parts: i64| {
-            let s = Sizes { batch: sizes.batch * parts as f64, k: sizes.k / parts as f64, ..*sizes };
-            let (_, units) = *self.by_time(&s).first()?;
-            let traffic = (2.0 * parts as f64 + 1.0) * outputs * self.bytes as f64 / model.bandwidth_gbps as f64 + model.launch_ns as f64;
-            Some(self.arithmetic_ns(units) + if parts > 1 { traffic } else { 0.0 })
-        };
-        let divided: Vec<(i64, f64)> = PARTS.into_iter().filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| Some((p, price(p)?))).collect();
+        let divided: Vec<(i64, f64)> =
+            PARTS.into_iter().filter(|p| sizes.k / *p as f64 >= SHORTEST).filter_map(|p| Some((p, self.divided(sizes, p)?))).collect();
         let least = divided.iter().map(|d| d.1).min_by(f64::total_cmp)?;
         // Few parts take less memory.
         let (parts, time) = *divided.iter().find(|d| d.1 <= NEAR * least)?;
-        let whole = price(1)?;
+        let whole = self.divided(sizes, 1)?;
         // Predictions are a tenth off, one launch more also costs those around it, and what followed the product leaves its kernel: a saving of
         // less than a fifth must be worth many launches.
         let launches = (whole - time) / model.launch_ns as f64;
         (time < 0.8 * whole && launches > 4.0 || time < 0.9 * whole && launches > 50.0).then_some(parts)
+    }
+
+    /// Predicted nanoseconds of a product, in parts where that pays. None where no tile can run it.
+    pub fn time(&self, sizes: &Sizes) -> Option<f64> {
+        Some(self.divided(sizes, self.parts(sizes).unwrap_or(1))? + self.model.launch_ns as f64)
+    }
+
+    /// Nanoseconds of a product whose terms are divided into so many parts.
+    fn divided(&self, sizes: &Sizes, parts: i64) -> Option<f64> {
+        let s = Sizes { batch: sizes.batch * parts as f64, k: sizes.k / parts as f64, ..*sizes };
+        let (_, units) = *self.by_time(&s).first()?;
+        let outputs = sizes.batch * sizes.m * sizes.n;
+        let traffic =
+            || (2.0 * parts as f64 + 1.0) * outputs * self.bytes as f64 / self.model.bandwidth_gbps as f64 + self.model.launch_ns as f64;
+        Some(self.arithmetic_ns(units) + if parts > 1 { traffic() } else { 0.0 })
     }
 }

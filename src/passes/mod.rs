@@ -4,7 +4,7 @@
 //! * Invariants: a pass rebuilds old -> new through the builder with a value map; it never mutates. Inputs and outputs keep
 //!   names, roles, types and order. Nodes keep their region and provenance. Subgraphs are visited before the graph that
 //!   holds them. After each pass the graph is verified in debug builds and tests.
-//! * Must not know: kernels, devices; but [`fuse_attention`] asks `forms` for a price.
+//! * Must not know: kernels, devices; but [`fuse_attention`] and [`merge_linears`] ask `forms` for a price.
 //! * Add here: one file `<stage>/<verb_noun>.rs` with one function, and one line in the stage's ordered list, with a comment
 //!   where its place matters. A family of algebraic rules is a list of `rewrite::Rule`s in such a file.
 
@@ -12,10 +12,10 @@ mod joint_graph;
 mod post_grad;
 mod pre_grad;
 
-use crate::config::Target;
+use crate::config::{Config, Mode, Target};
 use crate::error::{Error, Result};
 use crate::forms::attention::Scores;
-use crate::graph::{Builder, Graph, ValueMap, verify};
+use crate::graph::{Builder, Graph, InputRole, OutputRole, ValueMap, verify};
 use crate::ops::{Op, OpDef};
 use crate::rewrite::{Rule, rewrite};
 use crate::types::{DType, MatmulPrecision};
@@ -51,6 +51,24 @@ pub fn recursive_pre_grad_passes(graph: &Graph) -> Result<Graph> {
 pub fn fuse_attention(graph: &Graph, target: &Target, precision: MatmulPrecision, gradients: Option<Scores>) -> Result<Graph> {
     let rebuild = |m: String| Error::compile(format!("fuse_attention: {m}"));
     pre_grad::fuse_attention::fuse_attention(graph, &|problem| problem.fastest(gradients, precision, target)).map_err(rebuild)
+}
+
+/// Linear layers of one input become one product where that pays on a device; behind the passes before autograd, which raise them.
+pub fn merge_linears(graph: Graph, target: &Target, config: &Config) -> Result<Graph> {
+    let asks = |role: &InputRole| match config.mode {
+        Mode::Inference => false,
+        Mode::Train(_) => *role == InputRole::Parameter,
+        Mode::Vjp => matches!(role, InputRole::Parameter | InputRole::Input),
+    };
+    let is_frozen = |name: &str| matches!(&config.mode, Mode::Train(optimizer) if optimizer.of(name).is_none());
+    let ask = pre_grad::merge_linears::Questions {
+        is_asked: &|input| asks(&input.role) && !is_frozen(&input.name),
+        is_seeded: &|role| *role == OutputRole::Loss || config.mode == Mode::Vjp && *role == OutputRole::User,
+        pays: &|layers| layers.pays(config.matmul_precision, target),
+        halves: config.mixed_precision.as_ref().is_some_and(|mixed| mixed.dtype == DType::F16),
+    };
+    let merged = pre_grad::merge_linears::merge_linears(&graph, &ask).map_err(|m| Error::compile(format!("merge_linears: {m}")))?;
+    Ok(merged.unwrap_or(graph))
 }
 
 /// Products of f32 are computed in a half type; behind the passes before autograd, which raise some of them.

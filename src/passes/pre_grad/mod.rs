@@ -3,6 +3,7 @@
 pub(super) mod fold_constants;
 pub(super) mod fuse_attention;
 pub(super) mod halve_products;
+pub(super) mod merge_linears;
 mod raise_attention;
 mod raise_causal;
 mod raise_norms;
