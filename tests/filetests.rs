@@ -15,11 +15,12 @@
 use inductor::autograd::{Seed, Wrt, joint_graph};
 use inductor::codegen::Plan;
 use inductor::compile::inductor;
-use inductor::config::{Config, Saving, Target};
+use inductor::config::{Config, Mode, Saving, Target};
 use inductor::forms::attention::Scores;
 use inductor::graph::{Graph, Inline, inline_subgraphs, parse, print, verify};
 use inductor::loop_ir::naive::{self, Memory};
 use inductor::loop_ir::{self, Buffer, Nest};
+use inductor::optim;
 use inductor::partition::{fusible_by_traits, min_cut_rematerialization_partition};
 use inductor::passes;
 use inductor::types::{Bindings, DType, HostTensor, MatmulPrecision};
@@ -37,6 +38,9 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("fuse_attention", |g, _| fused_attention(g, false)),
     ("halve_products", |g, _| transformed(g, |g| passes::halve_products(g, DType::F16).map_err(|e| e.to_string()))),
     ("fuse_attention gradients", |g, _| fused_attention(g, true)),
+    ("merge_linears", |g, _| merged_linears(g, &Target::h100(), Mode::Inference)),
+    ("merge_linears training", |g, _| merged_linears(g, &Target::h100(), half_frozen())),
+    ("merge_linears training cpu", |g, _| merged_linears(g, &Target::cpu(), half_frozen())),
     ("verify", |g, _| Ok(verify(g).join("\n"))),
     ("inline_calls", |g, _| transformed(g, |g| inline_subgraphs(g, Inline::Calls).map(Cow::into_owned))),
     ("inline_all", |g, _| transformed(g, |g| inline_subgraphs(g, Inline::All).map(Cow::into_owned))),
@@ -194,6 +198,16 @@ fn fused_attention(graph: &Graph, gradients: bool) -> Result<String, String> {
     let gradients = gradients.then_some(Scores::Stored);
     let fused = |g: &Graph| passes::fuse_attention(g, &Target::h100(), MatmulPrecision::Highest, gradients).map_err(|e| e.to_string());
     transformed(graph, fused)
+}
+
+fn merged_linears(graph: &Graph, target: &Target, mode: Mode) -> Result<String, String> {
+    let config = Config { mode, ..Config::default() };
+    transformed(graph, |g| passes::merge_linears(g.clone(), target, &config).map_err(|e| e.to_string()))
+}
+
+/// Training of all parameters but those below `frozen`.
+fn half_frozen() -> Mode {
+    Mode::Train(optim::AdamW::new(1e-3).frozen("frozen").into())
 }
 
 fn differentiated(graph: &Graph, wrt: Wrt, seed: Seed) -> Result<String, String> {

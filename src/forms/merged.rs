@@ -13,7 +13,7 @@ pub struct Layers {
     pub terms: f64,
     /// Columns of each layer's results.
     pub columns: Vec<f64>,
-    /// How many of those an operation of single elements reads, which the layer's own kernel would compute.
+    /// How many of those an operation of single elements reads, which the layer's own kernel would compute, or are outputs.
     pub read_by_elements: f64,
     /// Whether the input's gradient is computed.
     pub input_gradient: bool,
@@ -31,11 +31,14 @@ const CLEARLY: f64 = 0.05;
 /// Launches that the saving must be worth: those around the products are moved, too.
 const LAUNCHES: f64 = 4.0;
 
+/// Products of fewer rows are bound by reading weights, which merging reads and writes once more.
+const ROWS: f64 = 128.0;
+
 impl Layers {
     /// Whether one product is predicted to be clearly faster, with all that it costs around it.
     pub fn pays(&self, precision: MatmulPrecision, target: &Target) -> bool {
         // A processor multiplies narrow matrices as fast as wide ones.
-        if target.model.parallel_lanes < FEW_LANES {
+        if target.model.parallel_lanes < FEW_LANES || self.rows < ROWS {
             return false;
         }
         let Some((apart, merged)) = self.times(precision, target) else { return false };
@@ -44,7 +47,8 @@ impl Layers {
         saved > CLEARLY * apart && saved > LAUNCHES * target.model.launch_ns as f64
     }
 
-    /// Predicted nanoseconds of the layers one by one, and of one product with its copies.
+    /// Predicted nanoseconds of the layers one by one, and of one product with its copies. Launches of products are not counted: those of
+    /// layers do not wait for one another.
     fn times(&self, precision: MatmulPrecision, target: &Target) -> Option<(f64, f64)> {
         let Target { caps, model } = target;
         let machine = Machine { caps, model, bytes: 4, loads: [0.0; 2], precision, halves: self.halves, shares: caps.shares_storage };
@@ -56,7 +60,7 @@ impl Layers {
         Some((apart, self.products(&machine, all)? + self.copies(all, &machine)))
     }
 
-    /// Time of a layer's products, with their launches.
+    /// Time of a layer's products.
     fn products(&self, machine: &Machine<'_>, columns: f64) -> Option<f64> {
         let Layers { rows, terms, .. } = *self;
         let of = |m: f64, n: f64, k: f64| machine.time(&Sizes { batch: 1.0, m, n, k, ..Sizes::default() });
@@ -78,9 +82,10 @@ impl Layers {
         let mut launches = self.columns.len() as f64 * if self.read_by_elements > 0.0 { 1.0 } else { 0.0 };
         let weights = self.terms * all * 4.0;
         let mut bytes = 2.0 * self.rows * self.read_by_elements * self.bytes();
-        // What is converted is stored anew anyway.
+        // What is converted is stored anew anyway. The backward copies weights again, rather than that the forward keeps them.
         if !self.converted {
-            (bytes, launches) = (bytes + 2.0 * weights, launches + 1.0);
+            let times = if self.input_gradient { 2.0 } else { 1.0 };
+            (bytes, launches) = (bytes + times * 2.0 * weights, launches + times);
         }
         if self.input_gradient || self.weight_gradients {
             (bytes, launches) = (bytes + 2.0 * self.rows * all * self.bytes(), launches + 1.0);

@@ -460,18 +460,17 @@ impl Machine<'_> {
         (time < 0.8 * whole && launches > 4.0 || time < 0.9 * whole && launches > 50.0).then_some(parts)
     }
 
-    /// Predicted nanoseconds of a product, in parts where that pays. None where no tile can run it.
+    /// Predicted nanoseconds of a product but for its launch, in parts where that pays. None where no tile can run it.
     pub fn time(&self, sizes: &Sizes) -> Option<f64> {
-        Some(self.divided(sizes, self.parts(sizes).unwrap_or(1))? + self.model.launch_ns as f64)
+        self.divided(sizes, self.parts(sizes).unwrap_or(1))
     }
 
-    /// Nanoseconds of a product whose terms are divided into so many parts.
+    /// The same of one whose terms are divided into so many parts.
     fn divided(&self, sizes: &Sizes, parts: i64) -> Option<f64> {
         let s = Sizes { batch: sizes.batch * parts as f64, k: sizes.k / parts as f64, ..*sizes };
         let (_, units) = *self.by_time(&s).first()?;
         let outputs = sizes.batch * sizes.m * sizes.n;
-        let traffic =
-            || (2.0 * parts as f64 + 1.0) * outputs * self.bytes as f64 / self.model.bandwidth_gbps as f64 + self.model.launch_ns as f64;
+        let traffic = || (2.0 * parts as f64 + 1.0) * outputs * self.bytes as f64 / self.model.bandwidth_gbps as f64 + self.model.launch_ns as f64;
         Some(self.arithmetic_ns(units) + if parts > 1 { traffic() } else { 0.0 })
     }
 }

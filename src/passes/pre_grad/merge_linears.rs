@@ -253,8 +253,11 @@ fn bring(b: &mut Builder, graph: &Graph, map: &mut ValueMap, v: Value) -> Built 
     Ok(map[&v])
 }
 
-/// Nodes that read each node.
-struct Readers(Vec<Vec<NodeId>>);
+/// Who reads each node.
+struct Readers {
+    nodes: Vec<Vec<NodeId>>,
+    outputs: HashSet<NodeId>,
+}
 
 impl Readers {
     fn of(graph: &Graph) -> Readers {
@@ -264,14 +267,14 @@ impl Readers {
                 readers[v.node.0 as usize].push(id);
             }
         }
-        Readers(readers)
+        Readers { nodes: readers, outputs: graph.outputs.iter().map(|o| o.value.node).collect() }
     }
 
     fn get(&self, v: Value) -> &[NodeId] {
-        &self.0[v.node.0 as usize]
+        &self.nodes[v.node.0 as usize]
     }
 
-    /// Whether a value is first read element by element, which the kernel that computes it could do.
+    /// Whether a value is an output, or first read element by element, which the kernel that computes it could do.
     fn are_of_elements(&self, graph: &Graph, v: Value) -> bool {
         let numel = graph.ty(v).numel();
         let keeps = |id: &NodeId| graph.node(*id).types[0].numel() == numel;
@@ -284,7 +287,7 @@ impl Readers {
             }
         };
         // Who reads a part of it reads it from memory.
-        self.get(v).iter().all(keeps) && self.get(v).iter().any(of_elements)
+        self.outputs.contains(&v.node) || self.get(v).iter().all(keeps) && self.get(v).iter().any(of_elements)
     }
 }
 
@@ -306,7 +309,7 @@ impl Group {
         let (kind, of_elements) = (self.kind, |l: &Layer| readers.are_of_elements(graph, l.result));
         let apart: Vec<Layer> = self.layers.iter().filter(|l| !of_elements(l)).copied().collect();
         [self.layers, apart].into_iter().map(|layers| Group { kind, layers }).find(|group| {
-            let read = group.layers.iter().filter(|l| of_elements(l)).map(|l| l.columns as f64).sum();
+            let read = group.layers.iter().filter(|l| of_elements(l)).map(|l| l.columns).sum::<i64>() as f64;
             group.layers.len() > 1 && group.problem(graph, flow, read, ask.halves).is_some_and(|problem| (ask.pays)(&problem))
         })
     }
@@ -380,7 +383,7 @@ fn added(graph: &Graph, readers: &Readers, layer: &Layer) -> Option<(Value, Valu
     let product = Value::first(layer.product);
     let [reader] = readers.get(product) else { return None };
     let node = graph.node(*reader);
-    let is_output = graph.outputs.iter().any(|o| o.value == product);
+    let is_output = readers.outputs.contains(&layer.product);
     let is_sum = matches!(&*node.op, Op::Pointwise(op) if op.f == ScalarFn::Add);
     let other = *node.operands.iter().find(|v| **v != product)?;
     let bias = through_broadcast(graph, other);
