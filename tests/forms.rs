@@ -195,7 +195,7 @@ fn product(seed: u64) -> Case {
             let (p, q) = (body.cast(p, DType::F32), body.cast(q, DType::F32));
             let terms = body.call(F::Mul, &[p, q]);
             let dot = body.reduce(Combiner::Sum, terms);
-            body.tag = Tag::Matmul { a: p, b: q, dot, batch: 1, m: 1, precision: Default::default() };
+            body.tag = Tag::Matmul { a: p, b: q, dot, batch: 1, m: 1, triangle: Default::default(), precision: Default::default() };
             let to = match swap {
                 true => flatten(&[at[0].clone(), at[2].clone(), at[1].clone()], &[domain[0].clone(), domain[2].clone(), domain[1].clone()]),
                 false => flatten(at, &domain),
@@ -329,7 +329,7 @@ fn matrix_product(b: &mut BodyBuilder, v: Val, x: &OperandView, (y, place): (Buf
     let w = b.load(x.at(&[r[1].clone(), k.clone()]));
     let terms = b.call(F::Mul, &[v, w]);
     let dot = b.reduce(Combiner::Sum, terms);
-    b.tag = Tag::Matmul { a: v, b: w, dot, batch: 0, m: 1, precision: Default::default() };
+    b.tag = Tag::Matmul { a: v, b: w, dot, batch: 0, m: 1, triangle: Default::default(), precision: Default::default() };
     b.write(y, place, dot);
 }
 

@@ -8,7 +8,7 @@ use inductor::codegen::{Plan, generate};
 use inductor::config::Target;
 use inductor::forms::product::{Machine, Sizes};
 use inductor::forms::{Form, Math, Operand, Tile, candidates};
-use inductor::loop_ir::{Combiner, IndexExpr, Number, Tag, flatten};
+use inductor::loop_ir::{Combiner, IndexExpr, Number, Tag, Triangle, flatten};
 use inductor::ops::OpDef as _;
 use inductor::scalar::ScalarFn as F;
 use inductor::types::{DType, Dim, HostTensor, MatmulPrecision, TensorType};
@@ -44,7 +44,7 @@ fn product_of(dtype: DType, batch: usize, m: usize, n: usize, k: usize, swap: (b
             let (x, w) = (body.cast(x, DType::F32), body.cast(w, DType::F32));
             let p = body.call(F::Mul, &[x, w]);
             let dot = body.reduce(Combiner::Sum, p);
-            body.tag = Tag::Matmul { a: x, b: w, dot, batch: 1, m: 1, precision: Default::default() };
+            body.tag = Tag::Matmul { a: x, b: w, dot, batch: 1, m: 1, triangle: Default::default(), precision: Default::default() };
             let mut out = dot;
             if let Some((bias, residual)) = &extra {
                 let bias = body.load(bias.at(&r[2..]));
@@ -85,7 +85,7 @@ fn results_along_rows() {
                 let (x, w) = (body.load(a.at(&[r[0].clone(), c[0].clone()])), body.load(b.at(&[c[0].clone(), r[1].clone()])));
                 let p = body.call(F::Mul, &[x, w]);
                 let dot = body.reduce(Combiner::Sum, p);
-                body.tag = Tag::Matmul { a: x, b: w, dot, batch: 0, m: 1, precision: Default::default() };
+                body.tag = Tag::Matmul { a: x, b: w, dot, batch: 0, m: 1, triangle: Default::default(), precision: Default::default() };
                 let place = [r[1].clone(), r[0].clone()];
                 let added = body.load(added.at(&place));
                 let out = body.call(F::Add, &[dot, added]);
@@ -119,7 +119,7 @@ fn parts_of_a_product_with_symbols() {
                 let [x, w] = [x, w].map(|v| body.value_or(Some(inside), v, Number::new(DType::F32, 0.0)));
                 let p = body.call(F::Mul, &[x, w]);
                 let dot = body.reduce(Combiner::Sum, p);
-                body.tag = Tag::Matmul { a: x, b: w, dot, batch: 1, m: 1, precision: Default::default() };
+                body.tag = Tag::Matmul { a: x, b: w, dot, batch: 1, m: 1, triangle: Default::default(), precision: Default::default() };
                 body.write(y, flatten(r, &sizes), dot);
                 Ok(())
             })
@@ -272,8 +272,60 @@ fn tiles_of_halves_come_out_even() {
     ];
     for ([m, n, k], expected) in fastest {
         let [m, n, k] = [m, n, k].map(f64::from);
-        let (tile, _) = machine.by_time(&Sizes { batch: 1.0, m, n, k })[0];
+        let (tile, _) = machine.by_time(&Sizes { batch: 1.0, m, n, k, ..Sizes::default() })[0];
         assert_eq!([tile.bm, tile.bn], expected, "{m} x {n} x {k}");
+    }
+}
+
+/// A product with zeros in place of a triangle, of which each tile leaves out as much as it can.
+fn triangular(triangle: Triangle, [m, n, k]: [usize; 3]) -> Case {
+    let inputs = vec![random(DType::F32, &[2, m, k], 1), random(DType::F32, &[2, k, n], 2)];
+    let rows: Vec<Dim> = [2, m, n].map(Dim::from).to_vec();
+    let mut case = Case::new(format!("{} {m}x{n}x{k}", triangle.name()), inputs, vec![ty(DType::F32, &[2, m, n])], |cx| {
+        let (a, b, y) = (cx.operand(0), cx.operand(1), cx.results[0].0);
+        cx.nest(&rows, &[k.into()], |body, r, c| {
+            let (mut x, w) = (body.load(a.at(&[r[0].clone(), r[1].clone(), c[0].clone()])), body.load(b.at(&[r[0].clone(), c[0].clone(), r[2].clone()])));
+            let [row, column, term] = [&r[1], &r[2], &c[0]].map(|at| body.index(at, DType::I32));
+            let zero = body.constant(DType::F32, 0.0);
+            let kept = match triangle {
+                Triangle::TermsBefore => body.call(F::Ge, &[term, row]),
+                Triangle::TermsAfter => body.call(F::Ge, &[row, term]),
+                _ => body.call(F::Ge, &[row, column]),
+            };
+            if triangle != Triangle::Results {
+                x = body.call(F::Where, &[kept, x, zero]);
+            }
+            let p = body.call(F::Mul, &[x, w]);
+            let dot = body.reduce(Combiner::Sum, p);
+            body.tag = Tag::Matmul { a: x, b: w, dot, batch: 1, m: 1, triangle, precision: Default::default() };
+            let out = if triangle == Triangle::Results { body.call(F::Where, &[kept, dot, zero]) } else { dot };
+            body.write(y, flatten(r, &rows), out);
+            Ok(())
+        })
+    });
+    case.tolerance = 1e-5;
+    case
+}
+
+#[test]
+fn triangles_are_left_out_by_every_tile() {
+    let all = [Triangle::Results, Triangle::TermsBefore, Triangle::TermsAfter];
+    for triangle in all {
+        // Several rows of tiles; more rows than terms or columns, and fewer.
+        for sizes in [[70, 70, 70], [130, 33, 40], [33, 130, 17], [64, 64, 128], [40, 9, 140]] {
+            let mut case = triangular(triangle, sizes);
+            allow(&mut case, MatmulPrecision::High);
+            let native = in_tiles(&case, &Target::h100(), Some);
+            assert!(native.iter().any(|plan| plan.code[0].variants[0].cooperative), "{}", case.name);
+            native.iter().for_each(kernels::validate);
+            let Some(gpu) = kernels::device::gpu() else { continue };
+            let plain =
+                |t: Tile| if let Math::Fma { halves, slices, .. } = t.math { Tile { math: Math::Fma { halves, unroll: 4, slices }, ..t } } else { t };
+            let small = |t: Tile| (t.bm * t.bn <= 4096 && t.shared_bytes(4) <= gpu.target.caps.max_workgroup_bytes).then(|| plain(t));
+            for plan in in_tiles(&case, &with_units(gpu), small) {
+                case.compare_plan(gpu, &plan);
+            }
+        }
     }
 }
 

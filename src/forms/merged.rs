@@ -32,7 +32,7 @@ const CLEARLY: f64 = 0.05;
 const LAUNCHES: f64 = 4.0;
 
 /// Products of fewer rows are bound by reading weights, which merging reads and writes once more.
-const ROWS: f64 = 128.0;
+const ROWS: f64 = 512.0;
 
 impl Layers {
     /// Whether one product is predicted to be clearly faster, with all that it costs around it.

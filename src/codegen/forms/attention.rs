@@ -60,6 +60,7 @@ pub fn spell_attention(unit: &Unit, blocks: Blocks) -> Result<Variant, String> {
     let mut main = Emitter::new(unit);
     let groups = kernel.groups();
     let (blocks_x, columns) = (main.size_text(&kernel.blocks_x()), main.size_text(&kernel.nest.cols[0]));
+    let batches = main.size_text(&kernel.batches());
     let lowest = spell::opaque(&mut main, Kind::F32, Ok(Number::Float(f64::NEG_INFINITY.to_bits())));
     let mut entry = module::entry(&mut main, &groups);
     let (before, helpers, _, symbols) = main.finish();
@@ -70,7 +71,7 @@ pub fn spell_attention(unit: &Unit, blocks: Blocks) -> Result<Variant, String> {
     let (bindings, head) = header(pinned.as_ref().unwrap_or(unit), &vector, functions.uses_symbols, &functions.helpers);
     let softmax = parts.online.is_some();
     let context = minijinja::context! {
-        softmax, kept => roles.contains(&Role::Kept), blocks_x, blocks_f => kernel.blocks_f(), columns, seen => kernel.seen(), lowest, entry, before,
+        softmax, kept => roles.contains(&Role::Kept), batches, blocks_x, blocks_f => kernel.blocks_f(), columns, seen => kernel.seen(), lowest, entry, before,
         functions => functions.text,
     };
     let (name, own) = match blocks.units {
@@ -114,8 +115,12 @@ impl Kernel<'_> {
         (features + self.blocks.bf as i64 - 1) / self.blocks.bf as i64
     }
 
+    fn batches(&self) -> Dim {
+        Dim::product(&self.nest.rows[..self.parts.batch as usize])
+    }
+
     fn groups(&self) -> Dim {
-        Dim::product(&self.nest.rows[..self.parts.batch as usize]) * &self.blocks_x() * Dim::int(self.blocks_f())
+        self.batches() * &self.blocks_x() * Dim::int(self.blocks_f())
     }
 
     fn seen(&self) -> &'static str {
