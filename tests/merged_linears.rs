@@ -47,8 +47,11 @@ fn merged(target: &Target, config: &Config) -> Vec<i64> {
     linears.map(|n| n.types[0].shape.0.last().unwrap().as_int().unwrap()).collect()
 }
 
+/// Gradients of a step by name.
+type Named = Vec<(String, HostTensor)>;
+
 /// Losses and gradients of some steps, and the state behind them.
-fn steps(target: &Target, config: &Config) -> (Vec<f64>, Vec<Vec<(String, HostTensor)>>, State) {
+fn steps(target: &Target, config: &Config) -> (Vec<f64>, Vec<Named>, State) {
     let (traced, device) = (network(), Device::cpu());
     let examples: Vec<_> = traced.graph.inputs.iter().map(|i| traced.graph.ty(i.value).clone()).collect();
     let (plan, report) = inductor_with_report(&traced.graph, &examples, target, config).unwrap();
