@@ -284,7 +284,8 @@ fn triangular(triangle: Triangle, [m, n, k]: [usize; 3]) -> Case {
     let mut case = Case::new(format!("{} {m}x{n}x{k}", triangle.name()), inputs, vec![ty(DType::F32, &[2, m, n])], |cx| {
         let (a, b, y) = (cx.operand(0), cx.operand(1), cx.results[0].0);
         cx.nest(&rows, &[k.into()], |body, r, c| {
-            let (mut x, w) = (body.load(a.at(&[r[0].clone(), r[1].clone(), c[0].clone()])), body.load(b.at(&[r[0].clone(), c[0].clone(), r[2].clone()])));
+            let (mut x, w) =
+                (body.load(a.at(&[r[0].clone(), r[1].clone(), c[0].clone()])), body.load(b.at(&[r[0].clone(), c[0].clone(), r[2].clone()])));
             let [row, column, term] = [&r[1], &r[2], &c[0]].map(|at| body.index(at, DType::I32));
             let zero = body.constant(DType::F32, 0.0);
             let kept = match triangle {

@@ -181,18 +181,18 @@ impl Problem {
     pub fn fastest(&self, gradients: Option<Scores>, precision: MatmulPrecision, target: &Target) -> Option<Scores> {
         // Kernels in a step were a tenth slower than alone.
         const MARGIN: f64 = 1.1;
-        let [mut fused, mut decomposed] = self.forward(precision, target);
-        let mut scores = Scores::Recomputed;
-        if let Some(most) = gradients {
-            let [recomputed, stored, saved] = self.backward(precision, target);
-            // Of f16, kernels by matrix units are twice as fast as what passes through memory.
-            let in_halves = self.units(precision, target) == Some(Terms::Halves);
-            let stores = most == Scores::Stored && !in_halves && stored < recomputed && self.rows * self.columns <= MOST_STORED;
-            scores = if stores { Scores::Stored } else { Scores::Recomputed };
-            fused += if stores { stored } else { recomputed };
-            decomposed += saved;
+        let [fused, decomposed] = self.forward(precision, target);
+        let many = self.rows * self.columns >= MANY;
+        let Some(most) = gradients else { return (many || MARGIN * fused < decomposed).then_some(Scores::Recomputed) };
+        let [recomputed, stored, saved] = self.backward(precision, target);
+        let is_fastest = |gradients: f64| MARGIN * (fused + gradients) < decomposed + saved;
+        let bounded = self.rows * self.columns <= MOST_STORED;
+        // Of f16, kernels by matrix units are twice as fast as what passes through memory.
+        let in_halves = self.units(precision, target) == Some(Terms::Halves);
+        if most == Scores::Stored && !in_halves && bounded && stored < recomputed && (many || is_fastest(stored)) {
+            return Some(Scores::Stored);
         }
-        (self.rows * self.columns >= MANY || MARGIN * fused < decomposed).then_some(scores)
+        (many || is_fastest(recomputed)).then_some(Scores::Recomputed)
     }
 
     /// What matrix units multiply, where there are any.
