@@ -29,7 +29,7 @@ fn is_inf_(x: f32) -> bool {
 
 // The magnitude of y with the sign of x. Comparisons with zero would lose that of minus zero.
 fn signed_like_(y: f32, x: f32) -> f32 {
-  return bitcast<f32>((bitcast<u32>(y) & 0x7fffffffu) | (bitcast<u32>(x) & 0x80000000u));
+  return select(abs(y), -abs(y), bitcast<i32>(x) < 0);
 }
 
 fn sign_(x: f32) -> f32 {
