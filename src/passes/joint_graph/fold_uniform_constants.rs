@@ -16,6 +16,7 @@ use crate::scalar::ScalarFn;
 /// A product with zero is zero only for integers: a NaN or infinity in the other factor survives a zero. Sums of repeated
 /// numbers are folded where they are exact. Linear.
 pub(in crate::passes) const RULES: &[Rule] = &[
+    Rule { name: "scan or sort of nothing -> nothing", apply: order_of_nothing },
     Rule { name: "reduction of nothing -> identity", apply: reduction_of_nothing },
     Rule { name: "reduction of a repeated number -> number", apply: reduction },
     Rule { name: "x * 0 -> 0 for integers", apply: integer_zero },
@@ -54,6 +55,17 @@ fn reduction_of_nothing(site: &mut Site<'_>) -> Rewritten {
         // There is none: these are refused of no element.
         ReduceKind::Max | ReduceKind::Min | ReduceKind::Argmax | ReduceKind::Argmin => Ok(None),
     }
+}
+
+/// The loop would have no trip, but a shader that names elements in front of it does not compile.
+fn order_of_nothing(site: &mut Site<'_>) -> Rewritten {
+    let types = &site.node.types;
+    let is_ordered = matches!(site.op(), Op::Cumsum(_) | Op::Cumprod(_) | Op::Cumextremum(_) | Op::Sort(_));
+    if !is_ordered || !types.iter().all(|ty| ty.shape.0.iter().any(|d| d.is(0))) {
+        return Ok(None);
+    }
+    let types = types.clone();
+    types.iter().map(|ty| site.b.full(ty.dtype, 0.0, ty.shape.clone())).collect::<Result<Vec<_>, _>>().map(Some)
 }
 
 fn integer_zero(site: &mut Site<'_>) -> Rewritten {
