@@ -1,7 +1,7 @@
 //! Resampling of images: to other sizes, at points of a grid, and padding with their own elements.
 
 use super::args::{Args, Cx, fraction};
-use super::{Row, pure, table_length};
+use super::{Row, opmath, pure, table_length};
 use crate::graph::Value;
 use crate::ops::Constant;
 use crate::scalar::ScalarFn as F;
@@ -243,9 +243,10 @@ pub fn padded(cx: &mut Cx, x: Value, amounts: &[i64], border: Border) -> Result<
 
 fn padded_dim(cx: &mut Cx, x: Value, dim: usize, [low, high]: [i64; 2], border: Border) -> Result<Value, String> {
     // What is read must be there: a symbolic size is as large from here on.
+    let cropped = low.min(0).saturating_add(high.min(0)).saturating_neg();
     let least = match border {
         Border::Reflect => low.max(high).saturating_add(1),
-        Border::Circular => low.max(high),
+        Border::Circular => low.max(high).saturating_add(cropped),
         Border::Replicate => 1,
     };
     let least = Dim::int(least.max(1).max(low.saturating_add(high).saturating_neg()));
@@ -256,6 +257,8 @@ fn padded_dim(cx: &mut Cx, x: Value, dim: usize, [low, high]: [i64; 2], border: 
         return Err(format!("padding of {low} and {high} does not fit dimension {dim} of size {n}"));
     }
     let before = |k: i64| n.clone() - Dim::int(k);
+    // What is left of the image: a circle repeats this, the others continue the image as it was.
+    let (first, end) = ((-low).max(0), before((-high).max(0)));
     let mut parts = vec![];
     if low > 0 {
         parts.push(match border {
@@ -264,10 +267,10 @@ fn padded_dim(cx: &mut Cx, x: Value, dim: usize, [low, high]: [i64; 2], border: 
                 cx.b.flip(inner, &[dim])?
             }
             Border::Replicate => repeated_end(cx, x, dim, Dim::int(0), low)?,
-            Border::Circular => cx.b.slice(x, dim, before(low), n.clone(), 1)?,
+            Border::Circular => cx.b.slice(x, dim, end.clone() - Dim::int(low), end.clone(), 1)?,
         });
     }
-    parts.push(cx.b.slice(x, dim, (-low).max(0), before((-high).max(0)), 1)?);
+    parts.push(cx.b.slice(x, dim, first, end, 1)?);
     if high > 0 {
         parts.push(match border {
             Border::Reflect => {
@@ -275,7 +278,7 @@ fn padded_dim(cx: &mut Cx, x: Value, dim: usize, [low, high]: [i64; 2], border: 
                 cx.b.flip(inner, &[dim])?
             }
             Border::Replicate => repeated_end(cx, x, dim, before(1), high)?,
-            Border::Circular => cx.b.slice(x, dim, 0, high, 1)?,
+            Border::Circular => cx.b.slice(x, dim, first, first + high, 1)?,
         });
     }
     cx.b.concat(&parts, dim)
@@ -358,7 +361,11 @@ impl Sampler {
         let (low, high) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, (n - 1) as f64)?);
         let shape = cx.shape(x);
         let (low, high) = (cx.b.broadcast_to(low, &shape)?, cx.b.broadcast_to(high, &shape)?);
-        cx.b.scalar(F::Clamp, &[x, low, high])
+        let confined = cx.b.scalar(F::Clamp, &[x, low, high])?;
+        // Points on the border count as outside in PyTorch's derivative, which is zero there.
+        let (above, below) = (cx.b.scalar(F::Gt, &[x, low])?, cx.b.scalar(F::Lt, &[x, high])?);
+        let inside = cx.b.scalar(F::LogicalAnd, &[above, below])?;
+        opmath::with_choices(cx, confined, &[(x, inside)])
     }
 
     /// Elements at integral coordinates `[n, points...]`, as `[n, channels, points...]`; zero beyond the border.
