@@ -26,12 +26,13 @@ pub fn scaled_gradient(b: &mut Builder, x: Value, factor: Value) -> Result<Value
     b.add(fixed, nothing)
 }
 
-/// Zero with the gradient of a float `x`, where that is finite: `x - x`, of which only the first has one.
+/// Zero with the gradient of a float `x`: `x - x`, of which only the first has one.
 pub fn gradient_only(b: &mut Builder, x: Value) -> Result<Value, String> {
     let fixed = b.op(Detach { constancy: Constancy::Surrogate }, &[x])?;
     let difference = b.sub(x, fixed)?;
     // Infinity less itself is NaN.
     let (broken, zero) = (b.scalar(ScalarFn::IsNan, &[difference])?, b.constant(b.dtype(x), 0.0)?);
+    let zero = b.scalar(ScalarFn::StraightThrough, &[zero, x])?;
     b.where_(broken, zero, difference)
 }
 

@@ -81,22 +81,24 @@ fn embedding_bag(cx: &mut Cx, a: &Args, padding: i64) -> Built {
     }
     let (bags, count, width) = (cx.b.shape(offsets)[0].clone(), cx.b.shape(index)[0].clone(), cx.b.shape(weight)[1].clone());
     let bag = bag_of_each(cx, offsets, &count)?;
+    let padding = cx.b.constant(cx.b.dtype(index), padding.max(-1) as f64)?;
+    let counts = cx.b.scalar(ScalarFn::Ne, &[index, padding])?;
+    let zero = cx.b.constant(dtype, 0.0)?;
     let mut rows = cx.b.embedding(weight, index)?;
     if a.bool_or("scale_grad_by_freq", false)? {
         rows = by_frequency(cx, rows, weight, index)?;
     }
     if let Some(factor) = a.tensor_opt("per_sample_weights")? {
         cx.expect_rank(factor, 1..=1)?;
+        // Rows that are passed over must not meet their factor in the gradient either: it may be infinite.
+        let factor = cx.b.where_(counts, factor, zero)?;
         let factor = cx.b.unsqueeze(factor, 1)?;
         rows = cx.b.mul(rows, factor)?;
     }
-    let padding = cx.b.constant(cx.b.dtype(index), padding.max(-1) as f64)?;
-    let counts = cx.b.scalar(ScalarFn::Ne, &[index, padding])?;
     let number = cx.b.cast(counts, DType::I64)?;
     let none = cx.b.full(DType::I64, 0.0, [bags.clone()])?;
     let sizes = cx.b.index_add(none, 0, bag, number)?;
     let counts = cx.b.unsqueeze(counts, 1)?;
-    let zero = cx.b.constant(dtype, 0.0)?;
     let empty = cx.b.full(dtype, 0.0, [bags, width])?;
     let out = match a.int_or("mode", 0)? {
         mode @ (0 | 1) => {
@@ -104,7 +106,7 @@ fn embedding_bag(cx: &mut Cx, a: &Args, padding: i64) -> Built {
             let sum = cx.b.index_add(empty, 0, bag, rows)?;
             if mode == 0 { sum } else { average(cx, sum, sizes)? }
         }
-        2 => largest(cx, rows, bag, counts, sizes, empty)?,
+        2 => largest(cx, rows, bag, counts, empty)?,
         mode => return Err(format!("mode {mode} is not known")),
     };
     Ok(vec![out, cx.b.cast(bag, DType::I64)?, sizes])
@@ -129,19 +131,32 @@ fn average(cx: &mut Cx, sum: Value, sizes: Value) -> Result<Value, String> {
     cx.b.div(sum, sizes)
 }
 
-fn largest(cx: &mut Cx, rows: Value, bag: Value, counts: Value, sizes: Value, empty: Value) -> Result<Value, String> {
-    let dtype = cx.b.dtype(rows);
-    let low = cx.b.constant(dtype, f64::NEG_INFINITY)?;
+/// The largest of each bag, read where it comes first: that element takes the gradient. Zero where a bag is empty.
+fn largest(cx: &mut Cx, rows: Value, bag: Value, counts: Value, empty: Value) -> Result<Value, String> {
     let (shape, whole) = (cx.shape(rows), cx.shape(empty));
-    let rows = cx.b.where_(counts, rows, low)?;
+    let low = cx.b.constant(cx.b.dtype(rows), f64::NEG_INFINITY)?;
+    let fixed = detached(&mut cx.b, rows)?;
+    let fixed = cx.b.where_(counts, fixed, low)?;
     let base = cx.b.broadcast_to(low, &whole)?;
     let at = cx.b.unsqueeze(bag, 1)?;
     let at = cx.b.broadcast_to(at, &shape)?;
-    let top = cx.b.node(ScatterReduce { dim: 0, kind: ReduceKind::Max }, &[base, at, rows])?[0];
-    let zero = cx.b.constant(DType::I64, 0.0)?;
-    let full = cx.b.scalar(ScalarFn::Gt, &[sizes, zero])?;
-    let full = cx.b.unsqueeze(full, 1)?;
-    cx.b.where_(full, top, empty)
+    let top = cx.b.node(ScatterReduce { dim: 0, kind: ReduceKind::Max }, &[base, at, fixed])?[0];
+    let top = cx.b.gather(top, at, 0)?;
+    let (equal, nan) = (cx.b.scalar(ScalarFn::Eq, &[fixed, top])?, cx.b.scalar(ScalarFn::IsNan, &[fixed])?);
+    let hit = cx.b.scalar(ScalarFn::LogicalOr, &[equal, nan])?;
+    let hit = cx.b.scalar(ScalarFn::LogicalAnd, &[hit, counts])?;
+    let (place, count) = (cx.b.iota(DType::I32, shape.clone(), 0)?, cx.b.size(&shape[0], DType::I32)?);
+    let place = cx.b.where_(hit, place, count)?;
+    let none = cx.b.broadcast_to(count, &whole)?;
+    let first = cx.b.node(ScatterReduce { dim: 0, kind: ReduceKind::Min }, &[none, at, place])?[0];
+    let found = cx.b.scalar(ScalarFn::Lt, &[first, count])?;
+    if shape[0].is(0) {
+        return Ok(empty);
+    }
+    let zero = cx.b.constant(DType::I32, 0.0)?;
+    let first = cx.b.where_(found, first, zero)?;
+    let top = cx.b.gather(rows, first, 0)?;
+    cx.b.where_(found, top, empty)
 }
 
 fn gather(cx: &mut Cx, a: &Args) -> Built {
