@@ -163,6 +163,11 @@ fn product(cx: &mut VjpContext<'_>, g: crate::graph::Value, partial: &crate::sca
             let no = product_or_zero(cx, g, &parts[2])?;
             cx.b.where_(cond, yes, no)
         }
+        // An inverse may overflow where the quotient does not, and be infinite where the cotangent is zero.
+        Expr::Call(ScalarFn::Reciprocal, parts) => {
+            let divisor = cx.b.expr(&parts[0], cx.operands, cx.results[0])?;
+            cx.b.div(g, divisor)
+        }
         _ => {
             let factor = cx.b.expr(partial, cx.operands, cx.results[0])?;
             cx.b.mul(g, factor)

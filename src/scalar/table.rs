@@ -286,7 +286,7 @@ pub static TABLE: &[Row] = &[
     float(F::Sign, "sign", "-1, 0 or 1; 0 for NaN", |x| b(x[0] > 0.0) - b(x[0] < 0.0), Zero, Helper("sign_"))
         .of(Domain::Number, |x| x[0].signum())
         .cheap(),
-    float(F::Sqrt, "sqrt", "square root; NaN below zero", |x| x[0].sqrt(), Partials(|_, y| one(0.5 / y)), Call("sqrt")),
+    float(F::Sqrt, "sqrt", "square root; NaN below zero", |x| x[0].sqrt(), Partials(|_, y| one((y * 2.0).unary(F::Reciprocal))), Call("sqrt")),
     float(
         F::Rsqrt,
         "rsqrt",
