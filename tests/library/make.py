@@ -192,6 +192,7 @@ def parts(x, w, k):
     q = x.reshape(1, 1, 3, 4)
     return [g(y * y, x)[0], *g(z * z, x, k), g(F.scaled_dot_product_attention(q, q.sin(), q, is_causal=True) ** 2, x)[0], g(F.binary_cross_entropy_with_logits(x, x.detach().sigmoid()) * F.mse_loss(x, x.cos()), x)[0]]
 case("second_order_parts", (3, 4), (4, 6), (2, 3, 3))(parts)
+case("second_order_entropy", (3, 4))(lambda x: g(F.binary_cross_entropy(x.sigmoid(), (2 * x).sigmoid().detach()), x)[0])
 case("second_order_lstm", (4, 2, 3))(lambda x: (N(rnn=nn.LSTM(3, 4)), lambda m: g(m.rnn(x)[0] ** 2, x)[0]))
 
 # Functions mapped over examples.

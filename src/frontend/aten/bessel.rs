@@ -7,6 +7,7 @@ use super::args::{Args, Cx};
 use super::fits::{self, Fit};
 use super::gamma::BERNOULLI;
 use super::gradients::detached;
+use super::opmath::{wide, with_partials};
 use super::{Row, pure};
 use crate::graph::Value;
 use crate::scalar::ScalarFn as F;
@@ -18,7 +19,11 @@ type Built = Result<Vec<Value>, String>;
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
     pure(&["i0.default", "special_i0.default", "special_modified_bessel_i0.default"], |cx, a| {
-        of_self(cx, a, |cx, x| modified_first(cx, x, 0, false))
+        of_self(cx, a, |cx, x| {
+            // Where it overflows, its formula has no derivative.
+            let (value, slope) = (modified_first(cx, x, 0, false)?, modified_first(cx, x, 1, false)?);
+            with_partials(cx, value, &[(x, slope)])
+        })
     }),
     pure(&["special_i0e.default"], |cx, a| of_self(cx, a, |cx, x| modified_first(cx, x, 0, true))),
     pure(&["special_i1.default", "special_modified_bessel_i1.default"], |cx, a| of_self(cx, a, |cx, x| modified_first(cx, x, 1, false))),
@@ -44,7 +49,7 @@ const SECOND_BORDER: f64 = 2.0;
 fn of_self(cx: &mut Cx, a: &Args, f: impl Fn(&mut Cx, Value) -> Result<Value, String>) -> Built {
     let x = a.tensor(if a.has("x") { "x" } else { "self" })?;
     let x = cx.widen_to_float(x)?;
-    Ok(vec![f(cx, x)?])
+    Ok(vec![wide(cx, [x], |cx, [x]| f(cx, x))?])
 }
 
 fn number(cx: &mut Cx, like: Value, k: f64) -> Result<Value, String> {
@@ -62,6 +67,14 @@ fn split(cx: &mut Cx, x: Value, border: f64) -> Result<(Value, Value, Value), St
 fn inverse(cx: &mut Cx, x: Value, k: f64) -> Result<Value, String> {
     let inverse = cx.b.scalar(F::Reciprocal, &[x])?;
     cx.b.scale(inverse, k)
+}
+
+/// The magnitude, for an even or odd function. An odd one has a slope at zero, which that of the magnitude must not hide.
+fn magnitude(cx: &mut Cx, x: Value, order: u32) -> Result<Value, String> {
+    if order == 0 {
+        return cx.b.scalar(F::Abs, &[x]);
+    }
+    odd(cx, x, x)
 }
 
 /// `value` with the sign of `x`, for odd functions of the magnitude.
@@ -90,7 +103,7 @@ fn power_series(cx: &mut Cx, x: Value, order: u32) -> Result<Value, String> {
 
 /// The modified function of the first kind, times `e^-|x|` where it is scaled.
 pub(super) fn modified_first(cx: &mut Cx, x: Value, order: u32, scaled: bool) -> Result<Value, String> {
-    let size = cx.b.scalar(F::Abs, &[x])?;
+    let size = magnitude(cx, x, order)?;
     let (small, near, far) = split(cx, size, BORDER)?;
     let mut series = power_series(cx, near, order)?;
     let argument = inverse(cx, far, 8.0)?;
@@ -184,7 +197,7 @@ fn first_near(cx: &mut Cx, x: Value, order: u32) -> Result<Value, String> {
 }
 
 fn first(cx: &mut Cx, x: Value, order: u32) -> Result<Value, String> {
-    let size = cx.b.scalar(F::Abs, &[x])?;
+    let size = magnitude(cx, x, order)?;
     let (small, near, far) = split(cx, size, BORDER)?;
     let series = first_near(cx, near, order)?;
     let wave = waves(cx, far, order)?.0;
@@ -295,6 +308,11 @@ fn zeta(cx: &mut Cx, a: &Args) -> Built {
     };
     let (s, q) = (cx.as_tensor(&s, dtype)?, cx.as_tensor(&q, dtype)?);
     let s = detached(&mut cx.b, s)?;
+    Ok(vec![wide(cx, [s, q], |cx, [s, q]| zeta_of(cx, s, q))?])
+}
+
+fn zeta_of(cx: &mut Cx, s: Value, q: Value) -> Result<Value, String> {
+    let dtype = cx.b.dtype(s);
     let (zero, one) = (cx.b.constant(dtype, 0.0)?, cx.b.constant(dtype, 1.0)?);
     let minus = cx.b.neg(s)?;
     let mut sum = zero;
@@ -314,7 +332,7 @@ fn zeta(cx: &mut Cx, a: &Args) -> Built {
     let low = cx.b.scalar(F::Lt, &[q, lowest])?;
     let value = cx.b.where_(low, nan, value)?;
     let (pole, infinite) = (cx.b.scalar(F::Eq, &[s, one])?, cx.b.constant(dtype, f64::INFINITY)?);
-    Ok(vec![cx.b.where_(pole, infinite, value)?])
+    cx.b.where_(pole, infinite, value)
 }
 
 /// What follows the terms before `w`, given `w^-s`.

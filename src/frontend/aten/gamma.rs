@@ -1,7 +1,9 @@
 //! The gamma function's logarithm and its derivatives, by series.
 
 use super::activations::horner;
-use super::args::{Args, Cx};
+use super::args::Cx;
+use super::opmath::with_partials;
+use super::pointwise::composed;
 use super::{Row, pure};
 use crate::graph::Value;
 use crate::scalar::ScalarFn as F;
@@ -9,33 +11,25 @@ use std::f64::consts::{FRAC_1_PI, PI};
 
 /// Rows of this family.
 pub const ROWS: &[Row] = &[
-    pure(&["lgamma.default", "special_gammaln.default"], |cx, a| {
-        let x = float(cx, a)?;
-        Ok(vec![lgamma(cx, x)?])
-    }),
+    pure(&["lgamma.default", "special_gammaln.default"], |cx, a| composed(cx, a, log_gamma)),
     pure(&["special_multigammaln.default", "mvlgamma.default"], |cx, a| {
         // log of pi^(p (p - 1) / 4) gamma(x) gamma(x - 1/2) ... gamma(x - (p - 1) / 2)
-        let (x, p) = (float(cx, a)?, a.int_in("p", 1, 1..=64)?);
-        let mut sum = number(cx, x, (p * (p - 1)) as f64 / 4.0 * PI.ln())?;
-        for j in 0..p {
-            let step = number(cx, x, j as f64 / 2.0)?;
-            let at = cx.b.sub(x, step)?;
-            let term = lgamma(cx, at)?;
-            sum = cx.b.add(sum, term)?;
-        }
-        Ok(vec![sum])
+        let p = a.int_in("p", 1, 1..=64)?;
+        composed(cx, a, |cx, x| {
+            let mut sum = number(cx, x, (p * (p - 1)) as f64 / 4.0 * PI.ln())?;
+            for j in 0..p {
+                let step = number(cx, x, j as f64 / 2.0)?;
+                let at = cx.b.sub(x, step)?;
+                let term = log_gamma(cx, at)?;
+                sum = cx.b.add(sum, term)?;
+            }
+            Ok(sum)
+        })
     }),
-    pure(&["digamma.default", "special_digamma.default", "special_psi.default"], |cx, a| {
-        let x = float(cx, a)?;
-        Ok(vec![digamma(cx, x)?])
-    }),
-    pure(&["polygamma.default", "special_polygamma.default"], |cx, a| {
-        let (x, n) = (float(cx, a)?, a.int("n")?);
-        Ok(vec![match n {
-            0 => digamma(cx, x)?,
-            1..=64 => polygamma(cx, x, n as i32)?,
-            _ => return Err(format!("derivative {n} of digamma is not supported")),
-        }])
+    pure(&["digamma.default", "special_digamma.default", "special_psi.default"], |cx, a| composed(cx, a, |cx, x| derivative_of_digamma(cx, x, 0))),
+    pure(&["polygamma.default", "special_polygamma.default"], |cx, a| match a.int("n")? {
+        n @ 0..=64 => composed(cx, a, |cx, x| derivative_of_digamma(cx, x, n as i32)),
+        n => Err(format!("derivative {n} of digamma is not supported")),
     }),
 ];
 
@@ -45,9 +39,16 @@ pub const BERNOULLI: [f64; 7] = [1.0 / 6.0, -1.0 / 30.0, 1.0 / 42.0, -1.0 / 30.0
 /// How far arguments are moved up before the asymptotic series, which then has an f32's accuracy and more.
 const SHIFT: i32 = 8;
 
-fn float(cx: &mut Cx, a: &Args) -> Result<Value, String> {
-    let x = a.tensor("self")?;
-    cx.widen_to_float(x)
+/// `lgamma` with PyTorch's derivative, which is NaN at negative integers.
+fn log_gamma(cx: &mut Cx, x: Value) -> Result<Value, String> {
+    let (value, slope) = (lgamma(cx, x)?, digamma(cx, x)?);
+    with_partials(cx, value, &[(x, slope)])
+}
+
+/// Digamma's derivative of order `n`, whose own is the next one: at the poles, where the parts of its formula cancel, too.
+fn derivative_of_digamma(cx: &mut Cx, x: Value, n: i32) -> Result<Value, String> {
+    let (value, slope) = (if n == 0 { digamma(cx, x)? } else { polygamma(cx, x, n)? }, polygamma(cx, x, n + 1)?);
+    with_partials(cx, value, &[(x, slope)])
 }
 
 fn number(cx: &mut Cx, like: Value, k: f64) -> Result<Value, String> {
@@ -113,7 +114,7 @@ pub fn lgamma(cx: &mut Cx, x: Value) -> Result<Value, String> {
     cx.b.where_(infinite, high, out)
 }
 
-/// The derivative of `lgamma`: minus infinity at zero, NaN at negative integers.
+/// The derivative of `lgamma`: `-1/x` at zeros, which is infinite, NaN at negative integers.
 fn digamma(cx: &mut Cx, x: Value) -> Result<Value, String> {
     let (low, z) = reflected(cx, x)?;
     let shift = number(cx, x, f64::from(SHIFT))?;
@@ -137,6 +138,9 @@ fn digamma(cx: &mut Cx, x: Value) -> Result<Value, String> {
     let mirrored = cx.b.sub(value, cotangent)?;
     let out = cx.b.where_(low, mirrored, value)?;
     let (zero, nan) = (number(cx, x, 0.0)?, number(cx, x, f64::NAN)?);
+    let (none, minus) = (cx.b.scalar(F::Eq, &[x, zero])?, cx.b.neg(x)?);
+    let limit = cx.b.scalar(F::Reciprocal, &[minus])?;
+    let out = cx.b.where_(none, limit, out)?;
     let floor = cx.b.scalar(F::Floor, &[x])?;
     let (integral, negative) = (cx.b.scalar(F::Eq, &[floor, x])?, cx.b.scalar(F::Lt, &[x, zero])?);
     let pole = cx.b.scalar(F::LogicalAnd, &[integral, negative])?;

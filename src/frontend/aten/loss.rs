@@ -1,9 +1,9 @@
 //! Losses.
 
 use super::args::{Args, Cx, Operand};
-use super::gradients::{detached, gradient_only};
 use super::opmath::{self, with_partials};
 use super::reduce::norm;
+use super::special::times_log;
 use super::{Row, pure};
 use crate::graph::Value;
 use crate::ops::{ReduceKind, Reduction};
@@ -41,11 +41,7 @@ pub const ROWS: &[Row] = &[
             let e = cx.b.scalar(F::Exp, &[y])?;
             cx.b.mul(e, difference)?
         } else {
-            let zero = cx.b.constant(cx.b.dtype(y), 0.0)?;
-            let none = cx.b.scalar(F::Eq, &[y, zero])?;
-            let log = cx.b.scalar(F::Log, &[y])?;
-            let entropy = cx.b.mul(y, log)?;
-            let entropy = cx.b.where_(none, zero, entropy)?;
+            let entropy = times_log(cx, y, y, F::Log)?;
             let crossed = cx.b.mul(y, x)?;
             cx.b.sub(entropy, crossed)?
         };
@@ -173,36 +169,19 @@ fn binary_cross_entropy(cx: &mut Cx, a: &Args) -> Built {
     let dtype = cx.b.dtype(x);
     let [one, lowest, least] = [1.0, -100.0, 1e-12].map(|k| cx.b.constant(dtype, k));
     let (one, lowest) = (one?, lowest?);
-    let (p, label) = (detached(&mut cx.b, x)?, detached(&mut cx.b, y)?);
-    let (rest, minus) = (cx.b.sub(one, label)?, cx.b.neg(p)?);
-    let (log, other) = (cx.b.scalar(F::Log, &[p])?, cx.b.scalar(F::Log1p, &[minus])?);
+    let (rest, minus) = (cx.b.sub(one, y)?, cx.b.neg(x)?);
+    let (log, other) = (cx.b.scalar(F::Log, &[x])?, cx.b.scalar(F::Log1p, &[minus])?);
     let of_label = cx.b.sub(other, log)?;
     let (log, other) = (cx.b.scalar(F::Maximum, &[log, lowest])?, cx.b.scalar(F::Maximum, &[other, lowest])?);
-    let (hit, miss) = (cx.b.mul(label, log)?, cx.b.mul(rest, other)?);
+    let (hit, miss) = (cx.b.mul(y, log)?, cx.b.mul(rest, other)?);
     let sum = cx.b.add(hit, miss)?;
     let value = cx.b.neg(sum)?;
-    let (difference, away) = (cx.b.sub(p, label)?, cx.b.sub(one, p)?);
-    let spread = cx.b.mul(away, p)?;
+    let (difference, away) = (cx.b.sub(x, y)?, cx.b.sub(one, x)?);
+    let spread = cx.b.mul(away, x)?;
     let spread = cx.b.scalar(F::Maximum, &[spread, least?])?;
-    let of_p = cx.b.div(difference, spread)?;
-    let (for_p, for_label) = (sloped(cx, x, of_p)?, sloped(cx, y, of_label)?);
-    let carried = cx.b.add(for_p, for_label)?;
-    let loss = cx.b.add(value, carried)?;
+    let slope = cx.b.div(difference, spread)?;
+    let loss = with_partials(cx, value, &[(x, slope), (y, of_label)])?;
     weighted(cx, a, loss)
-}
-
-/// Zero with the gradient of `x` times `slope`, which may be infinite: so is that of a root of zero.
-fn sloped(cx: &mut Cx, x: Value, slope: Value) -> Result<Value, String> {
-    let (zero, one) = (cx.b.constant(cx.b.dtype(x), 0.0)?, cx.b.constant(cx.b.dtype(x), 1.0)?);
-    let nothing = gradient_only(&mut cx.b, x)?;
-    let steep = cx.b.scalar(F::IsInf, &[slope])?;
-    let finite = cx.b.where_(steep, zero, slope)?;
-    let even = cx.b.mul(nothing, finite)?;
-    let square = cx.b.where_(steep, nothing, one)?;
-    let root = cx.b.scalar(F::Sqrt, &[square])?;
-    let sign = cx.b.scalar(F::Sign, &[slope])?;
-    let signed = cx.b.mul(root, sign)?;
-    cx.b.where_(steep, signed, even)
 }
 
 /// Times the weight, if there is one, and reduced.

@@ -39,8 +39,12 @@ pub const ROWS: &[Row] = &[
         Ok(vec![var, mean])
     }),
     pure(&["std.correction", "std.default", "std.dim"], |cx, a| {
-        let var = variance(cx, a)?.0;
-        Ok(vec![deviation(cx, var)?])
+        let (deviation, _) = deviation_and_mean(cx, a)?;
+        Ok(vec![deviation])
+    }),
+    pure(&["std_mean.correction", "std_mean.dim", "std_mean.default"], |cx, a| {
+        let (deviation, mean) = deviation_and_mean(cx, a)?;
+        Ok(vec![deviation, mean])
     }),
     pure(&["logsumexp.default", "special_logsumexp.default"], logsumexp),
     pure(&["linalg_vector_norm.default"], |cx, a| Ok(vec![vector_norm(cx, a, "ord")?])),
@@ -252,8 +256,22 @@ fn flags(cx: &mut Cx, a: &Args, kind: ReduceKind) -> Built {
 }
 
 /// Variance and mean; the correction may be any number.
-pub fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
+fn variance(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
     let (x, dims, keep) = float_over(cx, a)?;
+    variance_of(cx, a, x, dims, keep)
+}
+
+/// Roots of variances that may be too large for half precision where the roots are not.
+fn deviation_and_mean(cx: &mut Cx, a: &Args) -> Result<(Value, Value), String> {
+    let (x, dims, keep) = float_over(cx, a)?;
+    let dtype = cx.b.dtype(x);
+    let x = cx.b.cast(x, dtype.accumulator())?;
+    let (variance, mean) = variance_of(cx, a, x, dims, keep)?;
+    let deviation = deviation(cx, variance)?;
+    Ok((cx.b.cast(deviation, dtype)?, cx.b.cast(mean, dtype)?))
+}
+
+fn variance_of(cx: &mut Cx, a: &Args, x: Value, dims: Vec<usize>, keep: bool) -> Result<(Value, Value), String> {
     let correction = match a.has("correction") {
         true => a.float("correction")?,
         false => a.bool_or("unbiased", true)? as u8 as f64,
