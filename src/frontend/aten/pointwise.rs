@@ -73,7 +73,7 @@ pub const ROWS: &[Row] = &[
     pure(&["mul.Tensor", "mul.Scalar", "multiply.Tensor", "multiply.Scalar"], mul),
     pure(&["div.Tensor", "div.Scalar", "true_divide.Tensor", "true_divide.Scalar", "divide.Tensor", "divide.Scalar"], div),
     pure(&["div.Tensor_mode", "div.Scalar_mode", "divide.Tensor_mode", "divide.Scalar_mode"], div_mode),
-    pure(&["floor_divide.default", "floor_divide.Tensor", "floor_divide.Scalar"], |cx, a| binary(cx, a, F::FloorDiv)),
+    pure(&["floor_divide.default", "floor_divide.Tensor", "floor_divide.Scalar"], |cx, a| whole_quotient(cx, a, F::Floor)),
     pure(&["remainder.Tensor", "remainder.Scalar", "remainder.Scalar_Tensor"], |cx, a| binary(cx, a, F::Remainder)),
     pure(&["fmod.Tensor", "fmod.Scalar"], |cx, a| binary(cx, a, F::Fmod)),
     pure(&["pow.Tensor_Scalar", "pow.Tensor", "pow.Tensor_Tensor", "pow.Scalar"], pow),
@@ -129,6 +129,11 @@ pub const ROWS: &[Row] = &[
     pure(&["relu6.default"], |cx, a| {
         let x = a.tensor("self")?;
         Ok(vec![bounded(cx, x, 0.0, 6.0)?])
+    }),
+    pure(&["prims.copy_strided.default"], |_, a| {
+        // Where the copy lies is nobody's concern.
+        a.disregard(&["stride"]);
+        Ok(vec![a.tensor("a")?])
     }),
     pure(&["prims.convert_element_type.default"], |cx, a| {
         let (x, dtype) = (a.tensor("a")?, a.dtype_opt("dtype")?.ok_or("it names no type")?);
@@ -243,17 +248,33 @@ fn div_mode(cx: &mut Cx, a: &Args) -> Built {
     let mode = a.text_or("rounding_mode", "")?.to_string();
     match mode.as_str() {
         "" => div(cx, a),
-        "floor" => binary(cx, a, F::FloorDiv),
-        "trunc" => {
-            let (x, y, dtype) = operands(cx, a)?;
-            if dtype.is_float() {
-                let q = cx.b.div(x, y)?;
-                return Ok(vec![cx.b.scalar(F::Trunc, &[q])?]);
-            }
-            Ok(vec![integer_quotient(cx, x, y)?])
-        }
+        "floor" => whole_quotient(cx, a, F::Floor),
+        "trunc" => whole_quotient(cx, a, F::Trunc),
         other => Err(format!("rounding mode {other} is not known")),
     }
+}
+
+/// The quotient rounded down or toward zero. Half floats are divided in f32, by a number as that, not as half of it: a quotient that
+/// is rounded before, or a divisor, may step over an integer.
+fn whole_quotient(cx: &mut Cx, a: &Args, rounding: F) -> Built {
+    let (x, y) = (a.operand("self")?, a.operand("other")?);
+    let dtype = cx.result_type(&[&x, &y]);
+    let wide = if dtype.is_float() { dtype.accumulator() } else { dtype };
+    let divisor = match &y {
+        Operand::Scalar(_) => cx.as_tensor(&y, wide)?,
+        Operand::Tensor(_) => cx.as_tensor(&y, dtype)?,
+    };
+    let dividend = cx.as_tensor(&x, dtype)?;
+    let (dividend, divisor) = (cx.b.cast(dividend, wide)?, cx.b.cast(divisor, wide)?);
+    let quotient = match rounding {
+        F::Floor => cx.b.scalar(F::FloorDiv, &[dividend, divisor])?,
+        _ if dtype.is_float() => {
+            let quotient = cx.b.div(dividend, divisor)?;
+            cx.b.scalar(F::Trunc, &[quotient])?
+        }
+        _ => integer_quotient(cx, dividend, divisor)?,
+    };
+    Ok(vec![cx.b.cast(quotient, dtype)?])
 }
 
 /// The quotient of integers, rounded toward zero.
@@ -318,12 +339,15 @@ fn round_decimals(cx: &mut Cx, a: &Args) -> Built {
     if !cx.b.dtype(x).is_float() || decimals == 0 {
         return number(cx, a, F::Round);
     }
-    let factor = cx.b.constant(cx.b.dtype(x), 10f64.powi(decimals.unsigned_abs().min(300) as i32))?;
     // Multiplying and dividing by the same positive power, as PyTorch does, gives its very roundings.
     let (up, down) = if decimals > 0 { (F::Mul, F::Div) } else { (F::Div, F::Mul) };
-    let scaled = cx.b.scalar(up, &[x, factor])?;
-    let rounded = cx.b.scalar(F::Round, &[scaled])?;
-    Ok(vec![cx.b.scalar(down, &[rounded, factor])?])
+    let rounded = opmath::wide(cx, [x], |cx, [x]| {
+        let factor = cx.b.constant(cx.b.dtype(x), 10f64.powi(decimals.unsigned_abs().min(300) as i32))?;
+        let scaled = cx.b.scalar(up, &[x, factor])?;
+        let rounded = cx.b.scalar(F::Round, &[scaled])?;
+        cx.b.scalar(down, &[rounded, factor])
+    })?;
+    Ok(vec![rounded])
 }
 
 /// The larger or smaller; a NaN gives way to a number. Equal operands share the cotangent's first place, as in PyTorch.
@@ -451,7 +475,9 @@ fn xlogy(cx: &Cx, condition: Value, zero: Value, product: Value) -> Option<(Valu
     };
     let ([x, none], [factor, log]) = (operands(condition, F::Eq)?, operands(product, F::Mul)?) else { return None };
     let is_zero = |v: Value| number_everywhere(cx, v) == Some(0.0);
-    let of = [F::Log, F::Log1p].into_iter().find_map(|f| Some((*operands(*log, f)?.first()?, f)));
+    // The logarithm of a smaller tensor is taken before that is broadcast.
+    let log = before_broadcast(cx, *log);
+    let of = [F::Log, F::Log1p].into_iter().find_map(|f| Some((*operands(log, f)?.first()?, f)));
     let (y, f) = of.filter(|_| x == factor && is_zero(*none) && is_zero(zero))?;
     Some((*x, y, f))
 }
@@ -471,6 +497,19 @@ fn log_ndtr(cx: &Cx, condition: Value, far: Value, near: Value) -> Option<Value>
     let is_half = number_everywhere(cx, *factor).is_some_and(|k| (k - std::f64::consts::FRAC_1_SQRT_2).abs() < 1e-6);
     let matches = t == again && of == x && is_half && number_everywhere(cx, *border) == Some(1.0) && call(near, F::Log1p).is_some();
     matches.then_some(*x)
+}
+
+/// What a value is a broadcast of, by dimensions in front of its own and repeated elements.
+fn before_broadcast(cx: &Cx, v: Value) -> Value {
+    let node = cx.b.graph().def(v);
+    let Some(&from) = node.operands.first() else { return v };
+    let (own, old) = (&cx.b.shape(v).0, &cx.b.shape(from).0);
+    let only_leads = || own.len().checked_sub(old.len()).is_some_and(|more| own[more..] == old[..]);
+    match &*node.op {
+        Op::Expand(_) => before_broadcast(cx, from),
+        Op::Reshape(_) if only_leads() => before_broadcast(cx, from),
+        _ => v,
+    }
 }
 
 /// The number that all elements are, where the graph says so.
