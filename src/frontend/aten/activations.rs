@@ -6,6 +6,7 @@ use super::opmath::{self, with_partials};
 use super::pointwise::{composed, is_finite};
 use super::{Row, fits, pure};
 use crate::graph::Value;
+use crate::ops::Op;
 use crate::scalar::ScalarFn as F;
 use crate::types::{DType, Dim, Shape};
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
@@ -18,6 +19,8 @@ pub const ROWS: &[Row] = &[
         let alpha = a.float_or("alpha", 1.0)?;
         composed(cx, a, |cx, x| exponential_below(cx, x, alpha, 1.0, 1.0 / alpha))
     }),
+    pure(&["sinc.where"], decomposed_sinc),
+    pure(&["logit.log"], decomposed_logit),
     pure(&["selu.default"], |cx, a| composed(cx, a, |cx, x| exponential_below(cx, x, 1.673_263_242_354_377_2, 1.050_700_987_355_480_5, 1.0))),
     pure(&["elu.default"], |cx, a| {
         let (alpha, scale, rate) = (a.float_or("alpha", 1.0)?, a.float_or("scale", 1.0)?, a.float_or("input_scale", 1.0)?);
@@ -210,6 +213,38 @@ fn sinc(cx: &mut Cx, x: Value) -> Result<Value, String> {
     let slope = cx.b.div(difference, x)?;
     let partial = cx.b.where_(none, zero, slope)?;
     with_partials(cx, y, &[(x, partial)])
+}
+
+/// What PyTorch decomposes `sinc` into, `where(x == 0, 1, sin(x) / x)`, with its derivative at zero.
+fn decomposed_sinc(cx: &mut Cx, a: &Args) -> Built {
+    let (none, one, ratio) = (a.tensor("condition")?, a.tensor("self")?, a.tensor("other")?);
+    let y = cx.b.where_(none, one, ratio)?;
+    let Some(angle) = divisor(cx, ratio) else { return Ok(vec![y]) };
+    let (cosine, zero) = (cx.b.scalar(F::Cos, &[angle])?, cx.b.constant(cx.b.dtype(angle), 0.0)?);
+    let difference = cx.b.sub(cosine, ratio)?;
+    let slope = cx.b.div(difference, angle)?;
+    let partial = cx.b.where_(none, zero, slope)?;
+    Ok(vec![with_partials(cx, y, &[(angle, partial)])?])
+}
+
+/// What PyTorch decomposes `logit` into, `log(x / (1 - x))`, with its derivative at the ends.
+fn decomposed_logit(cx: &mut Cx, a: &Args) -> Built {
+    let odds = a.tensor("self")?;
+    let y = cx.b.scalar(F::Log, &[odds])?;
+    let Some(rest) = divisor(cx, odds) else { return Ok(vec![y]) };
+    let one = cx.b.constant(cx.b.dtype(rest), 1.0)?;
+    let x = cx.b.graph().def(odds).operands[0];
+    let spread = cx.b.mul(x, rest)?;
+    let slope = cx.b.div(one, spread)?;
+    let slope = cx.b.scalar(F::Abs, &[slope])?;
+    Ok(vec![with_partials(cx, y, &[(x, slope)])?])
+}
+
+/// What a value is divided by, where it is a quotient of equal types.
+fn divisor(cx: &Cx, v: Value) -> Option<Value> {
+    let node = cx.b.graph().def(v);
+    let is_quotient = matches!(&*node.op, Op::Pointwise(p) if p.f == F::Div);
+    is_quotient.then(|| node.operands[1]).filter(|&d| cx.b.ty(d) == cx.b.ty(v))
 }
 
 /// `-x log(x)`: zero at zero, minus infinity below.

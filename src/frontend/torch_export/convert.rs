@@ -4,7 +4,7 @@ use super::alias::{StorageId, Storages, Tensor, view_strides};
 use super::lstm_states::{self, Misdeclared};
 use super::regions::{self, Region};
 use super::schema::{Argument, ExportedGraph, ExportedNode, OptionalTensor, Range, SymArgument, SymInt, TensorMeta};
-use super::{expr, symbols, weights};
+use super::{expr, statistics, symbols, weights};
 use crate::frontend::aten::args::{Arg, Args, Cx, Scalar};
 use crate::frontend::aten::gradients::{detached, straight_through};
 use crate::frontend::aten::promotion::{has_declared_dtype, promote_arguments};
@@ -335,6 +335,10 @@ impl<'a> Converter<'a> {
                     tensor = self.storages.fresh(value);
                 }
                 if let Some(meta) = graph.tensor_values.get(name) {
+                    if let Some(stored) = statistics::as_declared(&mut self.cx, node, value, meta)? {
+                        value = stored;
+                        tensor = self.storages.fresh(value);
+                    }
                     self.check_result(node, name, value, meta)?;
                 }
                 self.define(name, Item::Tensor(tensor))?;
@@ -448,6 +452,8 @@ fn own_target(node: &ExportedNode) -> &str {
     match (&node.target[..], node.function()) {
         ("torch.ops.aten.where.self", "nansum" | "nanmean") => "torch.ops.aten.nansum.where",
         ("torch.ops.aten.sqrt.default", "std" | "std_mean") => "torch.ops.aten.std.sqrt",
+        ("torch.ops.aten.where.self", "sinc") => "torch.ops.aten.sinc.where",
+        ("torch.ops.aten.log.default", "logit") => "torch.ops.aten.logit.log",
         // Decompositions leave an alias in the place of a `detach`.
         ("torch.ops.aten.alias.default", function) if node.metadata.from_detach || function == "detach" => "torch.ops.aten.detach.default",
         (target, _) => target,

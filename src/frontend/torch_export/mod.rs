@@ -20,6 +20,7 @@ mod expr;
 mod lstm_states;
 mod regions;
 mod schema;
+mod statistics;
 mod symbols;
 mod weights;
 
