@@ -232,11 +232,13 @@ fn decomposed_logit(cx: &mut Cx, a: &Args) -> Built {
     let odds = a.tensor("self")?;
     let y = cx.b.scalar(F::Log, &[odds])?;
     let Some(rest) = divisor(cx, odds) else { return Ok(vec![y]) };
-    let one = cx.b.constant(cx.b.dtype(rest), 1.0)?;
+    let [zero, one, nan] = [0.0, 1.0, f64::NAN].map(|k| cx.b.constant(cx.b.dtype(rest), k));
     let x = cx.b.graph().def(odds).operands[0];
     let spread = cx.b.mul(x, rest)?;
-    let slope = cx.b.div(one, spread)?;
+    let slope = cx.b.div(one?, spread)?;
     let slope = cx.b.scalar(F::Abs, &[slope])?;
+    let outside = cx.b.scalar(F::Lt, &[odds, zero?])?;
+    let slope = cx.b.where_(outside, nan?, slope)?;
     Ok(vec![with_partials(cx, y, &[(x, slope)])?])
 }
 

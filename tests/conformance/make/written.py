@@ -23,6 +23,35 @@ def filled(a):
     return square.fill_diagonal_(2.0), tall.fill_diagonal_(3.0, wrap=True), a.expand(3, 7, 3)[:, :3].clone().fill_diagonal_(1.5)
 
 
+def cropped_circles(a):
+    pads = [2, -1, 0, 2], [-1, 2, 2, -2], [-2, -1, 0, 0], [3, -1, -3, 1]
+    return [F.pad(a, p, mode="circular") for p in pads] + [F.pad(a, [2, -1, -2, 1], mode=m) for m in ("reflect", "replicate")]
+
+
+def written_infinities(a, i, v):
+    b, c = a.clone(), a.clone()
+    b[i] = v
+    c.index_copy_(0, i.flip(0), v)
+    return b, c, a.index_put((i - 3,), v)
+
+
+def gamma_functions(a):
+    s = torch.special
+    return a.lgamma(), torch.mvlgamma(a.abs() + 2.5, 3), a.digamma(), s.polygamma(1, a), s.polygamma(3, a)
+
+
+def bessel_functions(a):
+    s = torch.special
+    return s.i0e(a), s.i1e(a)
+
+
+def statistics_of_halves(a, w):
+    mean, variance = torch.zeros(4).bfloat16(), torch.ones(4).bfloat16()
+    batch = torch.native_batch_norm(a, w, None, mean, variance, True, 0.1, 1e-5)
+    rows = torch.native_layer_norm(a, [3], None, None, 1e-5)
+    return batch[0], batch[1].detach(), rows[0], rows[1].detach()
+
+
 def into_out(a, b):
     sum, norm = torch.empty_like(a), torch.zeros(3)
     torch.add(a, b, alpha=2, out=sum)
@@ -342,12 +371,81 @@ PROGRAMS = {
     "other_names": (other_names, lambda: [torch.rand(3, 4) + 0.3, torch.tensor([0, 2, 3])]),
     "windows": (windows, lambda: [x(5)]),
     "no_grad_into_out": (without_gradients, lambda: [x(3, 4), x(3, 4)]),
+    "cropped_circles": (cropped_circles, lambda: [x(1, 2, 5, 4)]),
+    "largest_of_bags": (
+        lambda i, w, o: (F.embedding_bag(i, w, o, mode="max"), F.embedding_bag(i[:6].view(2, 3), w, mode="max", padding_idx=4)),
+        lambda: [
+            torch.tensor([2, 4, 5, 4, 2, 1, 2, 5, 4]),
+            torch.tensor([[0.5, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.5], [1.0, 2.0], [-1.0, 2.0]]),
+            torch.tensor([0, 0, 7]),
+        ],
+    ),
+    "passed_over_factors": (
+        lambda i, w, f: F.embedding_bag(i, w, per_sample_weights=f, mode="sum", padding_idx=1),
+        lambda: [torch.tensor([[0, 1, 2, 1], [2, 2, 1, 0]]), x(3, 2), torch.tensor([[0.5, NAN, 2.0, INF], [1.0, -1.0, -INF, 0.25]])],
+    ),
+    "points_on_borders": (
+        lambda a, g: [F.grid_sample(a, g, padding_mode=m, align_corners=True) for m in ("border", "reflection")],
+        lambda: [x(1, 2, 3, 5), torch.tensor([-1.0, -0.5, 0.0, 0.25, 1.0, 1.5]).view(1, 1, 6, 1).expand(1, 2, 6, 2).contiguous()],
+    ),
+    "points_on_borders_3d": (
+        lambda a, g: F.grid_sample(a, g, padding_mode="border", align_corners=True),
+        lambda: [x(1, 2, 3, 3, 5), torch.tensor([-1.0, -0.5, 0.25, 1.0]).view(1, 1, 1, 4, 1).expand(1, 1, 2, 4, 3).contiguous()],
+    ),
+    "written_infinities": (written_infinities, lambda: [x(3, 2), torch.tensor([1, 0, 2]), torch.tensor([[1.0, INF], [NAN, 2.0], [-INF, 0.0]])]),
+    "frequent_infinities": (
+        lambda i, w: F.embedding(i, w, scale_grad_by_freq=True),
+        lambda: [torch.tensor([0, 1, 1, 2, 1]), torch.tensor([[1.0, INF], [NAN, 2.0], [-INF, 0.0]])],
+    ),
+    "sums_of_nothing": (
+        lambda a: (torch.cumulative_trapezoid(a[:, 1:2], dx=0.5), a[:0].cumsum(0), a[:, :0].sort(1)[0], a[1:1].cummax(0)[0], a * 2),
+        lambda: [x(3, 3).bfloat16()],
+    ),
+    "trapezoids_of_halves": (lambda a: (torch.trapezoid(a), torch.trapezoid(a, dx=0.25, dim=0)), lambda: [torch.tensor([[-6e4, -2e4, 5e4, 6e4], [1.0, 2.0, 3.0, 9.0]]).half()]),
+    "gamma_of_halves": (gamma_functions, lambda: [torch.tensor([-3.7, -1.5, -0.5, 0.25, 0.5, 1.0, 2.0, 3.0, 8.5, 20.0]).half()]),
+    "gamma_at_poles": (
+        lambda a, b: (torch.lgamma(a), torch.polygamma(2, b)),
+        lambda: [torch.tensor([-2.0, -1.0, -0.0, 0.0, 0.5, 3.0]), torch.tensor([-2.0, 0.0, 0.5, 3.0])],
+    ),
+    "bessel_of_halves": (bessel_functions, lambda: [torch.tensor([-9.0, -3.7, -0.5, 0.0, 0.25, 1.0, 4.5, 7.25, 10.0]).half()]),
+    "bessel_at_zero": (lambda a: (*bessel_functions(a), torch.special.i1(a)), lambda: [torch.tensor([-1.0, 0.0, 2.0, 9.0], dtype=torch.float64)]),
+    "bessel_of_small_halves": (lambda a: torch.i0(a), lambda: [torch.tensor([-3.7, -0.5, 0.25, 1.0, 4.5]).half()]),
+    "bessel_overflows": (lambda a: torch.i0(a), lambda: [torch.tensor([-300.0, -1.0, 120.0])]),
+    "small_halves": (lambda a: a.log10(), lambda: [torch.tensor([6e-6, 3e-5, 1e-4, 0.33, 7.0]).half()]),
+    "whole_quotients_of_halves": (
+        lambda a, b: [torch.div(t, d, rounding_mode=r) for t, d in ((a, 0.1), (a.half(), 0.1), (a, b)) for r in ("floor", "trunc")] + [a.half() // 0.1, 7.0 // a],
+        lambda: [torch.tensor([1.0, 2.0, 0.3, 0.7, -1.0, 5.0]).bfloat16(), torch.full((6,), 0.1).bfloat16()],
+    ),
+    "large_halves": (
+        lambda a: (a.std(), a.std(1, correction=0), torch.std_mean(a, 0, correction=0.5)[0], torch.round(a * 30, decimals=1), torch.round(a, decimals=-2)),
+        lambda: [torch.tensor([[-1500.0, 300.0, 2e3], [400.0, -1e3, 10.25]]).half()],
+    ),
+    "entropy_of_halves": (
+        lambda a: F.binary_cross_entropy(a.sigmoid(), a.flip(0).sigmoid()),
+        lambda: [torch.tensor([-300.0, -120, -60, -30, -17, -12, -8.5, -6.25, 12, 16, 20, 30, 45, 60, 90, 120, 200, 300, 500, 1000, 2000, 4000]).half()],
+    ),
+    "divergence_at_zero": (lambda a: F.kl_div(a, a.flip(0).softmax(0), reduction="none"), lambda: [torch.tensor([-300.0, 1.0, 2.5, 400.0])]),
+    "steep_softmax": (lambda a: (a.logcumsumexp(1).tanh(), F.max_pool3d(a.view(1, 1, 1, 2, 2), 1).tanh()), lambda: [torch.tensor([[0.5, 0.0], [1.0, -0.5]])]),
+    "pooled_tanh": (
+        lambda a: torch.tanh(F.max_pool3d(-a, (2, 3, 1), (1, 2, 3), (1, 0, 0), (2, 1, 2))),
+        lambda: [((x(2, 2, 4, 5, 6)) * 2).round() / 2],
+    ),
     "vander": (lambda a: (torch.vander(a), torch.vander(a, 3, True), torch.linalg.vander(a, N=5)), lambda: [x(4)]),
 }
 
 DECOMPOSED = {
+    "decomposed_lerp": (lambda a: torch.lerp(a, a.mT, 0.3) @ a, lambda: [x(4, 4)]),
     "decomposed_detach": (detached, lambda: [x(3, 4), x(3, 4)]),
     "decomposed_no_grad": (without_gradients, lambda: [x(3, 4), x(3, 4)]),
+    "decomposed_singular": (
+        lambda a, b: (torch.sinc(a), torch.logit(b), torch.logit(b * 1, eps=0.1)),
+        lambda: [torch.tensor([0.0, -0.0, 0.5, 2.0]), torch.tensor([0.0, -0.0, 1.0, 0.25, -0.25, 1.5])],
+    ),
+    "decomposed_statistics": (statistics_of_halves, lambda: [(x(2, 4, 3) * 2).bfloat16(), x(4).bfloat16()]),
+    "decomposed_xlogy": (
+        lambda a, b, k: (torch.xlogy(a, b), torch.special.xlog1py(a, k), torch.xlogy(a, k)),
+        lambda: [torch.tensor([[0.0, 1.5], [-0.5, 0.0]]), torch.rand(2) + 0.5, torch.tensor(0.75)],
+    ),
     "decomposed_nanmean": PROGRAMS["nanmean_of_nan"],
     "decomposed_smooth": PROGRAMS["smooth"],
     "decomposed_std": (
