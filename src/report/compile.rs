@@ -18,7 +18,7 @@ pub struct CompileRow {
     pub kernels: usize,
     /// Milliseconds of `schedule` alone, the median of several.
     pub schedule_ms: f64,
-    /// Milliseconds of each stage in order, the least of several compilations.
+    /// Milliseconds of each stage in order, the least of several turns.
     pub stage_ms: Vec<(String, f64)>,
 }
 
