@@ -288,9 +288,9 @@ pub fn bw_compiler(backward: Graph) -> Result<Graph> {
 /// Parameters that have a gradient, with their types. What the loss does not read, or reads detached, has none.
 fn trained_parameters(graph: &Graph, compiled: &[(Phase, Graph)]) -> Vec<(String, TensorType)> {
     let outputs = compiled.iter().flat_map(|(_, g)| &g.outputs);
-    let of = |role: &OutputRole| if let OutputRole::Gradient(of) = role { Some(of.clone()) } else { None };
-    let with_gradient: HashSet<String> = outputs.filter_map(|o| of(&o.role)).collect();
-    let parameters = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter && with_gradient.contains(&i.name));
+    let with_gradient: HashSet<&str> =
+        outputs.filter_map(|o| if let OutputRole::Gradient(of) = &o.role { Some(of.as_str()) } else { None }).collect();
+    let parameters = graph.inputs.iter().filter(|i| i.role == InputRole::Parameter && with_gradient.contains(i.name.as_str()));
     parameters.map(|i| (i.name.clone(), graph.ty(i.value).clone())).collect()
 }
 

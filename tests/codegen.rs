@@ -20,7 +20,7 @@ const EDGES: &[usize] = &[1, 2, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1023, 102
 
 fn row(cx: &NestBuilder, k: usize) -> (OperandView, Vec<Dim>) {
     let x = cx.operand(k);
-    let sizes = x.ty.shape.0.clone();
+    let sizes = x.ty.shape.0.to_vec();
     (x, sizes)
 }
 

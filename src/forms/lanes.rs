@@ -44,7 +44,7 @@ pub fn flat_lanes(nest: &Nest, width: u32) -> Vec<Lane> {
     let numel = nest.row_count() * nest.col_count();
     let n = Dim::int(width as i64);
     let step = IndexExpr::axis(0, &numel.ceil_div(&n));
-    let sizes = [nest.rows.clone(), nest.cols.clone()].concat();
+    let sizes = nest.sizes();
     let whole = flatten(&[nest.row_axes(), nest.col_axes()].concat(), &sizes);
     let lane = |l: u32| {
         let flat = step.times(&n).plus(&Dim::int(l as i64));

@@ -181,16 +181,16 @@ mod tests {
     use super::*;
     use crate::loop_ir::naive::{self, Memory};
     use crate::loop_ir::{BufferId, Combiner, IndexExpr, Stmt, Tag, Val, Write, flatten, verify};
-    use crate::types::Bindings;
+    use crate::types::{Bindings, Sizes};
 
     /// One load over rows x columns, `rest` behind it, and one write of the last value: of each row, or of each element.
     fn nest(rows: &[i64], cols: &[i64], load: impl Fn(&[IndexExpr]) -> IndexExpr, rest: Vec<Instr>, of_rows: bool) -> Nest {
-        let dims = |sizes: &[i64]| sizes.iter().map(|&n| Dim::int(n)).collect::<Vec<_>>();
+        let dims = |sizes: &[i64]| sizes.iter().map(|&n| Dim::int(n)).collect::<Sizes>();
         let mut nest = Nest {
             label: "test".into(),
             rows: dims(rows),
             cols: dims(cols),
-            inner: vec![],
+            inner: Sizes::default(),
             body: vec![],
             writes: vec![],
             tag: Tag::Loop,
@@ -200,8 +200,8 @@ mod tests {
         let first = Instr::Load { buffer: BufferId(0), index: load(&axes), mask: None };
         nest.body = [first].into_iter().chain(rest).map(|instr| Stmt { instr, dtype: DType::F32 }).collect();
         let (axes, sizes) = match of_rows {
-            true => (nest.row_axes(), nest.rows.clone()),
-            false => (axes, [nest.rows.clone(), nest.cols.clone()].concat()),
+            true => (nest.row_axes(), nest.rows.to_vec()),
+            false => (axes, nest.sizes()),
         };
         let last = Val(nest.body.len() as u32 - 1);
         nest.writes = vec![Write::new(BufferId(1), flatten(&axes, &sizes), last)];

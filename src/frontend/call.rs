@@ -175,5 +175,5 @@ plain! {
     DType: dtype => Arg::DType(dtype);
     &str: text => Arg::Text(text.into());
     Vec<i64>: list => Arg::Dims(list.into_iter().map(Dim::int).collect());
-    Shape: shape => Arg::Dims(shape.0);
+    Shape: shape => Arg::Dims(shape.0.to_vec());
 }

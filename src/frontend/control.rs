@@ -178,11 +178,11 @@ impl Trace {
         length: Dim,
         reverse: bool,
     ) -> (Vec<Tensor>, Vec<Tensor>) {
-        let slice = |x: &Tensor| TensorType { dtype: x.dtype(), shape: Shape(x.shape().0.iter().skip(1).cloned().collect()) };
+        let slice = |x: &Tensor| TensorType { dtype: x.dtype(), shape: Shape::new(x.shape().0.iter().skip(1).cloned().collect()) };
         let taken: Vec<TensorType> = types(&init).into_iter().chain(xs.iter().map(slice)).collect();
         let (start, arguments) = (self.nodes(), self.placeholders(&taken));
         let (next, ys) = self.recorder.in_body(|| f(arguments[..init.len()].to_vec(), arguments[init.len()..].to_vec()));
-        let stacked = |y: &Tensor| TensorType { dtype: y.dtype(), shape: Shape([std::slice::from_ref(&length), &y.shape().0[..]].concat()) };
+        let stacked = |y: &Tensor| TensorType { dtype: y.dtype(), shape: Shape::new([std::slice::from_ref(&length), &y.shape().0[..]].concat()) };
         let expected: Vec<TensorType> = types(&init).into_iter().chain(ys.iter().map(stacked)).collect();
         if let Some(fault) = changed("scan", &init, &next) {
             self.recorder.fault(fault);

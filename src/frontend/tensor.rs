@@ -56,7 +56,7 @@ impl Tensor {
     /// All sizes of a tensor of rank `N`; another rank is reported, and gives ones.
     #[track_caller]
     pub fn sizes<const N: usize>(&self) -> [Dim; N] {
-        match <[Dim; N]>::try_from(self.ty.shape.0.clone()) {
+        match <[Dim; N]>::try_from(self.ty.shape.0.to_vec()) {
             Ok(sizes) => sizes,
             Err(_) => {
                 self.report("sizes", format!("expected {N} dimensions, got {}", self.ty));

@@ -216,7 +216,7 @@ fn begin(inputs: &[Tensor], dims: &[Option<i64>]) -> Option<Mapping> {
                 continue;
             };
             let all = front(b, v, dim)?;
-            let one = TensorType { dtype: b.dtype(all), shape: Shape(b.shape(all).0[1..].to_vec()) };
+            let one = TensorType { dtype: b.dtype(all), shape: Shape::new(b.shape(all).0[1..].to_vec()) };
             let example = b.placeholder(one);
             batch.push((example, all));
             examples.push(example);

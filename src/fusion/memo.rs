@@ -6,7 +6,7 @@
 
 use super::merge::{consumer_hosts, fuse, merge_labels};
 use super::{Limits, WhyNot};
-use crate::loop_ir::{BufferId, Instr, Nest};
+use crate::loop_ir::{BufferId, Buffers, Instr, Nest};
 use crate::types::Provenance;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::hash::{Hash, Hasher};
@@ -37,7 +37,7 @@ pub struct Kernel {
     /// What it does.
     pub structure: Rc<Structure>,
     /// The buffer behind each number.
-    pub buffers: Vec<BufferId>,
+    pub buffers: Buffers,
     /// Names of the ops in it, for people.
     pub label: Rc<str>,
     /// Where it came from.
@@ -150,9 +150,9 @@ impl Memo {
 }
 
 /// The buffers of two kernels, those of the first and then the others of the second, and the numbers of the second's among them.
-fn numbered(a: &Kernel, b: &Kernel) -> (Vec<BufferId>, Vec<BufferId>) {
+fn numbered(a: &Kernel, b: &Kernel) -> (Buffers, Buffers) {
     let mut all = a.buffers.clone();
-    let mut second = Vec::with_capacity(b.buffers.len());
+    let mut second = Buffers::with_capacity(b.buffers.len());
     for buffer in &b.buffers {
         let at = a.buffers.iter().position(|o| o == buffer).unwrap_or_else(|| {
             all.push(*buffer);

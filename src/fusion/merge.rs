@@ -10,7 +10,8 @@ use crate::loop_ir::{
     BodyBuilder, BufferId, Combiner, IndexExpr, Instr, Nest, Number, Rebase, Stmt, Tag, Val, attention, axes, eliminate_dead, factor_domain, flatten,
     unflatten,
 };
-use crate::types::{DType, Dim, Provenance};
+use crate::types::{DType, Dim, Provenance, Sizes};
+use std::borrow::Cow;
 
 /// One nest doing the work of `a` and then `b`. `keep` says which buffers written by `a` other kernels still read.
 /// `b` may read what `a` writes; they may also just share reads.
@@ -73,7 +74,7 @@ fn fuse_pointwise(a: &Nest, b: &Nest, kept: bool, limits: &Limits) -> Result<Nes
         if b.attention_features().is_some() && (kept || (is_operand && !a.is_trivial())) {
             return Err(WhyNot::Template("operands of attention are read from memory"));
         }
-        let once = if level[i] || b.cols.is_empty() { b.sizes() } else { b.rows.clone() };
+        let once = if level[i] || b.cols.is_empty() { b.sizes() } else { b.rows.to_vec() };
         // A consumer that reads a part of the buffer would store that part only.
         let points = Dim::product(&once);
         times = times.max(points.hint() / a.row_count().hint().max(1));
@@ -165,7 +166,7 @@ fn fuse_reader(a: &Nest, b: &Nest, limits: &Limits) -> Result<Nest, WhyNot> {
     }
     check_rows(a, !for_rows, limits)?;
     let (level, inner) = (a.element_level(), a.inner_level());
-    let sizes = if for_rows { a.rows.clone() } else { a.sizes() };
+    let sizes = if for_rows { a.rows.to_vec() } else { a.sizes() };
     let reads = b.reads();
     for (i, stmt) in a.body.iter().enumerate() {
         let Instr::Load { buffer, index, .. } = &stmt.instr else { continue };
@@ -282,7 +283,7 @@ fn fold_rows(a: &Nest, b: &Nest, chunks: &Dim) -> Result<Nest, WhyNot> {
     let all = axes(&sizes, 0);
     let (row, col) = (all[0].times(&length).add(&all[1]), flatten(&all[2..], &a.cols));
     let mut merger = Merger::new(a, b);
-    merger.rows = sizes[..2].to_vec();
+    merger.rows = sizes[..2].into();
     let mut own = unflatten(&row, &a.rows);
     own.extend_from_slice(&all[2..]);
     let first = merger.append(a, own, None)?;
@@ -365,9 +366,9 @@ fn check_overwrites(nest: &Nest) -> Result<(), WhyNot> {
 
 /// A nest under construction in the host's domain.
 struct Merger {
-    label: String,
-    rows: Vec<Dim>,
-    cols: Vec<Dim>,
+    label: Cow<'static, str>,
+    rows: Sizes,
+    cols: Sizes,
     provenance: Provenance,
     body: BodyBuilder,
     /// Values of buffers written so far: buffer, index, value; sums over rows have none yet.
@@ -376,7 +377,7 @@ struct Merger {
 
 impl Merger {
     fn new(host: &Nest, guest: &Nest) -> Merger {
-        let label = merge_labels(&host.label, &guest.label).unwrap_or_else(|| host.label.clone());
+        let label = merge_labels(&host.label, &guest.label).map_or_else(|| host.label.clone(), Cow::from);
         let mut provenance = host.provenance.clone();
         provenance.merge(&guest.provenance);
         let mut body = BodyBuilder::with_capacity(host.body.len() + guest.body.len());

@@ -8,7 +8,7 @@ use crate::types::{DType, Dim, IntoShape, Provenance, Shape, TensorType, broadca
 use rustc_hash::{FxHashSet, FxHasher};
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 
 /// Builds a graph node by node. Every method infers types and returns an error message naming the op and the operands'
@@ -24,8 +24,9 @@ pub struct Builder {
     types: FxHashSet<Arc<[TensorType]>>,
     /// Ops of fixed sizes so far, for the same reason.
     ops: FxHashSet<Arc<Op>>,
-    /// Names of the inputs.
-    names: FxHashSet<String>,
+    /// Hashes of the names of inputs, of the first `named`: those that came from another graph have names of their own until somebody asks.
+    names: FxHashSet<u64>,
+    named: usize,
     /// Sizes that operators need equal may become so.
     pub(super) assumes: bool,
     pub(super) unified: Unified,
@@ -90,20 +91,27 @@ impl Builder {
 
     /// Adds an input; names must be unique.
     pub fn input(&mut self, name: &str, role: InputRole, ty: TensorType) -> Built {
-        if !self.names.insert(name.into()) {
+        if self.has_input(name) {
             return Err(format!("there are two inputs named {name}"));
         }
         if let Some(fault) = ty.fault() {
             return Err(fault);
         }
-        let ty = TensorType { shape: ty.shape.map(&|d| self.resolve(d)), ..ty };
-        let op = Op::from(InputOp { index: self.graph.inputs.len() as u32, ty: ty.clone() });
+        let ty = if self.unified.is_empty() { ty } else { TensorType { shape: ty.shape.map(&|d| self.resolve(d)), ..ty } };
         let types = self.shared(vec![ty]);
+        let op = Op::from(InputOp { index: self.graph.inputs.len() as u32, ty: types[0].clone() });
         let node = Node { op: op.into(), operands: Operands::new(), types, region: self.region };
         let node = self.push(node, self.provenance.clone());
         let value = Value::first(node);
         self.graph.inputs.push(Input { name: name.into(), role, value });
         Ok(value)
+    }
+
+    fn has_input(&mut self, name: &str) -> bool {
+        let hash = |name: &str| BuildHasherDefault::<FxHasher>::default().hash_one(name);
+        self.names.extend(self.graph.inputs[self.named..].iter().map(|i| hash(&i.name)));
+        self.named = self.graph.inputs.len();
+        self.names.contains(&hash(name)) && self.graph.input(name).is_some()
     }
 
     /// Adds a value that stands for an input of a part of the graph until that part is taken out; see [`super::outline()`].
@@ -339,35 +347,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Declares the same inputs as `graph`, with what it assumes about them, and maps them.
-    pub fn copy_inputs(&mut self, graph: &Graph, map: &mut ValueMap) -> Built<()> {
-        for input in &graph.inputs {
-            map.insert(input.value, self.copy_input(graph, input)?);
-        }
-        self.assume_guards(&graph.guards);
-        Ok(())
-    }
-
-    /// Declares the inputs of `graph`, in its order, as the first of this one, and maps them; they came from there.
-    pub(crate) fn adopt_inputs(&mut self, graph: &Graph, provenance: &mut [Provenance], map: &mut ValueMap) {
-        for input in &graph.inputs {
-            let id = self.push(graph.def(input.value).clone(), std::mem::take(&mut provenance[input.value.node.0 as usize]));
-            let value = Value::first(id);
-            self.names.insert(input.name.clone());
-            self.graph.inputs.push(Input { value, ..input.clone() });
-            map.insert(input.value, value);
-        }
-        self.assume_guards(&graph.guards);
-    }
-
-    /// Declares one input as in `graph`, where it came from included.
-    pub fn copy_input(&mut self, graph: &Graph, input: &Input) -> Built {
-        let value = self.input(&input.name, input.role.clone(), graph.ty(input.value).clone())?;
-        self.graph.provenance[value.node.0 as usize] = graph.provenance(input.value.node).clone();
-        Ok(value)
-    }
-
-    fn push(&mut self, node: Node, provenance: Provenance) -> NodeId {
+    pub(super) fn push(&mut self, node: Node, provenance: Provenance) -> NodeId {
         let id = NodeId(self.graph.nodes.len() as u32);
         self.graph.nodes.push(node);
         self.graph.provenance.push(provenance);
@@ -546,7 +526,7 @@ impl Builder {
         let missing = shape.rank().checked_sub(self.shape(x).rank()).ok_or_else(|| format!("{} does not broadcast to {shape}", self.ty(x)))?;
         let mut dims = vec![Dim::int(1); missing];
         dims.extend(self.shape(x).0.iter().cloned());
-        let x = self.reshape(x, Shape(dims))?;
+        let x = self.reshape(x, Shape::new(dims))?;
         if self.shape(x) == shape { Ok(x) } else { self.op(ops::Expand { shape: shape.clone() }, &[x]) }
     }
 

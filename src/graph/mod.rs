@@ -11,6 +11,7 @@
 //! * Must not know: particular ops (it asks [`crate::ops::OpDef`]), passes, kernels.
 //! * Add here: a shorthand of [`Builder`] in `shorthand.rs`; a check in `verify.rs`. A new op needs nothing here.
 
+mod adopt;
 mod assume;
 mod build;
 mod concretize;

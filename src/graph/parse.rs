@@ -338,7 +338,7 @@ impl Block {
                 dims.push(Dim::parse(part, &|name| self.symbols.get(name).cloned())?);
             }
         }
-        let ty = TensorType { dtype, shape: Shape(dims) };
+        let ty = TensorType { dtype, shape: Shape::new(dims) };
         match fault_of(&ty) {
             Some(fault) => Err(format!("{fault}: {ty}")),
             None => Ok(ty),
@@ -450,7 +450,7 @@ mod tests {
         b.input("lr", InputRole::HostScalar, TensorType::new(DType::F32, ())).unwrap();
         b.provenance = Provenance::new(vec![Location { file: "src/model.rs".into(), line: 12 }], vec![]);
         let call = b.node(Checkpoint::new(body()), &[x]).unwrap();
-        let shape = Shape(vec![t.floor_div(&Dim::int(2)), 4.into()]);
+        let shape = Shape::new(vec![t.floor_div(&Dim::int(2)), 4.into()]);
         let zero = b.full(DType::F32, f64::NEG_INFINITY, shape).unwrap();
         b.region = Some(Region { id: 3, policy: Policy::MustRecompute });
         let sum = b.add(call[1], w).unwrap();

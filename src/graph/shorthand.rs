@@ -215,7 +215,7 @@ impl Builder {
         if rank < 2 {
             return Err(format!("a triangle needs two dimensions: {}", self.ty(x)));
         }
-        let corner = Shape(self.shape(x).0[rank - 2..].to_vec());
+        let corner = Shape::new(self.shape(x).0[rank - 2..].to_vec());
         let (row, column) = (self.iota(DType::I32, corner.clone(), 0)?, self.iota(DType::I32, corner, 1)?);
         let offset = self.constant(DType::I32, offset as f64)?;
         let diagonal = self.add(row, offset)?;

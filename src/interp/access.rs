@@ -2,7 +2,7 @@
 
 use super::lanes::Src;
 use crate::loop_ir::{IndexExpr, Instr, Nest, Term};
-use crate::types::{Bindings, Dim};
+use crate::types::{Bindings, Dim, Sizes};
 
 /// Axes of a domain, merged where an access sees them as one.
 #[derive(Clone, Debug, PartialEq)]
@@ -388,7 +388,7 @@ fn rebuild(nest: &Nest, bindings: &Bindings, parts: &[Vec<i64>]) -> Result<Bound
     }
     let index = |e: &IndexExpr| bind_index(e, bindings, &coordinates);
     let mut out = nest.clone();
-    let dims = |range: &[Vec<i64>]| range.iter().flatten().map(|&n| Dim::int(n)).collect::<Vec<_>>();
+    let dims = |range: &[Vec<i64>]| -> Sizes { range.iter().flatten().map(|&n| Dim::int(n)).collect() };
     let (rows, rest) = parts.split_at(nest.rows.len());
     let (cols, inner) = rest.split_at(nest.cols.len());
     (out.rows, out.cols, out.inner) = (dims(rows), dims(cols), dims(inner));

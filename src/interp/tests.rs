@@ -17,9 +17,9 @@ impl Make {
     fn new(rows: &[Dim], cols: &[Dim]) -> Make {
         let nest = Nest {
             label: "test".into(),
-            rows: rows.to_vec(),
-            cols: cols.to_vec(),
-            inner: vec![],
+            rows: rows.into(),
+            cols: cols.into(),
+            inner: Default::default(),
             body: vec![],
             writes: vec![],
             tag: Tag::Loop,
@@ -205,7 +205,7 @@ fn layer_norm(rows: &Dim, cols: &Dim) -> (Nest, Vec<TensorType>) {
     let y = m.call(F::Add, &[y, b]);
     m.write(3, flat, y);
     m.write(4, r.first().cloned().unwrap_or(zero), rstd);
-    let t = |d: &[&Dim]| TensorType { dtype: DType::F32, shape: Shape(d.iter().map(|d| (*d).clone()).collect()) };
+    let t = |d: &[&Dim]| TensorType { dtype: DType::F32, shape: Shape::new(d.iter().map(|d| (*d).clone()).collect()) };
     (m.nest, vec![t(&[rows, cols]), t(&[cols]), t(&[cols]), t(&[rows, cols]), t(&[rows])])
 }
 

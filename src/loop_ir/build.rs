@@ -3,8 +3,9 @@
 
 use super::{BufferId, Combiner, IndexExpr, Instr, Nest, Number, Stmt, Tag, Val, Write, result_dtype};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, Provenance};
+use crate::types::{DType, Dim, Provenance, Sizes};
 use rustc_hash::{FxHashMap, FxHasher};
+use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
 
 /// An element of a buffer.
@@ -39,7 +40,7 @@ pub struct BodyBuilder {
     /// Known shape; `Tag::Loop` unless set.
     pub tag: Tag,
     /// Sizes of the nest's inner axes; none unless set.
-    pub inner: Vec<Dim>,
+    pub inner: Sizes,
 }
 
 impl BodyBuilder {
@@ -56,9 +57,9 @@ impl BodyBuilder {
     }
 
     /// The nest over `rows` x `cols` with this body.
-    pub fn nest(self, label: impl Into<String>, rows: Vec<Dim>, cols: Vec<Dim>, provenance: Provenance) -> Nest {
+    pub fn nest(self, label: impl Into<Cow<'static, str>>, rows: impl Into<Sizes>, cols: impl Into<Sizes>, provenance: Provenance) -> Nest {
         let BodyBuilder { stmts: body, writes, tag, inner, .. } = self;
-        Nest { label: label.into(), rows, cols, inner, body, writes, tag, provenance }
+        Nest { label: label.into(), rows: rows.into(), cols: cols.into(), inner, body, writes, tag, provenance }
     }
 
     /// The nest with this body in the place of its own.

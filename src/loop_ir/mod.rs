@@ -43,12 +43,17 @@ pub use text::print;
 pub use verify::verify;
 
 use crate::scalar::ScalarFn;
-use crate::types::{DType, Dim, MatmulPrecision, Provenance};
+use crate::types::{DType, Dim, MatmulPrecision, Provenance, Sizes};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+use std::borrow::Cow;
 
 /// A logical buffer: one value of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BufferId(pub u32);
+
+/// Buffers of a nest: few, and in place.
+pub type Buffers = SmallVec<[BufferId; 4]>;
 
 /// Which graph a command belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -322,13 +327,13 @@ impl Triangle {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Nest {
     /// Names of the ops in it, for people.
-    pub label: String,
+    pub label: Cow<'static, str>,
     /// Sizes of the row axes, numbered from 0.
-    pub rows: Vec<Dim>,
+    pub rows: Sizes,
     /// Sizes of the column axes, numbered after the rows.
-    pub cols: Vec<Dim>,
+    pub cols: Sizes,
     /// Sizes of the inner axes, numbered after the columns.
-    pub inner: Vec<Dim>,
+    pub inner: Sizes,
     /// SSA body.
     pub body: Vec<Stmt>,
     /// Stores.
@@ -377,12 +382,12 @@ impl Nest {
 
     /// All axes as coordinates, inner ones included.
     pub fn all_axes(&self) -> Vec<IndexExpr> {
-        axes(&[self.sizes(), self.inner.clone()].concat(), 0)
+        axes(&[&self.sizes()[..], &self.inner].concat(), 0)
     }
 
     /// Buffers loaded, without repeats, in order of first use.
-    pub fn reads(&self) -> Vec<BufferId> {
-        let mut out = vec![];
+    pub fn reads(&self) -> Buffers {
+        let mut out = Buffers::new();
         for stmt in &self.body {
             if let Instr::Load { buffer, .. } = &stmt.instr
                 && !out.contains(buffer)
@@ -394,7 +399,7 @@ impl Nest {
     }
 
     /// Buffers in order of first occurrence, reads before writes.
-    pub fn buffers(&self) -> Vec<BufferId> {
+    pub fn buffers(&self) -> Buffers {
         let mut out = self.reads();
         for w in &self.writes {
             if !out.contains(&w.buffer) {

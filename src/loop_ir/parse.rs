@@ -89,7 +89,7 @@ impl Parser {
         }
         let dtype = dtype(line)?;
         line.expect("[")?;
-        let shape = Shape(sizes(line.until("]")?, &[])?);
+        let shape = Shape::new(sizes(line.until("]")?, &[])?);
         let name = line.rest.trim().to_string();
         line.rest = "";
         self.buffers.push(Buffer { name, ty: TensorType { dtype, shape } });
@@ -111,7 +111,19 @@ fn header(line: &mut Cursor<'_>) -> Result<Open, String> {
     }
     let tag = tag(line)?;
     line.expect("{")?;
-    Ok(Open { nest: Nest { label, rows, cols, inner, body: vec![], writes: vec![], tag, provenance: Provenance::default() }, symbols })
+    Ok(Open {
+        nest: Nest {
+            label: label.into(),
+            rows: rows.into(),
+            cols: cols.into(),
+            inner: inner.into(),
+            body: vec![],
+            writes: vec![],
+            tag,
+            provenance: Provenance::default(),
+        },
+        symbols,
+    })
 }
 
 /// `n 1..64, t 1..128`

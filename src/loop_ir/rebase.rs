@@ -117,7 +117,7 @@ impl Rebase {
     /// The nest with its statements copied, over a domain of these rows and columns.
     pub fn nest(self, nest: &Nest, rows: &[Dim], cols: &[Dim]) -> Nest {
         let out = self.rebuilt(nest, nest.values());
-        Nest { rows: rows.to_vec(), cols: cols.to_vec(), ..out }
+        Nest { rows: rows.into(), cols: cols.into(), ..out }
     }
 
     /// The nest with this body, its writes and its tag, whose values have been copied.

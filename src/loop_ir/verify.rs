@@ -145,7 +145,7 @@ fn check_fold(nest: &Nest, w: &Write, fault: &mut dyn FnMut(String)) {
 /// Every point that a write visits stores at a place of its own; places computed by the body are not looked at.
 fn check_once(nest: &Nest, w: &Write, fault: &mut dyn FnMut(String)) {
     let level = nest.element_level();
-    let mut sizes = if nest.is_element_write(w, &level) { nest.sizes() } else { nest.rows.clone() };
+    let mut sizes = if nest.is_element_write(w, &level) { nest.sizes() } else { nest.rows.to_vec() };
     match (&w.first, &nest.cols[..]) {
         (None, _) => {}
         (Some(first), [_]) => sizes[nest.rows.len()] = first.clone(),

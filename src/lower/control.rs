@@ -59,7 +59,7 @@ impl Lowering {
     pub(super) fn control(
         &mut self,
         phase: Phase,
-        name: &str,
+        name: &'static str,
         flow: Flow,
         provenance: &Provenance,
         operands: Vec<OperandView>,
@@ -309,7 +309,7 @@ impl Inner {
     /// A value of a nest.
     fn value(
         &mut self,
-        name: &str,
+        name: &'static str,
         ty: &TensorType,
         operands: Vec<OperandView>,
         commit: bool,
@@ -335,7 +335,7 @@ impl Inner {
 
     /// The slice of a trip.
     fn slice(&mut self, whole: &OperandView, index: &OperandView, length: &Dim) -> Result<OperandView, Error> {
-        let ty = TensorType { dtype: whole.ty.dtype, shape: crate::types::Shape(whole.ty.shape.0[1..].to_vec()) };
+        let ty = TensorType { dtype: whole.ty.dtype, shape: crate::types::Shape::new(whole.ty.shape.0[1..].to_vec()) };
         self.value("slice", &ty, vec![whole.clone(), index.clone()], false, |cx| {
             cx.pointwise(0, |b, at| {
                 let place = [&[place(b, index, length)], at].concat();
@@ -378,7 +378,7 @@ impl Inner {
 
     /// The index of a trip, once for each key of a batch.
     fn for_each_key(&mut self, index: &OperandView, keys: &TensorType) -> Result<OperandView, Error> {
-        let lead = crate::types::Shape(keys.shape.0[..keys.shape.rank() - 1].to_vec());
+        let lead = crate::types::Shape::new(keys.shape.0[..keys.shape.rank() - 1].to_vec());
         if lead.rank() == 0 {
             return Ok(index.clone());
         }

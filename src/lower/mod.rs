@@ -230,7 +230,7 @@ impl Lowering {
         &mut self,
         phase: Phase,
         commit: bool,
-        label: &str,
+        label: &'static str,
         provenance: &Provenance,
         operands: Vec<OperandView>,
         results: Vec<(BufferId, TensorType)>,

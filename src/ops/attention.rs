@@ -88,7 +88,7 @@ impl ScaledDotProductAttention {
         let minus_infinity = b.constant(b.dtype(scores), f64::NEG_INFINITY)?;
         let last = b.shape(scores).rank() - 1;
         if self.causal {
-            let corner = Shape(b.shape(scores).0[last - 1..].to_vec());
+            let corner = Shape::new(b.shape(scores).0[last - 1..].to_vec());
             let (row, column) = (b.iota(DType::I32, corner.clone(), 0)?, b.iota(DType::I32, corner, 1)?);
             let seen = b.scalar(ScalarFn::Ge, &[row, column])?;
             scores = b.where_(seen, scores, minus_infinity)?;
@@ -148,7 +148,7 @@ impl OpDef for ScaledDotProductAttention {
         if !q.dtype.is_float() || k.dtype != q.dtype || v.dtype != q.dtype {
             return Err("q, k and v are not floats of one dtype".into());
         }
-        let lead = |t: &TensorType| Shape(t.shape.0[..rank - 2].to_vec());
+        let lead = |t: &TensorType| Shape::new(t.shape.0[..rank - 2].to_vec());
         if !lead(&k).known_eq(&lead(&q)) || !lead(&v).known_eq(&lead(&q)) {
             return Err("leading dimensions differ".into());
         }

@@ -85,7 +85,7 @@ fn apply_rule(b: &mut Builder, graph: &Graph, id: NodeId, operands: &[Batched], 
 }
 
 pub(super) fn in_front(size: &Dim, shape: &Shape) -> Shape {
-    Shape(std::iter::once(size).chain(&shape.0).cloned().collect())
+    Shape::new(std::iter::once(size).chain(&shape.0).cloned().collect())
 }
 
 /// Dimension numbers behind the examples.
@@ -151,7 +151,7 @@ impl BatchContext<'_> {
         }
         let own = self.example(k).shape;
         let ones = vec![Dim::int(1); rank - own.rank()];
-        self.b.reshape(self.value(k), in_front(self.size, &Shape([ones, own.0].concat())))
+        self.b.reshape(self.value(k), in_front(self.size, &Shape::new([&ones[..], &own.0].concat())))
     }
 
     /// What `build` makes of one example's operands, for all examples.
@@ -176,28 +176,28 @@ impl BatchContext<'_> {
     /// Operand `k`, which has the examples in front, with them in dimension `at` of one example's instead, behind the groups that this
     /// dimension falls into.
     pub fn fold(&mut self, k: usize, at: usize, groups: u32) -> Built {
-        let own = self.example(k).shape.0;
+        let own = self.example(k).shape.0.to_vec();
         let (outer, per) = self.grouped(&own[at], groups)?;
         let split = [std::slice::from_ref(self.size), &own[..at], &outer, &[per], &own[at + 1..]].concat();
         let (place, rank) = (at + outer.len(), split.len());
-        let x = self.b.reshape(self.value(k), Shape(split))?;
+        let x = self.b.reshape(self.value(k), Shape::new(split))?;
         let x = self.b.permute(x, &(1..=place).chain([0]).chain(place + 1..rank).collect::<Vec<_>>())?;
         let mut folded = own;
         folded[at] = folded[at].clone() * self.size;
-        self.b.reshape(x, Shape(folded))
+        self.b.reshape(x, Shape::new(folded))
     }
 
     /// A result whose dimension `at` holds the examples behind its groups, with the examples in front: the opposite of
     /// [`BatchContext::fold`].
     pub fn unfold(&mut self, y: Value, at: usize, groups: u32) -> Built {
-        let mut own = self.b.shape(y).0.clone();
+        let mut own = self.b.shape(y).0.to_vec();
         own[at] = own[at].try_div(self.size).ok_or_else(|| format!("{} does not hold {} examples", own[at], self.size))?;
         let (outer, per) = self.grouped(&own[at], groups)?;
         let split = [&own[..at], &outer, &[self.size.clone(), per], &own[at + 1..]].concat();
         let (place, rank) = (at + outer.len(), split.len());
-        let y = self.b.reshape(y, Shape(split))?;
+        let y = self.b.reshape(y, Shape::new(split))?;
         let y = self.b.permute(y, &[place].into_iter().chain(0..place).chain(place + 1..rank).collect::<Vec<_>>())?;
-        self.b.reshape(y, in_front(self.size, &Shape(own)))
+        self.b.reshape(y, in_front(self.size, &Shape::new(own)))
     }
 
     /// A size as groups, where there are several, and what each has.

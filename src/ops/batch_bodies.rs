@@ -83,7 +83,7 @@ pub(super) fn while_loop(cx: &mut BatchContext<'_>, op: &WhileLoop) -> Built<Vec
     let mut values = results(&mut b, &op.body, &inputs, cx.size)?;
     for (new, old) in values.iter_mut().zip(&inputs) {
         let ones = vec![Dim::int(1); b.shape(*new).rank() - 1];
-        let goes_on = b.reshape(goes_on, in_front(cx.size, &Shape(ones)))?;
+        let goes_on = b.reshape(goes_on, in_front(cx.size, &Shape::new(ones)))?;
         *new = b.where_(goes_on, *new, old.value())?;
     }
     let body = finish(b, &op.body, &values);

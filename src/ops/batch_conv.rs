@@ -64,7 +64,7 @@ fn of_patches(cx: &mut BatchContext<'_>, part: Part, p: &Problem) -> Built<Vec<V
     let b = &mut *cx.b;
     let accumulator = if dtype.is_float() { dtype.accumulator() } else { dtype };
     let (first, second) = (b.cast(first, accumulator)?, b.cast(second, accumulator)?);
-    let lead = |rest: &[&[Dim]]| Shape([&[size.clone(), p.batch.clone()][..], &rest.concat()].concat());
+    let lead = |rest: &[&[Dim]]| Shape::new([&[size.clone(), p.batch.clone()][..], &rest.concat()].concat());
     let (groups, rows, columns) = (Dim::int(p.groups), p.outer.clone(), p.inner.clone() * &Dim::product(&p.kernel_dims()));
     let places = Dim::product(&p.output);
     let product = |transpose_a, transpose_b| Matmul { transpose_a, transpose_b };
@@ -94,7 +94,7 @@ fn of_patches(cx: &mut BatchContext<'_>, part: Part, p: &Problem) -> Built<Vec<V
             let (patches, g) = (patches_of(b, first)?, output_of(b, second)?);
             let of_items = b.op(product(false, true), &[g, patches])?;
             let sum = b.reduce(ReduceKind::Sum, of_items, &[1], false)?;
-            b.reshape(sum, Shape([&[size.clone(), p.full(&rows), p.inner.clone()][..], &p.kernel_dims()].concat()))?
+            b.reshape(sum, Shape::new([&[size.clone(), p.full(&rows), p.inner.clone()][..], &p.kernel_dims()].concat()))?
         }
     };
     Ok(vec![b.cast(result, dtype)?])

@@ -97,7 +97,7 @@ impl OpDef for Full {
         self.shape = self.shape.map(f);
     }
     fn samples(&self) -> Vec<Sample> {
-        let of = |x, dtype| Sample::new(Full::new(x, dtype, Shape(vec![3.into(), 5.into()])), vec![]);
+        let of = |x, dtype| Sample::new(Full::new(x, dtype, Shape::new(vec![3.into(), 5.into()])), vec![]);
         vec![of(2.5, DType::F32), of(-7.0, DType::I32), of(1.0, DType::Bool), of(f64::NEG_INFINITY, DType::F32)]
     }
 }
@@ -148,7 +148,7 @@ impl OpDef for Empty {
         self.shape = self.shape.map(f);
     }
     fn samples(&self) -> Vec<Sample> {
-        let of = |dtype| Sample::new(Empty { dtype, shape: Shape(vec![3.into(), 5.into()]) }, vec![]);
+        let of = |dtype| Sample::new(Empty { dtype, shape: Shape::new(vec![3.into(), 5.into()]) }, vec![]);
         vec![of(DType::F32), of(DType::I32)]
     }
 }
@@ -204,7 +204,7 @@ impl OpDef for Iota {
         self.shape = self.shape.map(f);
     }
     fn samples(&self) -> Vec<Sample> {
-        let of = |dtype, dim| Sample::new(Iota { dtype, shape: Shape(vec![3.into(), 5.into()]), dim }, vec![]);
+        let of = |dtype, dim| Sample::new(Iota { dtype, shape: Shape::new(vec![3.into(), 5.into()]), dim }, vec![]);
         vec![of(DType::I32, 0), of(DType::F32, 1), of(DType::U32, 1)]
     }
 }
@@ -290,7 +290,7 @@ impl OpDef for Constant {
         if numel != Some(self.data.len() as u64) || self.shape.iter().any(|&n| n > i64::MAX as u64) {
             return Err(format!("{} elements do not fill {:?}", self.data.len(), self.shape));
         }
-        Ok(vec![TensorType { dtype: self.dtype, shape: Shape(self.shape.iter().map(|&n| (n as i64).into()).collect()) }])
+        Ok(vec![TensorType { dtype: self.dtype, shape: Shape::new(self.shape.iter().map(|&n| (n as i64).into()).collect()) }])
     }
     fn eval(&self, _operands: &[Array], _types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
         Ok(vec![Array::from_host(&self.to_host())])

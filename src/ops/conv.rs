@@ -114,7 +114,7 @@ impl Problem {
             return Err(format!("takes {} sizes", op.window.rank()));
         }
         let channels = w[1].clone() * &Dim::int(op.groups as i64);
-        let input = Shape([dy[0].clone(), channels].into_iter().chain(op.size.iter().cloned()).collect());
+        let input = Shape::new([dy[0].clone(), channels].into_iter().chain(op.size.iter().cloned()).collect());
         let p = Problem::new(&op.window, op.groups, &input, &w.0, dy[0].clone())?;
         p.check_output(dy, &w[0])?;
         Ok(p)
@@ -132,7 +132,7 @@ impl Problem {
 
     fn check_output(&self, dy: &Shape, channels: &Dim) -> Result<(), String> {
         let expected: Vec<Dim> = [self.batch.clone(), channels.clone()].into_iter().chain(self.output.iter().cloned()).collect();
-        if dy.0 == expected { Ok(()) } else { Err(format!("the cotangent must be {}", Shape(expected))) }
+        if dy.0 == expected { Ok(()) } else { Err(format!("the cotangent must be {}", Shape::new(expected))) }
     }
 
     pub(super) fn full(&self, dim: &Dim) -> Dim {
@@ -296,7 +296,7 @@ impl OpDef for Convolution {
         let (x, w) = (&operands[0], &operands[1]);
         let p = Problem::of_forward(self, &x.shape, &w.shape)?;
         let shape = [p.batch, w.shape[0].clone()].into_iter().chain(p.output).collect();
-        Ok(vec![TensorType { dtype: x.dtype, shape: Shape(shape) }])
+        Ok(vec![TensorType { dtype: x.dtype, shape: Shape::new(shape) }])
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (x, w) = (&operands[0], &operands[1]);
@@ -362,7 +362,7 @@ impl OpDef for ConvolutionInput {
         check_operands(&self.window, self.groups, operands)?;
         let p = Problem::of_input(self, &operands[0].shape, &operands[1].shape)?;
         let shape = [p.batch.clone(), p.full(&p.inner)].into_iter().chain(p.input).collect();
-        Ok(vec![TensorType { dtype: operands[0].dtype, shape: Shape(shape) }])
+        Ok(vec![TensorType { dtype: operands[0].dtype, shape: Shape::new(shape) }])
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (dy, w) = (&operands[0], &operands[1]);
@@ -441,7 +441,7 @@ impl OpDef for ConvolutionWeight {
         check_operands(&self.window, self.groups, operands)?;
         let p = Problem::of_weight(self, &operands[0].shape, &operands[1].shape)?;
         let shape = [p.full(&p.outer), p.inner.clone()].into_iter().chain(p.kernel_dims()).collect();
-        Ok(vec![TensorType { dtype: operands[0].dtype, shape: Shape(shape) }])
+        Ok(vec![TensorType { dtype: operands[0].dtype, shape: Shape::new(shape) }])
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (x, dy) = (&operands[0], &operands[1]);
@@ -503,7 +503,7 @@ impl OpDef for ConvolutionWeight {
 }
 
 fn shape_of(x: &Array) -> Shape {
-    Shape(x.shape.iter().map(|&n| Dim::int(n as i64)).collect())
+    Shape::new(x.shape.iter().map(|&n| Dim::int(n as i64)).collect())
 }
 
 /// A convolution to test all three ops with.

@@ -53,7 +53,7 @@ pub(super) fn drop(b: &mut Builder, x: Value, key: Value, p: f64) -> Built {
         let shape = b.shape(x).clone();
         return b.full(b.dtype(x), 0.0, shape);
     }
-    let each = Shape(b.shape(x).0[b.shape(key).rank() - 1..].to_vec());
+    let each = Shape::new(b.shape(x).0[b.shape(key).rank() - 1..].to_vec());
     let keep = b.bernoulli(key, each, p)?;
     let scaled = b.scale(x, 1.0 / (1.0 - p))?;
     b.where_(keep, scaled, zero)

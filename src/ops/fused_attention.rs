@@ -82,7 +82,7 @@ fn check(op: &ScaledDotProductAttention, operands: &[TensorType]) -> Result<Tens
 
 /// The type of a number for each row.
 fn row_type(y: &TensorType) -> TensorType {
-    TensorType { dtype: DType::F32, shape: Shape(y.shape.0[..y.shape.rank() - 1].to_vec()) }
+    TensorType { dtype: DType::F32, shape: Shape::new(y.shape.0[..y.shape.rank() - 1].to_vec()) }
 }
 
 /// Rows and columns below which attention stays decomposed.
@@ -120,7 +120,7 @@ impl FusedAttention {
             let zero = b.constant(DType::F32, 0.0)?;
             y = b.where_(nothing, zero, y)?;
         }
-        let shape = Shape(b.shape(row).0[..last].to_vec());
+        let shape = Shape::new(b.shape(row).0[..last].to_vec());
         Ok(vec![b.cast(y, dtype)?, b.reshape(row, shape)?])
     }
 }
@@ -523,7 +523,7 @@ impl<'a> Lowering<'a> {
     /// Inner axes and the tag of a nest whose rows are of queries, or of keys.
     fn set(&self, b: &mut BodyBuilder, by_query: bool) {
         let features = |x: &OperandView| x.ty.shape.0[self.lead.len() + 1].clone();
-        b.inner = vec![features(&self.parts.q), features(&self.parts.v)];
+        b.inner = vec![features(&self.parts.q), features(&self.parts.v)].into();
         let seen = match (self.op.causal, by_query) {
             (false, _) => Seen::All,
             (true, true) => Seen::UpToRow,

@@ -161,7 +161,7 @@ impl OpDef for IndexSelect {
         check_index(index, self.dim, &x.shape)?;
         let (before, after) = x.shape.0.split_at(self.dim as usize);
         let shape: Vec<Dim> = before.iter().chain(&index.shape.0).chain(&after[1..]).cloned().collect();
-        Ok(vec![TensorType { dtype: x.dtype, shape: Shape(shape) }])
+        Ok(vec![TensorType { dtype: x.dtype, shape: Shape::new(shape) }])
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
         let (x, at_index, shape, dim) = (&operands[0], &operands[1], sizes(&types[0]), self.dim as usize);
@@ -196,7 +196,7 @@ impl OpDef for IndexSelect {
         let (x, index) = (cx.example(0).shape, cx.example(1).shape);
         let flat = spread_index(cx, 1, &x, dim)?;
         let y = cx.b.op(Gather { dim: self.dim + 1 }, &[cx.value(0), flat])?;
-        let shape = cx.lead(&Shape([&x.0[..dim], &index.0, &x.0[dim + 1..]].concat()));
+        let shape = cx.lead(&Shape::new([&x.0[..dim], &index.0, &x.0[dim + 1..]].concat()));
         Ok(vec![cx.b.reshape(y, shape)?])
     }
     fn lower(&self, cx: &mut NestBuilder<'_>) -> Result<(), String> {

@@ -19,7 +19,7 @@ pub struct Linear {}
 fn flatten(b: &mut Builder, x: Value) -> Built {
     let shape = b.shape(x);
     let (last, lead) = shape.0.split_last().expect("rank is checked");
-    let flat = Shape(vec![Dim::product(lead), last.clone()]);
+    let flat = Shape::new(vec![Dim::product(lead), last.clone()]);
     b.reshape(x, flat)
 }
 

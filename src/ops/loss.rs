@@ -103,7 +103,7 @@ fn reduce_each(b: &mut Builder, losses: Value, reduction: Reduction, n: Value) -
 }
 
 fn reduced(shape: &[Dim], reduction: Reduction) -> Shape {
-    if reduction == Reduction::None { Shape(shape.to_vec()) } else { Shape::scalar() }
+    if reduction == Reduction::None { Shape::new(shape.to_vec()) } else { Shape::scalar() }
 }
 
 impl OpDef for CrossEntropy {
@@ -119,7 +119,7 @@ impl OpDef for CrossEntropy {
             return Err("takes float logits and integer labels".into());
         }
         let Some((classes, lead)) = x.shape.0.split_last() else { return Err("logits have no class dimension".into()) };
-        if !Shape(lead.to_vec()).known_eq(&label.shape) || classes.is(0) {
+        if !Shape::new(lead.to_vec()).known_eq(&label.shape) || classes.is(0) {
             return Err("labels must have the logits' shape without its last dimension, which is not empty".into());
         }
         Ok(vec![TensorType { dtype: x.dtype, shape: reduced(lead, self.reduction) }])
@@ -182,7 +182,7 @@ impl OpDef for CrossEntropy {
             let zero = b.constant(b.dtype(factor), 0.0)?;
             factor = b.where_(valid, factor, zero)?;
         }
-        let factor = b.broadcast_to(factor, &Shape(shape.0[..last].to_vec()))?;
+        let factor = b.broadcast_to(factor, &Shape::new(shape.0[..last].to_vec()))?;
         let factor = unsqueeze_last(b, factor)?;
         let dx = b.mul(difference, factor)?;
         Ok(vec![Some(b.cast(dx, dtype)?), None])

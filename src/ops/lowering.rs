@@ -2,7 +2,7 @@
 
 use super::{Op, OpDef};
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Element, IndexExpr, Nest, Val, axes, flatten};
-use crate::types::{Dim, Provenance, TensorType};
+use crate::types::{Dim, Provenance, Sizes, TensorType};
 use std::borrow::Cow;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -70,7 +70,7 @@ pub struct NestBuilder<'a> {
     /// Buffers of the results, with their types.
     pub results: Vec<(BufferId, TensorType)>,
     /// Name for the nests.
-    pub label: String,
+    pub label: Cow<'static, str>,
     /// Where the node came from.
     pub provenance: Provenance,
     /// All buffers; lowering may add scratch.
@@ -113,16 +113,25 @@ impl NestBuilder<'_> {
         cols: &[Dim],
         build: impl FnOnce(&mut BodyBuilder, &[IndexExpr], &[IndexExpr]) -> Result<(), String>,
     ) -> Result<(), String> {
+        self.nest_of(rows.into(), cols.into(), build)
+    }
+
+    fn nest_of(
+        &mut self,
+        rows: Sizes,
+        cols: Sizes,
+        build: impl FnOnce(&mut BodyBuilder, &[IndexExpr], &[IndexExpr]) -> Result<(), String>,
+    ) -> Result<(), String> {
         let mut body = BodyBuilder::default();
-        build(&mut body, &axes(rows, 0), &axes(cols, rows.len() as u32))?;
-        self.nests.push(body.nest(self.label.clone(), rows.to_vec(), cols.to_vec(), self.provenance.clone()));
+        build(&mut body, &axes(&rows, 0), &axes(&cols, rows.len() as u32))?;
+        self.nests.push(body.nest(self.label.clone(), rows, cols, self.provenance.clone()));
         Ok(())
     }
 
     /// Appends a nest over the elements of result `k`, which `value` computes from the coordinates.
     pub fn pointwise(&mut self, k: usize, value: impl FnOnce(&mut BodyBuilder, &[IndexExpr]) -> Result<Val, String>) -> Result<(), String> {
         let (buffer, ty) = self.results[k].clone();
-        self.nest(&ty.shape.0, &[], |b, at, _| {
+        self.nest_of(ty.shape.0.clone(), Sizes::default(), |b, at, _| {
             let v = value(b, at)?;
             b.write(buffer, flatten(at, &ty.shape.0), v);
             Ok(())

@@ -95,7 +95,7 @@ impl OpDef for Matmul {
         }
         let mut shape = batch_a.to_vec();
         shape.extend([m, n]);
-        Ok(vec![TensorType { dtype: a.dtype, shape: Shape(shape) }])
+        Ok(vec![TensorType { dtype: a.dtype, shape: Shape::new(shape) }])
     }
     fn equal_sizes(&self, operands: &[TensorType]) -> Vec<(Dim, Dim)> {
         let [a, b] = operands else { return vec![] };

@@ -48,7 +48,7 @@ fn reduced_shape(shape: &Shape, dims: &[u32], keepdim: bool) -> Shape {
         true => keepdim.then(|| Dim::int(1)),
         false => Some(d.clone()),
     });
-    Shape(sizes.collect())
+    Shape::new(sizes.collect())
 }
 
 /// The kept form of a reduction's result, in the result's own shape and dtype.

@@ -45,7 +45,7 @@ fn check(operands: &[TensorType], dims: u32, most: usize) -> Result<Vec<TensorTy
     if !x.dtype.is_float() {
         return Err(format!("does not take {}", x.dtype));
     }
-    let normalized = Shape(x.shape.0[rank - dims as usize..].to_vec());
+    let normalized = Shape::new(x.shape.0[rank - dims as usize..].to_vec());
     if operands[1..].iter().any(|t| t.dtype != x.dtype || t.shape != normalized) {
         return Err(format!("weight and bias must be {}{normalized}", x.dtype));
     }

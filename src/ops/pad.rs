@@ -82,7 +82,7 @@ impl OpDef for Pad {
             }
             shape.push(size);
         }
-        Ok(vec![TensorType { dtype: x.dtype, shape: Shape(shape) }])
+        Ok(vec![TensorType { dtype: x.dtype, shape: Shape::new(shape) }])
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
         let (x, shape) = (&operands[0], sizes(&types[0]));

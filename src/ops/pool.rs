@@ -90,7 +90,7 @@ impl Pool {
         self.kernel()?;
         let lead = shape.rank().checked_sub(size.len()).filter(|_| size.len() == self.kernel.len());
         let lead = lead.ok_or_else(|| format!("takes {} sizes", self.kernel.len()))?;
-        let input = Shape(shape.0[..lead].iter().chain(size).cloned().collect());
+        let input = Shape::new(shape.0[..lead].iter().chain(size).cloned().collect());
         let expected = self.output(&input)?;
         if expected != *shape { Err(format!("the cotangent must be {expected}")) } else { Ok(input) }
     }
@@ -289,7 +289,7 @@ impl OpDef for MaxPoolGrad {
         let b = &mut *cx.b;
         let flat = |shape: &Shape, rank: usize| {
             let (lead, plane) = shape.0.split_at(shape.rank() - rank);
-            Shape(lead.iter().cloned().chain([Dim::product(plane)]).collect())
+            Shape::new(lead.iter().cloned().chain([Dim::product(plane)]).collect())
         };
         let (from, to) = (b.shape(g).clone(), b.shape(index).clone());
         let (x, at) = (b.reshape(g, flat(&from, self.size.len()))?, b.reshape(index, flat(&to, self.size.len()))?);

@@ -70,7 +70,7 @@ impl OpDef for RandomBits {
     fn infer(&self, operands: &[TensorType]) -> Result<Vec<TensorType>, String> {
         let [key] = operands else { return Err("takes a key".into()) };
         let shape = [key_lead(key)?, &self.shape.0].concat();
-        Ok(vec![TensorType { dtype: DType::U32, shape: Shape(shape) }])
+        Ok(vec![TensorType { dtype: DType::U32, shape: Shape::new(shape) }])
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
         let (keys, shape) = (words(&operands[0]), sizes(&types[0]));
@@ -98,7 +98,7 @@ impl OpDef for RandomBits {
     }
     fn samples(&self) -> Vec<Sample> {
         let of = |keys: &[i64], shape: &[i64]| {
-            let op = RandomBits { shape: Shape(shape.iter().map(|&n| n.into()).collect()) };
+            let op = RandomBits { shape: Shape::new(shape.iter().map(|&n| n.into()).collect()) };
             Sample::new(op, vec![TensorType::new(DType::U32, keys)])
         };
         vec![of(&[2], &[3, 7]), of(&[2], &[]), of(&[2], &[0, 2]), of(&[3, 2], &[5]), of(&[2, 3, 2], &[])]

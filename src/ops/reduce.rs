@@ -115,7 +115,7 @@ impl OpDef for Reduce {
             }
         }
         let dtype = if self.kind.is_arg() { DType::I32 } else { x.dtype };
-        Ok(vec![TensorType { dtype, shape: Shape(shape) }])
+        Ok(vec![TensorType { dtype, shape: Shape::new(shape) }])
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], precision: Precision) -> Result<Vec<Array>, String> {
         let (x, shape) = (&operands[0], sizes(&types[0]));
@@ -194,7 +194,7 @@ impl OpDef for Reduce {
                 let index = b.reduce(arg, flat, &[last], true)?;
                 let position = b.iota(DType::I32, flat_shape, last)?;
                 let hit = b.scalar(ScalarFn::Eq, &[position, index])?;
-                let moved_shape = Shape(order.iter().map(|&o| shape[o].clone()).collect());
+                let moved_shape = Shape::new(order.iter().map(|&o| shape[o].clone()).collect());
                 let hit = b.reshape(hit, moved_shape)?;
                 let mut back = vec![0; order.len()];
                 for (i, &o) in order.iter().enumerate() {
@@ -277,5 +277,5 @@ fn kept_then_reduced(rank: usize, dims: &[usize]) -> Vec<usize> {
 fn flatten_reduced(shape: &Shape, dims: &[usize]) -> Shape {
     let mut out: Vec<Dim> = (0..shape.rank()).filter(|i| !dims.contains(i)).map(|i| shape[i].clone()).collect();
     out.push(Dim::product(dims.iter().map(|&d| &shape[d])));
-    Shape(out)
+    Shape::new(out)
 }

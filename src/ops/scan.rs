@@ -84,7 +84,7 @@ fn eval_scan(x: &Array, shape: Vec<usize>, dim: u32, combine: ScalarFn, precisio
 fn lower_scan(cx: &mut NestBuilder<'_>, dim: usize, combiner: Combiner) -> Result<(), String> {
     let x = cx.operand(0);
     let (buffer, ty) = cx.results[0].clone();
-    let mut rows: Vec<Dim> = ty.shape.0.clone();
+    let mut rows: Vec<Dim> = ty.shape.0.to_vec();
     let cols = [rows.remove(dim)];
     let accumulator = if ty.dtype.is_float() { ty.dtype.accumulator() } else { ty.dtype };
     cx.nest(&rows, &cols, |b, row, col| {
@@ -253,7 +253,7 @@ impl OpDef for Cumextremum {
         let x = cx.operand(0);
         let ((values, ty), (buffer, _)) = (cx.results[0].clone(), cx.results[1].clone());
         let best = OperandView::of(values, ty.clone());
-        let mut rows: Vec<Dim> = ty.shape.0.clone();
+        let mut rows: Vec<Dim> = ty.shape.0.to_vec();
         let cols = [rows.remove(dim)];
         cx.nest(&rows, &cols, |b, row, col| {
             let mut at = row.to_vec();

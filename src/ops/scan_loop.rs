@@ -252,7 +252,7 @@ impl OpDef for Scan {
         let mut arguments = carries.to_vec();
         for ty in stacked {
             match ty.shape.0.split_first() {
-                Some((n, rest)) if *n == self.length => arguments.push(TensorType { dtype: ty.dtype, shape: Shape(rest.to_vec()) }),
+                Some((n, rest)) if *n == self.length => arguments.push(TensorType { dtype: ty.dtype, shape: Shape::new(rest.to_vec()) }),
                 _ => return Err(format!("{ty} does not have {} slices along dimension 0", self.length)),
             }
         }
@@ -359,7 +359,7 @@ pub(super) fn folded(key: &Array, index: u32, precision: Precision) -> Result<Ar
 
 /// The same in a graph.
 fn fold(b: &mut Builder, key: Value, index: u32) -> Built {
-    let lead = Shape(b.shape(key).0[..b.shape(key).rank() - 1].to_vec());
+    let lead = Shape::new(b.shape(key).0[..b.shape(key).rank() - 1].to_vec());
     let index = b.full(DType::I32, index as f64, lead)?;
     b.op(FoldIn { stream: 0 }, &[key, index])
 }

@@ -216,8 +216,8 @@ impl OpDef for IndexAdd {
         check_dtypes(base, src)?;
         let (before, after) = base.shape.0.split_at(self.dim as usize);
         let expected: Vec<Dim> = before.iter().chain(&index.shape.0).chain(&after[1..]).cloned().collect();
-        if !src.shape.known_eq(&Shape(expected.clone())) {
-            return Err(format!("the source must be {}", Shape(expected)));
+        if !src.shape.known_eq(&Shape::new(expected.clone())) {
+            return Err(format!("the source must be {}", Shape::new(expected)));
         }
         Ok(vec![base.clone()])
     }

@@ -62,7 +62,7 @@ impl OpDef for OnlineSoftmaxStats {
         let x = cx.operand(0);
         let (max, sum) = (cx.results[0].0, cx.results[1].0);
         let dim = self.dim as usize;
-        let mut rows = x.ty.shape.0.clone();
+        let mut rows = x.ty.shape.0.to_vec();
         let columns = vec![rows.remove(dim)];
         cx.nest(&rows, &columns, |b, row, col| {
             let mut at: Vec<IndexExpr> = row.to_vec();

@@ -79,7 +79,7 @@ fn sorted_operand(operands: &[TensorType], dim: u32) -> Result<&TensorType, Stri
 fn lower_sort(cx: &mut NestBuilder<'_>, dim: usize, descending: bool, k: Option<&Dim>) -> Result<(), String> {
     let x = cx.operand(0);
     let ((values, ty), (indices, _)) = (cx.results[0].clone(), cx.results[1].clone());
-    let mut rows: Vec<Dim> = x.ty.shape.0.clone();
+    let mut rows: Vec<Dim> = x.ty.shape.0.to_vec();
     let cols = [rows.remove(dim)];
     cx.nest(&rows, &cols, |b, row, col| {
         let mut at = row.to_vec();

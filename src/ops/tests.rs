@@ -119,7 +119,7 @@ fn lowered(graph: &Graph) -> (Vec<Buffer>, Vec<Nest>, HashMap<BufferId, Array>, 
             constants.insert(results[0].0, Array::from_host(&tensor));
         } else if node.op.class() != Class::Input {
             let operands = node.operands.iter().map(|v| views[v].clone()).collect();
-            let (label, provenance) = (node.op.name().to_string(), Provenance::default());
+            let (label, provenance) = (node.op.name().into(), Provenance::default());
             let mut cx = NestBuilder { operands, results, label, provenance, buffers: &mut buffers, nests: &mut nests, checks: &mut checks };
             node.op.lower(&mut cx).unwrap_or_else(|e| panic!("{:?}: {e}", node.op));
         }
@@ -128,7 +128,7 @@ fn lowered(graph: &Graph) -> (Vec<Buffer>, Vec<Nest>, HashMap<BufferId, Array>, 
     for o in &graph.outputs {
         let (view, ty) = (views[&o.value].clone(), graph.ty(o.value).clone());
         let buffer = add(&mut buffers, &ty);
-        let (label, provenance, results) = ("copy".to_string(), Provenance::default(), vec![(buffer, ty.clone())]);
+        let (label, provenance, results) = ("copy".into(), Provenance::default(), vec![(buffer, ty.clone())]);
         let mut cx = NestBuilder { operands: vec![], results, label, provenance, buffers: &mut buffers, nests: &mut nests, checks: &mut checks };
         cx.nest(&ty.shape.0, &[], |b, at, _| {
             let v = b.load(view.at(at));

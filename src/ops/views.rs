@@ -52,7 +52,7 @@ impl OpDef for Reshape {
     }
     fn samples(&self) -> Vec<Sample> {
         let of = |from: &[i64], to: &[i64]| {
-            Sample::new(Reshape { shape: Shape(to.iter().map(|&d| d.into()).collect()) }, vec![TensorType::new(DType::F32, from)])
+            Sample::new(Reshape { shape: Shape::new(to.iter().map(|&d| d.into()).collect()) }, vec![TensorType::new(DType::F32, from)])
         };
         vec![of(&[6, 5], &[2, 15]), of(&[2, 3, 5], &[30]), of(&[1], &[]), of(&[3, 0], &[0, 7])]
     }
@@ -79,7 +79,7 @@ impl OpDef for Permute {
         if sorted != (0..x.shape.rank() as u32).collect::<Vec<_>>() {
             return Err(format!("{:?} does not permute the dimensions of {x}", self.order));
         }
-        Ok(vec![TensorType { dtype: x.dtype, shape: Shape(self.order.iter().map(|&o| x.shape[o as usize].clone()).collect()) }])
+        Ok(vec![TensorType { dtype: x.dtype, shape: Shape::new(self.order.iter().map(|&o| x.shape[o as usize].clone()).collect()) }])
     }
     fn eval(&self, operands: &[Array], types: &[TensorType], _precision: Precision) -> Result<Vec<Array>, String> {
         let (x, shape) = (&operands[0], sizes(&types[0]));
@@ -168,7 +168,7 @@ impl OpDef for Expand {
     }
     fn samples(&self) -> Vec<Sample> {
         let of = |from: &[i64], to: &[i64]| {
-            Sample::new(Expand { shape: Shape(to.iter().map(|&d| d.into()).collect()) }, vec![TensorType::new(DType::F32, from)])
+            Sample::new(Expand { shape: Shape::new(to.iter().map(|&d| d.into()).collect()) }, vec![TensorType::new(DType::F32, from)])
         };
         vec![of(&[3, 1], &[3, 5]), of(&[1, 4, 1], &[2, 4, 3])]
     }

@@ -7,18 +7,17 @@ use crate::autograd::copy_input_or_unit;
 use crate::graph::{Builder, Graph, InputRole, Node, NodeId, Operands, OutputRole, Value, ValueMap};
 use crate::ops::{Class, OpDef, RecomputeCost};
 use crate::types::{Decision, Dim, TensorType};
-use rustc_hash::FxHashMap;
 
-/// The names of saved values.
-type Names = FxHashMap<Value, String>;
+/// Saved values, which are asked for by every operand: in the order of nodes.
+type Saved = ValueMap<()>;
 
 /// Forward and backward, with the list of what crosses.
 pub(super) fn extract(joint: &Graph, classes: &Classes, choice: &Choice, cost: u128) -> Result<Partition, String> {
-    let names: Names = choice.saved.iter().enumerate().map(|(k, &v)| (v, format!("saved.{k}"))).collect();
-    let demand = Demand::of(joint, classes, &names);
+    let names: Vec<String> = (0..choice.saved.len()).map(|k| format!("saved.{k}")).collect();
+    let demand = Demand::of(joint, classes, &choice.saved.iter().map(|&v| (v, ())).collect());
     let forward = forward_graph(joint, choice, &names)?;
     let backward = backward_graph(joint, choice, &names, &demand)?;
-    let saved: Vec<SavedValue> = choice.saved.iter().map(|v| saved_value(joint, classes, *v, &names[v])).collect();
+    let saved: Vec<SavedValue> = choice.saved.iter().zip(&names).map(|(v, name)| saved_value(joint, classes, *v, name)).collect();
     let recomputed: Vec<RecomputedValue> = demand.order.iter().filter_map(|&id| recomputed_value(joint, classes, id)).collect();
     let again = demand.order.iter().filter(|id| classes.required_forward[id.0 as usize] && !classes.tangent[id.0 as usize]);
     let recomputing = again.map(|&id| recomputing_cost(joint, classes, id)).sum::<u128>() / MOVED;
@@ -90,7 +89,7 @@ struct Demand {
 impl Demand {
     /// Nodes that depend on cotangents keep the order of the joint graph, which is that of the reverse walk; everything else is
     /// placed just before its first use, so that recomputed values live briefly and gradients die early.
-    fn of(joint: &Graph, classes: &Classes, saved: &Names) -> Demand {
+    fn of(joint: &Graph, classes: &Classes, saved: &Saved) -> Demand {
         let needed = needed_for_gradients(joint, saved);
         let mut demand = Demand { order: vec![], reads: vec![false; joint.nodes.len()] };
         let mut placed = vec![false; joint.nodes.len()];
@@ -103,7 +102,7 @@ impl Demand {
         demand
     }
 
-    fn place(&mut self, joint: &Graph, saved: &Names, placed: &mut [bool], root: NodeId) {
+    fn place(&mut self, joint: &Graph, saved: &Saved, placed: &mut [bool], root: NodeId) {
         let mut stack = vec![(root, false)];
         while let Some((id, ready)) = stack.pop() {
             if ready {
@@ -124,7 +123,7 @@ impl Demand {
 }
 
 /// Nodes between the saved values and the gradients.
-fn needed_for_gradients(joint: &Graph, saved: &Names) -> Vec<bool> {
+fn needed_for_gradients(joint: &Graph, saved: &Saved) -> Vec<bool> {
     let mut needed = vec![false; joint.nodes.len()];
     for output in joint.outputs.iter().filter(|o| matches!(o.role, OutputRole::Gradient(_)) && !saved.contains_key(&o.value)) {
         needed[output.value.node.0 as usize] = true;
@@ -139,13 +138,13 @@ fn needed_for_gradients(joint: &Graph, saved: &Names) -> Vec<bool> {
     needed
 }
 
-fn forward_graph(joint: &Graph, choice: &Choice, names: &Names) -> Result<Graph, String> {
+fn forward_graph(joint: &Graph, choice: &Choice, names: &[String]) -> Result<Graph, String> {
     let outputs: Vec<(&str, &OutputRole, Value)> = joint
         .outputs
         .iter()
         .filter(|o| !matches!(o.role, OutputRole::Gradient(_)))
         .map(|o| (o.name.as_str(), &o.role, o.value))
-        .chain(choice.saved.iter().map(|v| (names[v].as_str(), &OutputRole::Saved, *v)))
+        .chain(choice.saved.iter().zip(names).map(|(v, name)| (name.as_str(), &OutputRole::Saved, *v)))
         .collect();
     let mut needed = vec![false; joint.nodes.len()];
     outputs.iter().for_each(|(_, _, v)| needed[v.node.0 as usize] = true);
@@ -168,16 +167,16 @@ fn forward_graph(joint: &Graph, choice: &Choice, names: &Names) -> Result<Graph,
     Ok(b.finish())
 }
 
-fn backward_graph(joint: &Graph, choice: &Choice, names: &Names, demand: &Demand) -> Result<Graph, String> {
+fn backward_graph(joint: &Graph, choice: &Choice, names: &[String], demand: &Demand) -> Result<Graph, String> {
     let nodes = joint.inputs.len() + choice.saved.len() + demand.order.len();
     let mut b = Builder::with_room(&format!("{}.backward", joint.name), nodes);
     let mut map = ValueMap::default();
     for input in joint.inputs.iter().filter(|i| i.role != InputRole::Cotangent && demand.reads[i.value.node.0 as usize]) {
         map.insert(input.value, b.copy_input(joint, input)?);
     }
-    for v in &choice.saved {
+    for (v, name) in choice.saved.iter().zip(names) {
         b.provenance = joint.provenance(v.node).clone();
-        map.insert(*v, b.input(&names[v], InputRole::Saved, joint.ty(*v).clone())?);
+        map.insert(*v, b.input(name, InputRole::Saved, joint.ty(*v).clone())?);
     }
     b.provenance = Default::default();
     for input in joint.inputs.iter().filter(|i| i.role == InputRole::Cotangent) {

@@ -109,7 +109,7 @@ fn program(steps: &[Step]) -> Graph {
     let mut values = vec![b.input("x", InputRole::Input, ty(&[3, 3])).unwrap(), b.input("w", InputRole::Parameter, ty(&[3, 3])).unwrap()];
     for &(op, i, j) in steps {
         let (x, y) = (values[i % values.len()], values[j % values.len()]);
-        let square = |b: &mut Builder, v| b.broadcast_to(v, &crate::types::Shape(vec![3.into(), 3.into()])).unwrap();
+        let square = |b: &mut Builder, v| b.broadcast_to(v, &crate::types::Shape::new(vec![3.into(), 3.into()])).unwrap();
         let v = match op % 8 {
             0 => b.matmul(x, y),
             1 => b.scalar(ScalarFn::Sin, &[x]),

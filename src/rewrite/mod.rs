@@ -16,7 +16,7 @@ mod look;
 pub use integers::integer_at;
 pub use look::{SpreadReduction, has_no_negative_zero, scalar_call, spread_core, spread_reduction, stands_beside, through_broadcast, uniform};
 
-use crate::graph::{Builder, Graph, Node, NodeId, Operands, Value, ValueMap};
+use crate::graph::{Builder, Graph, Input, Node, NodeId, Operands, Output, Value, ValueMap};
 use crate::ops::Op;
 use crate::scalar::ScalarFn;
 use crate::types::{Provenance, TensorType};
@@ -106,12 +106,16 @@ const MAX_DEPTH: usize = 64;
 /// One visit of each node is enough: nodes come after their operands, and rules look at operands only, so that what stands is
 /// final when its users are visited. What a rule builds is visited before its value is used. Near-linear.
 pub fn rewrite(mut graph: Cow<'_, Graph>, rules: &[&[Rule]]) -> Result<Graph, String> {
-    let provenance = match &mut graph {
-        Cow::Owned(graph) => std::mem::take(&mut graph.provenance),
-        Cow::Borrowed(graph) => graph.provenance.clone(),
+    let given = match &mut graph {
+        Cow::Owned(graph) => Given {
+            provenance: std::mem::take(&mut graph.provenance),
+            inputs: std::mem::take(&mut graph.inputs),
+            outputs: std::mem::take(&mut graph.outputs),
+        },
+        Cow::Borrowed(graph) => Given::copied(graph),
     };
     let mut rewriter = Rewriter { rules, fuel: fuel_of(&graph), replaced: ValueMap::default(), is_exhausted: false };
-    let next = rebuild_from(&graph, provenance, |b, id, operands| rewriter.visit(b, graph.node(id), operands, 0))?;
+    let next = rebuild_from(&graph, given, |b, id, operands| rewriter.visit(b, graph.node(id), operands, 0))?;
     if rewriter.is_exhausted {
         let names: Vec<&str> = rules.iter().flat_map(|family| family.iter()).map(|r| r.name).collect();
         tracing::warn!(graph = graph.name, rules = names.join(", "), "rewriting ran out of fuel");
@@ -183,18 +187,33 @@ fn first_match(b: &mut Builder, node: &Node, operands: &[Value], rules: &[&[Rule
 /// Rebuilds a graph node by node. `replace` gives values of the same types for a node's results, or nothing to have it copied; what it
 /// builds carries the node's region and provenance. Nodes that nothing needs any more are dropped.
 pub fn rebuild(graph: &Graph, replace: impl FnMut(&mut Builder, NodeId, &[Value]) -> Result<Option<Vec<Value>>, String>) -> Result<Graph, String> {
-    rebuild_from(graph, graph.provenance.clone(), replace)
+    rebuild_from(graph, Given::copied(graph), replace)
 }
 
-/// As [`rebuild`], where the provenance of nodes is given away: sharing it would look at each.
+/// What a graph gives away to the one that comes of it: copies would be made of each name, and sharing where a node came from would look
+/// at each.
+struct Given {
+    provenance: Vec<Provenance>,
+    inputs: Vec<Input>,
+    outputs: Vec<Output>,
+}
+
+impl Given {
+    fn copied(graph: &Graph) -> Given {
+        Given { provenance: graph.provenance.clone(), inputs: graph.inputs.clone(), outputs: graph.outputs.clone() }
+    }
+}
+
+/// As [`rebuild`] of a graph without what it gave away.
 fn rebuild_from(
     graph: &Graph,
-    mut provenance: Vec<Provenance>,
+    Given { mut provenance, inputs, outputs }: Given,
     mut replace: impl FnMut(&mut Builder, NodeId, &[Value]) -> Result<Option<Vec<Value>>, String>,
 ) -> Result<Graph, String> {
-    let mut b = Builder::like(&graph.name, graph);
+    let mut b = Builder::with_room(&graph.name, graph.nodes.len());
+    b.reserve_border(inputs.len(), outputs.len());
     let mut map = ValueMap::default();
-    b.adopt_inputs(graph, &mut provenance, &mut map);
+    b.adopt_inputs(graph, inputs, &mut provenance, &mut map);
     for (id, provenance) in graph.ids().zip(provenance) {
         if map.contains_key(&Value::first(id)) {
             continue;
@@ -211,9 +230,7 @@ fn rebuild_from(
         };
         map.extend(graph.results(id).zip(values));
     }
-    for output in &graph.outputs {
-        b.output(&output.name, output.role.clone(), map[&output.value]);
-    }
+    outputs.into_iter().for_each(|output| b.adopt_output(output, &map));
     Ok(b.finish())
 }
 
@@ -243,6 +260,15 @@ mod tests {
     fn rules_fire_to_a_fixpoint() {
         let g = graph(|b, x| (0..4).fold(x, |y, _| b.neg(y).unwrap()));
         assert_eq!(rewrite(Cow::Borrowed(&g), &[&[DOUBLE_NEGATION]]).unwrap().nodes.len(), 1);
+    }
+
+    #[test]
+    fn names_of_inputs_that_came_from_another_graph_are_taken() {
+        let (g, mut b, mut map) = (graph(|_, x| x), Builder::new("h"), ValueMap::default());
+        b.adopt_inputs(&g, g.inputs.clone(), &mut g.provenance.clone(), &mut map);
+        let mut named = |name: &str| b.input(name, InputRole::Input, TensorType::new(DType::F32, 3));
+        assert!(named("z").is_ok());
+        assert_eq!(["x", "z"].map(|name| named(name).unwrap_err()), ["there are two inputs named x", "there are two inputs named z"]);
     }
 
     #[test]

@@ -359,7 +359,7 @@ impl<'a> Emission<'a> {
         let written: BTreeSet<BufferId> = by_rows.flat_map(|(at, _)| &self.search.nest(*at).writes).map(|w| w.buffer).collect();
         for b in written {
             let (Buffer { name, ty }, size) = (self.out.buffers[b.0 as usize].clone(), self.piece(b));
-            let pieces = (0..self.count).map(|k| self.buffer(format!("{name}.rows.{k}"), ty.dtype, Shape(vec![size.clone()]))).collect();
+            let pieces = (0..self.count).map(|k| self.buffer(format!("{name}.rows.{k}"), ty.dtype, Shape::new(vec![size.clone()]))).collect();
             self.pieces.insert(b, pieces);
         }
     }

@@ -10,7 +10,7 @@ pub fn part(nest: &Nest, axis: usize, (chunk, count): (i64, i64), place: &dyn Fn
     let mut sizes = nest.sizes();
     let size = sizes[axis].try_div(&Dim::int(count)).expect("chunks divide the axis");
     sizes[axis] = size.clone();
-    let mut coordinates = axes(&[sizes.clone(), nest.inner.clone()].concat(), 0);
+    let mut coordinates = axes(&[&sizes[..], &nest.inner].concat(), 0);
     coordinates[axis] = coordinates[axis].plus(&(size * Dim::int(chunk)));
     let (rows, cols) = sizes.split_at(nest.rows.len());
     let mut out = Rebase::new(coordinates).nest(nest, rows, cols);

@@ -91,8 +91,8 @@ pub fn group(groups: Vec<Group>, lowered: &Lowered, limits: Limits, fuse_nests: 
 impl Grouping<'_> {
     /// Another kernel for a group that stays.
     fn change(&mut self, id: usize, kernel: Kernel) {
-        self.order.detach(id);
         let group = self.groups[id].as_mut().expect("the group is alive");
+        self.order.detach(id, group);
         group.kernel = kernel;
         self.order.attach(id, group);
         self.stamps[id] = self.given;
@@ -101,8 +101,9 @@ impl Grouping<'_> {
     }
 
     fn remove(&mut self, id: usize) -> Group {
-        self.order.detach(id);
-        self.groups[id].take().expect("the group is alive")
+        let group = self.groups[id].take().expect("the group is alive");
+        self.order.detach(id, &group);
+        group
     }
 
     fn get(&self, id: usize) -> &Group {

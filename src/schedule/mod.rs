@@ -133,7 +133,7 @@ fn schedule_nests(name: &str, mut lowered: Lowered, turns: &[Turn], target: &Tar
         let id = match by_structure.get(&(structure.id, formats.clone())) {
             Some(id) => *id,
             None => {
-                let nest = Nest { label: label.to_string(), provenance: provenance.clone(), ..structure.nest.clone() };
+                let nest = Nest { label: label.to_string().into(), provenance: provenance.clone(), ..structure.nest.clone() };
                 let kernel = final_form(&if config.mixed_precision.is_some() { hand_on_floats(&nest) } else { nest });
                 let id = kernels.number(&mut program.kernels, kernel, formats.clone());
                 by_structure.insert((structure.id, formats), id);
@@ -142,7 +142,14 @@ fn schedule_nests(name: &str, mut lowered: Lowered, turns: &[Turn], target: &Tar
         };
         let lines: Vec<String> = provenance.locations().iter().take(3).map(|l| l.to_string()).collect();
         let label = if lines.is_empty() { label.to_string() } else { format!("{label} ({})", lines.join(", ")) };
-        program.commands.push(Dispatch { kernel: id, buffers, phase: group.phase, guarded: group.commit && checked, skip, label });
+        program.commands.push(Dispatch {
+            kernel: id,
+            buffers: buffers.into_vec(),
+            phase: group.phase,
+            guarded: group.commit && checked,
+            skip,
+            label,
+        });
     }
     let faults = if cfg!(debug_assertions) { check_memory(&program) } else { vec![] };
     assert!(faults.is_empty(), "schedule made an unsound program of {name}:\n{}", faults.join("\n"));

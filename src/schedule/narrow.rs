@@ -213,7 +213,7 @@ mod tests {
     #[track_caller]
     fn checks(expected: usize, dtype: DType, f: impl Fn(&mut Builder, Value) -> Value) {
         let mut b = Builder::new("narrow");
-        let ty = TensorType { dtype, shape: crate::types::Shape(vec![64i64.into()]) };
+        let ty = TensorType { dtype, shape: crate::types::Shape::new(vec![64i64.into()]) };
         let x = b.input("x", InputRole::Input, ty.clone()).unwrap();
         let y = f(&mut b, x);
         b.output("y", OutputRole::User, y);

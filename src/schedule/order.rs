@@ -10,7 +10,7 @@ use super::group::Group;
 use crate::fusion::WhyNot;
 use crate::loop_ir::BufferId;
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 /// Distance of neighboring keys when they are new.
 const GAP: u64 = 1 << 32;
@@ -28,16 +28,25 @@ pub struct Order {
     /// Kernels that can set the status word, and those that write state, which wait for them.
     checks: BTreeSet<usize>,
     commits: BTreeSet<usize>,
-    by_key: BTreeMap<u64, usize>,
+    /// Those with the smallest and the largest key.
+    ends: [u32; 2],
 }
 
 /// What a kernel touches.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Kernel {
     reads: SmallVec<[BufferId; 4]>,
     writes: SmallVec<[BufferId; 2]>,
     key: u64,
+    /// Those with the next smaller and the next larger key.
+    beside: [u32; 2],
 }
+
+/// In the place of a kernel: there is none.
+const NONE: u32 = u32::MAX;
+/// Sides of a kernel: smaller keys, and larger ones.
+const BEFORE: usize = 0;
+const BEHIND: usize = 1;
 
 /// What must move when two kernels merge.
 pub enum Merge {
@@ -51,23 +60,16 @@ impl Order {
     /// No kernels yet; `state` tells the buffers of inputs.
     pub fn new(state: Vec<bool>) -> Order {
         let none = vec![Users::default(); state.len()];
-        Order {
-            readers: none.clone(),
-            writers: none,
-            state,
-            kernels: vec![],
-            checks: BTreeSet::new(),
-            commits: BTreeSet::new(),
-            by_key: BTreeMap::new(),
-        }
+        Order { readers: none.clone(), writers: none, state, kernels: vec![], checks: BTreeSet::new(), commits: BTreeSet::new(), ends: [NONE; 2] }
     }
 
     /// A kernel behind all others; gives its number.
     pub fn add(&mut self, group: &Group) -> usize {
         let id = self.kernels.len();
-        let key = self.by_key.last_key_value().map_or(0, |(k, _)| *k) + GAP;
-        self.kernels.push(Kernel { key, ..Kernel::default() });
-        self.by_key.insert(key, id);
+        let last = self.ends[BEHIND];
+        let key = self.key_or(last, 0) + GAP;
+        self.kernels.push(Kernel { key, reads: SmallVec::new(), writes: SmallVec::new(), beside: [NONE; 2] });
+        self.link(last, id);
         self.attach(id, group);
         id
     }
@@ -90,19 +92,23 @@ impl Order {
         (kernel.reads, kernel.writes) = (reads, writes);
     }
 
-    /// Forgets what kernel `id` reads and writes; it keeps its place.
-    pub fn detach(&mut self, id: usize) {
+    /// Forgets what kernel `id`, still as it was attached, reads and writes; it keeps its place.
+    pub fn detach(&mut self, id: usize, group: &Group) {
         let reads = std::mem::take(&mut self.kernels[id].reads);
         let writes = std::mem::take(&mut self.kernels[id].writes);
         reads.iter().for_each(|b| self.readers[b.0 as usize].remove(id));
         writes.iter().for_each(|b| self.writers[b.0 as usize].remove(id));
-        self.checks.remove(&id);
-        self.commits.remove(&id);
+        if group.kernel.structure.checks {
+            self.checks.remove(&id);
+        }
+        if group.commit {
+            self.commits.remove(&id);
+        }
     }
 
     /// Forgets the place of a kernel that is no more.
     pub fn vacate(&mut self, id: usize) {
-        self.by_key.remove(&self.kernels[id].key);
+        self.unlink(id);
     }
 
     /// Kernels that read a buffer.
@@ -206,49 +212,82 @@ impl Order {
     pub fn merged(&mut self, a: usize, b: usize, merge: Merge) {
         let (ka, kb) = (self.kernels[a].key, self.kernels[b].key);
         let key = if matches!(merge, Merge::Late(_)) { ka.max(kb) } else { ka.min(kb) };
-        self.by_key.remove(&ka);
-        self.place(b, key);
+        if key == kb {
+            self.unlink(a);
+        } else {
+            self.unlink(b);
+            let before = self.kernels[a].beside[BEFORE];
+            self.unlink(a);
+            self.kernels[b].key = key;
+            self.link(before, b);
+        }
         let (Merge::Late(moving) | Merge::Early(moving)) = &merge;
         if moving.is_empty() {
             return;
         }
-        moving.iter().for_each(|id| {
-            self.by_key.remove(&self.kernels[*id].key);
-        });
+        moving.iter().for_each(|id| self.unlink(*id));
         let (mut low, mut step) = self.room(b, &merge, moving.len());
         if step == 0 {
             self.spread();
             (low, step) = self.room(b, &merge, moving.len());
         }
+        let mut before = if matches!(merge, Merge::Late(_)) { b as u32 } else { self.kernels[b].beside[BEFORE] };
         for (i, &id) in moving.iter().enumerate() {
-            let key = low + step * (i as u64 + 1);
-            self.kernels[id].key = key;
-            self.by_key.insert(key, id);
+            self.kernels[id].key = low + step * (i as u64 + 1);
+            self.link(before, id);
+            before = id as u32;
         }
     }
 
     /// Where `count` kernels fit beside kernel `id`: a key below all of them, and their distance, zero when there is no room.
     fn room(&self, id: usize, merge: &Merge, count: usize) -> (u64, u64) {
-        let key = self.kernels[id].key;
+        let Kernel { key, beside: [before, behind], .. } = self.kernels[id];
         let (low, high) = match merge {
-            Merge::Late(_) => (key, self.by_key.range(key + 1..).next().map_or(key + 2 * GAP, |(k, _)| *k)),
-            Merge::Early(_) => (self.by_key.range(..key).next_back().map_or(0, |(k, _)| *k), key),
+            Merge::Late(_) => (key, self.key_or(behind, key + 2 * GAP)),
+            Merge::Early(_) => (self.key_or(before, 0), key),
         };
         (low, (high - low) / (count as u64 + 1))
     }
 
-    fn place(&mut self, id: usize, key: u64) {
-        self.by_key.remove(&self.kernels[id].key);
-        self.kernels[id].key = key;
-        self.by_key.insert(key, id);
+    /// The key of a kernel, or another number where there is no kernel.
+    fn key_or(&self, id: u32, otherwise: u64) -> u64 {
+        self.kernels.get(id as usize).map_or(otherwise, |kernel| kernel.key)
+    }
+
+    /// Puts a kernel behind another, or before all where there is none.
+    fn link(&mut self, before: u32, id: usize) {
+        let behind = self.neighbor(before, BEHIND);
+        self.kernels[id].beside = [before, behind];
+        self.set_neighbor(before, BEHIND, id as u32);
+        self.set_neighbor(behind, BEFORE, id as u32);
+    }
+
+    /// Takes a kernel from between its neighbors.
+    fn unlink(&mut self, id: usize) {
+        let [before, behind] = self.kernels[id].beside;
+        self.set_neighbor(before, BEHIND, behind);
+        self.set_neighbor(behind, BEFORE, before);
+    }
+
+    /// Who stands on that side of a kernel. Beside none stand both ends.
+    fn neighbor(&self, id: u32, side: usize) -> u32 {
+        self.kernels.get(id as usize).map_or(self.ends[1 - side], |kernel| kernel.beside[side])
+    }
+
+    fn set_neighbor(&mut self, id: u32, side: usize, to: u32) {
+        match self.kernels.get_mut(id as usize) {
+            Some(kernel) => kernel.beside[side] = to,
+            None => self.ends[1 - side] = to,
+        }
     }
 
     /// Makes room everywhere.
     fn spread(&mut self) {
-        let ids: Vec<usize> = self.by_key.values().copied().collect();
-        self.by_key = ids.iter().enumerate().map(|(i, id)| (GAP * (i as u64 + 1), *id)).collect();
-        for (key, id) in &self.by_key {
-            self.kernels[*id].key = *key;
+        let (mut id, mut key) = (self.ends[BEFORE], 0);
+        while let Some(kernel) = self.kernels.get_mut(id as usize) {
+            key += GAP;
+            kernel.key = key;
+            id = kernel.beside[BEHIND];
         }
     }
 }

@@ -33,7 +33,7 @@ pub fn scan_in_turns(nest: &Nest, buffers: &mut Vec<Buffer>, caps: &DeviceCaps) 
 
 /// A buffer of the prefixes of a part.
 fn prefixes(nest: &Nest, scan: &Scan, part: &Part, buffers: &mut Vec<Buffer>) -> Prefixes {
-    let shape = Shape([nest.rows.clone(), vec![Dim::int(part.columns)]].concat());
+    let shape = Shape::new([&nest.rows[..], &[Dim::int(part.columns)]].concat());
     buffers.push(Buffer { name: format!("{}.prefixes", nest.label), ty: TensorType { dtype: nest.body[scan.at].dtype, shape } });
     Prefixes { buffer: BufferId(buffers.len() as u32 - 1), columns: part.columns }
 }
@@ -79,7 +79,7 @@ impl Part {
         if let Some(own) = own {
             body.write(own.buffer, own.place(nest, &column), scanned);
         }
-        let label = if own.is_some() { format!("{}.{}", nest.label, self.start) } else { nest.label.clone() };
+        let label = if own.is_some() { format!("{}.{}", nest.label, self.start).into() } else { nest.label.clone() };
         body.nest(label, nest.rows.clone(), vec![columns], nest.provenance.clone())
     }
 

@@ -26,7 +26,7 @@ use crate::loop_ir::{
     BodyBuilder, Buffer, BufferId, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, Write, axes, eliminate_dead, flatten, unflatten,
 };
 use crate::scalar::ScalarFn;
-use crate::types::{DType, DeviceCaps, Dim, Shape, TensorType};
+use crate::types::{DType, DeviceCaps, Dim, Shape, Sizes, TensorType};
 
 /// The nests that replace a sort of rows that no workgroup holds.
 pub fn sort_rows(nest: &Nest, buffers: &mut Vec<Buffer>, target: &Target) -> Option<Vec<Nest>> {
@@ -103,7 +103,7 @@ fn replace(nest: &Nest, sort: &Sort, runs: i64, caps: &DeviceCaps, buffers: &mut
     let length = count.ceil_div(&Dim::int(runs));
     let total = length.clone() * Dim::int(runs);
     let mut scratch = |name: &str, dtype: DType| {
-        let shape = Shape(vec![nest.row_count(), total.clone()]);
+        let shape = Shape::new(vec![nest.row_count(), total.clone()]);
         buffers.push(Buffer { name: format!("{}.{name}", nest.label), ty: TensorType { dtype, shape } });
         BufferId(buffers.len() as u32 - 1)
     };
@@ -163,14 +163,14 @@ fn heads(nest: &Nest, sort: &Sort, parts: &Blocks, caps: &DeviceCaps, buffers: &
         b.write_first(w.buffer, at.index(&w.index), out, &parts.kept);
     }
     for (name, dtype) in [("keys", dtype), ("columns", DType::I32)] {
-        let shape = Shape(vec![nest.row_count(), total.clone()]);
+        let shape = Shape::new(vec![nest.row_count(), total.clone()]);
         buffers.push(Buffer { name: format!("{}.{name}", nest.label), ty: TensorType { dtype, shape } });
     }
     let blocks = blocks(nest, sort, parts, Pair { keys, columns }, caps);
     Some(vec![blocks, part(nest, "heads", nest.rows.clone(), vec![total], b)])
 }
 
-fn part(nest: &Nest, name: &str, rows: Vec<Dim>, cols: Vec<Dim>, body: BodyBuilder) -> Nest {
+fn part(nest: &Nest, name: &str, rows: impl Into<Sizes>, cols: Vec<Dim>, body: BodyBuilder) -> Nest {
     body.nest(format!("{}.{name}", nest.label), rows, cols, nest.provenance.clone())
 }
 

@@ -31,7 +31,7 @@ fn replace(nest: &Nest, buffers: &mut Vec<Buffer>) -> Option<Vec<Nest>> {
     }
     let (classes, count) = (nest.rows[axis as usize].as_int()?, nest.cols[0].as_int()?);
     let fresh = |name: &str, n: i64, buffers: &mut Vec<Buffer>| {
-        buffers.push(Buffer { name: format!("{}.{name}", nest.label), ty: TensorType { dtype: DType::I32, shape: Shape(vec![Dim::int(n)]) } });
+        buffers.push(Buffer { name: format!("{}.{name}", nest.label), ty: TensorType { dtype: DType::I32, shape: Shape::new(vec![Dim::int(n)]) } });
         BufferId(buffers.len() as u32 - 1)
     };
     let (order, in_order, starts) = (fresh("order", count, buffers), fresh("sorted", count, buffers), fresh("starts", classes + 1, buffers));

@@ -167,7 +167,7 @@ fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffe
     let exact = chunk.clone() * &stage == total;
     let matmul = matches!(nest.tag, Tag::Matmul { .. });
     let stage_first = rows_inner || matmul;
-    let mut rows = nest.rows.clone();
+    let mut rows = nest.rows.to_vec();
     rows.insert(if stage_first { 0 } else { rows.len() }, stage.clone());
     let stage_axis = IndexExpr::axis(if stage_first { 0 } else { nest.rows.len() as u32 }, &stage);
     let col_axis = IndexExpr::axis(rows.len() as u32, &chunk);
@@ -200,7 +200,7 @@ fn split(nest: &Nest, chunks: &Chunks, rows_inner: bool, buffers: &mut Vec<Buffe
     };
     let partial = body.reduce(combiner, operand);
     let mut scratch = || {
-        buffers.push(Buffer { name: format!("{}.partial", nest.label), ty: TensorType { dtype, shape: Shape(rows.clone()) } });
+        buffers.push(Buffer { name: format!("{}.partial", nest.label), ty: TensorType { dtype, shape: Shape::new(rows.clone()) } });
         BufferId(buffers.len() as u32 - 1)
     };
     if let (Tag::Matmul { batch, m, triangle, precision, .. }, Some([a, b])) = (nest.tag, factors) {

@@ -13,7 +13,7 @@ use crate::forms::parts::{self, Along};
 use crate::loop_ir::facts::{is_column_reduction, scans_in_order};
 use crate::loop_ir::{BodyBuilder, Buffer, BufferId, Combiner, Element, IndexExpr, Instr, Nest, Number, Rebase, Tag, Val, axes, flatten, unflatten};
 use crate::scalar::ScalarFn;
-use crate::types::{DType, DeviceModel, Dim, Shape, TensorType};
+use crate::types::{DType, DeviceModel, Dim, Shape, Sizes, TensorType};
 
 /// The nests that replace a scan of long rows, where that is worth it.
 pub fn split_scan(nest: &Nest, buffers: &mut Vec<Buffer>, model: &DeviceModel) -> Option<Vec<Nest>> {
@@ -73,14 +73,14 @@ impl Chunks<'_> {
     /// Rows with the axis of chunks, its coordinate, and those of the scan's own rows.
     fn rows(&self) -> (Vec<Dim>, IndexExpr, Vec<IndexExpr>) {
         let at = if self.first { 0 } else { self.nest.rows.len() };
-        let mut rows = self.nest.rows.clone();
+        let mut rows = self.nest.rows.to_vec();
         rows.insert(at, self.count.clone());
         let mut own = axes(&rows, 0);
         let chunk = own.remove(at);
         (rows, chunk, own)
     }
 
-    fn part(&self, name: &str, rows: Vec<Dim>, cols: Dim, body: BodyBuilder) -> Nest {
+    fn part(&self, name: &str, rows: impl Into<Sizes>, cols: Dim, body: BodyBuilder) -> Nest {
         body.nest(format!("{}{name}", self.nest.label), rows, vec![cols], self.nest.provenance.clone())
     }
 }
@@ -94,7 +94,7 @@ fn split(nest: &Nest, scan: &Scan, count: i64, first: bool, buffers: &mut Vec<Bu
     let dtype = nest.body[scan.at].dtype;
     let (sizes, chunk, own) = chunks.rows();
     let mut scratch = |name: &str| {
-        buffers.push(Buffer { name: format!("{}.{name}", nest.label), ty: TensorType { dtype, shape: Shape(sizes.clone()) } });
+        buffers.push(Buffer { name: format!("{}.{name}", nest.label), ty: TensorType { dtype, shape: Shape::new(sizes.clone()) } });
         BufferId(buffers.len() as u32 - 1)
     };
     let (totals, prefixes) = (scratch("totals"), scratch("prefixes"));

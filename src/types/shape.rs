@@ -1,18 +1,23 @@
 //! Shapes and tensor types.
 
-use super::{DType, Dim};
+use super::{DType, Dim, Sizes};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The sizes of a tensor, outermost first. Row-major order is implied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Shape(pub Vec<Dim>);
+pub struct Shape(pub Sizes);
 
 impl Shape {
+    /// Of those sizes.
+    pub fn new(sizes: Vec<Dim>) -> Shape {
+        Shape(sizes.into())
+    }
+
     /// The shape of a 0-d tensor.
     pub fn scalar() -> Shape {
-        Shape(vec![])
+        Shape::new(vec![])
     }
 
     /// Number of dimensions.
@@ -37,7 +42,7 @@ impl Shape {
 
     /// The shape with every size replaced.
     pub fn map(&self, f: &dyn Fn(&Dim) -> Dim) -> Shape {
-        Shape(self.0.iter().map(f).collect())
+        Shape::new(self.0.iter().map(f).collect())
     }
 
     /// Resolves a possibly negative dimension number.
@@ -86,7 +91,7 @@ impl IntoShape for &Shape {
 }
 impl<T: Into<Dim>> IntoShape for T {
     fn into_shape(self) -> Shape {
-        Shape(vec![self.into()])
+        Shape::new(vec![self.into()])
     }
 }
 impl IntoShape for () {
@@ -96,7 +101,7 @@ impl IntoShape for () {
 }
 impl<T: Into<Dim> + Clone> IntoShape for &[T] {
     fn into_shape(self) -> Shape {
-        Shape(self.iter().cloned().map(Into::into).collect())
+        Shape::new(self.iter().cloned().map(Into::into).collect())
     }
 }
 impl<T: Into<Dim> + Clone, const N: usize> IntoShape for &[T; N] {
@@ -111,12 +116,12 @@ impl<T: Into<Dim> + Clone> IntoShape for &Vec<T> {
 }
 impl<T: Into<Dim>> IntoShape for Vec<T> {
     fn into_shape(self) -> Shape {
-        Shape(self.into_iter().map(Into::into).collect())
+        Shape::new(self.into_iter().map(Into::into).collect())
     }
 }
 impl<T: Into<Dim>, const N: usize> IntoShape for [T; N] {
     fn into_shape(self) -> Shape {
-        Shape(self.into_iter().map(Into::into).collect())
+        Shape::new(self.into_iter().map(Into::into).collect())
     }
 }
 macro_rules! tuple_shape {
@@ -124,7 +129,7 @@ macro_rules! tuple_shape {
         impl<$($name: Into<Dim>),+> IntoShape for ($($name,)+) {
             fn into_shape(self) -> Shape {
                 let ($($var,)+) = self;
-                Shape(vec![$($var.into()),+])
+                Shape::new(vec![$($var.into()),+])
             }
         }
     };
@@ -256,7 +261,7 @@ pub fn broadcast_shapes(a: &Shape, b: &Shape) -> Result<Shape, String> {
             }
         })
         .collect::<Result<Vec<_>, _>>()
-        .map(Shape)
+        .map(Shape::new)
 }
 
 /// Row-major strides, in elements.

@@ -191,7 +191,7 @@ impl HostTensor {
 
     /// The type, with constant sizes.
     pub fn ty(&self) -> TensorType {
-        TensorType { dtype: self.dtype, shape: Shape(self.shape.iter().map(|&d| (d as i64).into()).collect()) }
+        TensorType { dtype: self.dtype, shape: Shape::new(self.shape.iter().map(|&d| (d as i64).into()).collect()) }
     }
 
     /// The same numbers as another dtype: floats are rounded, what becomes an integer loses its fraction and wraps.

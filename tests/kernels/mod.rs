@@ -106,7 +106,7 @@ impl Case {
         let mut cx = NestBuilder {
             operands,
             results,
-            label: name.clone(),
+            label: name.clone().into(),
             provenance: Provenance::default(),
             buffers: &mut buffers,
             nests: &mut nests,
@@ -264,7 +264,7 @@ impl Case {
 /// Buffers numbered from 0 in order of first occurrence, as a program's kernels are.
 fn renumber(nest: &Nest) -> (Nest, Vec<BufferId>) {
     use inductor::loop_ir::{Instr, Stmt, Write};
-    let mut used = nest.reads();
+    let mut used = nest.reads().to_vec();
     for w in &nest.writes {
         if !used.contains(&w.buffer) {
             used.push(w.buffer);

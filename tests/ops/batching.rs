@@ -53,7 +53,7 @@ fn batched(graph: &Graph, each: &[bool], size: &Dim) -> Result<Graph, String> {
     for (input, &is_each) in graph.inputs.iter().zip(each) {
         let ty = graph.ty(input.value);
         let lead = if is_each { vec![size.clone()] } else { vec![] };
-        let v = b.input(&input.name, InputRole::Input, TensorType { shape: Shape([&lead, &ty.shape.0[..]].concat()), ..ty.clone() })?;
+        let v = b.input(&input.name, InputRole::Input, TensorType { shape: Shape::new([&lead, &ty.shape.0[..]].concat()), ..ty.clone() })?;
         inputs.push(if is_each { Batched::Each(v) } else { Batched::Same(v) });
     }
     for (output, y) in graph.outputs.iter().zip(batch(&mut b, graph, &inputs, size)?) {

@@ -406,11 +406,12 @@ mod tests {
     use crate::config::Target;
     use crate::forms::{Form, Map};
     use crate::loop_ir::{Nest, Tag};
+    use crate::types::Sizes;
 
     /// What `write` makes of an empty body.
     fn waits(write: impl FnOnce(&mut Emitter)) -> Barrier {
-        let (rows, cols, inner, body, writes) = (vec![], vec![], vec![], vec![], vec![]);
-        let nest = Nest { label: String::new(), rows, cols, inner, body, writes, tag: Tag::Loop, provenance: Default::default() };
+        let (rows, cols, inner, body, writes) = (Sizes::default(), Sizes::default(), Sizes::default(), vec![], vec![]);
+        let nest = Nest { label: "".into(), rows, cols, inner, body, writes, tag: Tag::Loop, provenance: Default::default() };
         let (form, target) = (Form::Map(Map { lanes: 1, threads: 64 }), Target::h100());
         let (buffers, bindings, level) = (vec![], vec![], vec![]);
         let unit = Unit {

@@ -158,7 +158,7 @@ fn instance_norm(cx: &mut Cx, a: &Args) -> Built {
         let momentum = a.float_or("momentum", 0.1)?;
         let var = cx.b.var(wide, &dims, 1, true)?;
         for (name, old, new) in [("running_mean", old_mean, mean), ("running_var", old_var, var)] {
-            let new = cx.b.reshape(new, Shape(shape.0[..2].to_vec()))?;
+            let new = cx.b.reshape(new, Shape::new(shape.0[..2].to_vec()))?;
             let new = cx.b.mean(new, &[0], false)?;
             let new = cx.b.cast(new, cx.b.dtype(old))?;
             let (new, old) = (cx.b.scale(new, momentum)?, cx.b.scale(old, 1.0 - momentum)?);

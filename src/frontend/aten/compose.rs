@@ -110,7 +110,7 @@ pub const ROWS: &[Row] = &[
         Ok(vec![cx.b.reshape(a.tensor("self")?, shape)?])
     }),
     pure(&["sum_to_size.default"], |cx, a| {
-        let (x, shape) = (a.tensor("self")?, Shape(a.dims("size")?));
+        let (x, shape) = (a.tensor("self")?, Shape::new(a.dims("size")?));
         if broadcast_shapes(&shape, cx.b.shape(x))? != *cx.b.shape(x) {
             return Err(format!("{} is no sum to {shape}", cx.b.ty(x)));
         }
@@ -122,28 +122,28 @@ pub const ROWS: &[Row] = &[
         let (x, r) = (a.tensor("self")?, Dim::int(a.int_in("upscale_factor", 1, 1..=1 << 15)?));
         let (lead, [c, h, w]) = image(cx, x)?;
         let out = c.try_div(&(r.clone() * &r)).ok_or("channels are no multiple of the factor's square")?;
-        let y = cx.b.reshape(x, Shape([&lead[..], &[out.clone(), r.clone(), r.clone(), h.clone(), w.clone()]].concat()))?;
+        let y = cx.b.reshape(x, Shape::new([&lead[..], &[out.clone(), r.clone(), r.clone(), h.clone(), w.clone()]].concat()))?;
         let n = lead.len();
         let order: Vec<usize> = (0..n).chain([n, n + 3, n + 1, n + 4, n + 2]).collect();
         let y = cx.b.permute(y, &order)?;
-        Ok(vec![cx.b.reshape(y, Shape([&lead[..], &[out, h * &r, w * &r]].concat()))?])
+        Ok(vec![cx.b.reshape(y, Shape::new([&lead[..], &[out, h * &r, w * &r]].concat()))?])
     }),
     pure(&["pixel_unshuffle.default"], |cx, a| {
         let (x, r) = (a.tensor("self")?, Dim::int(a.int_in("downscale_factor", 1, 1..=1 << 15)?));
         let (lead, [c, h, w]) = image(cx, x)?;
         let (h, w) = (h.try_div(&r).ok_or("the height is no multiple")?, w.try_div(&r).ok_or("the width is no multiple")?);
-        let y = cx.b.reshape(x, Shape([&lead[..], &[c.clone(), h.clone(), r.clone(), w.clone(), r.clone()]].concat()))?;
+        let y = cx.b.reshape(x, Shape::new([&lead[..], &[c.clone(), h.clone(), r.clone(), w.clone(), r.clone()]].concat()))?;
         let n = lead.len();
         let order: Vec<usize> = (0..n).chain([n, n + 2, n + 4, n + 1, n + 3]).collect();
         let y = cx.b.permute(y, &order)?;
-        Ok(vec![cx.b.reshape(y, Shape([&lead[..], &[c * &(r.clone() * &r), h, w]].concat()))?])
+        Ok(vec![cx.b.reshape(y, Shape::new([&lead[..], &[c * &(r.clone() * &r), h, w]].concat()))?])
     }),
     pure(&["channel_shuffle.default", "native_channel_shuffle.default"], |cx, a| {
         let (x, groups) = (a.tensor("self")?, Dim::int(a.int_in("groups", 1, 1..=1 << 30)?));
         cx.expect_rank(x, 2..=64)?;
         let shape = cx.shape(x);
         let each = shape[1].try_div(&groups).ok_or("channels are no multiple of the groups")?;
-        let split = Shape([&shape.0[..1], &[groups, each], &shape.0[2..]].concat());
+        let split = Shape::new([&shape.0[..1], &[groups, each], &shape.0[2..]].concat());
         let order: Vec<usize> = [0, 2, 1].into_iter().chain(3..split.rank()).collect();
         let y = cx.b.reshape(x, split)?;
         let y = cx.b.permute(y, &order)?;
@@ -287,12 +287,12 @@ fn meshgrid(cx: &mut Cx, list: &[Value], indexing: &str) -> Built {
         "xy" => {}
         other => return Err(format!("indexing {other} is not known")),
     }
-    let full = Shape(places.iter().map(|&d| cx.shape(list[d]).numel()).collect());
+    let full = Shape::new(places.iter().map(|&d| cx.shape(list[d]).numel()).collect());
     let mut out = vec![];
     for (d, &x) in list.iter().enumerate() {
         let mut shape = vec![Dim::int(1); list.len()];
         shape[places[d]] = full[places[d]].clone();
-        let x = cx.b.reshape(x, Shape(shape))?;
+        let x = cx.b.reshape(x, Shape::new(shape))?;
         out.push(cx.b.broadcast_to(x, &full)?);
     }
     Ok(out)
@@ -328,7 +328,7 @@ fn diag_embed(cx: &mut Cx, x: Value, offset: i64, i: usize, j: usize) -> Result<
     let shape = cx.shape(x);
     let (last, rank) = (shape.rank() - 1, shape.rank() + 1);
     let n = shape[last].clone() + Dim::int(offset.abs());
-    let corner = Shape(vec![n.clone(), n]);
+    let corner = Shape::new(vec![n.clone(), n]);
     let (row, column) = (cx.b.iota(DType::I32, corner.clone(), 0)?, cx.b.iota(DType::I32, corner, 1)?);
     let offset_value = cx.b.constant(DType::I32, offset as f64)?;
     let target = cx.b.add(row, offset_value)?;
@@ -417,7 +417,7 @@ fn repeat_interleave_by(cx: &mut Cx, a: &Args) -> Built {
     };
     let x = cx.at_least_1d(x)?;
     let size = cx.b.shape(x)[dim].clone();
-    let repeats = cx.b.broadcast_to(repeats, &Shape(vec![size]))?;
+    let repeats = cx.b.broadcast_to(repeats, &Shape::new(vec![size]))?;
     let index = repeated(cx, a, repeats)?;
     Ok(vec![cx.b.index_select(x, dim, index)?])
 }
@@ -504,7 +504,7 @@ fn areas(cx: &mut Cx, a: &Args) -> Result<(Value, usize), String> {
     if cx.b.shape(x).rank() == 1 {
         let mut shape = vec![Dim::int(1); cx.b.shape(y).rank()];
         shape[dim] = cx.b.shape(x)[0].clone();
-        x = cx.b.reshape(x, Shape(shape))?;
+        x = cx.b.reshape(x, Shape::new(shape))?;
     }
     let at = (cx.b.shape(x).rank() + dim).checked_sub(cx.b.shape(y).rank()).ok_or("the positions have too few dimensions")?;
     let n = cx.b.shape(x)[at].clone();

@@ -14,7 +14,7 @@ pub const ROWS: &[Row] = &[
     pure(&["full.default"], |cx, a| {
         let value = a.scalar("fill_value")?;
         let dtype = a.dtype_opt("dtype")?.unwrap_or(value.dtype());
-        filled(cx, Shape(a.dims("size")?), &value, dtype)
+        filled(cx, Shape::new(a.dims("size")?), &value, dtype)
     }),
     pure(&["full_like.default"], |cx, a| like(cx, a, a.scalar("fill_value")?)),
     pure(&["new_full.default"], |cx, a| sized(cx, a, a.scalar("fill_value")?)),
@@ -22,7 +22,7 @@ pub const ROWS: &[Row] = &[
         let dtype = dtype_of(cx, a)?;
         // The order in memory says nothing of what nobody wrote.
         a.disregard(&["physical_layout", "stride"]);
-        Ok(vec![cx.b.empty(dtype, Shape(a.dims("size")?))?])
+        Ok(vec![cx.b.empty(dtype, Shape::new(a.dims("size")?))?])
     }),
     pure(&["empty_like.default"], |cx, a| {
         let x = a.tensor("self")?;
@@ -81,7 +81,7 @@ fn filled(cx: &mut Cx, shape: Shape, value: &Scalar, dtype: DType) -> Built {
 fn sized(cx: &mut Cx, a: &Args, value: Scalar) -> Built {
     let dtype = dtype_of(cx, a)?;
     a.disregard(&["physical_layout", "stride"]);
-    filled(cx, Shape(a.dims("size")?), &value, dtype)
+    filled(cx, Shape::new(a.dims("size")?), &value, dtype)
 }
 
 fn dtype_of(cx: &Cx, a: &Args) -> Result<DType, String> {
@@ -148,7 +148,7 @@ fn eye(cx: &mut Cx, a: &Args) -> Built {
 
 /// Ones where the row is the column.
 pub fn identity(cx: &mut Cx, rows: Dim, columns: Dim, dtype: DType) -> Result<Value, String> {
-    let shape = Shape(vec![rows, columns]);
+    let shape = Shape::new(vec![rows, columns]);
     let (row, column) = (cx.b.iota(DType::I32, &shape, 0)?, cx.b.iota(DType::I32, &shape, 1)?);
     let equal = cx.b.scalar(F::Eq, &[row, column])?;
     cx.b.cast(equal, dtype)

@@ -169,7 +169,7 @@ fn contract(cx: &mut Cx, left: Labeled, right: Labeled, kept: &[u32]) -> Result<
     let x = arranged(cx, &left, &[(&batch, &b), (&rows, &r), (&inner, &i)])?;
     let y = arranged(cx, &right, &[(&batch, &b), (&inner, &i), (&columns, &c)])?;
     let product = matmul(cx, x, y)?;
-    let value = cx.b.reshape(product, Shape([&b[..], &r[..], &c[..]].concat()))?;
+    let value = cx.b.reshape(product, Shape::new([&b[..], &r[..], &c[..]].concat()))?;
     Ok(Labeled { value, labels: [batch, rows, columns].concat() })
 }
 
@@ -177,10 +177,10 @@ fn contract(cx: &mut Cx, left: Labeled, right: Labeled, kept: &[u32]) -> Result<
 fn arranged(cx: &mut Cx, x: &Labeled, groups: &[(&Vec<u32>, &Vec<Dim>)]) -> Result<Value, String> {
     let order: Option<Vec<usize>> = groups.iter().flat_map(|(labels, _)| labels.iter()).map(|l| x.labels.iter().position(|m| m == l)).collect();
     let y = cx.b.permute(x.value, &order.ok_or("a label is lost")?)?;
-    let full = Shape(groups.iter().flat_map(|(_, sizes)| sizes.iter().cloned()).collect());
+    let full = Shape::new(groups.iter().flat_map(|(_, sizes)| sizes.iter().cloned()).collect());
     let y = cx.b.broadcast_to(y, &full)?;
     let joined = groups.iter().map(|(_, sizes)| Dim::product(sizes.iter())).collect();
-    cx.b.reshape(y, Shape(joined))
+    cx.b.reshape(y, Shape::new(joined))
 }
 
 /// The sum of products over pairs of dimensions.
@@ -202,16 +202,16 @@ fn tensordot(cx: &mut Cx, x: Value, y: Value, left: &[usize], right: &[usize]) -
 fn kron(cx: &mut Cx, a: &Args) -> Built {
     let (x, y) = (a.tensor("self")?, a.tensor("other")?);
     let rank = cx.b.shape(x).rank().max(cx.b.shape(y).rank());
-    let padded = |cx: &Cx, v: Value| [vec![Dim::int(1); rank - cx.b.shape(v).rank()], cx.shape(v).0].concat();
+    let padded = |cx: &Cx, v: Value| [vec![Dim::int(1); rank - cx.b.shape(v).rank()], cx.shape(v).0.to_vec()].concat();
     let (sx, sy) = (padded(cx, x), padded(cx, y));
     let spread = |sizes: &[Dim], first: bool| {
         let one = Dim::int(1);
-        Shape(sizes.iter().flat_map(|d| if first { [d.clone(), one.clone()] } else { [one.clone(), d.clone()] }).collect())
+        Shape::new(sizes.iter().flat_map(|d| if first { [d.clone(), one.clone()] } else { [one.clone(), d.clone()] }).collect())
     };
     let (x, y) = (cx.b.reshape(x, spread(&sx, true))?, cx.b.reshape(y, spread(&sy, false))?);
     let product = cx.b.mul(x, y)?;
     let joined = sx.iter().zip(&sy).map(|(a, b)| a.clone() * b).collect();
-    Ok(vec![cx.b.reshape(product, Shape(joined))?])
+    Ok(vec![cx.b.reshape(product, Shape::new(joined))?])
 }
 
 /// The product of three tensors, each with dimensions inserted, summed over some.

@@ -44,7 +44,7 @@ fn pool(cx: &mut Cx, a: &Args, rank: usize) -> Result<Vec<Value>, String> {
     let index = cx.b.gather(index, best, last)?;
     let mut result: Vec<Dim> = shape.0[..shape.rank() - rank].to_vec();
     result.extend(count);
-    let (values, index) = (cx.b.reshape(values, Shape(result.clone()))?, cx.b.reshape(index, Shape(result))?);
+    let (values, index) = (cx.b.reshape(values, Shape::new(result.clone()))?, cx.b.reshape(index, Shape::new(result))?);
     Ok(vec![values, cx.b.cast(index, DType::I64)?])
 }
 
@@ -69,7 +69,7 @@ fn places(cx: &mut Cx, samples: Value, number: usize, size: &Dim, (kernel, outpu
     let at = cx.b.add(start, within)?;
     let mut shape = cx.shape(at).0[..2].to_vec();
     shape.push(Dim::int(output as i64 * kernel as i64));
-    cx.b.reshape(at, Shape(shape))
+    cx.b.reshape(at, Shape::new(shape))
 }
 
 /// Elements of `x` at these places along a dimension.
@@ -80,7 +80,7 @@ fn along(cx: &mut Cx, x: Value, dim: usize, at: Value) -> Result<Value, String> 
     narrow[dim] = places[2].clone();
     let mut full = own;
     full.0[dim] = places[2].clone();
-    let at = cx.b.reshape(at, Shape(narrow))?;
+    let at = cx.b.reshape(at, Shape::new(narrow))?;
     let at = cx.b.broadcast_to(at, &full)?;
     cx.b.gather(x, at, dim)
 }
@@ -91,13 +91,13 @@ fn outer_sum(cx: &mut Cx, x: Value, y: Value) -> Result<Value, String> {
     let sum = cx.b.add(column, row)?;
     let shape = cx.shape(sum).0;
     let flat = shape[2].clone() * &shape[3];
-    cx.b.reshape(sum, Shape([&shape[..2], &[flat]].concat()))
+    cx.b.reshape(sum, Shape::new([&shape[..2], &[flat]].concat()))
 }
 
 /// Windows as rows, and how many there are along each dimension.
 fn rows_of_windows(cx: &mut Cx, windows: Value, kernel: &[u32], output: &[u32]) -> Result<(Value, Vec<Dim>), String> {
     let shape = cx.shape(windows).0;
-    let flat = cx.b.reshape(windows, Shape([&shape[..2], &[Dim::product(&shape[2..])]].concat()))?;
+    let flat = cx.b.reshape(windows, Shape::new([&shape[..2], &[Dim::product(&shape[2..])]].concat()))?;
     Ok((in_rows(cx, flat, kernel, output)?, output.iter().map(|&n| Dim::int(n as i64)).collect()))
 }
 
@@ -105,10 +105,10 @@ fn rows_of_windows(cx: &mut Cx, windows: Value, kernel: &[u32], output: &[u32]) 
 fn in_rows(cx: &mut Cx, x: Value, kernel: &[u32], output: &[u32]) -> Result<Value, String> {
     let lead = cx.shape(x).0[..2].to_vec();
     let pairs: Vec<Dim> = output.iter().zip(kernel).flat_map(|(&n, &k)| [Dim::int(n as i64), Dim::int(k as i64)]).collect();
-    let split = cx.b.reshape(x, Shape([&lead[..], &pairs].concat()))?;
+    let split = cx.b.reshape(x, Shape::new([&lead[..], &pairs].concat()))?;
     let rank = kernel.len();
     let order: Vec<usize> = [0, 1].into_iter().chain((0..rank).map(|d| 2 + 2 * d)).chain((0..rank).map(|d| 3 + 2 * d)).collect();
     let split = cx.b.permute(split, &order)?;
     let count = |sizes: &[u32]| Dim::int(sizes.iter().map(|&n| n as i64).product());
-    cx.b.reshape(split, Shape([&lead[..], &[count(output), count(kernel)]].concat()))
+    cx.b.reshape(split, Shape::new([&lead[..], &[count(output), count(kernel)]].concat()))
 }

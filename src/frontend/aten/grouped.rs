@@ -46,7 +46,7 @@ fn grouped(cx: &mut Cx, x: Value, weights: Value, ends: Value) -> Result<Value, 
     }
     let inside = membership(cx, &sx[0], &sw[0], ends)?;
     let inside = cx.b.unsqueeze(inside, 2)?;
-    let shape = crate::types::Shape(vec![sx[0].clone(), sw[0].clone(), sx[1].clone()]);
+    let shape = crate::types::Shape::new(vec![sx[0].clone(), sw[0].clone(), sx[1].clone()]);
     let (inside, x) = (cx.b.broadcast_to(inside, &shape)?, cx.b.unsqueeze(x, 1)?);
     let x = cx.b.broadcast_to(x, &shape)?;
     let zero = cx.b.constant(cx.b.dtype(x), 0.0)?;

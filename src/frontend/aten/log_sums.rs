@@ -89,7 +89,7 @@ fn within_block(cx: &mut Cx, x: Value, before: Option<Value>) -> Built {
     square.0.push(n.clone());
     // [..., prefix, element], minus infinity behind the end of the prefix.
     let elements = cx.b.unsqueeze(x, rank - 1)?;
-    let corner = Shape(vec![n.clone(), n]);
+    let corner = Shape::new(vec![n.clone(), n]);
     let (end, element) = (cx.b.iota(DType::I32, corner.clone(), 0)?, cx.b.iota(DType::I32, corner, 1)?);
     let inside = cx.b.scalar(F::Le, &[element, end])?;
     let nothing = cx.b.constant(dtype, f64::NEG_INFINITY)?;

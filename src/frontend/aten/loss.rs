@@ -319,7 +319,7 @@ fn multilabel_margin(cx: &mut Cx, a: &Args) -> Built {
     let (x, target) = (a.tensor("self")?, a.tensor("target")?);
     cx.expect_rank(x, 0..=2)?;
     let (own, shape) = (cx.shape(x), cx.shape(x).0);
-    let rows = Shape(vec![if own.rank() == 2 { shape[0].clone() } else { Dim::int(1) }, shape.last().cloned().unwrap_or(Dim::int(1))]);
+    let rows = Shape::new(vec![if own.rank() == 2 { shape[0].clone() } else { Dim::int(1) }, shape.last().cloned().unwrap_or(Dim::int(1))]);
     let (x, target) = (cx.b.reshape(x, rows.clone())?, cx.b.reshape(target, rows.clone())?);
     let (zero, one) = (cx.b.constant(cx.b.dtype(target), 0.0)?, cx.b.constant(cx.b.dtype(x), 1.0)?);
     let ends = cx.b.scalar(F::Lt, &[target, zero])?;

@@ -77,8 +77,8 @@ pub fn matmul(cx: &mut Cx, x: Value, y: Value) -> Result<Value, String> {
     if tx[rx - 1] != ty[ry - 2] {
         return Err(format!("matmul: inner dimensions differ: {} x {}", cx.b.ty(x), cx.b.ty(y)));
     }
-    let batch = broadcast_shapes(&Shape(tx.0[..rx - 2].to_vec()), &Shape(ty.0[..ry - 2].to_vec()))?;
-    let mut shape = batch.0.clone();
+    let batch = broadcast_shapes(&Shape::new(tx.0[..rx - 2].to_vec()), &Shape::new(ty.0[..ry - 2].to_vec()))?;
+    let mut shape = batch.0.to_vec();
     shape.extend(if sx.rank() == 1 { None } else { Some(tx[rx - 2].clone()) });
     shape.extend(if sy.rank() == 1 { None } else { Some(ty[ry - 1].clone()) });
     let out = if ry == 2 {
@@ -86,7 +86,7 @@ pub fn matmul(cx: &mut Cx, x: Value, y: Value) -> Result<Value, String> {
         let flat = matrix(cx, wide_x)?;
         cx.b.matmul(flat, wide_y)?
     } else {
-        let with = |t: &Shape| Shape([&batch.0[..], &t.0[t.rank() - 2..]].concat());
+        let with = |t: &Shape| Shape::new([&batch.0[..], &t.0[t.rank() - 2..]].concat());
         let (x, y) = (cx.b.broadcast_to(wide_x, &with(&tx))?, cx.b.broadcast_to(wide_y, &with(&ty))?);
         cx.b.matmul(x, y)?
     };
@@ -156,12 +156,12 @@ fn attention(cx: &mut Cx, a: &Args) -> Built {
         return Err("its operands have two dimensions at least".into());
     }
     // Leading dimensions broadcast.
-    let lead = |cx: &Cx, x: Value| Shape(cx.b.shape(x).0[..cx.b.shape(x).rank() - 2].to_vec());
+    let lead = |cx: &Cx, x: Value| Shape::new(cx.b.shape(x).0[..cx.b.shape(x).rank() - 2].to_vec());
     let batch = broadcast_shapes(&lead(cx, q), &broadcast_shapes(&lead(cx, k), &lead(cx, v))?)?;
     let mut expanded = [q, k, v];
     for x in &mut expanded {
         let shape = cx.shape(*x);
-        let full = Shape([&batch.0[..], &shape.0[shape.rank() - 2..]].concat());
+        let full = Shape::new([&batch.0[..], &shape.0[shape.rank() - 2..]].concat());
         *x = cx.b.broadcast_to(*x, &full)?;
     }
     let dropout = a.float_or("dropout_p", 0.0)?;

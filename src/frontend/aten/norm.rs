@@ -263,5 +263,5 @@ pub fn channel_shape(channels: &Dim, rank: usize) -> Shape {
     if let Some(d) = shape.get_mut(1) {
         *d = channels.clone();
     }
-    Shape(shape)
+    Shape::new(shape)
 }

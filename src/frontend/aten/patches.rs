@@ -52,7 +52,7 @@ impl Steps {
 
     /// Positions `[kernel, patches]` in the padded dimension.
     fn index(&self, cx: &mut Cx, patches: i64) -> Result<Value, String> {
-        let shape = Shape(vec![Dim::int(self.kernel), Dim::int(patches)]);
+        let shape = Shape::new(vec![Dim::int(self.kernel), Dim::int(patches)]);
         let (inside, patch) = (cx.b.iota(DType::I32, shape.clone(), 0)?, cx.b.iota(DType::I32, shape, 1)?);
         let (dilation, stride) = (cx.b.constant(DType::I32, self.dilation as f64)?, cx.b.constant(DType::I32, self.stride as f64)?);
         let (inside, patch) = (cx.b.mul(inside, dilation)?, cx.b.mul(patch, stride)?);
@@ -139,13 +139,13 @@ fn affine_grid(cx: &mut Cx, a: &Args) -> Built {
     let (dtype, align) = (cx.b.dtype(theta), a.bool_or("align_corners", false)?);
     cx.expect_rank(theta, 3..=3)?;
     let spatial = size.get(2..).filter(|s| (2..=3).contains(&s.len())).ok_or("a grid has two or three dimensions")?;
-    let shape = Shape(spatial.iter().map(|&n| Dim::int(n)).collect());
+    let shape = Shape::new(spatial.iter().map(|&n| Dim::int(n)).collect());
     let mut parts = vec![];
     for (d, &n) in spatial.iter().enumerate().rev() {
         let mut own = vec![Dim::int(1); spatial.len()];
         own[d] = Dim::int(n);
         let at = positions(cx, n, dtype, align)?;
-        let at = cx.b.reshape(at, Shape(own))?;
+        let at = cx.b.reshape(at, Shape::new(own))?;
         parts.push(cx.b.broadcast_to(at, &shape)?);
     }
     parts.push(cx.b.full(dtype, 1.0, shape)?);
@@ -154,7 +154,7 @@ fn affine_grid(cx: &mut Cx, a: &Args) -> Built {
     let matrix = cx.b.permute(theta, &[0, 2, 1])?;
     let grid = super::matmul::matmul(cx, base, matrix)?;
     let full: Vec<i64> = [size[0]].into_iter().chain(spatial.iter().copied()).chain([spatial.len() as i64]).collect();
-    Ok(vec![cx.b.reshape(grid, Shape(full.into_iter().map(Dim::int).collect()))?])
+    Ok(vec![cx.b.reshape(grid, Shape::new(full.into_iter().map(Dim::int).collect()))?])
 }
 
 /// Elements put back at the positions that pooling took them from; elsewhere zero.
@@ -167,8 +167,8 @@ fn max_unpool(cx: &mut Cx, a: &Args, dims: usize) -> Built {
     }
     let shape = cx.shape(x);
     let lead = shape.rank().checked_sub(dims).ok_or("there are too few dimensions")?;
-    let flat = |total: Dim| Shape(shape.0[..lead].iter().cloned().chain([total]).collect());
-    let (own, all) = (Shape(shape.0[lead..].to_vec()).numel(), output.iter().product::<i64>());
+    let flat = |total: Dim| Shape::new(shape.0[..lead].iter().cloned().chain([total]).collect());
+    let (own, all) = (Shape::new(shape.0[lead..].to_vec()).numel(), output.iter().product::<i64>());
     let (x, index) = (cx.b.reshape(x, flat(own.clone()))?, cx.b.reshape(index, flat(own))?);
     let empty = cx.b.full(cx.b.dtype(x), 0.0, flat(Dim::int(all)))?;
     let args = Args::new(vec![
@@ -179,5 +179,5 @@ fn max_unpool(cx: &mut Cx, a: &Args, dims: usize) -> Built {
     ]);
     let out = super::scatter::assigned(cx, &args)?;
     let full = shape.0[..lead].iter().cloned().chain(output.iter().map(|&n| Dim::int(n))).collect();
-    Ok(vec![cx.b.reshape(out, Shape(full))?])
+    Ok(vec![cx.b.reshape(out, Shape::new(full))?])
 }

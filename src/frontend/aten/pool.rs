@@ -51,7 +51,7 @@ fn max_pool(cx: &mut Cx, a: &Args, rank: usize) -> Built {
 /// The shape with its last `rank` dimensions as one.
 fn flat(shape: &Shape, rank: usize) -> Shape {
     let (lead, plane) = shape.0.split_at(shape.rank() - rank);
-    Shape(lead.iter().cloned().chain([Dim::product(plane)]).collect())
+    Shape::new(lead.iter().cloned().chain([Dim::product(plane)]).collect())
 }
 
 /// By its definition: the cotangent is added wherever the indices say, whether a window sees it or not.
@@ -133,7 +133,7 @@ fn symbolic_counts(
     let number = |cx: &mut Cx, n: Dim| cx.number(&Scalar::Int(n), DType::I32);
     let mut shape = vec![Dim::int(1); rank];
     shape[i] = windows.clone();
-    let window = cx.b.iota(DType::I32, Shape(shape), i)?;
+    let window = cx.b.iota(DType::I32, Shape::new(shape), i)?;
     let (stride, padding, length) = (number(cx, Dim::int(s))?, number(cx, Dim::int(p))?, number(cx, Dim::int(kernel))?);
     let start = cx.b.mul(window, stride)?;
     let mut start = cx.b.sub(start, padding)?;
@@ -264,7 +264,7 @@ fn adaptive_max(cx: &mut Cx, a: &Args, rank: usize) -> Built {
     let elements = cx.b.reshape(moved, joined.clone())?;
     let last = joined.rank() - 1;
     if joined.numel().is(0) {
-        let shape = Shape(joined.0[..last].to_vec());
+        let shape = Shape::new(joined.0[..last].to_vec());
         return Ok(vec![cx.b.full(dtype, 0.0, shape.clone())?, cx.b.full(DType::I64, 0.0, shape)?]);
     }
     let at = cx.b.reduce(ReduceKind::Argmax, elements, &[last], true)?;

@@ -37,7 +37,7 @@ fn by_tensors(cx: &mut Cx, a: &Args) -> Built {
 fn per_channel(cx: &mut Cx, a: &Args) -> Built {
     let (x, mut scale, mut zero) = (a.tensor("self")?, a.tensor("scale")?, a.tensor("zero_point")?);
     let axis = cx.dim(x, a.int("axis")?)?;
-    let mut shape = Shape(vec![Dim::int(1); cx.b.shape(x).rank()]);
+    let mut shape = Shape::new(vec![Dim::int(1); cx.b.shape(x).rank()]);
     shape.0[axis] = cx.b.shape(x)[axis].clone();
     for v in [&mut scale, &mut zero] {
         *v = cx.b.reshape(*v, shape.clone())?;

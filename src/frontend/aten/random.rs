@@ -39,7 +39,7 @@ pub const ROWS: &[Row] = &[
         Ok(vec![y, slope.map_or_else(|| a.tensor("noise"), Ok)?])
     }),
     pure(&["randint.default", "randint.low"], |cx, a| {
-        let shape = Shape(a.dims("size")?);
+        let shape = Shape::new(a.dims("size")?);
         integers(cx, a, shape, a.dtype_opt("dtype")?.unwrap_or(DType::I64))
     }),
     pure(&["randint_like.default", "randint_like.low_dtype"], |cx, a| {
@@ -83,7 +83,7 @@ pub const ROWS: &[Row] = &[
     }),
     pure(&["native_dropout.default"], native_dropout),
     pure(&["rand.default"], |cx, a| {
-        let shape = Shape(a.dims("size")?);
+        let shape = Shape::new(a.dims("size")?);
         uniform(cx, shape, a.dtype_opt("dtype")?.unwrap_or(DType::F32))
     }),
     pure(&["rand_like.default"], |cx, a| {
@@ -99,7 +99,7 @@ pub const ROWS: &[Row] = &[
         like(cx, x, out)
     }),
     pure(&["randn.default"], |cx, a| {
-        let shape = Shape(a.dims("size")?);
+        let shape = Shape::new(a.dims("size")?);
         let x = normal(cx, shape)?;
         Ok(vec![cx.b.cast(x, a.dtype_opt("dtype")?.unwrap_or(DType::F32))?])
     }),
@@ -170,7 +170,7 @@ fn kept(cx: &mut Cx, shape: Shape, p: f64) -> Result<Value, String> {
 
 /// One draw for each channel of each instance.
 fn feature_shape(cx: &Cx, x: Value) -> Shape {
-    Shape(cx.shape(x).0.into_iter().enumerate().map(|(d, n)| if d < 2 { n } else { Dim::int(1) }).collect())
+    Shape::new(cx.shape(x).0.into_iter().enumerate().map(|(d, n)| if d < 2 { n } else { Dim::int(1) }).collect())
 }
 
 /// Dropout to the negative saturation of SELU, `-alpha scale`, with mean and variance restored ("Self-normalizing neural

@@ -152,7 +152,7 @@ fn direction_of(cx: &mut Cx, x: Value, w: &Weights, start: State, cell: Cell, re
 fn looped(cx: &mut Cx, inputs: Value, w: &Weights, start: State, cell: Cell, reverse: bool) -> Result<(Value, State), String> {
     let init: Vec<Value> = [start.hidden].into_iter().chain(start.cell).collect();
     let ty = cx.b.ty(inputs).clone();
-    let slice = TensorType { dtype: ty.dtype, shape: Shape(ty.shape.0[1..].to_vec()) };
+    let slice = TensorType { dtype: ty.dtype, shape: Shape::new(ty.shape.0[1..].to_vec()) };
     let types: Vec<TensorType> = init.iter().map(|v| cx.b.ty(*v).clone()).chain([slice]).collect();
     let first = cx.b.graph().nodes.len();
     let arguments: Vec<Value> = types.into_iter().map(|ty| cx.b.placeholder(ty)).collect();

@@ -395,7 +395,7 @@ impl Sampler {
         let image = cx.shape(self.image);
         let count = Dim::product(&points.0[1..]);
         let index = cx.b.reshape(flat, [points[0].clone(), Dim::int(1), count.clone()])?;
-        let index = cx.b.broadcast_to(index, &crate::types::Shape(vec![image[0].clone(), image[1].clone(), count]))?;
+        let index = cx.b.broadcast_to(index, &crate::types::Shape::new(vec![image[0].clone(), image[1].clone(), count]))?;
         let read = cx.b.gather(self.image, index, 2)?;
         let shape: Vec<Dim> = image.0[..2].iter().chain(&points.0[1..]).cloned().collect();
         let read = cx.b.reshape(read, shape)?;

@@ -207,7 +207,7 @@ fn index_put(cx: &mut Cx, a: &Args) -> Built {
     let at = Indexed::new(cx, x, &indices)?;
     let order = at.result_order(cx);
     let unordered: Vec<Dim> = cx.shape(at.index).0.into_iter().chain(at.rest.iter().cloned()).collect();
-    let result = Shape(order.iter().map(|&o| unordered[o].clone()).collect());
+    let result = Shape::new(order.iter().map(|&o| unordered[o].clone()).collect());
     let values = cx.b.broadcast_to(values, &result)?;
     let mut back = vec![0; order.len()];
     for (i, &o) in order.iter().enumerate() {

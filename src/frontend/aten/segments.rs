@@ -78,7 +78,7 @@ fn numbers(cx: &mut Cx, x: Value, ends: Value, axis: usize) -> Result<Value, Str
     let mut column = vec![Dim::int(1); axis + 2];
     column[axis] = shape[axis].clone();
     let at = cx.b.iota(cx.b.dtype(ends), [shape[axis].clone()], 0)?;
-    let (at, ends) = (cx.b.reshape(at, Shape(column))?, cx.b.unsqueeze(ends, axis)?);
+    let (at, ends) = (cx.b.reshape(at, Shape::new(column))?, cx.b.unsqueeze(ends, axis)?);
     let passed = cx.b.scalar(F::Ge, &[at, ends])?;
     let passed = cx.b.cast(passed, DType::I32)?;
     let number = cx.b.reduce(ReduceKind::Sum, passed, &[axis + 1], false)?;

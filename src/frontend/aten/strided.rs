@@ -25,7 +25,7 @@ pub const ROWS: &[Row] = &[
     snapshot(&["unfold.default"], unfold),
     pure(&["unfold_copy.default"], unfold),
     pure(&["resize.default"], |cx, a| {
-        let (x, size) = (a.tensor("self")?, Shape(a.dims("size")?));
+        let (x, size) = (a.tensor("self")?, Shape::new(a.dims("size")?));
         let (old, new) = (cx.shape(x).numel(), size.numel());
         let flat = cx.b.reshape(x, [old.clone()])?;
         let flat = if new.known_le(&old) { cx.b.slice(flat, 0, 0, new, 1)? } else { grown(cx, flat, new - &old)? };
@@ -64,7 +64,7 @@ fn positions(cx: &mut Cx, a: &Args, x: Value) -> Result<Value, String> {
     if !sizes.contains(&0) && last.is_none() {
         return Err(format!("sizes {sizes:?} and strides {strides:?} from {offset} on reach beyond {}", cx.b.ty(x)));
     }
-    let shape = Shape(sizes.iter().map(|&n| Dim::int(n)).collect());
+    let shape = Shape::new(sizes.iter().map(|&n| Dim::int(n)).collect());
     let mut index = cx.b.full(DType::I32, offset as f64, shape.clone())?;
     for (d, &stride) in strides.iter().enumerate().filter(|(_, s)| **s != 0) {
         let (at, stride) = (cx.b.iota(DType::I32, shape.clone(), d)?, cx.b.constant(DType::I32, stride as f64)?);
@@ -85,7 +85,7 @@ fn unfold(cx: &mut Cx, a: &Args) -> Built {
         return Err(format!("windows of {size} every {step} do not fit {}", cx.b.ty(x)));
     }
     let count = (all - Dim::int(size)).floor_div(&Dim::int(step)) + Dim::int(1);
-    let windows = Shape(vec![count, Dim::int(size)]);
+    let windows = Shape::new(vec![count, Dim::int(size)]);
     let (first, inside) = (cx.b.iota(DType::I32, windows.clone(), 0)?, cx.b.iota(DType::I32, windows, 1)?);
     let step = cx.b.constant(DType::I32, step as f64)?;
     let first = cx.b.mul(first, step)?;

@@ -113,7 +113,7 @@ fn alias(cx: &mut Cx, a: &Args) -> Built {
 
 /// Sizes with one -1 filled in.
 pub fn fill_in(sizes: Vec<Dim>, numel: Dim) -> Result<Shape, String> {
-    let mut shape = Shape(sizes);
+    let mut shape = Shape::new(sizes);
     if let Some(open) = (0..shape.rank()).find(|&i| shape[i].is(-1)) {
         shape.0[open] = Dim::int(1);
         let known = shape.numel();
@@ -133,7 +133,7 @@ fn reshape(cx: &mut Cx, a: &Args) -> Built {
 fn flatten(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
     let (from, to) = (cx.dim(x, a.int_or("start_dim", 0)?)?, cx.dim(x, a.int_or("end_dim", -1)?)?);
-    let mut sizes = cx.shape(x).0;
+    let mut sizes = cx.shape(x).0.to_vec();
     if sizes.is_empty() {
         return Ok(vec![cx.b.reshape(x, [1i64])?]);
     }
@@ -142,16 +142,16 @@ fn flatten(cx: &mut Cx, a: &Args) -> Built {
     }
     let joined = Dim::product(&sizes.drain(from..=to).collect::<Vec<_>>());
     sizes.insert(from, joined);
-    Ok(vec![cx.b.reshape(x, Shape(sizes))?])
+    Ok(vec![cx.b.reshape(x, Shape::new(sizes))?])
 }
 
 fn unflatten(cx: &mut Cx, a: &Args) -> Built {
     let x = a.tensor("self")?;
     let dim = cx.dim(x, a.int("dim")?)?;
-    let mut sizes = cx.shape(x).0;
+    let mut sizes = cx.shape(x).0.to_vec();
     let parts = fill_in(a.dims("sizes")?, sizes[dim].clone())?;
     sizes.splice(dim..=dim, parts.0);
-    Ok(vec![cx.b.reshape(x, Shape(sizes))?])
+    Ok(vec![cx.b.reshape(x, Shape::new(sizes))?])
 }
 
 fn permute(cx: &mut Cx, a: &Args) -> Built {
@@ -208,7 +208,7 @@ fn expand(cx: &mut Cx, a: &Args) -> Built {
             *size = old.clone();
         }
     }
-    Ok(vec![cx.b.broadcast_to(x, &Shape(sizes))?])
+    Ok(vec![cx.b.broadcast_to(x, &Shape::new(sizes))?])
 }
 
 fn unsqueeze(cx: &mut Cx, a: &Args) -> Built {
@@ -225,7 +225,7 @@ fn squeeze(cx: &mut Cx, a: &Args) -> Built {
         false => (0..shape.rank()).collect(),
     };
     let kept = shape.0.iter().enumerate().filter(|(i, d)| !(chosen.contains(i) && d.is(1))).map(|(_, d)| d.clone()).collect();
-    Ok(vec![cx.b.reshape(x, Shape(kept))?])
+    Ok(vec![cx.b.reshape(x, Shape::new(kept))?])
 }
 
 /// Python's rule for the ends of a slice: negative ones count from the end, both are kept inside.
@@ -391,7 +391,7 @@ pub fn diagonal_of(cx: &mut Cx, x: Value, i: usize, j: usize, offset: i64) -> Re
     let start = if offset >= 0 { offset } else { -offset * columns };
     let mut flat = shape.0[..rank - 2].to_vec();
     flat.push(Dim::int(rows * columns));
-    let flat = cx.b.reshape(x, Shape(flat))?;
+    let flat = cx.b.reshape(x, Shape::new(flat))?;
     let (start, end) = if length == 0 { (0, 0) } else { (start, start + (length - 1) * (columns + 1) + 1) };
     cx.b.slice(flat, rank - 2, start, end, columns + 1)
 }
@@ -402,7 +402,7 @@ fn symbolic_diagonal(cx: &mut Cx, x: Value, offset: i64) -> Result<Value, String
     let (lead, [rows, columns]) = shape.0.split_at(shape.rank() - 2) else { return Err("a diagonal needs two dimensions".into()) };
     let (down, right) = (Dim::int((-offset).max(0)), Dim::int(offset.max(0)));
     let length = (rows.clone() - &down).min_with(&(columns.clone() - &right)).max_with(&zero);
-    let flat = cx.b.reshape(x, Shape([lead, &[rows.clone() * columns]].concat()))?;
+    let flat = cx.b.reshape(x, Shape::new([lead, &[rows.clone() * columns]].concat()))?;
     let (step, start) = (cx.b.size(&(columns.clone() + Dim::int(1)), DType::I32)?, cx.b.size(&(down * columns + right), DType::I32)?);
     let at = cx.b.iota(DType::I32, [length], 0)?;
     let at = cx.b.mul(at, step)?;
@@ -444,9 +444,9 @@ fn repeat(cx: &mut Cx, x: Value, repeats: Vec<Dim>) -> Built {
         wide.extend([n.clone(), size.clone()]);
         out.push(n.clone() * size);
     }
-    let x = cx.b.reshape(x, Shape(one))?;
-    let x = cx.b.broadcast_to(x, &Shape(wide))?;
-    Ok(vec![cx.b.reshape(x, Shape(out))?])
+    let x = cx.b.reshape(x, Shape::new(one))?;
+    let x = cx.b.broadcast_to(x, &Shape::new(wide))?;
+    Ok(vec![cx.b.reshape(x, Shape::new(out))?])
 }
 
 fn roll(cx: &mut Cx, a: &Args) -> Built {
@@ -491,7 +491,7 @@ fn triangle(cx: &mut Cx, a: &Args, keep: F) -> Built {
     if rank < 2 {
         return Err("a triangle needs two dimensions".into());
     }
-    let corner = Shape(shape.0[rank - 2..].to_vec());
+    let corner = Shape::new(shape.0[rank - 2..].to_vec());
     let (row, column) = (cx.b.iota(DType::I32, &corner, 0)?, cx.b.iota(DType::I32, &corner, 1)?);
     let offset = cx.b.size(&offset, DType::I32)?;
     let edge = cx.b.add(row, offset)?;

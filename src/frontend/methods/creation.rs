@@ -80,7 +80,7 @@ impl Trace {
     /// ```
     #[track_caller]
     pub fn iota(&self, dtype: DType, n: impl Into<Dim>) -> Tensor {
-        let shape = Shape(vec![n.into()]);
+        let shape = Shape::new(vec![n.into()]);
         self.recorder.apply("iota", &[], |b, _| b.iota(dtype, shape, 0))
     }
 

@@ -259,8 +259,8 @@ fn matmul(b: &mut Builder, x: Value, y: Value, transpose_b: bool) -> Result<Valu
         shape.0[rx - 1] = ty.shape[outer].clone();
         return b.reshape(out, shape);
     }
-    let batch = broadcast_shapes(&Shape(tx.shape.0[..rx - 2].to_vec()), &Shape(ty.shape.0[..ry - 2].to_vec()))?;
-    let with_batch = |t: &TensorType| Shape([&batch.0[..], &t.shape.0[t.shape.rank() - 2..]].concat());
+    let batch = broadcast_shapes(&Shape::new(tx.shape.0[..rx - 2].to_vec()), &Shape::new(ty.shape.0[..ry - 2].to_vec()))?;
+    let with_batch = |t: &TensorType| Shape::new([&batch.0[..], &t.shape.0[t.shape.rank() - 2..]].concat());
     let (x, y) = (b.broadcast_to(x, &with_batch(&tx))?, b.broadcast_to(y, &with_batch(&ty))?);
     b.op(op, &[x, y])
 }

@@ -19,7 +19,7 @@ impl Tensor {
         let mut shape = shape.into_shape();
         let open: Vec<usize> = (0..shape.rank()).filter(|&i| shape[i].is(-1)).collect();
         if let [at] = open[..] {
-            let known = Shape(shape.0.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, d)| d.clone()).collect());
+            let known = Shape::new(shape.0.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, d)| d.clone()).collect());
             match self.ty.numel().try_div(&known.numel()) {
                 Some(size) => shape.0[at] = size,
                 None => return self.fail("reshape", format!("{} elements do not fill {shape}: {}", self.ty.numel(), self.ty)),
@@ -49,10 +49,10 @@ impl Tensor {
         if from > to {
             return self.fail("flatten", format!("dimensions {from} to {to} are out of order"));
         }
-        let mut sizes = self.ty.shape.0.clone();
+        let mut sizes = self.ty.shape.0.to_vec();
         let joined = Dim::product(&sizes.drain(from..=to).collect::<Vec<_>>());
         sizes.insert(from, joined);
-        self.unary("reshape", |b, x| b.reshape(x, Shape(sizes)))
+        self.unary("reshape", |b, x| b.reshape(x, Shape::new(sizes)))
     }
 
     /// Dimensions reordered: result dimension `i` is dimension `order[i]`.
@@ -125,7 +125,7 @@ impl Tensor {
     pub fn squeeze(&self, dims: impl IntoDims) -> Tensor {
         let Some(dims) = self.dims("squeeze", dims.into_dims()) else { return self.recorder.poison(self.ty.clone()) };
         let kept = |i: &usize| !dims.contains(i) || !self.ty.shape[*i].is(1);
-        let shape = Shape((0..self.rank()).filter(kept).map(|i| self.ty.shape[i].clone()).collect());
+        let shape = Shape::new((0..self.rank()).filter(kept).map(|i| self.ty.shape[i].clone()).collect());
         self.unary("reshape", |b, x| b.reshape(x, shape))
     }
 

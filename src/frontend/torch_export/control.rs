@@ -75,7 +75,7 @@ impl Converter<'_> {
     /// Values for a body's arguments: of these tensors, without so many of their first dimensions.
     fn placeholders(&mut self, of: &[Value], without: usize) -> Vec<Value> {
         let b = &mut self.cx.b;
-        let ty = |ty: &TensorType| TensorType { dtype: ty.dtype, shape: Shape(ty.shape.0.iter().skip(without).cloned().collect()) };
+        let ty = |ty: &TensorType| TensorType { dtype: ty.dtype, shape: Shape::new(ty.shape.0.iter().skip(without).cloned().collect()) };
         let types: Vec<TensorType> = of.iter().map(|v| ty(b.ty(*v))).collect();
         types.into_iter().map(|ty| b.placeholder(ty)).collect()
     }

@@ -122,7 +122,7 @@ impl<'a> Converter<'a> {
     /// The shape that a tensor's meta data give.
     pub fn shape(&self, meta: &TensorMeta) -> Result<Shape, String> {
         let sizes = meta.sizes.iter().map(|s| self.size(s)).collect::<Result<_, _>>()?;
-        symbols::bounded_shape(sizes).map(Shape)
+        symbols::bounded_shape(sizes).map(Shape::new)
     }
 
     fn size(&self, size: &SymInt) -> Result<Dim, String> {

@@ -122,9 +122,9 @@ fn extra_dim(right: &Shape, declared: &Shape) -> Option<usize> {
 }
 
 fn without(shape: &Shape, dim: usize) -> Shape {
-    let mut sizes = shape.0.clone();
+    let mut sizes = shape.0.to_vec();
     sizes.remove(dim);
-    Shape(sizes)
+    Shape::new(sizes)
 }
 
 fn unclear(node: &ExportedNode, right: &Shape, declared: &Shape) -> String {

@@ -48,7 +48,7 @@ pub fn bounded_shape(sizes: Vec<Dim>) -> Result<Vec<Dim>, String> {
     }
     let known = sizes.iter().filter_map(Dim::as_int);
     if known.clone().any(|n| n > MAX_SIZE) || known.fold(1i64, |n, d| n.saturating_mul(d.max(1))) > MAX_SIZE << 8 {
-        return Err(format!("a tensor of {} elements is larger than any device", Shape(sizes)));
+        return Err(format!("a tensor of {} elements is larger than any device", Shape::new(sizes)));
     }
     bounded_list(sizes)
 }

@@ -79,7 +79,7 @@ fn cross_entropy(site: &mut Site<'_>) -> Rewritten {
         return Ok(None);
     }
     let x = site.def(p).operands[0];
-    let label = site.b.reshape(index, Shape(shape.0[..rank - 1].to_vec()))?;
+    let label = site.b.reshape(index, Shape::new(shape.0[..rank - 1].to_vec()))?;
     let loss = site.b.op(CrossEntropy { ignore_index: None, reduction: Reduction::None }, &[x, label])?;
     let gain = site.b.neg(loss)?;
     Ok(Some(vec![site.b.reshape(gain, one_a_row)?]))

@@ -39,7 +39,7 @@ pub(super) fn resample(cx: &mut Cx, x: Value, dim: usize, r: &Resampling) -> Res
     for (at, weight) in taps(cx, r)? {
         let part = cx.b.index_select(x, dim, at)?;
         let weight = cx.b.cast(weight, cx.b.dtype(x))?;
-        let shape = Shape(std::iter::once(r.out.clone()).chain(vec![Dim::int(1); behind]).collect());
+        let shape = Shape::new(std::iter::once(r.out.clone()).chain(vec![Dim::int(1); behind]).collect());
         let weight = cx.b.reshape(weight, shape)?;
         let part = cx.b.mul(part, weight)?;
         sum = Some(match sum {
