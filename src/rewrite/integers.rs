@@ -166,7 +166,7 @@ mod tests {
         let mut b = Builder::new("positions");
         let counted = b.iota(DType::I64, 5, 0).unwrap();
         let rows = b.reshape(counted, (1, 5)).unwrap();
-        let table = b.broadcast_to(rows, &Shape(vec![Dim::int(3), Dim::int(5)])).unwrap();
+        let table = b.broadcast_to(rows, &Shape::new(vec![Dim::int(3), Dim::int(5)])).unwrap();
         let one = b.full(DType::I64, 1.0, (3, 1)).unwrap();
         let first = b.slice(table, 1, 0, 1, 1).unwrap();
         let before = b.sub(first, one).unwrap();
