@@ -323,9 +323,10 @@ fn triangles_are_left_out_by_every_tile() {
             let plain =
                 |t: Tile| if let Math::Fma { halves, slices, .. } = t.math { Tile { math: Math::Fma { halves, unroll: 4, slices }, ..t } } else { t };
             let small = |t: Tile| (t.bm * t.bn <= 4096 && t.shared_bytes(4) <= gpu.target.caps.max_workgroup_bytes).then(|| plain(t));
-            for plan in in_tiles(&case, &with_units(gpu), small) {
-                case.compare_plan(gpu, &plan);
-            }
+            let plans = in_tiles(&case, &with_units(gpu), small);
+            // A compiler for a processor takes long: every tile once, then the first.
+            let tried = if sizes == [70; 3] { plans.len() } else { 1 };
+            plans.iter().take(tried).for_each(|plan| case.compare_plan(gpu, plan));
         }
     }
 }
