@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 /// * Operands and attributes as there, of f32, f16 or bf16, with feature sizes of 1 to 256 that are known and a dropout below one. Results:
 ///   `y`, and `logsumexp` of f32, one for each row of q: infinity where a row under a mask attends to nothing.
 /// * Gradient: [`FusedAttentionGrad`] of q, k and v. That of a mask that is added computes the scores once more and stores them. With
-///   `stores_weights`, products of the weights `exp(score - logsumexp)` and of the gradient of the scores, which are stored in f16 where the
-///   operands are of it; the upper triangle of causal ones is left out.
+///   `stores_weights`, products of the weights `exp(score - logsumexp)` and of the gradient of the scores, which are stored in f32; the upper
+///   triangle of causal ones is left out.
 /// * Numerics: all in f32; exponentials below the running maximum, the quotient by their sum at the end. A row under a mask that attends to
 ///   nothing gives zeros, whatever values hold. Where values at columns that no row of a block sees are not finite, `causal` attention may
 ///   leave them out, which otherwise make NaN of zero times infinity; so do PyTorch's kernels.
@@ -212,28 +212,16 @@ impl Scores<'_> {
         if self.op.causal { b.op(TriangularMatmul { of_result: false, product }, &[weights, x]) } else { b.op(product, &[weights, x]) }
     }
 
-    /// What is stored: rounded to f16 where operands are of it.
-    fn rounded(&self, b: &mut Builder, x: Value) -> Built {
-        if b.dtype(self.q) != DType::F16 {
-            return Ok(x);
-        }
-        let half = b.cast(x, DType::F16)?;
-        widen(b, half)
-    }
-
     /// The gradients of q, k and v by products of what is stored, and that of the scores.
     fn by_products(&self, b: &mut Builder) -> Built<([Option<Value>; 3], Value)> {
         let dtype = b.dtype(self.q);
         let p = self.weights(b)?;
-        let p = self.rounded(b, p)?;
         let kept = self.op.drop(b, p, self.key)?;
-        let kept = if self.key.is_some() { self.rounded(b, kept)? } else { kept };
         let dv = self.weighted(b, kept, true, self.g)?;
         let ds = self.gradient(b, p)?;
         let wide = widen(b, self.q)?;
         let factor = self.op.factor(b, wide)?;
         let scaled = b.mul(ds, factor)?;
-        let scaled = self.rounded(b, scaled)?;
         let dq = self.weighted(b, scaled, false, self.k)?;
         let dk = self.weighted(b, scaled, true, self.q)?;
         let mut narrow = |x| b.cast(x, dtype).map(Some);
