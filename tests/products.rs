@@ -9,7 +9,7 @@ use inductor::config::Target;
 use inductor::forms::product::{Machine, Sizes};
 use inductor::forms::{Form, Math, Operand, Tile, candidates};
 use inductor::loop_ir::{Combiner, IndexExpr, Number, Tag, Triangle, flatten};
-use inductor::ops::OpDef as _;
+use inductor::ops::{Matmul, OpDef as _, TriangularMatmul};
 use inductor::scalar::ScalarFn as F;
 use inductor::types::{DType, Dim, HostTensor, MatmulPrecision, TensorType};
 use kernels::{Case, random, ty};
@@ -327,6 +327,31 @@ fn triangles_are_left_out_by_every_tile() {
             // A compiler for a processor takes long: every tile once, then the first.
             let tried = if sizes == [70; 3] { plans.len() } else { 1 };
             plans.iter().take(tried).for_each(|plan| case.compare_plan(gpu, plan));
+        }
+    }
+}
+
+/// The same of sizes that are known at run time only.
+#[test]
+fn triangles_of_symbolic_sizes() {
+    let (t, s) = (Dim::symbol("t", 1, 512), Dim::symbol("s", 1, 512));
+    for (of_result, transpose_a) in [(true, false), (false, false), (false, true)] {
+        for (rows, columns) in [(5i64, 70i64), (64, 64), (70, 33), (130, 131)] {
+            let op = TriangularMatmul { of_result, product: Matmul { transpose_a, transpose_b: of_result } };
+            // Scores of rows with columns, or sums of what columns, or rows, hold.
+            let (sizes, inner) = ([(&t, rows), (&s, columns)], (Dim::int(8), 8));
+            let (a, b) = match (of_result, transpose_a) {
+                (true, _) => ([(t.clone(), rows), inner.clone()], [(s.clone(), columns), inner]),
+                (false, false) => ([(t.clone(), rows), (s.clone(), columns)], [(s.clone(), columns), inner]),
+                (false, true) => ([(t.clone(), rows), (s.clone(), columns)], [(t.clone(), rows), inner]),
+            };
+            let ty = |[m, n]: &[(Dim, i64); 2]| TensorType::new(DType::F32, vec![Dim::int(2), m.0.clone(), n.0.clone()]);
+            let types = vec![ty(&a), ty(&b)];
+            let inputs = [a, b].iter().zip(1..).map(|([m, n], seed)| random(DType::F32, &[2, m.1 as usize, n.1 as usize], seed)).collect();
+            let results = op.infer(&types).unwrap();
+            let mut case = Case::symbolic("triangle of t x s", inputs, types, results, &sizes, |cx| op.lower(cx));
+            case.tolerance = 1e-5;
+            case.check();
         }
     }
 }
