@@ -94,7 +94,7 @@ pub struct Config {
     /// What crosses from forward to backward.
     pub saving: Saving,
     /// How much memory a step may take: activations are computed again, products among them, until it fits. A budget that no cut
-    /// meets is an error that names the smallest one that can be met.
+    /// meets is an error that names the smallest one that can be met. With one, gradients of attention store no scores.
     #[serde(default)]
     pub memory_budget: Option<MemoryBudget>,
     /// Fuse nests into kernels; off gives one kernel per node.
