@@ -153,7 +153,7 @@ impl Product<'_> {
     /// Numbers to reckon with.
     pub fn sizes(&self) -> Sizes {
         // What takes the longest decides.
-        let size = |d: &Dim| d.range().1.clamp(1, 1 << 40) as f64;
+        let size = |d: &Dim| d.most().max(1) as f64;
         let (batch, m, n, k) = (size(&self.batch_count()), size(&self.m), size(&self.n), size(&self.k));
         Sizes { batch, m, n, k, triangle: self.triangle, beside: self.beside() as f64 }
     }

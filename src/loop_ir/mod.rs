@@ -286,6 +286,11 @@ impl Seen {
     /// Every kind with its name in text.
     pub const NAMES: [(Seen, &'static str); 3] = [(Seen::All, "all"), (Seen::UpToRow, "up_to_row"), (Seen::FromRow, "from_row")];
 
+    /// Its name in text.
+    pub fn name(self) -> &'static str {
+        Seen::NAMES.iter().find(|(s, _)| *s == self).expect("every kind has a name").1
+    }
+
     /// Which of `columns` any of the rows `first..end` sees.
     pub fn range(self, first: i64, end: i64, columns: i64) -> std::ops::Range<i64> {
         match self {

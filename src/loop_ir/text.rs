@@ -17,7 +17,7 @@
 //!   `(i0 + i1*4)/3` and remainders `(i0)%3`. Sizes of several words stand in parentheses.
 //! * Buffers are listed where the text is of a program: with their types, and their names to the end of the line.
 
-use super::{Buffer, Instr, Nest, Number, Seen, Tag, Term, Triangle, Write};
+use super::{Buffer, Instr, Nest, Number, Tag, Term, Triangle, Write};
 use crate::types::{Dim, MatmulPrecision, Symbol};
 use std::fmt;
 
@@ -94,8 +94,7 @@ impl fmt::Display for Tag {
             Tag::Loop => Ok(()),
             Tag::Control { number } => write!(f, " control(number={number})"),
             Tag::Attention { batch, seen, precision } => {
-                let name = Seen::NAMES.iter().find(|(s, _)| s == seen).map_or("", |(_, name)| name);
-                write!(f, " attention(batch={batch} seen={name}{})", Admitted(*precision))
+                write!(f, " attention(batch={batch} seen={}{})", seen.name(), Admitted(*precision))
             }
             Tag::Segments { start, end } => write!(f, " segments(start=%{} end=%{})", start.0, end.0),
             Tag::Matmul { a, b, dot, batch, m, triangle, precision } => {

@@ -139,17 +139,14 @@ impl FusedAttentionGrad {
         let p = scores.weights(b)?;
         let grad = match self.of {
             AttentionOperand::Value => {
-                let p = self.attention.drop(b, p, key)?;
-                let g = widen(b, g)?;
-                b.op(Matmul { transpose_a: true, transpose_b: false }, &[p, g])?
+                let kept = self.attention.drop(b, p, key)?;
+                scores.weighted(b, kept, true, g)?
             }
             of => {
                 let ds = scores.gradient(b, p)?;
-                let q = widen(b, q)?;
-                let factor = self.attention.factor(b, q)?;
-                let scaled = b.mul(ds, factor)?;
-                let other = if of == AttentionOperand::Query { widen(b, k)? } else { q };
-                b.op(Matmul { transpose_a: of == AttentionOperand::Key, transpose_b: false }, &[scaled, other])?
+                let scaled = scores.scaled(b, ds)?;
+                let by_key = of == AttentionOperand::Key;
+                scores.weighted(b, scaled, by_key, if by_key { q } else { k })?
             }
         };
         b.cast(grad, dtype)
@@ -199,17 +196,30 @@ impl Scores<'_> {
         b.scalar(ScalarFn::Exp, &[below])
     }
 
+    /// A product whose result, or else whose left operand, is of scores.
+    fn product(&self, b: &mut Builder, of_result: bool, product: Matmul, operands: [Value; 2]) -> Built {
+        match self.stored && self.op.causal {
+            true => b.op(TriangularMatmul { of_result, product }, &operands),
+            false => b.op(product, &operands),
+        }
+    }
+
     /// Products of rows with rows, where scores are.
     fn products(&self, b: &mut Builder, x: Value, y: Value) -> Built {
-        let product = Matmul { transpose_a: false, transpose_b: true };
-        if self.stored && self.op.causal { b.op(TriangularMatmul { of_result: true, product }, &[x, y]) } else { b.op(product, &[x, y]) }
+        self.product(b, true, Matmul { transpose_a: false, transpose_b: true }, [x, y])
     }
 
     /// The product of weights, or of columns of them, with rows.
     fn weighted(&self, b: &mut Builder, weights: Value, by_column: bool, x: Value) -> Built {
-        let product = Matmul { transpose_a: by_column, transpose_b: false };
         let x = widen(b, x)?;
-        if self.op.causal { b.op(TriangularMatmul { of_result: false, product }, &[weights, x]) } else { b.op(product, &[weights, x]) }
+        self.product(b, false, Matmul { transpose_a: by_column, transpose_b: false }, [weights, x])
+    }
+
+    /// The gradient of scores, times the factor of the products that they are of.
+    fn scaled(&self, b: &mut Builder, ds: Value) -> Built {
+        let q = widen(b, self.q)?;
+        let factor = self.op.factor(b, q)?;
+        b.mul(ds, factor)
     }
 
     /// The gradients of q, k and v by products of what is stored, and that of the scores.
@@ -219,9 +229,7 @@ impl Scores<'_> {
         let kept = self.op.drop(b, p, self.key)?;
         let dv = self.weighted(b, kept, true, self.g)?;
         let ds = self.gradient(b, p)?;
-        let wide = widen(b, self.q)?;
-        let factor = self.op.factor(b, wide)?;
-        let scaled = b.mul(ds, factor)?;
+        let scaled = self.scaled(b, ds)?;
         let dq = self.weighted(b, scaled, false, self.k)?;
         let dk = self.weighted(b, scaled, true, self.q)?;
         let mut narrow = |x| b.cast(x, dtype).map(Some);

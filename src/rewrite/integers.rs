@@ -2,7 +2,7 @@
 
 use super::uniform;
 use crate::graph::{Graph, Value};
-use crate::loop_ir::IndexExpr;
+use crate::loop_ir::{IndexExpr, axes};
 use crate::ops::{Op, OpDef};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
@@ -16,10 +16,41 @@ const SMALL: i64 = 4;
 /// An axis that no tensor has.
 const FREE: u32 = 1 << 20;
 
-/// The number at coordinates `at` of a tensor of i32, i64 or bool (0 or 1), as an expression of what they are expressions of. `None` where it
+/// The integer at coordinates `at` of a tensor (0 or 1 of bools), as an expression of what they are expressions of. `None` where it
 /// depends on inputs, or is not known to be one. Linear, up to a limit.
 pub fn integer_at(graph: &Graph, v: Value, at: &[IndexExpr]) -> Option<IndexExpr> {
     Search { graph, visits: 0 }.at(v, at)
+}
+
+/// What is known of a condition over `[.., rows, columns]`: that it holds just where the column's number is at most the row's, or just where it is
+/// larger. Seen through views; `None` where it is neither.
+pub fn holds_up_to_row(graph: &Graph, condition: Value) -> Option<bool> {
+    let at = axes(&graph.ty(condition).shape.0, 0);
+    let [.., row, column] = &at[..] else { return None };
+    let (f, difference) = compared_at(graph, condition, &at)?;
+    match f {
+        ScalarFn::Ge if difference == less(row, column) => Some(true),
+        ScalarFn::Le if difference == less(column, row) => Some(true),
+        ScalarFn::Lt if difference == less(row, column) => Some(false),
+        ScalarFn::Gt if difference == less(column, row) => Some(false),
+        _ => None,
+    }
+}
+
+/// The comparison behind views, and its left integer less the right one.
+fn compared_at(graph: &Graph, v: Value, at: &[IndexExpr]) -> Option<(ScalarFn, IndexExpr)> {
+    let node = graph.def(v);
+    match &*node.op {
+        op if op.is_view() => {
+            let below = node.operands[0];
+            compared_at(graph, below, &op.view(&graph.ty(below).shape, &graph.ty(v).shape, at)?)
+        }
+        Op::Pointwise(op) => match node.operands[..] {
+            [x, y] => Some((op.f, less(&integer_at(graph, x, at)?, &integer_at(graph, y, at)?))),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Whether an integer is less than zero always or never.
@@ -54,11 +85,11 @@ impl Search<'_> {
     fn at(&mut self, v: Value, at: &[IndexExpr]) -> Option<IndexExpr> {
         self.visits += 1;
         let ty = self.graph.ty(v);
-        if self.visits > MOST_VISITS || !matches!(ty.dtype, DType::I32 | DType::I64 | DType::Bool) {
+        if self.visits > MOST_VISITS {
             return None;
         }
         if let Some(x) = uniform(self.graph, v) {
-            return Some(number(x as i64));
+            return (x.fract() == 0.0).then(|| number(x as i64)).filter(|x| fits(x, ty.dtype));
         }
         let node = self.graph.def(v);
         let shape = |k: usize| &self.graph.ty(node.operands[k]).shape;
@@ -67,7 +98,8 @@ impl Search<'_> {
                 let below = op.view(shape(0), &ty.shape, at)?;
                 self.at(node.operands[0], &below)
             }
-            Op::Iota(op) => Some(at[op.dim as usize].clone()),
+            // A tensor has fewer elements than its dtype has integers, but for halves.
+            Op::Iota(op) => Some(at[op.dim as usize].clone()).filter(|_| !ty.dtype.is_half()),
             Op::Cast(_) => {
                 let x = self.at(node.operands[0], at)?;
                 let is_whole = ty.dtype != DType::Bool || self.graph.ty(node.operands[0]).dtype == DType::Bool;
@@ -141,13 +173,14 @@ impl Search<'_> {
     }
 }
 
-/// Whether a number is not rounded by its dtype. Those of i64 are sums and products of sizes.
+/// Whether a number is not rounded by its dtype. Those of i64 and f64 are sums and products of sizes.
 fn fits(x: &IndexExpr, dtype: DType) -> bool {
     let within = |lo: i64, hi: i64| x.bounds().is_some_and(|(bottom, top)| bottom.range().0 >= lo && top.range().1 <= hi);
     match dtype {
-        DType::I64 => true,
-        DType::I32 => within(i32::MIN as i64, i32::MAX as i64),
-        _ => within(0, 1),
+        DType::I64 | DType::F64 => true,
+        DType::F32 => within(-1 << 24, 1 << 24),
+        DType::Bool => within(0, 1),
+        _ => dtype.int_range().is_some_and(|(lo, hi)| within(lo, hi)),
     }
 }
 

@@ -13,7 +13,7 @@
 mod integers;
 mod look;
 
-pub use integers::integer_at;
+pub use integers::{holds_up_to_row, integer_at};
 pub use look::{SpreadReduction, has_no_negative_zero, scalar_call, spread_core, spread_reduction, stands_beside, through_broadcast, uniform};
 
 use crate::graph::{Builder, Graph, Input, Node, NodeId, Operands, Output, Value, ValueMap};

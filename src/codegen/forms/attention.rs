@@ -125,7 +125,7 @@ impl Kernel<'_> {
 
     fn seen(&self) -> &'static str {
         let Tag::Attention { seen, .. } = self.nest.tag else { unreachable!("attention has its tag") };
-        crate::loop_ir::Seen::NAMES.iter().find(|(s, _)| *s == seen).expect("every kind has a name").1
+        seen.name()
     }
 
     /// The functions that the template calls.

@@ -48,13 +48,10 @@ fn fused(graph: &Graph, id: NodeId, fastest: Fastest<'_>) -> Result<Option<Op>, 
     Ok(Some(op))
 }
 
-/// A size that nothing bounds.
-const MOST: i64 = 1 << 40;
-
 fn problem(attention: &ScaledDotProductAttention, types: &[TensorType]) -> Problem {
     let (q, v) = (&types[0].shape.0, &types[2].shape.0);
     // What takes the longest decides.
-    let size = |shape: &[crate::types::Dim]| shape.iter().map(|d| d.range().1.min(MOST) as f64).product::<f64>();
+    let size = |shape: &[crate::types::Dim]| shape.iter().map(|d| d.most() as f64).product::<f64>();
     let (rows, features) = q.split_at(q.len() - 1);
     Problem {
         rows: size(rows),

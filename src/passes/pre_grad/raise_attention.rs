@@ -2,7 +2,7 @@
 
 use crate::graph::{Graph, Value};
 use crate::ops::{Matmul, Op, OpDef, Permute, Real, ScaledDotProductAttention, Softmax};
-use crate::rewrite::{Rewritten, Rule, Site, scalar_call, uniform};
+use crate::rewrite::{Rewritten, Rule, Site, holds_up_to_row, scalar_call, uniform};
 use crate::scalar::ScalarFn;
 
 /// Raises `softmax(q k^T * scale + mask) v` to attention.
@@ -141,52 +141,9 @@ fn scaled(graph: &Graph, v: Value) -> (f64, Value) {
 fn causal_mask(graph: &Graph, v: Value) -> Option<Value> {
     let [condition, yes, no] = scalar_call(graph, v, ScalarFn::Where)?;
     let hidden = |v| uniform(graph, v) == Some(f64::NEG_INFINITY);
-    let rank = graph.ty(v).shape.rank();
-    let compares = |f, a: usize, b: usize| {
-        let (condition, inner_rank) = below_broadcast(graph, condition);
-        let Some([x, y]) = scalar_call(graph, condition, f) else { return false };
-        let axis = |v| counted_axis(graph, v).map(|d| d + rank - inner_rank);
-        axis(x) == Some(a) && axis(y) == Some(b)
-    };
-    let (row, column) = (rank.checked_sub(2)?, rank - 1);
-    if hidden(no) && (compares(ScalarFn::Ge, row, column) || compares(ScalarFn::Le, column, row)) {
-        return Some(yes);
-    }
-    if hidden(yes) && (compares(ScalarFn::Lt, row, column) || compares(ScalarFn::Gt, column, row)) {
-        return Some(no);
-    }
-    None
-}
-
-/// The value below `expand` and reshapes that only add leading dimensions of size one, with its rank.
-fn below_broadcast(graph: &Graph, v: Value) -> (Value, usize) {
-    let node = graph.def(v);
-    let shape = &graph.ty(v).shape.0;
-    let below = match &*node.op {
-        Op::Expand(_) => true,
-        Op::Reshape(_) => {
-            let from = &graph.ty(node.operands[0]).shape.0;
-            shape.len() >= from.len() && shape[shape.len() - from.len()..] == from[..] && shape[..shape.len() - from.len()].iter().all(|d| d.is(1))
-        }
-        _ => false,
-    };
-    if below { below_broadcast(graph, node.operands[0]) } else { (v, shape.len()) }
-}
-
-/// The dimension of `v` along which it counts from zero, if it does nothing else.
-fn counted_axis(graph: &Graph, v: Value) -> Option<usize> {
-    let node = graph.def(v);
-    match &*node.op {
-        Op::Iota(op) => Some(op.dim as usize),
-        Op::Expand(_) => counted_axis(graph, node.operands[0]),
-        Op::Reshape(_) => {
-            counted_axis(graph, node.operands[0])?;
-            let long = |v: Value| (0..graph.ty(v).shape.rank()).filter(|&d| !graph.ty(v).shape[d].is(1)).collect::<Vec<usize>>();
-            match (&long(node.operands[0])[..], &long(v)[..]) {
-                ([_], [axis]) => Some(*axis),
-                _ => None,
-            }
-        }
+    match (hidden(yes), hidden(no)) {
+        (_, true) => (holds_up_to_row(graph, condition) == Some(true)).then_some(yes),
+        (true, _) => (holds_up_to_row(graph, condition) == Some(false)).then_some(no),
         _ => None,
     }
 }

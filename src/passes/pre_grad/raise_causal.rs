@@ -3,7 +3,7 @@
 use crate::graph::{Graph, Value};
 use crate::loop_ir::axes;
 use crate::ops::{Op, ScaledDotProductAttention};
-use crate::rewrite::{Rewritten, Rule, Site, integer_at, scalar_call};
+use crate::rewrite::{Rewritten, Rule, Site, holds_up_to_row, integer_at, scalar_call};
 use crate::scalar::ScalarFn;
 use crate::types::{DType, Dim};
 
@@ -70,11 +70,5 @@ fn of_positions(graph: &Graph, condition: Value, [rows, columns]: [Option<&Dim>;
         return Known::Always;
     }
     let whole = shape.iter().rev().nth(1) == rows && shape.last() == columns;
-    let compared = [(ScalarFn::Le, false), (ScalarFn::Ge, true)].into_iter().find_map(|(f, swapped)| {
-        let [x, y] = scalar_call(graph, condition, f)?;
-        Some(if swapped { [y, x] } else { [x, y] })
-    });
-    let Some([column, row]) = compared.filter(|_| whole) else { return Known::Nothing };
-    let is = |v: Value, axis: usize| integer_at(graph, v, &at).is_some_and(|x| x == at[axis]);
-    if is(column, shape.len() - 1) && is(row, shape.len() - 2) { Known::Causal } else { Known::Nothing }
+    if whole && holds_up_to_row(graph, condition) == Some(true) { Known::Causal } else { Known::Nothing }
 }

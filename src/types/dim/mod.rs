@@ -79,6 +79,9 @@ enum Repr {
     Poly(Arc<Terms>),
 }
 
+/// A size that nothing bounds counts as so many.
+const MOST: i64 = 1 << 40;
+
 impl Dim {
     /// A constant.
     pub fn int(n: i64) -> Dim {
@@ -98,7 +101,12 @@ impl Dim {
     /// A number to reason with: itself, or the middle of its range.
     pub fn hint(&self) -> i64 {
         let (lo, hi) = self.range();
-        lo / 2 + hi.min(1 << 40) / 2 + ((lo & 1) + (hi & 1)) / 2
+        lo / 2 + hi.min(MOST) / 2 + ((lo & 1) + (hi & 1)) / 2
+    }
+
+    /// The largest that it may be, as far as one can reckon with it.
+    pub fn most(&self) -> i64 {
+        self.range().1.min(MOST)
     }
 
     /// The constant, when there is no symbol in it.
